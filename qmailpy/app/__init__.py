@@ -1,0 +1,1 @@
+"""Builds the service tree; alone names the global reactor."""

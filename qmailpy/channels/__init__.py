@@ -1,0 +1,1 @@
+"""One module a kind of channel; thin: a Job in, Dispositions out."""

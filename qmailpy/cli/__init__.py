@@ -1,0 +1,1 @@
+"""The qmailpy command."""

@@ -1,0 +1,171 @@
+"""
+The shape of the configuration: one frozen value, with the default, unit and effect of every key.
+
+The template etc/qmailpy.toml documents each key for people; L{qmailpy.config.load} builds this from it. A name here
+is the key there: C{Config.queue.segment_octets} is C{segment_octets} in table C{[queue]}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from attrs import Factory, field, frozen
+
+
+@frozen(kw_only=True)
+class ServerConfig:
+    """[server]: who we are and how the processes run."""
+
+    hostname: str  # our name in greetings, Received fields and records
+    user: str = "qmailpy"  # the workers' user when started as root; ignored otherwise
+    group: str = "qmailpy"
+    workers: int = 1  # mail workers, each with a shard of the queue; 0 = everything in one process
+    postmaster: str = ""  # address; "" = postmaster@ the first domain
+
+
+@frozen(kw_only=True)
+class QueueConfig:
+    """[queue]: durability, memory and the retry schedule common to all channels."""
+
+    segment_octets: int = 8 * 1024 * 1024  # size of a journal segment
+    segments: int = 8  # at most so many segments with work in them; then new mail waits
+    spill_octets: int = 128 * 1024  # larger messages stream to mess/ while they arrive
+    roll_s: float = 30.0  # a segment with unfinished mail is settled after so long even if not full
+    reserve_octets: int = 64 * 1024 * 1024  # space never used for new mail
+    reserve_inodes: int = 1000
+    lifetime_s: float = 604800.0  # older mail gets a last attempt, then goes back
+    warn_s: tuple[float, ...] = (14400.0,)  # delay notices at these ages
+    message_octets: int = 52428800  # largest message accepted (SIZE)
+    recipients: int = 1000  # most recipients of a message
+    received: int = 100  # more Received fields than this is a loop
+
+
+@frozen(kw_only=True)
+class BounceConfig:
+    """[bounce]: notices to senders."""
+
+    sender_name: str = "Mail Delivery System"
+    return_octets: int = 65536  # larger messages come back with their header only
+    copy_postmaster: bool = False  # a copy of every failure notice to postmaster
+    double_bounce: bool = True  # a notice that cannot be delivered goes to postmaster; false discards it
+
+
+@frozen(kw_only=True)
+class LogConfig:
+    """[log]: the transaction log's optional fields (iMTA LOG_*) and its rollover."""
+
+    process: bool = True  # pid.lane.sequence; without it the books cannot be verified
+    node: bool = False
+    filename: bool = True  # queue file; without it the books cannot be verified
+    message_id: bool = True
+    envelope_id: bool = False
+    username: bool = True
+    connection: bool = True  # source system in E records
+    connections: bool = True  # O, C, X and Y records
+    notary: bool = False
+    reason: bool = False
+    diagnostics: bool = True
+    queue_time: bool = True
+    bad_commands: int = 10  # B records a session at most
+    roll: str = "00:00"  # local time of the daily rollover; "" = only on demand
+
+
+@frozen(kw_only=True)
+class ListenerConfig:
+    """[[listener]]: a port that is listened on."""
+
+    name: str
+    kind: str  # "smtp" (other kinds follow)
+    endpoint: str  # a Twisted endpoint description: "tcp:25", "tcp:10025:interface=127.0.0.1"
+    channel: str = "tcp_local"  # source channel of what arrives here
+    connections: int = 10000  # at once, a worker
+    connections_per_client: int = 100  # at once, a client address; trusted clients are free of it
+    command_timeout_s: float = 300.0
+    data_timeout_s: float = 600.0  # between two arrivals of message data
+    errors: int = 20  # refused or bad commands before the session is ended (421)
+    messages: int = 1000  # a session
+    bare_lf: str = "refuse"  # "refuse" with 550 5.6.11 or "normalise" to CRLF (for old devices)
+
+
+@frozen(kw_only=True)
+class ChannelConfig:
+    """[channel.NAME]: a way out of the queue."""
+
+    name: str
+    kind: str  # "smtp", "local", "process", "hold", "bitbucket"
+    concurrency: int = 20  # jobs at once, a worker
+    destination_concurrency: int = 10  # of these, to one destination
+    backoff: tuple[float, ...] = ()  # seconds between attempts, the last repeats; empty = quadratic
+    quadratic_s: float = 20.0  # attempts at ages (k * this)^2 seconds, as qmail (local 10, remote 20)
+    jitter: float = 0.1  # share of a waiting time that is drawn by chance
+    lifetime_s: float = 0.0  # 0 = [queue] lifetime_s
+    recipients_per_job: int = 100
+    relay: str = ""  # HOST:PORT all mail of this channel goes to; "" = by MX
+    port: int = 25
+    connections_idle_s: float = 5.0  # how long an idle connection is kept for the next message
+    messages_per_connection: int = 100
+    connect_timeout_s: float = 30.0
+    greeting_timeout_s: float = 300.0
+    command_timeout_s: float = 300.0
+    data_timeout_s: float = 600.0  # for the reply to the final dot (RFC 5321 s.4.5.3.2.6)
+    allow_loopback: bool = False  # deliver to loopback addresses found in the DNS
+    stopped: bool = False
+
+
+@frozen(kw_only=True)
+class RuleConfig:
+    """[[rewrite]]: first match wins; see docs/channels.md."""
+
+    pattern: str  # "host.example", ".example" (subdomains), "[]" (any literal), "." (any)
+    channel: str
+    host: str = ""  # next hop; "" = the address's own domain
+    address: str = ""  # "$U@other.example": the address rewritten; "" = unchanged
+    source: str = ""  # only for mail from this channel; "" = any
+
+
+@frozen(kw_only=True)
+class DirectoryConfig:
+    """[directory]: where users are."""
+
+    endpoint: str = "tcp:389:interface=127.0.0.1"  # where the embedded LDAP server listens for LDAP tools
+    base: str = "o=qmailpy"
+    positive_s: float = 60.0  # lifetime of a cached entry
+    negative_s: float = 10.0  # lifetime of a cached absence
+    cache_entries: int = 100000
+    timeout_s: float = 10.0
+
+
+@frozen(kw_only=True)
+class DnsConfig:
+    """[dns]: the resolver."""
+
+    servers: tuple[str, ...] = ()  # "ADDRESS" or "ADDRESS:PORT"; empty = /etc/resolv.conf
+    timeout_s: float = 10.0
+
+
+@frozen(kw_only=True)
+class TrustConfig:
+    """[trust]: clients that may relay and are free of per-client limits."""
+
+    networks: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
+
+
+@frozen(kw_only=True)
+class Config:
+    """All of it."""
+
+    home: str  # absolute path of HOME
+    server: ServerConfig
+    queue: QueueConfig = QueueConfig()
+    bounce: BounceConfig = BounceConfig()
+    log: LogConfig = LogConfig()
+    directory: DirectoryConfig = DirectoryConfig()
+    dns: DnsConfig = DnsConfig()
+    trust: TrustConfig = TrustConfig()
+    listeners: tuple[ListenerConfig, ...] = ()
+    channels: Mapping[str, ChannelConfig] = field(default=Factory(dict))
+    rules: tuple[RuleConfig, ...] = ()
+
+    def path(self, *parts: str) -> str:
+        """A path below HOME."""
+        return "/".join((self.home, *parts))

@@ -1,0 +1,1 @@
+"""AMP commands between the command line and the running processes."""

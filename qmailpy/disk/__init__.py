@@ -1,0 +1,1 @@
+"""The only code that opens, syncs, links or maps files."""

@@ -1,0 +1,172 @@
+"""
+Where the parts plug into each other. Each interface has a fake in L{qmailpy.testing} that passes the same contract
+tests as the real part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from attrs import frozen
+from twisted.internet.defer import Deferred
+from zope.interface import Attribute, Interface
+
+from qmailpy.records.record import LogRecord
+from qmailpy.values import Alias, Disposition, Domain, Envelope, Job, Mailbox, RouteResult
+
+
+class IChannel(Interface):
+    """A way out of the queue."""
+
+    name: str = Attribute("As written in the configuration and in the records.")
+
+    async def dequeue(job: Job) -> Sequence[Disposition]:
+        """
+        Try each recipient of C{job} once.
+
+        Called by the queue within the channel's concurrency. One Disposition each, in the order of
+        C{job.recipients}. A refusal is a Disposition, never an exception; an exception is a bug, is logged with
+        its traceback and counts as a deferral of every recipient.
+        """
+
+    async def stop() -> None:
+        """End idle connections and threads; called once, after the last C{dequeue} has ended."""
+
+
+class IFlow(Interface):
+    """What the queue may ask of the source that feeds it a large message."""
+
+    def pause() -> None:
+        """Stop sending: what arrived has yet to be written."""
+
+    def resume() -> None:
+        """Go on."""
+
+
+class IIntake(Interface):
+    """One message on its way into the queue: C{write}* then C{commit} or C{abort}, once."""
+
+    id: str = Attribute("The queue id the message will have; for the Received field and the reply.")
+    size: int = Attribute("Octets written so far.")
+
+    def write(octets: bytes) -> None:
+        """
+        Take the next octets of the content: CRLF line ends, not dot-stuffed, our own Received field included.
+
+        Never blocks: large content goes to disk in a thread, which may ask the flow to pause.
+        """
+
+    def commit(envelope: Envelope) -> Deferred[None]:
+        """
+        Make the message durable.
+
+        Fires when it is, and only then may the peer be told 250. Fails with L{Temporary} when nothing was
+        accepted (452 4.3.1 for want of space, 451 4.3.0 for anything else).
+        """
+
+    def abort() -> None:
+        """Forget the message; what was written of it is removed."""
+
+
+class IEnqueue(Interface):
+    """The way into the queue: all that servers see of it."""
+
+    def new_id() -> str:
+        """A queue id never used before; cheap, need not be used."""
+
+    def begin(queue_id: str, flow: IFlow | None = None, size_hint: int = 0) -> IIntake:
+        """
+        Start taking a message.
+
+        @param queue_id: from L{new_id}.
+        @param flow: asked to pause and resume while a large message is written.
+        @param size_hint: octets announced by SIZE, 0 when unknown.
+        @raise Temporary: 452 4.3.1 while space is short, 451 4.3.2 while the queue is stopping or broken.
+        """
+
+
+class IDirectory(Interface):
+    """Who exists and where they live. Every call may fail with L{Temporary} when the directory is away."""
+
+    async def domain(name: str) -> Domain | None:
+        """The domain of that (lower-case) name, or C{None} when it is not ours."""
+
+    async def lookup(address: str) -> Mailbox | Alias | None:
+        """What mail for that exact address (case-blind) means; C{None} when there is nobody. No catch-all here."""
+
+    async def authenticate(login: str, password: bytes) -> Mailbox | None:
+        """The mailbox whose password that is; C{None} for a wrong one and for an unknown login alike."""
+
+
+class IRouter(Interface):
+    """From an address to a channel: the rewrite rules and the directory behind one question."""
+
+    def route_now(address: str, source: str) -> RouteResult | None:
+        """The answer when it is known without waiting (rules, cache); C{None} when L{route} must be asked."""
+
+    async def route(address: str, source: str) -> RouteResult:
+        """
+        Where mail for C{address} goes.
+
+        @param address: C{local@domain} as parsed from RCPT TO, the domain lower-case.
+        @param source: channel the mail comes from; rules may look at it.
+        """
+
+
+class IResolver(Interface):
+    """The questions mail asks the DNS. Names and addresses are C{str}; failures are L{Temporary}."""
+
+    async def mx(domain: str) -> Sequence[tuple[int, str]]:
+        """(preference, host) pairs as published, unsorted; empty when there is no MX record; a null MX is (0, "")."""
+
+    async def addresses(host: str) -> Sequence[str]:
+        """IPv6 and IPv4 addresses of C{host}, in the order to try; empty when the name has none or is unknown."""
+
+    async def exists(domain: str) -> bool:
+        """False when the DNS says the domain does not exist (NXDOMAIN)."""
+
+    async def reverse(address: str) -> str:
+        """The name of an IP address, "" when it has none."""
+
+
+@frozen
+class BooksCheckpoint:
+    """A point in the transaction log up to which it is durable, and what one lane's counters were there."""
+
+    file: int  # inode of the log file
+    offset: int  # octets of it
+    sequence: int  # last line of the lane before that point
+    counters: Mapping[str, tuple[int, ...]]  # channel: values in the order of stats.items
+
+
+class IRecorder(Interface):
+    """
+    The one writer of the transaction log and of a lane of the counters.
+
+    A lane belongs to a queue shard (whoever holds its lock writes it). Nothing here fails or delays mail: trouble with
+    the counters is logged once and mail goes on without them; trouble with the log too, and lines wait in memory
+    (bounded) until it can be written.
+    """
+
+    lane: str = Attribute("The lane's name: the shard's.")
+
+    def write(records: Iterable[LogRecord]) -> None:
+        """Add records, in order; they go out with one write(2) for everything of this reactor turn."""
+
+    def flush() -> None:
+        """Write out now and bring the mapped lane up to date."""
+
+    def checkpoint() -> BooksCheckpoint:
+        """Flush, then tell where we are. Durable only once L{thd_sync} has returned after it."""
+
+    def thd_sync() -> None:
+        """Make the log durable up to the last flush (fdatasync of the file, and of a just rolled one). Blocks."""
+
+    def thd_recover(base: BooksCheckpoint | None) -> Sequence[LogRecord]:
+        """
+        Take up the lane after a restart, before anything else: rebuild its counters from C{base} (C{None}: from
+        nothing) and the lane's lines that the log holds after it.
+
+        Repairs a torn last line. Returns the lane's records found after the base in order, so that the queue can
+        tell which of its journalled transitions still lack their lines. Blocks.
+        """

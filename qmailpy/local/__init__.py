@@ -1,0 +1,1 @@
+"""Mail to our own users: Maildirs and their durability."""

@@ -1,0 +1,1 @@
+"""The transaction log: its record, its text form, its files."""

@@ -1,0 +1,82 @@
+"""
+One line of the transaction log, as a value (the iMTA's E D Q Z J R and their kin).
+
+A record tells of one recipient in one event, or of a connection. The books are a fold over these records alone
+(L{qmailpy.stats.fold}): what the counters need is in the line. Two facts the ancestor's line lacks ride in its file
+field, C{CHANNEL/NN/ZZID.RR[+]}: how many recipients of this message copy are still queued after this line
+(C{RR}; C{00} closes the copy), and whether the line continues the event of the line before (C{+}), so that
+messages can be counted as well as recipients.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from attrs import frozen
+
+
+class Action(Enum):
+    """The action letter of a record."""
+
+    ENQUEUED = "E"
+    DEQUEUED = "D"
+    REJECTED = "J"  # enqueue attempt refused
+    DEFERRED = "Q"  # temporary failure
+    PARTLY = "Z"  # temporary failure of this recipient while others of the attempt were done
+    FAILED = "R"  # permanent failure; a notice went out
+    SILENCED = "K"  # permanent failure or delay whose notice the sender did not want
+    WARNED = "W"  # delay notice
+    BAD_COMMAND = "B"
+    ABORTED = "V"
+    OPENED = "O"
+    CLOSED = "C"
+    REFUSED = "X"  # connection refused by us
+    UNREACHED = "Y"  # connection attempt failed before it was established
+    AUTHENTICATED = "U"
+
+
+@frozen(kw_only=True)
+class QueueFile:
+    """The file field: which message copy, at which attempt, and how the books count the line."""
+
+    channel: str
+    id: str
+    attempts: int  # attempts that had failed before this event; 0 prints as ZZ
+    remaining: int = 0  # recipients of this copy still queued after this line
+    continued: bool = False  # not the first line of its event for this copy
+
+
+@frozen(kw_only=True)
+class LogRecord:
+    """
+    A record. Fields that do not apply are empty and absent from the line.
+
+    E: C{source} enqueues to C{destination}. D Q Z R K W: C{source} is the dequeuing channel and C{destination} is
+    empty. J: C{source} is where the mail came from, C{destination} the channel it would have gone to, or C{source}
+    again. O C X Y U: C{source} is the channel, C{direction} "+" (inbound) or "-", and C{transport} tells the ends.
+    """
+
+    action: Action
+    time: float
+    source: str
+    destination: str = ""
+    modifiers: str = ""  # of E C S A L, in this order
+    size_octets: int = 0  # printed and counted in blocks, rounded up
+    sender: str = ""
+    original_to: str = ""  # bare address; printed as rfc822;address
+    current_to: str = ""
+    notary: int = 0
+    file: QueueFile | None = None
+    envelope_id: str = ""
+    message_id: str = ""
+    user: str = ""  # authenticated login (printed with *)
+    source_system: str = ""  # "helo (rdns [ip])"
+    reason: str = ""
+    diagnostic: str = ""
+    queue_time: float | None = None  # seconds in the queue, for D, R and K
+    direction: str = ""
+    transport: str = ""  # "TCP|our ip|our port|their ip|their port"
+    application: str = ""  # "SMTP", "SMTP/helo-name"
+    lane: str = ""  # set by the recorder: whose books it belongs to (the shard)
+    sequence: int = 0  # set by the recorder: number of the line in its lane, from 1
+    process: int = 0  # set by the recorder: process id

@@ -1,0 +1,1 @@
+"""Mail to other hosts: MX order, SMTP client, connection pool."""

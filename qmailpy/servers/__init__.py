@@ -1,0 +1,1 @@
+"""Adapters: octets from a transport to a pure core and back."""

@@ -1,0 +1,1 @@
+"""Channel counters: the mapped lanes, their fold, and the texts made of them."""

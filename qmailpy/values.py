@@ -1,0 +1,233 @@
+"""
+The facts that travel between the parts: frozen, without behaviour of their own.
+
+Words are those of RFC 5321, RFC 5598 and the channel model (docs/glossary.md). Addresses are C{str}
+here: C{local@domain} with the domain in lower case, or the empty string for the null sender.
+Times are seconds since the epoch as C{float}; sizes are octets unless the name says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from enum import Enum, IntEnum
+from typing import Protocol
+
+from attrs import field, frozen
+
+BLOCK = 1024
+"""Octets in a block, the unit of size in the transaction log and the counters (iMTA BLOCK_SIZE)."""
+
+
+def blocks(size_octets: int) -> int:
+    """Size in blocks, rounded up: the form the transaction log and the counters use."""
+    return -(-size_octets // BLOCK)
+
+
+@frozen
+class Reply:
+    """An SMTP reply, ours or a peer's (RFC 5321 s.4.2, RFC 3463)."""
+
+    code: int
+    enhanced: str  # "5.1.1", or "" when the peer gave none
+    text: str  # may hold LF between the lines of a multi-line reply
+
+    @property
+    def temporary(self) -> bool:
+        """Whether this is a 4yz reply."""
+        return 400 <= self.code < 500
+
+    @property
+    def permanent(self) -> bool:
+        """Whether this is a 5yz reply."""
+        return 500 <= self.code < 600
+
+    def __str__(self) -> str:
+        return " ".join(part for part in (str(self.code), self.enhanced, self.text.replace("\n", " ")) if part)
+
+
+class Priority(IntEnum):
+    """How soon a message is tried when many wait; smaller goes first."""
+
+    URGENT = 0
+    NORMAL = 1
+    NONURGENT = 2
+
+
+class Notify(IntEnum):
+    """Bits of RFC 3461 NOTIFY; 0 means the parameter was absent."""
+
+    NEVER = 1
+    SUCCESS = 2
+    FAILURE = 4
+    DELAY = 8
+
+
+@frozen(kw_only=True)
+class Recipient:
+    """One envelope recipient as it stands in the queue."""
+
+    address: str  # the active address: where it goes now
+    original: str  # the address the peer named in RCPT TO (after which came aliases and rewriting)
+    channel: str  # name of the channel that will dequeue it
+    host: str = ""  # next-hop domain or host for remote channels; "" for local ones
+    orcpt: str = ""  # RFC 3461 ORCPT as received, decoded: "rfc822;a@b"; "" when absent
+    notify: int = 0  # bits of Notify
+
+
+@frozen(kw_only=True)
+class Envelope:
+    """All that is known of a message beside its content, fixed when it is accepted."""
+
+    sender: str  # reverse-path; "" is the null sender
+    recipients: tuple[Recipient, ...]
+    source: str  # channel that enqueues it, e.g. "tcp_local"
+    arrival: float
+    envid: str = ""  # RFC 3461 ENVID
+    ret: str = ""  # RFC 3461 RET: "FULL", "HDRS" or ""
+    body: str = "8BITMIME"  # "7BIT", "8BITMIME" or "BINARYMIME"
+    smtputf8: bool = False
+    priority: Priority = Priority.NORMAL
+    message_id: str = ""  # the Message-ID field's value, for the log only
+    protocol: str = "ESMTP"  # RFC 3848 keyword: SMTP, ESMTP, ESMTPS, ESMTPA, ESMTPSA, LMTP...
+    user: str = ""  # authenticated login, "" when none
+    source_system: str = ""  # "helo-name (rdns [ip])", the form of the transaction log
+
+
+class Content(Protocol):
+    """
+    A message's header and body: octets with CRLF line ends, not dot-stuffed, as on the wire.
+
+    C{in_memory} tells whether reading is free; when it is false the reading methods touch the disk and are for
+    worker threads only.
+    """
+
+    size: int
+    in_memory: bool
+
+    def read(self) -> bytes:
+        """The whole content; for contents known to be small or in memory."""
+
+    def chunks(self, octets: int = 65536) -> Iterator[bytes]:
+        """The content from its beginning, in pieces of at most C{octets}."""
+
+    def header(self, limit: int = 65536) -> bytes:
+        """The header section with its closing empty line, at most C{limit} octets of it."""
+
+
+@frozen
+class MemoryContent:
+    """Content that is in memory."""
+
+    octets: bytes
+    size: int = field(init=False)
+    in_memory: bool = field(init=False, default=True)
+
+    @size.default
+    def _size(self) -> int:
+        return len(self.octets)
+
+    def read(self) -> bytes:
+        return self.octets
+
+    def chunks(self, octets: int = 65536) -> Iterator[bytes]:
+        view = self.octets
+        for at in range(0, len(view), octets):
+            yield view[at : at + octets]
+
+    def header(self, limit: int = 65536) -> bytes:
+        end = self.octets.find(b"\r\n\r\n", 0, limit)
+        return self.octets[: end + 4] if end >= 0 else self.octets[:limit]
+
+
+@frozen(kw_only=True)
+class Job:
+    """
+    One attempt handed to a channel: some recipients of one message, all for the same channel and host.
+
+    C{recipients} are in envelope order; C{numbers} are their positions in the envelope and stay the same
+    through all attempts: a Maildir name may be made of (id, number).
+    """
+
+    id: str  # queue id of the message
+    channel: str
+    envelope: Envelope
+    content: Content
+    recipients: tuple[Recipient, ...]
+    numbers: tuple[int, ...]
+    attempt: int  # 1 for the first attempt
+
+
+class Verdict(Enum):
+    """What an attempt came to for one recipient."""
+
+    DELIVERED = "delivered"
+    DEFERRED = "deferred"
+    FAILED = "failed"
+
+
+@frozen(kw_only=True)
+class Disposition:
+    """What became of one recipient in one attempt; a job ends with exactly one for each, in order."""
+
+    verdict: Verdict
+    reply: Reply  # the peer's words or ours
+    remote_mta: str = ""  # who said it, "mx.example.org" or "" when it was us
+    diagnostic: str = ""  # transaction log text, e.g. "dns;mx (TCP|a|p|b|q) (banner) smtp;250 ok"; "" = from reply
+    transferred: int = 0  # octets that had been sent when a deferral struck (0 for a connect failure)
+    modifiers: str = ""  # transaction log modifiers of the dequeue: "E", "S", "C", "L"...
+    retry_after: float | None = None  # seconds; a peer's or channel's wish to wait at least this long
+
+
+@frozen(kw_only=True)
+class Mailbox:
+    """A directory entry that mail can be stored for."""
+
+    address: str  # the main address, "user@domain"
+    path: str  # Maildir relative to HOME/mail: "domain/user/Maildir"
+    active: bool = True  # false: suspended, mail is refused (5.2.1)
+    quota_octets: int = 0  # 0 = none
+
+
+@frozen(kw_only=True)
+class Alias:
+    """A directory entry that stands for other addresses."""
+
+    address: str
+    targets: tuple[str, ...]
+
+
+@frozen(kw_only=True)
+class Domain:
+    """A domain whose users are in the directory."""
+
+    name: str
+    active: bool = True
+    catch_all: str = ""  # address that takes mail for unknown users; "" = none
+
+
+@frozen(kw_only=True)
+class Routed:
+    """Where an address leads: one or more recipients (several when an alias stands for them)."""
+
+    recipients: tuple[Recipient, ...]
+    local: bool  # the address belongs to a domain of ours, so that anybody may send to it
+
+
+@frozen
+class Refused:
+    """An address that leads nowhere, and the reply that says so (4yz: cannot be told now)."""
+
+    reply: Reply
+
+
+RouteResult = Routed | Refused
+
+
+def first_line(text: str, limit: int = 400) -> str:
+    """The first line of C{text}, cut at C{limit} characters; for one-line places such as logs."""
+    return text.split("\n", 1)[0][:limit]
+
+
+def joined(parts: Sequence[str]) -> str:
+    """The parts that are not empty, with a blank between."""
+    return " ".join(part for part in parts if part)

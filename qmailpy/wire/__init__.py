@@ -1,0 +1,1 @@
+"""Protocol grammars and state machines without I/O."""
