@@ -33,6 +33,33 @@ class IChannel(Interface):
         """End idle connections and threads; called once, after the last C{dequeue} has ended."""
 
 
+class IDurableDelivery(Interface):
+    """
+    An ability of a channel that writes where the journal can write again: a delivery need not be durable when
+    C{dequeue} returns, for the queue keeps the message until it is.
+    """
+
+    def thd_sync_deliveries(ids: Iterable[str]) -> None:
+        """
+        Make durable what was delivered of these messages and forget them; unknown ids are no error.
+
+        Called before the journal segment that covers them is retired. Blocks.
+
+        @param ids: queue ids.
+        @raise OSError: something is not durable; it is remembered still, and the segment must be kept.
+        """
+
+    def thd_replay(job: Job) -> None:
+        """
+        After an unclean stop: see to it that each recipient of C{job}, which had been delivered, has its message
+        whole, and durable on return of a later C{thd_sync_deliveries}.
+
+        Idempotent. A mailbox that is gone or suspended by now counts as done. Blocks.
+
+        @raise OSError: a mailbox cannot be written now; what was not checked yet must be replayed again.
+        """
+
+
 class IFlow(Interface):
     """What the queue may ask of the source that feeds it a large message."""
 

@@ -163,6 +163,8 @@ class Verdict(Enum):
     DELIVERED = "delivered"
     DEFERRED = "deferred"
     FAILED = "failed"
+    FORWARDED = "forwarded"  # done here: the same content goes on to C{Disposition.onward}, in the same transaction
+    HELD = "held"  # stays queued until an operator releases it
 
 
 @frozen(kw_only=True)
@@ -176,6 +178,7 @@ class Disposition:
     transferred: int = 0  # octets that had been sent when a deferral struck (0 for a connect failure)
     modifiers: str = ""  # transaction log modifiers of the dequeue: "E", "S", "C", "L"...
     retry_after: float | None = None  # seconds; a peer's or channel's wish to wait at least this long
+    onward: tuple[Recipient, ...] = ()  # FORWARDED only: who gets the message instead, routed; never empty then
 
 
 @frozen(kw_only=True)

@@ -1,0 +1,44 @@
+"""
+What a channel is built from: the parts of the node that every kind may use, in one value.
+
+A factory of the registry is called C{factory(config, channel, parts)}; see L{qmailpy.channels.registry}.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from attrs import frozen
+from twisted.internet.interfaces import IReactorCore, IReactorFromThreads, IReactorTCP, IReactorThreads, IReactorTime
+
+from qmailpy.config.schema import ChannelConfig, Config
+from qmailpy.disk.files import Files
+from qmailpy.interfaces import IChannel, IDirectory, IRecorder, IResolver, IRouter
+
+
+class IChannelReactor(IReactorCore, IReactorTime, IReactorTCP, IReactorThreads, IReactorFromThreads):
+    """The most a channel may ask of a reactor; each takes it as the least it needs."""
+
+
+@frozen(kw_only=True)
+class Parts:
+    """The node's parts, the same for all channels of a worker."""
+
+    reactor: IChannelReactor
+    files: Files
+    directory: IDirectory
+    router: IRouter
+    resolver: IResolver
+    recorder: IRecorder
+    config: Config
+
+
+class ChannelFactory(Protocol):
+    """What the registry holds for a kind: usually the channel's class itself."""
+
+    def __call__(self, config: Config, channel: ChannelConfig, parts: Parts) -> IChannel:
+        """
+        Make the channel.
+
+        @param channel: its table of the configuration; C{channel.name} becomes C{IChannel.name}.
+        """
