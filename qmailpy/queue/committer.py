@@ -1,0 +1,205 @@
+"""
+Group commit: whatever arrives while one sync runs is the next batch.
+
+The reactor submits payloads; one thread writes and syncs a batch at a time; the answers come back through an eventfd,
+one wake-up a batch. No timer: waiting for more to arrive only costs throughput (docs/performance.md).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Protocol
+
+from twisted.internet.interfaces import IReactorFDSet, IReadDescriptor
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from qmailpy.queue.journal import Journal, JournalBroken, Position
+
+BATCH = 1000
+"""Most records in a batch, so that the first of them does not wait for a sync of many megabytes."""
+
+Answer = Callable[[Position | OSError], None]
+"""Called in the reactor thread, in the order of submission: where the record is, or why there is none."""
+
+
+class ICommitter(Protocol):
+    """What the shard needs of a committer."""
+
+    backlog: int  # octets submitted and not yet answered
+
+    def submit(self, payload: bytes, answer: Answer, essential: bool = False) -> None:
+        """Make a record durable, then answer."""
+
+    def call(self, work: Callable[[Journal], object], answer: Callable[[object], None]) -> None:
+        """Run something on the journal between two batches; answers with what it returned, or an OSError."""
+
+
+Item = tuple[bytes, Answer, bool]
+
+
+class _Batches:
+    """What the thread and a stepwise committer share: one batch through the journal."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self.broken: OSError | None = None
+
+    def run(self, batch: list[Item]) -> list[Position | OSError]:
+        if self.broken is None:
+            try:
+                return self.journal.write([(payload, essential) for payload, _, essential in batch])
+            except OSError as problem:
+                self.broken = problem
+        return [self.broken] * len(batch)
+
+
+@implementer(IReadDescriptor)
+class ThreadCommitter:
+    """L{ICommitter} with a thread of its own."""
+
+    _log = Logger()
+
+    def __init__(self, reactor: IReactorFDSet, journal: Journal) -> None:
+        self._reactor = reactor
+        self._batches = _Batches(journal)
+        self._work = threading.Semaphore(0)
+        self._asleep = False
+        self._pending: deque[Item] = deque()
+        self._calls: deque[tuple[Callable[[Journal], object], Callable[[object], None]]] = deque()
+        self._answers: deque[Callable[[], None]] = deque()
+        self._stopping = False
+        self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.backlog = 0
+        self._thread = threading.Thread(target=self.thd_run, name="journal", daemon=True)
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._reactor.addReader(self)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Finish what was submitted, then end the thread; answers not given by then are never given. Blocks briefly."""
+        self._stopping = True
+        self._work.release()
+        self._thread.join()
+        self._reactor.removeReader(self)
+        self.doRead()
+        os.close(self._event)
+
+    def submit(self, payload: bytes, answer: Answer, essential: bool = False) -> None:
+        self.backlog += len(payload)
+        self._pending.append((payload, answer, essential))
+        self._wake()
+
+    def call(self, work: Callable[[Journal], object], answer: Callable[[object], None]) -> None:
+        self._calls.append((work, answer))
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._asleep:  # only then is a system call worth it; the thread looks again after it has said so
+            self._asleep = False
+            self._work.release()
+
+    def thd_run(self) -> None:
+        """The thread."""
+        while True:
+            batch: list[Item] = []
+            while self._pending and len(batch) < BATCH:
+                batch.append(self._pending.popleft())
+            if batch:
+                self._answers.append(partial(self._settle, batch, self._batches.run(batch)))
+                os.eventfd_write(self._event, 1)
+                continue
+            if self._calls:
+                work, answer = self._calls.popleft()
+                self._answers.append(partial(answer, self._called(work)))
+                os.eventfd_write(self._event, 1)
+                continue
+            self._asleep = True
+            if self._pending or self._calls:
+                self._asleep = False
+                continue
+            if self._stopping:
+                return
+            self._work.acquire()
+
+    def _called(self, work: Callable[[Journal], object]) -> object:
+        try:
+            return work(self._batches.journal)
+        except OSError as problem:
+            if isinstance(problem, JournalBroken):
+                self._batches.broken = problem
+            return problem
+
+    def _settle(self, batch: list[Item], results: list[Position | OSError]) -> None:
+        for (payload, answer, _), result in zip(batch, results, strict=True):
+            self.backlog -= len(payload)
+            try:
+                answer(result)
+            except Exception:
+                self._log.failure("bug in the answer to a journal record")
+
+    # IReadDescriptor
+
+    def fileno(self) -> int:
+        return self._event
+
+    def doRead(self) -> None:
+        """Give the answers that have come in."""
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._event)
+        while self._answers:
+            self._answers.popleft()()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor lets go of us."""
+
+    def logPrefix(self) -> str:
+        return "journal"
+
+
+class StepCommitter:
+    """L{ICommitter} that does its work when it is told to, in the caller's thread: for commands and tests."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._batches = _Batches(journal)
+        self._pending: list[Item] = []
+        self._calls: deque[tuple[Callable[[Journal], object], Callable[[object], None]]] = deque()
+        self.backlog = 0
+
+    def submit(self, payload: bytes, answer: Answer, essential: bool = False) -> None:
+        self.backlog += len(payload)
+        self._pending.append((payload, answer, essential))
+
+    def call(self, work: Callable[[Journal], object], answer: Callable[[object], None]) -> None:
+        self._calls.append((work, answer))
+
+    def step(self) -> bool:
+        """Commit one batch, or run one call; false when there was nothing to do."""
+        if self._pending:
+            batch, self._pending = self._pending, []
+            results = self._batches.run(batch)
+            for (payload, answer, _), result in zip(batch, results, strict=True):
+                self.backlog -= len(payload)
+                answer(result)
+            return True
+        if self._calls:
+            work, answer_call = self._calls.popleft()
+            try:
+                answer_call(work(self._batches.journal))
+            except OSError as problem:
+                answer_call(problem)
+            return True
+        return False
+
+    def run(self) -> None:
+        """Step until nothing is left."""
+        while self.step():
+            pass
