@@ -20,7 +20,9 @@ class ServerConfig:
     user: str = "qmailpy"  # the workers' user when started as root; ignored otherwise
     group: str = "qmailpy"
     workers: int = 1  # mail workers, each with a shard of the queue; 0 = everything in one process
+    domain: str = ""  # completes addresses without one in mail submitted by commands; "" = hostname
     postmaster: str = ""  # address; "" = postmaster@ the first domain
+    drain_s: float = 20.0  # how long a stopping daemon waits for what is in flight; then it is cut (nothing is lost)
 
 
 @frozen(kw_only=True)
