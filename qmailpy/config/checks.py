@@ -1,0 +1,284 @@
+"""
+What the keys of the schema may hold beyond their type: one line a key in L{CHECKS}, for those that need one.
+
+A check takes the value, already of the right type, and says what is wrong with it and what would be right; "" when it
+is good.
+Keys without a line: text is one line without control characters, numbers are finite and not negative.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from qmailpy.config import schema
+from qmailpy.config.endpoint import parse_endpoint
+
+Check = Callable[[Any], str]
+
+_LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,31}")
+_ATOM = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
+_BASE = re.compile(
+    r"[A-Za-z][A-Za-z0-9-]*=[^,+=\"\\<>;#\x00-\x1f]+(?:,[A-Za-z][A-Za-z0-9-]*=[^,+=\"\\<>;#\x00-\x1f]+)*"
+)
+
+KINDS_OF_CHANNEL = ("smtp", "local", "process", "hold", "bitbucket")
+KINDS_OF_LISTENER = ("smtp",)
+
+
+def is_domain(text: str) -> bool:
+    """Whether C{text} is a host or domain name in its ASCII form (RFC 1035, RFC 1123); the case does not matter."""
+    return 0 < len(text) <= 253 and all(_LABEL.fullmatch(label) for label in text.split("."))
+
+
+def is_address(text: str) -> bool:
+    """Whether C{text} is C{local@domain} with an ordinary (dot-atom) local part."""
+    local, _, domain = text.rpartition("@")
+    return len(local) <= 64 and bool(_ATOM.fullmatch(local)) and is_domain(domain)
+
+
+def plain_text(value: str) -> str:
+    """The check of text keys that have none of their own."""
+    return "holds control characters; right would be one line of text" if not value.isprintable() else ""
+
+
+def plain_number(value: float) -> str:
+    """The check of number keys that have none of their own."""
+    return "" if math.isfinite(value) and value >= 0 else f"{value} is out of range; right would be 0 or more"
+
+
+def between(low: float, high: float | None = None) -> Check:
+    """A number from C{low} to C{high}, both included."""
+
+    def check(value: float) -> str:
+        if math.isfinite(value) and value >= low and (high is None or value <= high):
+            return ""
+        return f"{value} is out of range; right would be {low}" + (" or more" if high is None else f" to {high}")
+
+    return check
+
+
+def one_of(*words: str) -> Check:
+    """One word of a closed set."""
+
+    def check(value: str) -> str:
+        return (
+            "" if value in words else f'"{value}" is not known; right would be ' + " or ".join(f'"{w}"' for w in words)
+        )
+
+    return check
+
+
+def every(check: Check, *, empty: bool = True) -> Check:
+    """Each element of a list."""
+
+    def check_all(values: tuple[Any, ...]) -> str:
+        if not values and not empty:
+            return "is empty; right would be one element at least"
+        return next((said for said in map(check, values) if said), "")
+
+    return check_all
+
+
+def optional(check: Check) -> Check:
+    """Text that may be empty."""
+    return lambda value: check(value) if value else ""
+
+
+def matching(pattern: str, what: str) -> Check:
+    """Text that matches a regular expression as a whole."""
+    compiled = re.compile(pattern)
+    return lambda value: "" if compiled.fullmatch(value) else f'"{value}" is wrong; right would be {what}'
+
+
+def name(value: str) -> str:
+    """A short name, safe in file names and log lines."""
+    return (
+        "" if _NAME.fullmatch(value) else f'"{value}" is no name; right would be at most 32 letters, digits, "_", "-"'
+    )
+
+
+def domain(value: str) -> str:
+    return "" if is_domain(value) else f'"{value}" is no domain name; right would be as in "example.org"'
+
+
+def hostname(value: str) -> str:
+    if not is_domain(value):
+        return f'"{value}" is no host name; right would be as in "mail.example.org"'
+    return f'"{value}" is an IP address; right would be a host name' if value.replace(".", "").isdigit() else ""
+
+
+def address(value: str) -> str:
+    return "" if is_address(value) else f'"{value}" is no mail address; right would be as in "postmaster@example.org"'
+
+
+def network(value: str) -> str:
+    try:
+        ipaddress.ip_network(value)
+    except ValueError:
+        try:
+            right = str(ipaddress.ip_network(value, strict=False))
+        except ValueError:
+            right = "10.0.0.0/8"
+        return f'"{value}" is no network; right would be as in "{right}"'
+    return ""
+
+
+def host_port(value: str) -> str:
+    """C{HOST:PORT}, the port optional; IPv6 addresses in brackets."""
+    match = re.fullmatch(r"(\[[^\]]*\]|[^:\[\]]*)(?::([0-9]{1,5}))?", value)
+    if match and (match[2] is None or 0 < int(match[2]) < 65536):
+        host = match[1]
+        if host.startswith("["):
+            try:
+                ipaddress.IPv6Address(host[1:-1].removeprefix("IPv6:"))
+            except ValueError:
+                host = ""
+        elif not is_domain(host):
+            host = ""
+        if host:
+            return ""
+    return f'"{value}" is no host and port; right would be as in "relay.example.org:25" or "[2001:db8::1]:25"'
+
+
+def relays(value: str) -> str:
+    """C{HOST:PORT}, several separated by commas, in the order to try."""
+    return next((said for said in map(host_port, (part.strip() for part in value.split(","))) if said), "")
+
+
+def server_address(value: str) -> str:
+    """An IP address of a name server, with C{:PORT} or without."""
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        host, _, port = value.rpartition(":")
+        try:
+            ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+            if port.isdigit() and 0 < int(port) < 65536:
+                return ""
+        except ValueError:
+            pass
+        return f'"{value}" is no name server; right would be as in "192.0.2.53" or "127.0.0.1:5353"'
+    return ""
+
+
+def endpoint(value: str) -> str:
+    try:
+        parse_endpoint(value, "/")
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def clock(value: str) -> str:
+    match = re.fullmatch(r"([0-9]{2}):([0-9]{2})", value)
+    good = match and int(match[1]) < 24 and int(match[2]) < 60
+    return "" if good else f'"{value}" is no time of day; right would be as in "00:00"'
+
+
+def pattern(value: str) -> str:
+    """What a rewrite rule matches."""
+    if value in {".", "[]"} or is_domain(value.removeprefix(".").replace("*", "x")):
+        return ""
+    if value.startswith("[") and value.endswith("]"):
+        try:
+            ipaddress.ip_address(value[1:-1].removeprefix("IPv6:"))
+        except ValueError:
+            pass
+        else:
+            return ""
+    return f'"{value}" matches nothing; right would be "host.example", ".example" (hosts below it), "[]" or "."'
+
+
+def next_host(value: str) -> str:
+    """A next hop: a domain, a host with a port or an address literal."""
+    if value.startswith("[") and value.endswith("]"):
+        try:
+            ipaddress.ip_address(value[1:-1].removeprefix("IPv6:"))
+        except ValueError:
+            pass
+        else:
+            return ""
+    return host_port(value)
+
+
+def rewritten(value: str) -> str:
+    """The address of a rewrite rule, with its substitutions."""
+    filled = re.sub(r"\$[0-9]?[A-Za-z]", "x", value)
+    if value.count("@") == 1 and is_address(filled.lstrip(".")):
+        return ""
+    return f'"{value}" is no address; right would be as in "$U@other.example"'
+
+
+def ascending(values: tuple[float, ...]) -> str:
+    """Times, each later than the one before."""
+    good = all(math.isfinite(v) and v > 0 for v in values) and list(values) == sorted(set(values))
+    return "" if good else "is out of order; right would be rising numbers above 0, as in [14400, 86400]"
+
+
+seconds = between(0.1)
+count = between(1)
+
+CHECKS: Mapping[type, Mapping[str, Check]] = {
+    schema.ServerConfig: {
+        "hostname": hostname,
+        "domain": optional(domain),
+        "user": matching(r"[a-z_][a-z0-9_.-]{0,31}", "the name of a system user"),
+        "group": matching(r"[a-z_][a-z0-9_.-]{0,31}", "the name of a system group"),
+        "workers": between(0, 256),
+        "postmaster": optional(address),
+    },
+    schema.QueueConfig: {
+        "segment_octets": between(1 << 20, 1 << 30),
+        "segments": between(2, 1024),
+        "spill_octets": between(4096, 1 << 28),
+        "roll_s": seconds,
+        "lifetime_s": between(60),
+        "warn_s": ascending,
+        "message_octets": between(65536, 1 << 31),
+        "recipients": between(100, 1_000_000),  # RFC 5321 s.4.5.3.1.8: 100 at least
+        "received": between(10, 1000),
+    },
+    schema.LogConfig: {"roll": optional(clock)},
+    schema.ListenerConfig: {
+        "name": name,
+        "kind": one_of(*KINDS_OF_LISTENER),
+        "endpoint": endpoint,
+        "connections": count,
+        "connections_per_client": count,
+        "command_timeout_s": seconds,
+        "data_timeout_s": seconds,
+        "errors": count,
+        "messages": count,
+        "bare_lf": one_of("refuse", "normalise"),
+    },
+    schema.ChannelConfig: {
+        "name": name,
+        "kind": one_of(*KINDS_OF_CHANNEL),
+        "concurrency": between(1, 10000),
+        "destination_concurrency": between(1, 10000),
+        "backoff": every(between(1)),
+        "quadratic_s": seconds,
+        "jitter": between(0, 1),
+        "recipients_per_job": between(1, 100000),
+        "relay": optional(relays),
+        "port": between(1, 65535),
+        "messages_per_connection": count,
+        "connect_timeout_s": seconds,
+        "greeting_timeout_s": seconds,
+        "command_timeout_s": seconds,
+        "data_timeout_s": seconds,
+    },
+    schema.RuleConfig: {"pattern": pattern, "host": optional(next_host), "address": optional(rewritten)},
+    schema.DirectoryConfig: {
+        "endpoint": endpoint,
+        "base": matching(_BASE.pattern, 'a distinguished name, as in "o=qmailpy"'),
+        "timeout_s": seconds,
+    },
+    schema.DnsConfig: {"servers": every(server_address), "timeout_s": seconds},
+    schema.TrustConfig: {"networks": every(network)},
+}

@@ -1,0 +1,335 @@
+"""
+From HOME/etc/qmailpy.toml to a L{Config}: reads the file, and otherwise pure.
+
+All problems are found in one go. What keys there are, their types and defaults come from L{qmailpy.config.schema};
+what their values may be from L{qmailpy.config.checks}; what must fit together from L{_relations} here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import attrs
+
+from qmailpy.config.checks import CHECKS, plain_number, plain_text
+from qmailpy.config.endpoint import Endpoint, parse_endpoint
+from qmailpy.config.locate import Path
+from qmailpy.config.problems import Problem, Reader, nearest
+from qmailpy.config.schema import (
+    BounceConfig,
+    ChannelConfig,
+    Config,
+    DirectoryConfig,
+    DnsConfig,
+    ListenerConfig,
+    LogConfig,
+    QueueConfig,
+    RuleConfig,
+    ServerConfig,
+    TrustConfig,
+)
+from qmailpy.errors import ConfigError
+
+DEFAULT_HOME = "/var/lib/qmailpy"
+DEFAULT_ETC = "/etc/qmailpy"
+FILE_NAME = "qmailpy.toml"
+MAX_OCTETS = 4 * 1024 * 1024
+"""Largest configuration that is read; a real one has 10 KiB."""
+
+T = TypeVar("T")
+
+TABLES: Mapping[str, type] = {
+    "server": ServerConfig,
+    "queue": QueueConfig,
+    "bounce": BounceConfig,
+    "log": LogConfig,
+    "directory": DirectoryConfig,
+    "dns": DnsConfig,
+    "trust": TrustConfig,
+}
+"""Tables there is one of; each is optional but [server]."""
+
+ARRAYS: Mapping[str, type] = {"listener": ListenerConfig, "rewrite": RuleConfig}
+"""Arrays of tables."""
+
+
+def config_path(home: str) -> str:
+    """The configuration file of a home: HOME/etc/qmailpy.toml, for the default home without etc/ the one in /etc."""
+    if os.path.abspath(home) == DEFAULT_HOME and not os.path.isdir(os.path.join(home, "etc")):
+        return os.path.join(DEFAULT_ETC, FILE_NAME)
+    return os.path.join(home, "etc", FILE_NAME)
+
+
+def load(home: str) -> Config:
+    """
+    The configuration of a home.
+
+    Called by the daemon at its start and on SIGHUP, and by commands.
+
+    @param home: HOME, absolute or relative to the current directory.
+    @raise ConfigError: it cannot be used; names every problem.
+    """
+    home = os.path.abspath(home)
+    path = config_path(home)
+    try:
+        with open(path, "rb") as source:
+            octets = source.read(MAX_OCTETS + 1)
+    except FileNotFoundError:
+        remedy = f"make a home with: qmailpy init {home} --hostname NAME --domain NAME (or name yours with --home)"
+        raise ConfigError((f"{path}: there is no such file; {remedy}",)) from None
+    except OSError as error:
+        raise ConfigError((f"{path}: cannot be read: {error.strerror or error}",)) from None
+    if len(octets) > MAX_OCTETS:
+        raise ConfigError((f"{path}: is larger than {MAX_OCTETS} octets",))
+    try:
+        text = octets.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = octets.count(b"\n", 0, error.start) + 1
+        raise ConfigError((f"{path}:{line}: is not UTF-8; right would be text saved as UTF-8",)) from None
+    return parse(text, path, home)
+
+
+def parse(text: str, file: str, home: str) -> Config:
+    """
+    The configuration a text stands for.
+
+    @param text: TOML.
+    @param file: the name problems are told with.
+    @param home: absolute path of HOME, which relative paths in the text are relative to.
+    @raise ConfigError: as L{load}.
+    """
+    config, problems = examine(text, file, home)
+    if config is None:
+        raise ConfigError(tuple(str(problem) for problem in problems))
+    return config
+
+
+def examine(text: str, file: str, home: str) -> tuple[Config | None, list[Problem]]:
+    """As L{parse}, with the problems as values; C{None} when there are some."""
+    try:
+        tree = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        return None, [_syntax_problem(file, error)]
+    reader = Reader(file, text)
+    config = _build(reader, tree, home)
+    reader.problems.sort(key=lambda problem: problem.line)  # stable: as found within a line
+    return (None if reader.problems else config), reader.problems
+
+
+def _syntax_problem(file: str, error: Exception) -> Problem:
+    """What tomllib said, with its "(at line 3, column 5)" moved to where our lines have it."""
+    said = str(error)
+    match = re.search(r" \(at line (\d+), column (\d+)\)$", said)
+    line = int(match[1]) if match else 0
+    text = said[: match.start()] + f" in column {match[2]}" if match else said.removesuffix(" (at end of document)")
+    return Problem(file=file, line=line, where="", text=f"is no TOML: {text}; see https://toml.io/en/v1.0.0")
+
+
+def _build(reader: Reader, tree: Mapping[str, Any], home: str) -> Config | None:
+    """The whole of it; C{None} or something incomplete when there are problems."""
+    known = {*TABLES, *ARRAYS, "channel"}
+    for key in tree:
+        if key not in known:
+            what = f"[{key}]" if isinstance(tree[key], dict) else f"[[{key}]]" if _is_array(tree[key]) else f"key {key}"
+            reader.add((key,), "", f"{what} is not known{nearest(key, known)}")
+    if "server" not in tree:
+        reader.add((), "", '[server] is missing; right would be a table with hostname = "mail.example.org"')
+    tables = {key: _table(reader, shape, (key,), tree.get(key, {})) for key, shape in TABLES.items()}
+    channels = _channels(reader, tree.get("channel", {}))
+    arrays: dict[str, list[Any]] = {key: _array(reader, shape, key, tree.get(key, [])) for key, shape in ARRAYS.items()}
+    _relations(reader, tree, channels, arrays["listener"], arrays["rewrite"], tables["queue"], home)
+    if reader.problems:
+        return None
+    listeners = tuple(
+        attrs.evolve(listener, endpoint=str(parse_endpoint(listener.endpoint, home))) for listener in arrays["listener"]
+    )
+    directory = tables.pop("directory")
+    directory = attrs.evolve(directory, endpoint=str(parse_endpoint(directory.endpoint, home)))
+    return Config(
+        home=home,
+        directory=directory,
+        listeners=listeners,
+        channels=channels,
+        rules=tuple(arrays["rewrite"]),
+        **tables,
+    )
+
+
+def _is_array(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(element, dict) for element in value)
+
+
+def _channels(reader: Reader, found: object) -> dict[str, ChannelConfig]:
+    """The tables [channel.NAME]."""
+    if not isinstance(found, dict):
+        reader.add(("channel",), "", "is no table; right would be [channel.NAME] tables")
+        return {}
+    channels = {}
+    for name, values in found.items():
+        said = CHECKS[ChannelConfig]["name"](name)
+        if said:
+            reader.add(("channel", name), "", said)
+        elif isinstance(values, dict) and "name" in values:
+            reader.add(("channel", name), "name", "is not known; the name of a channel stands in the head of its table")
+        else:
+            channel = _table(reader, ChannelConfig, ("channel", name), values, name=name)
+            if channel is not None:
+                channels[name] = channel
+    return channels
+
+
+def _array(reader: Reader, shape: type[T], key: str, found: object) -> list[T]:
+    """The elements of an array of tables that are without problems of their own."""
+    if not isinstance(found, list) or not all(isinstance(element, dict) for element in found):
+        reader.add((key,), "", f"is no array of tables; right would be [[{key}]]")
+        return []
+    made = (_table(reader, shape, (key, number), element) for number, element in enumerate(found))
+    return [element for element in made if element is not None]
+
+
+def _table(reader: Reader, shape: type[T], path: Path, found: object, **given: Any) -> Any:
+    """
+    One table.
+
+    @param shape: the attrs class of the schema.
+    @param given: fields that are not keys of the table.
+    @return: an instance of C{shape}, or C{None} when there were problems.
+    """
+    if not isinstance(found, dict):
+        reader.add(path, "", f"is no table; right would be [{'.'.join(map(str, path))}]")
+        return None
+    before = len(reader.problems)
+    hints = typing.get_type_hints(shape)
+    fields = {field.name: field for field in attrs.fields(typing.cast(Any, shape)) if field.name not in given}
+    said_name = found.get("name") if "name" in fields else None
+    called = said_name if isinstance(said_name, str) else ""
+    values = dict(given)
+    for key, raw in found.items():
+        if key not in fields:
+            reader.add(path, key, f"is not known{nearest(key, fields)}", called)
+            continue
+        value, said = _value(hints[key], raw)
+        said = said or CHECKS.get(shape, {}).get(key, _plain)(value)
+        if said:
+            reader.add(path, key, said, called)
+        values[key] = value
+    for key, field in fields.items():
+        if field.default is attrs.NOTHING and key not in found and (found or path != ("server",)):
+            reader.add(path, key, f"is missing; right would be a line {key} = ...", called)
+    if not found and path == ("server",):
+        return None  # told already: the table itself is missing
+    return shape(**values) if len(reader.problems) == before else None
+
+
+def _plain(value: object) -> str:
+    """The check of keys without a line in L{CHECKS}."""
+    if isinstance(value, str):
+        return plain_text(value)
+    return plain_number(value) if isinstance(value, (int, float)) else ""
+
+
+def _value(kind: Any, value: object) -> tuple[Any, str]:
+    """
+    The value as the schema's type, and what is wrong when it cannot be.
+
+    @param kind: C{str}, C{int}, C{float}, C{bool}, C{tuple[str, ...]} or C{tuple[float, ...]}.
+    """
+    if typing.get_origin(kind) is tuple:
+        inner = typing.get_args(kind)[0]
+        if not isinstance(value, list):
+            return value, f"{_said(value)} is no list; right would be {_EXAMPLES[kind]}"
+        pairs = [_value(inner, element) for element in value]
+        return tuple(made for made, _ in pairs), next((said for _, said in pairs if said), "")
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value), ""
+    if isinstance(value, kind) and not (kind is not bool and isinstance(value, bool)):
+        return value, ""
+    return value, f"{_said(value)} is no {_WORDS[kind]}; right would be {_EXAMPLES[kind]}"
+
+
+_WORDS = {str: "text", int: "whole number", float: "number", bool: "truth value"}
+_EXAMPLES: Mapping[Any, str] = {
+    str: 'text in quotes, as in "example.org"',
+    int: "a whole number without quotes, as in 10",
+    float: "a number without quotes, as in 10.0",
+    bool: "true or false, without quotes",
+    tuple[str, ...]: 'a list, as in ["a", "b"]',
+    tuple[float, ...]: "a list, as in [60, 3600]",
+}
+
+
+def _said(value: object) -> str:
+    """A wrong value as it may be shown: short, in one line."""
+    if isinstance(value, dict):
+        return "a table"
+    if isinstance(value, list):
+        return "a list"
+    shown = str(value).lower() if isinstance(value, bool) else str(value)
+    shown = "".join(character if character.isprintable() else "?" for character in shown[:60])
+    return f'"{shown}"' if isinstance(value, str) else shown
+
+
+def _relations(
+    reader: Reader,
+    tree: Mapping[str, Any],
+    channels: Mapping[str, ChannelConfig],
+    listeners: list[ListenerConfig],
+    rules: list[RuleConfig],
+    queue: QueueConfig | None,
+    home: str,
+) -> None:
+    """What must fit together: names that stand for something else, things there may be only one of."""
+    written = tree.get("channel")
+    names = list(written) if isinstance(written, dict) else list(channels)  # also those with problems of their own
+    raw_listeners, raw_rules = tree.get("listener", []), tree.get("rewrite", [])
+    for key, raw, fields in (("listener", raw_listeners, ("channel",)), ("rewrite", raw_rules, ("channel", "source"))):
+        for number, element in enumerate(raw if _is_array(raw) else []):
+            for field in fields:
+                value = element.get(field)
+                if isinstance(value, str) and value and value not in names:
+                    text = f'there is no channel "{value}"{nearest(value, names)}'
+                    called = element.get("name")
+                    reader.add((key, number), field, text, called if isinstance(called, str) else "")
+                elif value == "" and field == "channel":
+                    reader.add((key, number), field, f"is empty{nearest('', names)}")
+    _duplicates(reader, raw_listeners, listeners, home)
+    kinds = {channel.kind for channel in channels.values()}
+    for kind, why in (("process", "notices to senders"), ("local", "mail for users of the directory")):
+        if len(channels) == len(names) and kind not in kinds:
+            text = f'there is no channel of kind "{kind}", which {why} need; right would be [channel.{kind}]'
+            reader.add(("channel",), "", f'{text} with kind = "{kind}"')
+    if queue is not None and queue.spill_octets * 4 > queue.segment_octets:
+        right = queue.segment_octets // 4
+        reader.add(
+            ("queue",), "spill_octets", f"is more than a quarter of segment_octets; right would be at most {right}"
+        )
+
+
+def _duplicates(reader: Reader, raw: object, listeners: list[ListenerConfig], home: str) -> None:
+    """Listeners of one name, and two that want the same socket."""
+    names: dict[str, int] = {}
+    places: dict[tuple[str, int], list[tuple[str, Endpoint]]] = {}  # by path and port
+    for number, element in enumerate(raw if isinstance(raw, list) and _is_array(raw) else []):
+        name = element.get("name")
+        if not isinstance(name, str):
+            continue
+        if name in names:
+            text = f'"{name}" is also the name of [[listener]] {names[name] + 1}; right would be a name of its own'
+            reader.add(("listener", number), "name", text, name)
+        names.setdefault(name, number)
+        if not any(listener.name == name and listener.endpoint == element.get("endpoint") for listener in listeners):
+            continue  # its endpoint is among the problems already
+        endpoint = parse_endpoint(element["endpoint"], home)
+        place = (endpoint.path, endpoint.port)
+        for other, taken in places.get(place, []):
+            same = taken.interface == endpoint.interface or not taken.interface or not endpoint.interface
+            if same and place != ("", 0):
+                text = f'is where "{other}" listens already; right would be another port or interface'
+                reader.add(("listener", number), "endpoint", text, name)
+                break
+        places.setdefault(place, []).append((name, endpoint))

@@ -1,0 +1,58 @@
+"""
+The commented template that homes are made from: C{qmailpy.toml} beside this module, also seen as etc/qmailpy.toml.
+
+It is a working configuration as it stands, with every key at its default; L{home_text} fills in what a home of its own
+has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+
+from attrs import frozen
+
+from qmailpy.config.edit import changed
+
+UNPRIVILEGED = 10000
+"""Added to a standard port for a daemon without root (contract: smtp 10025, ldap 10389...)."""
+
+
+@frozen(kw_only=True)
+class HomeChoices:
+    """What C{qmailpy init} was asked for."""
+
+    hostname: str
+    domain: str
+    user: str = "qmailpy"
+    group: str = "qmailpy"
+    unprivileged: bool = False  # everything on 127.0.0.1, at the standard ports + L{UNPRIVILEGED}
+    relay: str = ""  # HOST:PORT for all outbound mail; "" = by MX
+    trust: Sequence[str] = ()  # networks; empty = the template's
+
+
+def template_text() -> str:
+    """The template as it is shipped."""
+    return files("qmailpy.config").joinpath("qmailpy.toml").read_text("utf-8")
+
+
+def home_text(choices: HomeChoices) -> str:
+    """
+    The configuration text of a new home.
+
+    @raise ConfigError: a choice is not what its key takes.
+    """
+    values: dict[str, object] = {
+        "server.hostname": choices.hostname,
+        "server.domain": choices.domain,
+        "server.user": choices.user,
+        "server.group": choices.group,
+    }
+    if choices.relay:
+        values["channel.tcp_local.relay"] = choices.relay
+    if choices.trust:
+        values["trust.networks"] = list(choices.trust)
+    if choices.unprivileged:
+        values["listener.smtp.endpoint"] = f"tcp:{UNPRIVILEGED + 25}:interface=127.0.0.1"
+        values["directory.endpoint"] = f"tcp:{UNPRIVILEGED + 389}:interface=127.0.0.1"
+    return changed(template_text(), values)
