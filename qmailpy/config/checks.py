@@ -231,6 +231,7 @@ CHECKS: Mapping[type, Mapping[str, Check]] = {
         "group": matching(r"[a-z_][a-z0-9_.-]{0,31}", "the name of a system group"),
         "workers": between(0, 256),
         "postmaster": optional(address),
+        "drain_s": between(0.1, 3600),
     },
     schema.QueueConfig: {
         "segment_octets": between(1 << 20, 1 << 30),

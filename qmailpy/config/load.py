@@ -300,7 +300,7 @@ def _relations(
     _duplicates(reader, raw_listeners, listeners, home)
     kinds = {channel.kind for channel in channels.values()}
     for kind, why in (("process", "notices to senders"), ("local", "mail for users of the directory")):
-        if len(channels) == len(names) and kind not in kinds:
+        if isinstance(tree.get("channel", {}), dict) and len(channels) == len(names) and kind not in kinds:
             text = f'there is no channel of kind "{kind}", which {why} need; right would be [channel.{kind}]'
             reader.add(("channel",), "", f'{text} with kind = "{kind}"')
     if queue is not None and queue.spill_octets * 4 > queue.segment_octets:

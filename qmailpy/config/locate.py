@@ -24,7 +24,7 @@ def _key(text: str, at: int) -> tuple[tuple[str, ...], int]:
     while match := _KEY.match(text, at):
         basic, literal, bare = match.groups()
         if basic is not None:
-            parts.append(tomllib.loads(f'k = "{basic}"')["k"] if "\\" in basic else basic)
+            parts.append(_unescaped(basic))
         else:
             parts.append(literal if literal is not None else bare)
         at = match.end()
@@ -32,6 +32,16 @@ def _key(text: str, at: int) -> tuple[tuple[str, ...], int]:
             break
         at += 1
     return tuple(parts), at
+
+
+def _unescaped(basic: str) -> str:
+    """What stands between the quotes of a basic string."""
+    if "\\" not in basic:
+        return basic
+    try:
+        return str(tomllib.loads(f'k = "{basic}"')["k"])
+    except tomllib.TOMLDecodeError:
+        return basic
 
 
 def _string_end(text: str, at: int) -> int:
@@ -97,9 +107,8 @@ def locate(text: str) -> dict[Path, int]:
             array = text.startswith("[[", at)
             parts, end = _key(text, at + (2 if array else 1))
             table = _resolve(parts, counts, new=array)
-            lines.setdefault(table, line)
-            if array:
-                lines.setdefault(table[:-1], line)
+            for depth in range(1, len(table) + 1):
+                lines.setdefault(table[:depth], line)
             at = max(end, at + 1)
             end = text.find("\n", at)
             at = len(text) if end < 0 else end

@@ -57,7 +57,12 @@ class Reader:
         """
         where = " ".join(part for part in (section(path, name), key) if part)
         line = locate_nearest(self._lines, (*path, key) if key else path)
-        self.problems.append(Problem(file=self.file, line=line, where=where, text=text))
+        self.problems.append(Problem(file=self.file, line=line, where=_printable(where), text=_printable(text)))
+
+
+def _printable(text: str) -> str:
+    """One line that does nothing to a terminal: values of the file are part of it."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

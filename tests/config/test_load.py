@@ -1,0 +1,230 @@
+"""From text to Config, and every error with its line and remedy."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+from unittest import mock
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from qmailpy.config import checks
+from qmailpy.config.load import config_path, examine, load, parse
+from qmailpy.config.schema import QueueConfig
+from qmailpy.config.template import template_text
+from qmailpy.errors import ConfigError
+
+MINIMAL = """\
+[server]
+hostname = "mx.example.org"
+[channel.local]
+kind = "local"
+[channel.process]
+kind = "process"
+"""
+
+
+def problems(text: str) -> list[str]:
+    return [str(problem) for problem in examine(text, "F", "/home")[1]]
+
+
+class LoadTests(SynchronousTestCase):
+    """L{load} and L{config_path}."""
+
+    def test_a_home_is_loaded_from_its_etc(self) -> None:
+        home = self.mktemp()
+        os.makedirs(os.path.join(home, "etc"))
+        with open(os.path.join(home, "etc", "qmailpy.toml"), "w") as target:
+            target.write(MINIMAL)
+        config = load(home)
+        self.assertEqual(config.home, os.path.abspath(home))
+        self.assertEqual(config.server.hostname, "mx.example.org")
+        self.assertEqual(config.queue, QueueConfig())
+
+    def test_a_home_without_configuration_names_the_command_that_makes_one(self) -> None:
+        home = self.mktemp()
+        problem = self.assertRaises(ConfigError, load, home).problems[0]
+        self.assertIn("etc/qmailpy.toml: there is no such file", problem)
+        self.assertIn(f"qmailpy init {os.path.abspath(home)}", problem)
+
+    def test_text_that_is_not_utf_8_is_told_with_its_line(self) -> None:
+        home = self.mktemp()
+        os.makedirs(os.path.join(home, "etc"))
+        with open(os.path.join(home, "etc", "qmailpy.toml"), "wb") as target:
+            target.write(b"# a\n# \xff\n")
+        self.assertIn("qmailpy.toml:2: is not UTF-8", self.assertRaises(ConfigError, load, home).problems[0])
+
+    def test_an_endless_file_is_not_read(self) -> None:
+        """A device or a log by that name costs bounded memory."""
+        home = self.mktemp()
+        os.makedirs(os.path.join(home, "etc"))
+        os.symlink("/dev/zero", os.path.join(home, "etc", "qmailpy.toml"))
+        self.assertIn("larger than", self.assertRaises(ConfigError, load, home).problems[0])
+
+    def test_the_default_home_without_etc_has_its_file_in_slash_etc(self) -> None:
+        with mock.patch("os.path.isdir", return_value=False):
+            self.assertEqual(config_path("/var/lib/qmailpy/"), "/etc/qmailpy/qmailpy.toml")
+            self.assertEqual(config_path("/srv/q"), "/srv/q/etc/qmailpy.toml")
+        with mock.patch("os.path.isdir", return_value=True):
+            self.assertEqual(config_path("/var/lib/qmailpy"), "/var/lib/qmailpy/etc/qmailpy.toml")
+
+
+class ParseTests(SynchronousTestCase):
+    """L{parse} and L{examine}."""
+
+    def test_whole_numbers_are_taken_where_seconds_are_wanted(self) -> None:
+        config = parse(MINIMAL + "[queue]\nroll_s = 5\nwarn_s = [60, 120.5]\n", "F", "/home")
+        self.assertEqual((config.queue.roll_s, config.queue.warn_s), (5.0, (60.0, 120.5)))
+        self.assertIsInstance(config.queue.roll_s, float)
+
+    def test_a_socket_path_is_relative_to_home(self) -> None:
+        config = parse(template_text(), "F", "/srv/a:b")
+        self.assertEqual(config.listeners[1].endpoint, "unix:/srv/a\\:b/run/inject.sock")
+
+    def test_an_ipv6_interface_keeps_its_escapes(self) -> None:
+        text = MINIMAL + '[directory]\nendpoint = "tcp:389:interface=\\\\:\\\\:1"\n'
+        self.assertEqual(parse(text, "F", "/home").directory.endpoint, "tcp:389:interface=\\:\\:1")
+
+    def test_every_problem_is_found_in_one_go_in_the_order_of_lines(self) -> None:
+        text = (
+            '[server]\nhostnme = "a"\nworkers = "2"\n[qeue]\n[queue]\nroll_s = -1\n'
+            '[trust]\nnetworks = ["10.0.0.1/8"]\n[channel.x]\nkind = "smpt"\n'
+            '[[rewrite]]\npattern = "."\nchannel = "y"\n'
+        )
+        self.assertEqual(
+            problems(text),
+            [
+                "F:1: [server] hostname: is missing; right would be a line hostname = ...",
+                'F:2: [server] hostnme: is not known; did you mean "hostname"?',
+                'F:3: [server] workers: "2" is no whole number; right would be a whole number without quotes, as in 10',
+                'F:4: [qeue]: [qeue] is not known; did you mean "queue"?',
+                "F:6: [queue] roll_s: -1.0 is out of range; right would be 0.1 or more",
+                'F:8: [trust] networks: "10.0.0.1/8" is no network; right would be as in "10.0.0.0/8"',
+                'F:10: [channel.x] kind: "smpt" is not known; right would be "smtp" or "local" or "process" or "hold" '
+                'or "bitbucket"',
+                'F:13: [[rewrite]] 1 channel: there is no channel "y"; known are x',
+            ],
+        )
+
+    def test_a_listener_is_spoken_of_by_number_and_name(self) -> None:
+        listener = '[[listener]]\nname = "smtp"\nkind = "smtp"\nendpoint = "tcp:{}"\nchannel = "{}"\n'
+        text = MINIMAL + listener.format("25", "local") + listener.format("25:interface=127.0.0.1", "locl")
+        self.assertEqual(
+            problems(text),
+            [
+                'F:13: [[listener]] 2 (smtp) name: "smtp" is also the name of [[listener]] 1; right would be a name of '
+                "its own",
+                'F:15: [[listener]] 2 (smtp) endpoint: is where "smtp" listens already; right would be another port '
+                "or interface",
+                'F:16: [[listener]] 2 (smtp) channel: there is no channel "locl"; did you mean "local"?',
+            ],
+        )
+
+    def test_two_listeners_may_share_a_port_on_different_addresses(self) -> None:
+        text = MINIMAL + "".join(
+            f'[[listener]]\nname = "{name}"\nkind = "smtp"\nendpoint = "tcp:25:interface={name}"\nchannel = "local"\n'
+            for name in ("127.0.0.1", "127.0.0.2")
+        )
+        self.assertEqual([p for p in problems(text) if "listens already" in p], [])
+
+    def test_a_channel_every_mail_system_needs_may_not_be_missing(self) -> None:
+        found = problems('[server]\nhostname = "a.example"\n[channel.local]\nkind = "local"\n')
+        self.assertEqual(len(found), 1)
+        self.assertIn('F:3: [channel]: there is no channel of kind "process"', found[0])
+
+    def test_a_text_that_is_no_toml_is_told_with_line_and_column(self) -> None:
+        self.assertEqual(
+            problems("[server]\nhostname = mx\n"),
+            ["F:2: is no TOML: Invalid value in column 12; see https://toml.io/en/v1.0.0"],
+        )
+
+    def test_nesting_without_end_is_no_crash(self) -> None:
+        self.assertIn("is no TOML", problems("a = " + "[" * 100000)[0])
+
+    def test_wrong_shapes_are_told_as_such(self) -> None:
+        """A table where a list belongs, a value where a table belongs, and so on."""
+        found = problems('server = 1\nchannel = "x"\nlistener = {}\nqueue = []\nrewrite = [1]\nzzz = 2\n')
+        self.assertEqual(len(found), 6)
+        for words in (
+            "F:1: [server]: is no table",
+            "F:2: [channel]: is no table",
+            "F:3: [listener]: is no array of tables",
+            "F:4: [queue]: is no table",
+            "F:5: [rewrite]: is no array of tables",
+            "F:6: [zzz]: key zzz is not known",
+        ):
+            self.assertTrue(any(words in problem for problem in found), (words, found))
+
+    def test_control_characters_of_a_value_are_not_shown(self) -> None:
+        """A terminal that shows the report cannot be made to do anything."""
+        found = problems(MINIMAL.replace('"mx.example.org"', '"a\\u001b[2Jb"') + '[queue]\nroll_s = "\\u001b"\n')
+        self.assertEqual(len(found), 2)
+        self.assertFalse(any("\x1b" in problem for problem in found), found)
+
+    def test_truth_values_are_no_numbers(self) -> None:
+        self.assertIn("true is no whole number", problems(MINIMAL + "[queue]\nsegments = true\n")[0])
+        self.assertIn("true is no number", problems(MINIMAL + "[queue]\nroll_s = true\n")[0])
+        self.assertIn("1 is no truth value", problems(MINIMAL + "[bounce]\ndouble_bounce = 1\n")[0])
+
+    def test_numbers_that_are_none_are_refused(self) -> None:
+        for word in ("nan", "inf", "-inf"):
+            self.assertEqual(len(problems(MINIMAL + f"[queue]\nroll_s = {word}\n")), 1, word)
+            self.assertEqual(len(problems(MINIMAL + f"[queue]\nlifetime_s = {word}\n")), 1, word)
+
+    @settings(max_examples=150, deadline=None)
+    @given(st.lists(st.sampled_from([*template_text().splitlines(), "[queue]", "x = 1", "[[listener]]", "kind = 3"])))
+    def test_any_lines_give_a_configuration_or_problems(self, lines: list[str]) -> None:
+        config, found = examine("\n".join(lines), "F", "/home")
+        self.assertEqual(config is None, bool(found))
+        self.assertFalse(any("\n" in str(problem) for problem in found))
+
+
+class CheckTests(SynchronousTestCase):
+    """The values each check takes and refuses."""
+
+    CASES: tuple[tuple[checks.Check, list[Any], list[Any]], ...] = (
+        (checks.hostname, ["mx", "mx.example.org", "MX-1.example"], ["", "-a", "a..b", "a b", "192.0.2.1", "x" * 64]),
+        (checks.address, ["a@b.c", "a.b+c@d"], ["a", "@b", "a@", "a b@c", "a@b@c", "a..b@c", "<a@b>"]),
+        (checks.network, ["::/0", "10.0.0.0/8", "192.0.2.1"], ["10.0.0.1/8", "a", "1.2.3/24"]),
+        (
+            checks.relays,
+            ["h", "h:25", "[::1]:25", "a:1, b:2", "127.0.0.1:2525"],
+            ["h:0", "h:x", "::1", "", "a,,b", ":25"],
+        ),
+        (checks.server_address, ["::1", "127.0.0.1", "127.0.0.1:53", "[::1]:53"], ["dns", "1.2.3.4:0", "x:53"]),
+        (checks.clock, ["00:00", "23:59"], ["24:00", "1:00", "00:60", "00:00:00"]),
+        (checks.pattern, [".", "[]", "a.b", ".b.c", "[192.0.2.1]", "*.x"], ["", "..", "[x]", "a b"]),
+        (checks.rewritten, ["$U@b.c", "x@$D", "a@b"], ["$U", "b", "@b", "$U@"]),
+        (checks.ascending, [(), (1.0, 2.0)], [(2.0, 1.0), (0.0,), (1.0, 1.0)]),
+        (checks.next_host, ["h", "h:25", "[192.0.2.1]", "[IPv6:::1]"], ["[x]", "a b"]),
+        (
+            checks.endpoint,
+            ["tcp:25", "tcp:0:interface=127.0.0.1", "tcp:1:interface=\\:\\:1:backlog=5", "unix:a", "unix:/a:mode=600"],
+            [
+                "25",
+                "tcp",
+                "tcp:",
+                "tcp:x",
+                "tcp:65536",
+                "tcp:1:interface=::1",
+                "ssl:1",
+                "unix:/a:mode=999",
+                "tcp:1:a=b",
+            ],
+        ),
+    )
+
+    def test_each_check_knows_right_from_wrong(self) -> None:
+        """What is refused is refused with a word about what would be right."""
+        for check, right, wrong in self.CASES:
+            for value in right:
+                self.assertEqual(check(value), "", (check, value))
+            for value in wrong:
+                self.assertNotEqual(check(value), "", (check, value))
+
+    def test_every_line_of_the_table_is_about_a_key_of_the_schema(self) -> None:
+        for shape, lines in checks.CHECKS.items():
+            names = {field.name for field in shape.__attrs_attrs__}  # type: ignore[attr-defined]
+            self.assertEqual(set(lines) - names, set(), shape)
