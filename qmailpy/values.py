@@ -101,8 +101,13 @@ class Content(Protocol):
     worker threads only.
     """
 
-    size: int
-    in_memory: bool
+    @property
+    def size(self) -> int:
+        """Octets."""
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether reading is free."""
 
     def read(self) -> bytes:
         """The whole content; for contents known to be small or in memory."""
@@ -189,6 +194,7 @@ class Mailbox:
     path: str  # Maildir relative to HOME/mail: "domain/user/Maildir"
     active: bool = True  # false: suspended, mail is refused (5.2.1)
     quota_octets: int = 0  # 0 = none
+    forwards: tuple[str, ...] = ()  # addresses that get a copy beside the mailbox
 
 
 @frozen(kw_only=True)

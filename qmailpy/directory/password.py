@@ -1,0 +1,93 @@
+"""
+Passwords as C{userPassword} keeps them: argon2id by default, C{{SSHA}} read as well (RFC 2307 s.5.3).
+
+Both directions cost tens of milliseconds and megabytes on purpose and are for threads. The stored form is
+C{{ARGON2}$argon2id$...}, the one OpenLDAP's argon2 module uses too.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import os
+import re
+from collections.abc import Iterable
+
+import argon2
+from argon2.exceptions import Argon2Error, InvalidHashError
+
+MOST = 1024
+"""Octets of a password we look at: more is no password, only work."""
+
+_SCHEME = re.compile(r"\{([A-Za-z0-9-]+)\}(.*)", re.DOTALL)
+# An OWASP argon2id profile: 19 MiB and two passes, 15-30 ms here, so that a few logins at once fit a small machine.
+_HASHER = argon2.PasswordHasher(time_cost=2, memory_cost=19456, parallelism=1)
+_MEMORY_KIB = 256 * 1024  # a stored hash may not make us allocate more than this
+_DUMMY = _HASHER.hash(os.urandom(16))
+
+
+def scheme(value: str) -> str:
+    """The scheme's name in upper case, "" for a value without one (a password in clear)."""
+    found = _SCHEME.fullmatch(value)
+    return found.group(1).upper() if found else ""
+
+
+def supported(value: str) -> bool:
+    """Whether L{thd_verify} can do something with this stored value."""
+    return scheme(value) in {"ARGON2", "SSHA"}
+
+
+def thd_hash(password: bytes) -> str:
+    """The stored form of a password, argon2id with a fresh salt."""
+    return "{ARGON2}" + _HASHER.hash(password)
+
+
+def ssha(password: bytes) -> str:
+    """The stored form of a B{long random secret}: cheap to check, so for machine identities only."""
+    salt = os.urandom(16)
+    return "{SSHA}" + base64.b64encode(hashlib.sha1(password + salt).digest() + salt).decode()  # noqa: S324 - a 256-bit secret
+
+
+def thd_verify(stored: Iterable[str], password: bytes) -> bool:
+    """
+    Whether C{password} is one of those stored.
+
+    With nothing stored a hash is computed all the same, so that the time taken does not tell who exists.
+    """
+    if not password or len(password) > MOST:
+        return False
+    known = False
+    for value in stored:
+        found = _SCHEME.fullmatch(value)
+        if found is None:
+            continue
+        known = True
+        check = _CHECKS.get(found.group(1).upper())
+        if check is not None and check(found.group(2), password):
+            return True
+    if not known:
+        _argon2(_DUMMY, password)
+    return False
+
+
+def _argon2(stored: str, password: bytes) -> bool:
+    try:
+        if argon2.extract_parameters(stored).memory_cost > _MEMORY_KIB:
+            return False
+        return _HASHER.verify(stored, password)
+    except (Argon2Error, InvalidHashError, UnicodeError, ValueError):
+        return False
+
+
+def _ssha(stored: str, password: bytes) -> bool:
+    try:
+        octets = base64.b64decode(stored, validate=True)
+    except (binascii.Error, ValueError):
+        return False
+    digest, salt = octets[:20], octets[20:]
+    return len(digest) == 20 and hmac.compare_digest(hashlib.sha1(password + salt).digest(), digest)  # noqa: S324 - RFC 2307
+
+
+_CHECKS = {"ARGON2": _argon2, "SSHA": _ssha}
