@@ -71,6 +71,9 @@ class Files(Protocol):
 
     def exists(self, path: str) -> bool: ...
 
+    def identity(self, where: str | int) -> int:
+        """A file's inode number, by path or handle: the same through renames; 0 when the path names nothing."""
+
     def read(self, path: str) -> bytes:
         """The whole of a file."""
 
@@ -175,6 +178,12 @@ class RealFiles:
 
     def exists(self, path: str) -> bool:
         return os.path.lexists(path)
+
+    def identity(self, where: str | int) -> int:
+        try:
+            return os.stat(where).st_ino
+        except FileNotFoundError:
+            return 0
 
     def read(self, path: str) -> bytes:
         with open(path, "rb") as source:

@@ -20,6 +20,7 @@ time independently. All calls may come from any thread.
 from __future__ import annotations
 
 import errno as errnos
+import itertools
 import os
 import random
 import threading
@@ -65,6 +66,7 @@ class _File:
     durable_shared: bool = False
     current_shared: bool = False
     pending: list[_Write] = field(factory=list)
+    number: int = field(factory=itertools.count(1).__next__)  # of the inode; survives a reboot
 
     def change(self, write: _Write) -> None:
         if self.current_shared:
@@ -86,20 +88,20 @@ class _File:
     def share(self) -> _File:
         """The same file for another disk, pending writes included."""
         self.durable_shared = self.current_shared = True
-        return _File(self.durable, self.current, True, True, list(self.pending))
+        return _File(self.durable, self.current, True, True, list(self.pending), self.number)
 
     def settled(self, survivors: Survivors) -> _File:
         """The file as a reboot finds it."""
         if not self.pending or survivors == "none":
             self.durable_shared = True
-            return _File(self.durable, self.durable, True, True)
+            return _File(self.durable, self.durable, True, True, number=self.number)
         content = bytearray(self.durable)
         if survivors == "all":
             for write in self.pending:
                 _apply(content, write)
         else:
             _apply_some(content, self.pending, survivors)
-        return _File(content, content, True, True)
+        return _File(content, content, True, True, number=self.number)
 
 
 @define(eq=False)
@@ -513,6 +515,19 @@ class CrashDisk:
             except (FileNotFoundError, NotADirectoryError):
                 return False
             return True
+
+    def identity(self, where: str | int) -> int:
+        with self._guard:
+            if isinstance(where, int):
+                return self._open(where).file.number
+            self._alive()
+            try:
+                node = self._node(where)
+            except FileNotFoundError:
+                return 0
+            if isinstance(node, _Directory):
+                raise _error(IsADirectoryError, errnos.EISDIR, where)
+            return node.number
 
     def read(self, path: str) -> bytes:
         with self._guard:
