@@ -1,0 +1,45 @@
+"""Message content that is in a file below mess/."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from qmailpy.disk.files import Files
+
+
+class FileContent:
+    """L{qmailpy.values.Content} in a file; reading blocks and is for threads."""
+
+    __slots__ = ("_files", "in_memory", "path", "size")
+
+    def __init__(self, files: Files, path: str, size: int) -> None:
+        self._files = files
+        self.path = path
+        self.size = size
+        self.in_memory = False
+
+    def read(self) -> bytes:
+        return b"".join(self.chunks(max(self.size, 1)))
+
+    def chunks(self, octets: int = 65536) -> Iterator[bytes]:
+        handle = self._files.open(self.path)
+        try:
+            at = 0
+            while at < self.size:
+                piece = self._files.pread(handle, min(octets, self.size - at), at)
+                if not piece:
+                    raise OSError(5, "shorter than it should be", self.path)
+                yield piece
+                at += len(piece)
+        finally:
+            self._files.close(handle)
+
+    def header(self, limit: int = 65536) -> bytes:
+        found = b""
+        for piece in self.chunks(4096):
+            start = max(0, len(found) - 3)
+            found += piece
+            end = found.find(b"\r\n\r\n", start)
+            if end >= 0 or len(found) >= limit:
+                return found[: min(end + 4, limit)] if end >= 0 else found[:limit]
+        return found

@@ -1,0 +1,182 @@
+"""
+Taking up a shard: from what the disk says to what was true (docs/queue.md s.6).
+
+Reads only the disk, changes nothing that a second run would not do again, and ends before the first connection. Mail
+that has long left the journal is not looked at here; the scheduler lists it while business goes on.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from attrs import Factory, define
+from twisted.logger import Logger
+
+from qmailpy.disk.files import Files
+from qmailpy.interfaces import BooksCheckpoint, IDurableDelivery, IRecorder
+from qmailpy.queue.codec import Attempted, Checkpoint, Enqueued, Op, Outcome, decode_ops
+from qmailpy.queue.content import FileContent
+from qmailpy.queue.journal import Journal, Position
+from qmailpy.queue.layout import Layout
+from qmailpy.queue.shelf import Shelf
+from qmailpy.queue.state import Message, State, enqueued_lines
+from qmailpy.records.record import LogRecord
+from qmailpy.values import Content, Job, MemoryContent, Recipient
+
+Key = tuple[str, str, str, str, int]
+
+
+@define
+class Recovered:
+    """What recovery found."""
+
+    state: State
+    highest: int  # no message number above it has been used
+    generations: list[int]  # segments that hold work, oldest first
+    messages: int = 0  # accepted ones that the journal told of
+    repeated_lines: int = 0  # lines the crash had swallowed
+    warnings: list[str] = Factory(list)
+
+
+class Recovery:
+    """One run over one shard. All of it blocks."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        *,
+        files: Files,
+        layout: Layout,
+        journal: Journal,
+        shelf: Shelf,
+        recorder: IRecorder,
+        durable: Mapping[str, IDurableDelivery],
+        replay: bool,
+    ) -> None:
+        """
+        @param durable: channels whose deliveries the journal covers, by name.
+        @param replay: whether these may have been lost: true unless only our process had died.
+        """
+        self._files = files
+        self._layout = layout
+        self._journal = journal
+        self._shelf = shelf
+        self._recorder = recorder
+        self._durable = durable
+        self._replay = replay
+        self._born: dict[int, Message] = {}  # all the live segments tell of, finished or not
+        self._delivered: dict[tuple[int, str], tuple[Message, list[tuple[int, Recipient]]]] = {}
+
+    def thd_run(self) -> Recovered:
+        """
+        Do it. Afterwards the journal may be started.
+
+        @raise OSError: the disk cannot be read, or a delivery to be repeated cannot be written; nothing was decided.
+        """
+        layout = self._layout
+        highest = 0
+        newest = self._journal.recover()
+        base: BooksCheckpoint | None = None
+        told = 0
+        if newest is not None:
+            base, told, highest = newest.books, newest.sequence, newest.highest
+        found = Counter(_key(record) for record in self._recorder.thd_recover(base))
+        state = State(layout.code)
+        state.durable = frozenset(self._durable)
+        result = Recovered(state, highest, [segment.generation for segment in self._journal.closed])
+        for position, payload in self._journal.records():
+            for op in decode_ops(payload):
+                lines = self._apply(state, op, position, result)
+                if position.sequence > told:
+                    result.repeated_lines += self._tell(lines, found)
+        state.sequence = max(state.sequence, self._journal.sequence)
+        for message in list(state.messages.values()):
+            if not message.filed and self._shelf.thd_has_files(message.number, message.channels):
+                message.filed = True  # settling it had begun
+        self._clear_finished(state)
+        self._recorder.flush()
+        if self._replay:
+            self._thd_replay()
+        result.warnings = self._journal.warnings + self._shelf.warnings
+        self._shelf.warnings.clear()
+        return result
+
+    def _apply(self, state: State, op: Op, position: Position, result: Recovered) -> Iterable[LogRecord]:
+        if isinstance(op, Checkpoint):
+            state.sequence = position.sequence
+            return ()
+        result.highest = max(result.highest, op.number)
+        if isinstance(op, Enqueued):
+            result.messages += 1
+            content: Content
+            if op.content is not None:
+                content = MemoryContent(op.content)
+            else:
+                content = FileContent(self._files, self._layout.mess(op.number), op.size)
+            message = state.admit(op, content, position)
+            if op.content is None:
+                message.filed = True
+            self._born[op.number] = message
+            return list(enqueued_lines(message))
+        found = state.messages.get(op.number)
+        if found is None:
+            if op.number in self._born:
+                return ()  # finished before; an op can follow only by a fault of ours, and there is nothing to do
+            found = self._shelf.thd_load(op.number)
+            if found is None:
+                return ()  # it had finished and its files were gone already; its lines are durable (docs/queue.md s.5)
+            state.messages[op.number] = found
+        copy = found.copies.get(op.channel)
+        if copy is None or copy.sequence >= position.sequence:
+            return ()  # its file knows
+        if isinstance(op, Attempted) and op.channel in self._durable:
+            for part in op.results:
+                if part.outcome is Outcome.DELIVERED and part.recipient in copy.pending:
+                    entry = self._delivered.setdefault((op.number, op.channel), (found, []))
+                    entry[1].append((part.recipient, copy.pending[part.recipient].recipient))
+        return state.apply(op, position)
+
+    def _clear_finished(self, state: State) -> None:
+        """A message that is finished may have files all the same, when settling it had begun: they must go."""
+        newest = max((segment.generation for segment in self._journal.closed), default=0)
+        for number, message in self._born.items():
+            if not message.copies and self._shelf.thd_has_files(number, message.channels):
+                message.filed = True
+                state.touch(message, newest)
+
+    def _tell(self, lines: Iterable[LogRecord], found: Counter[Key]) -> int:
+        """Write those lines of a journalled change that the log does not have."""
+        missing = []
+        for line in lines:
+            key = _key(line)
+            if found[key] > 0:
+                found[key] -= 1
+            else:
+                missing.append(line)
+        if missing:
+            self._recorder.write(missing)
+        return len(missing)
+
+    def _thd_replay(self) -> None:
+        for (_, channel), (message, recipients) in self._delivered.items():
+            self._durable[channel].thd_replay(
+                Job(
+                    id=message.id,
+                    channel=channel,
+                    envelope=message.envelope,
+                    content=message.content,
+                    recipients=tuple(recipient for _, recipient in recipients),
+                    numbers=tuple(number for number, _ in recipients),
+                    attempt=1,
+                )
+            )
+
+
+def _key(record: LogRecord) -> Key:
+    """What tells a line of a journalled change from every other one."""
+    file = record.file
+    if file is None:
+        return (record.action.value, "", "", "", 0)
+    return (record.action.value, file.id, file.channel, record.current_to, file.attempts)

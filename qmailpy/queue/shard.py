@@ -1,0 +1,327 @@
+"""
+One shard of the queue at work: every change goes through L{Shard.commit}, and segments are retired behind it.
+
+All of it runs in the reactor thread; what blocks is handed to C{in_thread}. Who decides what is tried when is the
+scheduler (queue.service); this module only keeps the promises of docs/queue.md:
+
+    nothing is told before its record is durable; the lines of a record are written after that, at once;
+    a segment is recycled after its deliveries, the log and the files of its unfinished mail are durable, in this order,
+    and a checkpoint that says so is.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from qmailpy.disk.files import Files
+from qmailpy.interfaces import IDurableDelivery, IRecorder
+from qmailpy.queue.codec import Checkpoint, Enqueued, Op, encode_op
+from qmailpy.queue.committer import ICommitter
+from qmailpy.queue.content import FileContent
+from qmailpy.queue.ids import IdSource
+from qmailpy.queue.journal import Journal, JournalBroken, Position
+from qmailpy.queue.layout import Layout
+from qmailpy.queue.shelf import Filing, Shelf, filing
+from qmailpy.queue.state import Message, State, enqueued_lines
+from qmailpy.values import MemoryContent
+
+InThread = Callable[..., "Deferred[Any]"]
+"""in_thread(function, *arguments): runs it elsewhere and fires with its result; in tests, at once."""
+
+SLICE = 200
+"""Messages whose files are composed in one go in the reactor thread, some milliseconds."""
+
+
+class Shard:
+    """The owner of a shard's state, journal and directories."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        *,
+        files: Files,
+        layout: Layout,
+        state: State,
+        shelf: Shelf,
+        committer: ICommitter,
+        recorder: IRecorder,
+        ids: IdSource,
+        in_thread: InThread,
+        later: Callable[[float, Callable[[], None]], object],
+        durable: Mapping[str, IDurableDelivery],
+        segments: int,
+        generations: Iterable[int],
+    ) -> None:
+        """
+        @param durable: channels whose deliveries the journal covers, by name.
+        @param segments: with more segments in use than this, new mail waits for one to be retired.
+        @param generations: those in use, the active one last.
+        @param later: callLater.
+        """
+        self.files = files
+        self.layout = layout
+        self.state = state
+        self.shelf = shelf
+        self.recorder = recorder
+        self.ids = ids
+        self.in_thread = in_thread
+        self._later = later
+        self._committer = committer
+        self._durable = durable
+        self._segments = segments
+        self._generations = list(generations)
+        self._retiring = False
+        self._paused_retiring = False
+        self._held_back: deque[tuple[bytes, Callable[[Position | OSError], None]]] = deque()
+        self._idle: list[Deferred[None]] = []
+        self.broken: OSError | None = None
+        self.on_arrival: Callable[[Message], None] = lambda message: None
+        self.on_evict: Callable[[Message], None] = lambda message: None
+        self.on_broken: Callable[[OSError], None] = lambda problem: None
+
+    # --- changes ---------------------------------------------------------------------------------------------
+
+    def enqueue(self, op: Enqueued, answer: Callable[[OSError | None], None]) -> None:
+        """
+        Accept a message.
+
+        @param answer: called with C{None} once it is durable, or with why it is not.
+        """
+        payload = encode_op(op)
+
+        def done(result: Position | OSError) -> None:
+            if isinstance(result, OSError):
+                self._failed(result)
+                answer(result)
+                return
+            message = self._admit(op, result)
+            answer(None)
+            self.on_arrival(message)
+
+        if len(self._generations) > self._segments:
+            self._held_back.append((payload, done))
+        else:
+            self._committer.submit(payload, done)
+
+    def commit(self, ops: Sequence[Op], done: Callable[[OSError | None], None]) -> None:
+        """
+        Make changes true together.
+
+        @param ops: of messages in memory; Enqueued ones come before what they follow from.
+        @param done: called once they are durable, applied and in the log, or with why they are not (then the shard is
+            broken, or the disk is full to its last segment and the caller may try again).
+        """
+
+        def answered(result: Position | OSError) -> None:
+            if isinstance(result, OSError):
+                self._failed(result)
+                done(result)
+                return
+            arrived = []
+            for op in ops:
+                if isinstance(op, Enqueued):
+                    arrived.append(self._admit(op, result))
+                else:
+                    self.recorder.write(self.state.apply(op, result))
+            self._seen(result.generation)
+            done(None)
+            for message in arrived:
+                self.on_arrival(message)
+
+        self._committer.submit(b"".join([encode_op(op) for op in ops]), answered, essential=True)
+
+    def _admit(self, op: Enqueued, position: Position) -> Message:
+        content = (
+            MemoryContent(op.content)
+            if op.content is not None
+            else FileContent(self.files, self.layout.mess(op.number), op.size)
+        )
+        message = self.state.admit(op, content, position)
+        if op.content is None:
+            message.filed = True  # its mess/ file is to be removed in the end
+        self.recorder.write(enqueued_lines(message))
+        if position.generation != self._generations[-1]:
+            self._seen(position.generation)
+        return message
+
+    def _seen(self, generation: int) -> None:
+        if generation > self._generations[-1]:
+            self._generations.append(generation)
+            self.retire()
+
+    def _failed(self, problem: OSError) -> None:
+        if isinstance(problem, JournalBroken) and self.broken is None:
+            self.broken = problem
+            self._log.critical(
+                "queue shard {root}: {problem}; no mail is accepted until the shard has been reopened and checked",
+                root=self.layout.root,
+                problem=str(problem),
+            )
+            self.on_broken(problem)
+
+    @property
+    def backlog(self) -> int:
+        """Octets on their way into the journal."""
+        return self._committer.backlog
+
+    # --- retiring --------------------------------------------------------------------------------------------
+
+    def roll(self) -> None:
+        """Close the active segment if it covers anything unfinished or untrue, so that it can be retired."""
+        active = self._generations[-1]
+        state = self.state
+        if not (state.living.get(active) or state.touched.get(active) or state.delivered.get(active)):
+            return
+
+        def rolled(result: object) -> None:
+            if isinstance(result, OSError):
+                self._failed(result)
+            else:
+                assert isinstance(result, int)
+                self._seen(result)
+
+        self._committer.call(_roll, rolled)
+
+    def retire(self) -> None:
+        """Work off the oldest closed segment, then the next, until only the active one is left."""
+        if self._retiring or self._paused_retiring or self.broken is not None or len(self._generations) < 2:
+            self._tell_idle()
+            return
+        self._retiring = True
+        self._compose(self._generations[0], None, [])
+
+    def settled(self) -> Deferred[None]:
+        """Fires when no retiring is going on; with L{roll} before it, when everything is in files."""
+        waiting: Deferred[None] = Deferred()
+        self._idle.append(waiting)
+        self._tell_idle()
+        return waiting
+
+    def _tell_idle(self) -> None:
+        if not self._retiring:
+            waiting, self._idle = self._idle, []
+            for each in waiting:
+                each.callback(None)
+
+    def _compose(self, generation: int, todo: list[Message] | None, filings: list[tuple[Message, Filing]]) -> None:
+        """Compose the files of a generation's messages, a slice a turn."""
+        if todo is None:
+            living = self.state.living.get(generation, {})
+            todo = list(living.values()) + [
+                message for number, message in self.state.touched.get(generation, {}).items() if number not in living
+            ]
+            todo.reverse()
+        for _ in range(min(SLICE, len(todo))):
+            message = todo.pop()
+            message.filed = True  # from here on it may have files: whoever finishes it has to have them removed
+            filings.append((message, filing(message)))
+        if todo:
+            self._later(0, lambda: self._compose(generation, todo, filings))
+            return
+        # What finished after its slice has files by then, too, and is seen again in a later generation.
+        try:
+            books = self.recorder.checkpoint()
+        except OSError as problem:
+            self._postpone(problem)
+            return
+        checkpoint = Checkpoint(generation + 1, self.state.sequence, self.ids.highest, books)
+        sequences = [(message, [(copy, copy.sequence) for copy in message.copies.values()]) for message, _ in filings]
+        # Deliveries of this generation so far; later ones of its messages count for theirs, they are filed now.
+        covered = list(self.state.delivered.get(generation, ()))
+        work = self.in_thread(self._thd_retire, covered, [item for _, item in filings])
+        work.addCallbacks(
+            lambda _: self._commit_checkpoint(generation, checkpoint, sequences),
+            lambda failure: self._postpone(failure.value),
+        )
+        work.addErrback(lambda failure: self._log.failure("bug while retiring a segment", failure))
+
+    def _thd_retire(self, covered: list[str], filings: list[Filing]) -> None:
+        for ability in self._durable.values():
+            ability.thd_sync_deliveries(covered)
+        self.recorder.thd_sync()
+        self.shelf.thd_file(filings)
+
+    def _postpone(self, problem: BaseException) -> None:
+        self._retiring = False
+        if not isinstance(problem, OSError):
+            raise problem
+        self._log.error(
+            "queue shard {root}: cannot settle a journal segment: {problem}; trying again in 5 s",
+            root=self.layout.root,
+            problem=str(problem),
+        )
+        self._paused_retiring = True
+        self._tell_idle()
+
+        def again() -> None:
+            self._paused_retiring = False
+            self.retire()
+
+        self._later(5.0, again)
+
+    def _commit_checkpoint(
+        self, generation: int, checkpoint: Checkpoint, sequences: list[tuple[Message, list[tuple[Any, int]]]]
+    ) -> None:
+        def durable(result: Position | OSError) -> None:
+            if isinstance(result, OSError):
+                self._failed(result)
+                self._retiring = False
+                if self.broken is None:
+                    self._postpone(result)
+                return
+            self.state.sequence = result.sequence
+            self._committer.call(lambda journal: journal.recycle(generation), lambda _: None)
+            self._forget(generation, sequences)
+            if result.generation > self._generations[-1]:
+                self._generations.append(result.generation)
+            self._retiring = False
+            self._release()
+            self.retire()
+
+        self._committer.submit(encode_op(checkpoint), durable, essential=True)
+
+    def _forget(self, generation: int, sequences: list[tuple[Message, list[tuple[Any, int]]]]) -> None:
+        state = self.state
+        self._generations.remove(generation)
+        state.living.pop(generation, None)
+        state.touched.pop(generation, None)
+        state.delivered.pop(generation, None)
+        for message, copies in sequences:
+            for copy, sequence in copies:
+                copy.filed = sequence
+            if message.generation == generation:
+                message.generation = 0
+                if message.content.in_memory and not message.busy:
+                    message.content = FileContent(self.files, self.layout.mess(message.number), message.size)
+            self.evict(message)
+
+    def evict(self, message: Message) -> None:
+        """Let go of a message that its files tell all about, unless something is being done with it."""
+        if message.generation or not message.filed or message.busy or message.number not in self.state.messages:
+            return
+        if any(copy.sequence > copy.filed for copy in message.copies.values()):
+            return
+        if any(message.number in touched for touched in self.state.touched.values()):
+            return
+        del self.state.messages[message.number]
+        self.on_evict(message)
+
+    def adopt(self, message: Message) -> Message:
+        """A message read from its files comes into memory; if it had come already, that one counts."""
+        return self.state.messages.setdefault(message.number, message)
+
+    def _release(self) -> None:
+        while self._held_back and len(self._generations) <= self._segments:
+            payload, done = self._held_back.popleft()
+            self._committer.submit(payload, done)
+
+
+def _roll(journal: Journal) -> int:
+    journal.roll()
+    return journal.generation

@@ -1,0 +1,268 @@
+"""
+The qmail-style directories of a shard: writing, reading, listing, removing. All of it blocks.
+
+What is written here becomes true only with the checkpoint that follows it (docs/queue.md s.5); until then the journal
+has the word. So a file of a message that was in no file before may be written under its name at once; one that replaces
+another is renamed over it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+
+from attrs import frozen
+
+from qmailpy.disk.files import Files
+from qmailpy.queue.codec import Damaged
+from qmailpy.queue.content import FileContent
+from qmailpy.queue.ids import to_number
+from qmailpy.queue.layout import Layout
+from qmailpy.queue.papers import decode_copy, decode_info, encode_copy, encode_info
+from qmailpy.queue.state import Copy, Message
+from qmailpy.values import Content, MemoryContent
+
+SYNCFS_FILES = 32
+"""From so many files on one syncfs is cheaper than a sync of each (docs/performance.md)."""
+
+
+@frozen
+class Filing:
+    """What one message needs done to its files: made in the reactor thread, carried out in another."""
+
+    number: int
+    content: bytes | None  # to be written to mess/; None: it is there
+    info: bytes | None  # to be written
+    new: bool  # nothing of it can be true yet, so that nothing need be replaced with care
+    copies: tuple[tuple[str, bool, bytes], ...]  # (channel, held, file)
+    gone: tuple[str, ...]  # channels whose copy is finished
+    finished: bool  # nothing of it is left
+
+
+def filing(message: Message) -> Filing:
+    """
+    What has to be done for the files of a message to say what its memory says.
+
+    A copy's C{filed} is brought forward by the caller once it is done.
+    """
+    finished = not message.copies
+    content = None
+    if message.generation and not finished and message.content.in_memory:
+        content = message.content.read()
+    new = message.generation != 0
+    return Filing(
+        number=message.number,
+        content=content,
+        info=encode_info(message) if new and not finished else None,
+        new=new,
+        copies=tuple(
+            (copy.channel, copy.held is not None, encode_copy(copy))
+            for copy in message.copies.values()
+            if new or copy.sequence > copy.filed
+        ),
+        gone=tuple(channel for channel in message.channels if channel not in message.copies),
+        finished=finished,
+    )
+
+
+class Shelf:
+    """The directories of one shard."""
+
+    def __init__(self, files: Files, layout: Layout, memory_octets: int) -> None:
+        """
+        @param memory_octets: contents up to this size are read into memory.
+        """
+        self._files = files
+        self._layout = layout
+        self._memory_octets = memory_octets
+        self.warnings: list[str] = []
+
+    def thd_make(self, channels: tuple[str, ...]) -> None:
+        """Make the directories, durably. Quick when they are all there."""
+        missing = [path for path in self._layout.directories(channels) if not self._files.exists(path)]
+        for path in missing:
+            self._files.mkdir(path)
+        parents = {path.rpartition("/")[0] for path in missing} | set(missing)
+        for parent in sorted(parents):
+            self._files.sync_directory(parent)
+        if missing and missing[0] == self._layout.root:  # HOME/queue too
+            self._files.sync_directory(self._layout.root.rpartition("/")[0].rpartition("/")[0])
+
+    def thd_file(self, filings: Sequence[Filing]) -> None:
+        """
+        Carry out filings and make them durable.
+
+        @raise OSError: something is not done; all of it may be repeated.
+        """
+        files, layout = self._files, self._layout
+        written: list[str] = []  # content to sync
+        renames: list[tuple[str, str]] = []
+        removals: list[str] = []
+        for item in filings:
+            if item.content is not None:
+                self._put(layout.mess(item.number), item.content, written)
+            if item.info is not None:
+                self._put(layout.info(item.number), item.info, written)
+            for channel, held, octets in item.copies:
+                path = layout.chan(channel, item.number, held)
+                if item.new:
+                    self._put(path, octets, written)
+                else:
+                    self._put(path + ".tmp", octets, written)
+                    renames.append((path + ".tmp", path))
+                removals.append(layout.chan(channel, item.number, not held))
+            for channel in item.gone:
+                removals += [layout.chan(channel, item.number), layout.chan(channel, item.number, True)]
+            if item.finished:
+                removals += [layout.info(item.number), layout.mess(item.number)]
+        whole = len(written) + len(renames) >= SYNCFS_FILES
+        if whole:
+            files.syncfs(layout.root)
+        else:
+            for path in written:
+                handle = files.open(path)
+                try:
+                    files.fsync(handle)
+                finally:
+                    files.close(handle)
+        for source, target in renames:
+            files.rename(source, target)
+        parents = {path.rpartition("/")[0] for path in written} | {path.rpartition("/")[0] for _, path in renames}
+        # The new place of a copy is durable before the old one goes: held or not, it is never nowhere.
+        self._sync_directories(parents, whole)
+        gone = [path for path in removals if files.exists(path)]
+        for path in gone:
+            files.unlink(path)
+        self._sync_directories({path.rpartition("/")[0] for path in gone}, len(gone) >= SYNCFS_FILES)
+
+    def _put(self, path: str, octets: bytes, written: list[str]) -> None:
+        handle = self._files.open(path, create=True)
+        try:
+            self._files.truncate(handle, 0)
+            self._files.pwrite(handle, octets, 0)
+        finally:
+            self._files.close(handle)
+        written.append(path)
+
+    def _sync_directories(self, paths: Iterable[str], whole: bool) -> None:
+        names = sorted(paths)
+        if whole:
+            self._files.syncfs(self._layout.root)
+        else:
+            for path in names:
+                self._files.sync_directory(path)
+
+    # --- reading ---------------------------------------------------------------------------------------------
+
+    def thd_load(self, number: int) -> Message | None:
+        """
+        A message from its files; C{None} when it has none (any more). What cannot be understood is set aside whole.
+
+        @raise OSError: the disk cannot be read.
+        """
+        layout = self._layout
+        try:
+            octets = self._files.read(layout.info(number))
+        except FileNotFoundError:
+            return None
+        try:
+            info = decode_info(octets)
+            copies = {}
+            for channel in info.channels:
+                copy = self._load_copy(channel, number)
+                if copy is not None and copy.pending:
+                    copies[channel] = copy
+            if not copies:
+                return None
+            content = self._load_content(number, info.size, info.crc)
+        except Damaged as problem:
+            self.thd_set_aside(number, str(problem))
+            return None
+        message = Message(number, self._id(number), info.envelope, content, info.size, info.crc, copies)
+        message.filed = True
+        message.channels = info.channels
+        return message
+
+    def _load_copy(self, channel: str, number: int) -> Copy | None:
+        found: list[Copy] = []
+        for held in (False, True):
+            try:
+                octets = self._files.read(self._layout.chan(channel, number, held))
+            except FileNotFoundError:
+                continue
+            found.append(decode_copy(octets, channel))
+        # Both are there when a move was cut short: the later one is true.
+        return max(found, key=lambda copy: copy.sequence) if found else None
+
+    def _load_content(self, number: int, size: int, crc: int) -> Content:
+        path = self._layout.mess(number)
+        content = FileContent(self._files, path, size)
+        if size > self._memory_octets:
+            return content
+        try:
+            octets = content.read()
+        except FileNotFoundError as problem:
+            raise Damaged("its content is missing") from problem
+        if zlib.crc32(octets) != crc:
+            raise Damaged("the checksum of its content is wrong")
+        return MemoryContent(octets)
+
+    def thd_scan(self, kind: str, channel: str) -> Iterator[int]:
+        """
+        The numbers that have a file of this kind, in no order.
+
+        @param kind: "chan" or "hold" with a channel, "mess" or "info" with "".
+        """
+        top = "/".join(part for part in (self._layout.root, kind, channel) if part)
+        for split in self._layout.splits:
+            for name in self._files.scan(f"{top}/{split}"):
+                try:
+                    yield to_number(name)
+                except ValueError:
+                    continue  # NAME.tmp of a rewrite cut short; the next one uses it up
+
+    def thd_next_attempt(self, channel: str, number: int) -> float | None:
+        """When a copy that is not held is due; C{None} when it has gone meanwhile or is damaged (set aside)."""
+        try:
+            copy = decode_copy(self._files.read(self._layout.chan(channel, number)), channel)
+        except FileNotFoundError:
+            return None
+        except Damaged as problem:
+            self.thd_set_aside(number, str(problem))
+            return None
+        return copy.next_attempt() if copy.pending else None
+
+    def thd_remove(self, number: int) -> None:
+        """Unlink whatever files a message has. Not made durable: used on leftovers nobody would miss."""
+        channels = {name for kind in ("chan", "hold") for name in self._files.listdir(f"{self._layout.root}/{kind}")}
+        paths = [self._layout.chan(name, number, held) for name in sorted(channels) for held in (False, True)]
+        for path in (*paths, self._layout.info(number), self._layout.mess(number)):
+            if self._files.exists(path):
+                self._files.unlink(path)
+
+    def thd_has_files(self, number: int, channels: tuple[str, ...]) -> bool:
+        """Whether there is any file of a message besides its content."""
+        layout = self._layout
+        paths = [layout.info(number)]
+        paths += [layout.chan(channel, number, held) for channel in channels for held in (False, True)]
+        return any(self._files.exists(path) for path in paths)
+
+    def thd_set_aside(self, number: int, why: str) -> None:
+        """Move all files of a message to corrupt/, where a person can look at them."""
+        layout, files = self._layout, self._files
+        queue_id = self._id(number)
+        channels = {name for kind in ("chan", "hold") for name in files.listdir(f"{layout.root}/{kind}")}
+        pieces = [("info", layout.info(number)), ("mess", layout.mess(number))]
+        pieces += [
+            (f"{kind}-{name}", layout.chan(name, number, kind == "hold"))
+            for name in sorted(channels)
+            for kind in ("chan", "hold")
+        ]
+        for suffix, path in pieces:
+            if files.exists(path):
+                files.rename(path, f"{layout.corrupt}/{queue_id}.{suffix}")
+        files.sync_directory(layout.corrupt)
+        self.warnings.append(f"message {queue_id}: {why}; its files were moved to {layout.corrupt}")
+
+    def _id(self, number: int) -> str:
+        return self._layout.mess(number).rpartition("/")[2]

@@ -1,0 +1,323 @@
+"""
+What a shard knows about the messages it has in memory, and how each op changes it.
+
+The same L{State.apply} serves the running daemon and recovery, so what a restart finds is what was there. It also says
+which lines of the transaction log an op stands for; nobody else makes lines of that kind.
+
+A message is in memory while its content is in the journal, while something is being done with it, or while its files do
+not yet say what the journal says ("touched"). All others are a number in a waiting list and files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from attrs import Factory, define
+
+from qmailpy.queue.codec import (
+    Attempted,
+    Checkpoint,
+    Enqueued,
+    Held,
+    Op,
+    Outcome,
+    Released,
+    Result,
+    Warned,
+)
+from qmailpy.queue.ids import to_id
+from qmailpy.queue.journal import Position
+from qmailpy.records.record import Action, LogRecord, QueueFile
+from qmailpy.values import Content, Envelope, Recipient
+
+_ACTIONS = {
+    Outcome.DELIVERED: Action.DEQUEUED,
+    Outcome.REMOVED: Action.DEQUEUED,
+    Outcome.FAILED: Action.FAILED,
+    Outcome.SILENCED: Action.SILENCED,
+}
+
+
+@define(eq=False)
+class Pending:
+    """A recipient that is not done."""
+
+    recipient: Recipient
+    attempts: int = 0  # that came to nothing
+    next_attempt: float = 0.0
+    error: str = ""  # of the last one
+
+
+@define(eq=False)
+class Done:
+    """A recipient that is; kept for the history while the copy lasts."""
+
+    recipient: Recipient
+    outcome: Outcome
+    time: float
+
+
+@define(eq=False)
+class Copy:
+    """A message as one channel sees it."""
+
+    channel: str
+    pending: dict[int, Pending]  # by number in the envelope
+    done: dict[int, Done] = Factory(dict)
+    held: str | None = None  # the reason
+    warned: int = 0  # delay notices sent
+    sequence: int = 0  # of the journal record that changed it last
+    filed: int = 0  # the same, as the file says it; 0 = there is no file
+    flying: set[int] = Factory(set)  # numbers handed to the channel or ready to be; scheduling only
+    waiting: bool = False  # has an entry in the waiting list; scheduling only
+
+    def next_attempt(self) -> float:
+        """The earliest time at which a recipient that is not on its way is due."""
+        flying = self.flying
+        return min(item.next_attempt for number, item in self.pending.items() if number not in flying)
+
+
+@define(eq=False)
+class Message:
+    """A message in memory."""
+
+    number: int
+    id: str
+    envelope: Envelope  # of a message read from its files: without recipients, they are in the copies
+    content: Content
+    size: int
+    crc: int
+    copies: dict[str, Copy]  # by channel; empty ones have been taken out
+    generation: int = 0  # of the segment that holds it; 0 = it is in files only
+    filed: bool = False  # it has files, or may have
+    channels: tuple[str, ...] = ()  # all copies it was born with
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything of it is on its way."""
+        return any(copy.flying for copy in self.copies.values())
+
+
+class State:
+    """The messages in memory of one shard."""
+
+    def __init__(self, code: str) -> None:
+        """
+        @param code: the shard's digits in its ids.
+        """
+        self._code = code
+        self.messages: dict[int, Message] = {}
+        self.living: dict[int, dict[int, Message]] = {}  # generation: not finished, content only there
+        self.touched: dict[int, dict[int, Message]] = {}  # generation: has files that its ops made untrue
+        self.delivered: dict[int, list[str]] = {}  # generation: ids whose deliveries it covers
+        self.sequence = 0  # of the last record applied
+        self.durable: frozenset[str] = frozenset()  # channels that want L{delivered}
+
+    def admit(self, op: Enqueued, content: Content, position: Position) -> Message:
+        """A message that is new, or new to us after a restart."""
+        copies: dict[str, Copy] = {}
+        sequence = position.sequence
+        for number, recipient in enumerate(op.envelope.recipients):
+            copy = copies.get(recipient.channel)
+            if copy is None:
+                copy = copies[recipient.channel] = Copy(recipient.channel, {}, sequence=sequence)
+            copy.pending[number] = Pending(recipient, 0, op.envelope.arrival)
+        queue_id = to_id(op.number, self._code)
+        message = Message(op.number, queue_id, op.envelope, content, op.size, op.crc, copies)
+        message.generation = position.generation
+        message.channels = tuple(copies)
+        self.messages[op.number] = message
+        living = self.living.get(position.generation)
+        if living is None:
+            living = self.living[position.generation] = {}
+        living[op.number] = message
+        self.sequence = sequence
+        return message
+
+    def apply(self, op: Op, position: Position) -> list[LogRecord]:
+        """
+        A change of a message in memory.
+
+        @param op: any but Enqueued, whose message must be here, and Checkpoint, which changes nothing.
+        @return: its lines.
+        """
+        self.sequence = position.sequence
+        if isinstance(op, Checkpoint | Enqueued):
+            return []
+        message = self.messages[op.number]
+        copy = message.copies[op.channel]
+        lines: list[LogRecord] = []
+        if isinstance(op, Attempted):
+            lines = list(_attempted_lines(message, copy, op))
+            self._attempted(message, copy, op, position)
+        elif isinstance(op, Held):
+            copy.held = op.reason
+        elif isinstance(op, Released):
+            copy.held = None
+            for item in copy.pending.values():
+                item.next_attempt = op.time
+        elif isinstance(op, Warned):
+            copy.warned = op.count
+            lines = list(_warned_lines(message, copy, op))
+        copy.sequence = position.sequence
+        if message.filed:
+            self.touch(message, position.generation)
+        if not copy.pending:
+            del message.copies[op.channel]
+            if not message.copies:
+                self._finish(message)
+        return lines
+
+    def touch(self, message: Message, generation: int) -> None:
+        """The files of a message are to be brought up to date before that generation is retired."""
+        touched = self.touched.get(generation)
+        if touched is None:
+            touched = self.touched[generation] = {}
+        touched[message.number] = message
+
+    def _attempted(self, message: Message, copy: Copy, op: Attempted, position: Position) -> None:
+        for result in op.results:
+            outcome = result.outcome
+            if outcome is Outcome.DEFERRED:
+                item = copy.pending[result.recipient]
+                item.attempts += 1
+                item.next_attempt = result.next_attempt
+                item.error = result.text
+                continue
+            item = copy.pending.pop(result.recipient)
+            if copy.pending or len(message.copies) > 1:
+                copy.done[result.recipient] = Done(item.recipient, outcome, op.time)
+            if outcome is Outcome.DELIVERED and op.channel in self.durable:
+                generation = message.generation if not message.filed else position.generation
+                delivered = self.delivered.get(generation)
+                if delivered is None:
+                    delivered = self.delivered[generation] = []
+                delivered.append(message.id)
+
+    def _finish(self, message: Message) -> None:
+        self.messages.pop(message.number, None)
+        if message.generation:
+            self.living[message.generation].pop(message.number, None)
+
+
+# --- lines ---------------------------------------------------------------------------------------------------
+
+
+def enqueued_lines(message: Message) -> Iterator[LogRecord]:
+    """The E lines of a message: channel by channel, in envelope order within each."""
+    envelope = message.envelope
+    for copy in message.copies.values():
+        yield from _enqueued_copy(message, copy, envelope)
+
+
+def _enqueued_copy(message: Message, copy: Copy, envelope: Envelope) -> Iterator[LogRecord]:
+    modifiers = _modifiers(envelope.protocol)
+    for ordinal, item in enumerate(copy.pending.values()):
+        recipient = item.recipient
+        yield LogRecord(
+            action=Action.ENQUEUED,
+            time=envelope.arrival,
+            source=envelope.source,
+            destination=copy.channel,
+            modifiers=modifiers,
+            size_octets=message.size,
+            sender=envelope.sender,
+            original_to=recipient.original,
+            current_to=recipient.address,
+            notary=recipient.notify,
+            file=QueueFile(
+                channel=copy.channel, id=message.id, attempts=0, remaining=ordinal + 1, continued=ordinal > 0
+            ),
+            envelope_id=envelope.envid,
+            message_id=envelope.message_id,
+            user=envelope.user,
+            source_system=envelope.source_system,
+        )
+
+
+_MODIFIERS = {
+    "SMTP": "",
+    "ESMTP": "E",
+    "ESMTPS": "ES",
+    "ESMTPA": "EA",
+    "ESMTPSA": "ESA",
+    "LMTP": "L",
+    "LMTPS": "LS",
+    "LMTPA": "LA",
+    "LMTPSA": "LSA",
+}
+
+
+def _modifiers(protocol: str) -> str:
+    return _MODIFIERS.get(protocol, "")
+
+
+def _attempted_lines(message: Message, copy: Copy, op: Attempted) -> Iterator[LogRecord]:
+    """The lines of an attempt; before it is applied. Those that leave come first, grouped by their letter."""
+    leaving = [result for result in op.results if result.outcome is not Outcome.DEFERRED]
+    deferred = [result for result in op.results if result.outcome is Outcome.DEFERRED]
+    remaining = len(copy.pending)
+    if len(leaving) > 1:
+        leaving.sort(key=lambda result: _ACTIONS[result.outcome].value)  # stable: envelope order within a letter
+    before: Action | None = None
+    for result in leaving:
+        action = _ACTIONS[result.outcome]
+        remaining -= 1
+        yield _dequeue_line(message, copy, op, result, action, remaining, action is before)
+        before = action
+    action = Action.PARTLY if leaving else Action.DEFERRED
+    for result in deferred:
+        yield _dequeue_line(message, copy, op, result, action, remaining, action is before)
+        before = action
+
+
+def _dequeue_line(
+    message: Message, copy: Copy, op: Attempted, result: Result, action: Action, remaining: int, continued: bool
+) -> LogRecord:
+    envelope = message.envelope
+    item = copy.pending[result.recipient]
+    recipient = item.recipient
+    stays = result.outcome is Outcome.DEFERRED
+    return LogRecord(
+        action=action,
+        time=op.time,
+        source=copy.channel,
+        modifiers=result.modifiers,
+        size_octets=result.transferred if stays else message.size,
+        sender=envelope.sender,
+        original_to=recipient.original,
+        current_to=recipient.address,
+        notary=recipient.notify,
+        file=QueueFile(
+            channel=copy.channel, id=message.id, attempts=item.attempts, remaining=remaining, continued=continued
+        ),
+        envelope_id=envelope.envid,
+        message_id=envelope.message_id,
+        diagnostic=result.text,
+        queue_time=None if stays else max(0.0, op.time - envelope.arrival),
+    )
+
+
+def _warned_lines(message: Message, copy: Copy, op: Warned) -> Iterator[LogRecord]:
+    envelope = message.envelope
+    for ordinal, item in enumerate(copy.pending.values()):
+        recipient = item.recipient
+        yield LogRecord(
+            action=Action.WARNED,
+            time=op.time,
+            source=copy.channel,
+            size_octets=message.size,
+            sender=envelope.sender,
+            original_to=recipient.original,
+            current_to=recipient.address,
+            notary=recipient.notify,
+            file=QueueFile(
+                channel=copy.channel,
+                id=message.id,
+                attempts=item.attempts,
+                remaining=len(copy.pending),
+                continued=ordinal > 0,
+            ),
+            envelope_id=envelope.envid,
+            message_id=envelope.message_id,
+        )
