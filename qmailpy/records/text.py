@@ -1,0 +1,480 @@
+r"""
+The text form of a record: one line of the transaction log, as the iMTA writes it (docs/counters-and-log.md).
+
+    DD-Mon-YYYY HH:MM:SS.cc [node] [process] source(12) destination(12) code size sender rfc822;original current
+        [notary] [file] [envelope-id] [message-id] [user] [source-system] ["reason"] [diagnostic] [queue-time]
+    DD-Mon-YYYY HH:MM:SS.cc [node] [process] channel(12) +|-(12) code transport application [user] [diagnostic]
+
+The second form is that of O, C, X, Y and U. A field in brackets needs its option; which fields a kind of record has at
+all depends on its action only, so a line can be read back by position:
+
+  - file, notary, envelope id and message id: all but B and V; source system: E, J, B, V; reason: R, K; diagnostic: all
+    but E; queue time: D, R, K; user: message records, and U.
+  - an empty field that the record could have is empty in the line too (two blanks, as for an empty sender); blanks at
+    the end of a line are left off. A queue time that is not known is "-".
+
+What a line can never hold, whatever the values were: a control character, a LF, or a second time stamp. In values
+a backslash and everything not printable (C{str.isprintable}: controls, C1, format characters, surrogates, line
+separators, exotic blanks) is written as C{\\ \n \r \t \xHH \uHHHH \UHHHHHHHH}; so is a blank in fields that are
+one word. Two fields hold blanks in their middle: the source system C{helo (name [ip])}, whose parentheses end it, and
+the reason, which is in quotes. The diagnostic takes the rest, less the queue time. A value is cut at L{LIMIT}
+characters.
+
+Time is local time, as the ancestor's; in the hour that a change from summer time repeats, a reader cannot tell which
+of the two was meant.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from functools import lru_cache
+
+from qmailpy.config.schema import LogConfig
+from qmailpy.records.record import Action, LogRecord, QueueFile
+from qmailpy.values import BLOCK, blocks
+
+LIMIT = 1000
+"""Characters of a value that are kept; a longer one ends in three dots."""
+
+LINE_OCTETS = 256 * 1024
+"""No line is longer: ten fields of LIMIT characters, each escaped to at most ten octets, and a margin."""
+
+TORN = b" \\\n"
+"""Ends a line that broke off: a blank and a lone backslash, which no whole line ends with."""
+
+CONNECTION = frozenset({Action.OPENED, Action.CLOSED, Action.REFUSED, Action.UNREACHED, Action.AUTHENTICATED})
+"""Actions whose line has the second form."""
+
+_E, _U = Action.ENQUEUED, Action.AUTHENTICATED
+_WITHOUT_FILE = frozenset({Action.BAD_COMMAND, Action.ABORTED})
+_WITH_SYSTEM = frozenset({Action.ENQUEUED, Action.REJECTED, Action.BAD_COMMAND, Action.ABORTED})
+_WITH_REASON = frozenset({Action.FAILED, Action.SILENCED})
+_WITH_QUEUE_TIME = frozenset({Action.DEQUEUED, Action.FAILED, Action.SILENCED})
+
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_MONTH_OF = {name: number for number, name in enumerate(_MONTHS, 1)}
+_LAST_SECOND = 253402214399  # a day before the year 10000: four digits in every time zone
+_STAMP = 24  # width of the time stamp with its blank
+_ACTIONS = {action.value: action for action in Action}
+_LETTERS = {action: action.value for action in Action}
+
+# Inside a time stamp and nowhere else in a line, so that a line glued to a torn one can be told apart.
+_DATE = re.compile(r"-(?=[A-Z][a-z][a-z]-\d{4} )")
+_INNER = re.compile(rb"-[A-Z][a-z][a-z]-\d{4} \d\d:\d\d:\d\d\.\d\d ")
+
+_SHORT = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+_ESCAPE = re.compile(r"\\(?:([\\nrt])|x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8})|)")
+_UNSHORT = {"\\": "\\", "n": "\n", "r": "\r", "t": "\t"}
+_PREFIX = re.compile(r"(\d\d)-([A-Z][a-z][a-z])-(\d{4}) (\d\d):(\d\d):(\d\d)\.", re.ASCII)
+_SYSTEM = re.compile(r"([^ ]*) \(([^()]*)\)")
+
+_CODES = [a + b for a in "ZYXWVUTSRQPONMLKJIHGFEDCBA" for b in "ZYXWVUTSRQPONMLKJIHGFEDCBA"]
+_CODE_OF = {code: number for number, code in enumerate(_CODES)}
+ATTEMPTS = len(_CODES) - 1
+"""The file field counts failed attempts up to here: ZZ, ZY, ... AA."""
+
+_DIGITS = "0123456789abcdefghijklmnopqrstuv"
+# The sub-directory of a queue file: bits 20-25 of the message number, which two digits of the id hold.
+_SPLIT = {a + b: f"{(i & 1) << 5 | j:02x}" for i, a in enumerate(_DIGITS) for j, b in enumerate(_DIGITS)}
+
+
+class Unreadable(ValueError):
+    """A line that is not a record: torn, foreign, or written with other options."""
+
+
+def milliseconds(queue_time: float | None) -> int | None:
+    """
+    A queue time as the books count it.
+
+    @return: whole milliseconds, not negative (a clock may have been set back); C{None} when it is not known.
+    """
+    if queue_time is None or not -1e12 < queue_time < 1e12:
+        return None
+    return max(0, round(queue_time * 1000))
+
+
+def fragment(line: bytes) -> bytes:
+    """
+    The last time stamp of C{line} and what follows: the whole of it, unless the line was glued to the torn piece of one
+    that another process could not finish.
+    """
+    found = _INNER.search(line, 3)
+    while found is not None:
+        if line[found.start() - 2 : found.start()].isdigit():
+            line = line[found.start() - 2 :]
+        found = _INNER.search(line, 3)
+    return line
+
+
+def _escaped(char: str, blank: bool = True) -> str:
+    if char in _SHORT:
+        return _SHORT[char]
+    if char.isprintable() and (char != " " or not blank):
+        return char
+    number = ord(char)
+    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+
+
+def _cut(value: str) -> str:
+    return value if len(value) <= LIMIT else value[: LIMIT - 3] + "..."
+
+
+def _word(value: str) -> str:
+    """A value that is one word."""
+    value = _cut(value)
+    if value.isprintable() and " " not in value and "\\" not in value:
+        return value
+    return "".join(map(_escaped, value))
+
+
+def _text(value: str) -> str:
+    """A value that may hold blanks, but not begin with a parenthesis (a source system has one) nor end in a blank."""
+    if len(value) <= LIMIT and value.isprintable() and "\\" not in value and value[:1] != "(" and value[-1:] != " ":
+        return value
+    body = "".join(_escaped(char, blank=False) for char in _cut(value))
+    if body[:1] == "(":
+        body = "\\x28" + body[1:]
+    return body[:-1] + "\\x20" if body[-1:] == " " else body
+
+
+@lru_cache(maxsize=256)
+def _column(name: str) -> str:
+    return f"{_word(name):<12} "
+
+
+@lru_cache(maxsize=256)
+def _code(letter: str, modifiers: str) -> str:
+    return letter + _word(modifiers)
+
+
+@lru_cache(maxsize=1024)
+def _system(value: str) -> str:
+    found = _SYSTEM.fullmatch(_cut(value))
+    if found is None:
+        return _word(value)
+    return f"{_word(found[1])} ({''.join(_escaped(char, blank=False) for char in found[2])})"
+
+
+def _plain(value: str) -> str:
+    """The value that was escaped."""
+    return _ESCAPE.sub(_unescape, value) if "\\" in value else value
+
+
+def _unescape(found: re.Match[str]) -> str:
+    if found[1]:
+        return _UNSHORT[found[1]]
+    digits = found[2] or found[3] or found[4]
+    if not digits or int(digits, 16) > 0x10FFFF:
+        raise Unreadable("broken escape")
+    return chr(int(digits, 16))
+
+
+def _file(file: QueueFile) -> str:
+    code = _CODES[min(max(file.attempts, 0), ATTEMPTS)]
+    split = _SPLIT.get(file.id[7:9], "00")
+    return f"{_word(file.channel)}/{split}/{code}{_word(file.id)}.{file.remaining:02d}{'+' if file.continued else ''}"
+
+
+def _file_of(word: str) -> QueueFile | None:
+    if not word:
+        return None
+    channel, split, name = word.rsplit("/", 2)
+    stem, _, remaining = name.rpartition(".")
+    if len(split) != 2:
+        raise Unreadable("not a file field")
+    continued = remaining[-1:] == "+"
+    return QueueFile(
+        channel=_plain(channel),
+        id=_plain(stem[2:]),
+        attempts=_CODE_OF[stem[:2]],
+        remaining=int(remaining[:-1] if continued else remaining),
+        continued=continued,
+    )
+
+
+class LineFormat:
+    """
+    Writes records as lines and reads them back, with one set of options.
+
+    A line must be read with the options it was written with; with others it is unreadable or has values in the wrong
+    fields. Not for several threads at once.
+    """
+
+    def __init__(self, options: LogConfig, node: str = "") -> None:
+        """
+        @param node: our host name, for option C{node}.
+        """
+        self.options = options
+        self._node = _DATE.sub("\\\\x2d", _word(node)) + " " if options.node else ""
+        self._second = -1
+        self._prefix = ""
+        self._read_prefix = ""
+        self._read_hundredths = 0
+
+    def line(self, record: LogRecord, process: str | None = None) -> bytes:
+        """
+        The line of a record, with its LF.
+
+        @param process: the process field (see L{process_field}); C{None}: from the record's own lane, sequence and
+            process.
+        """
+        options = self.options
+        action = record.action
+        connection = action in CONNECTION
+        source, destination = _column(record.source), _column(record.direction if connection else record.destination)
+        code = _code(_LETTERS[action], record.modifiers)
+        field = ""
+        if options.process:
+            if process is None:
+                process = process_field(record.process, record.lane) + str(record.sequence)
+            field = process + " "
+        tail = self._connection_tail(record) if connection else self._message_tail(record)
+        rest = f"{field}{source}{destination}{code} {tail}"
+        if _DATE.search(rest):
+            rest = _DATE.sub("\\\\x2d", rest)
+        return f"{self._stamp(record.time)}{self._node}{rest.rstrip(' ')}\n".encode()
+
+    def _stamp(self, at: float) -> str:
+        if not -62e9 < at < 1e12:  # also NaN
+            at = 0.0
+        second, hundredths = divmod(round(at * 100), 100)
+        if second != self._second:
+            self._second = second
+            now = time.localtime(min(max(second, 0), _LAST_SECOND))
+            self._prefix = (
+                f"{now.tm_mday:02d}-{_MONTHS[now.tm_mon - 1]}-{now.tm_year:04d}"
+                f" {now.tm_hour:02d}:{now.tm_min:02d}:{now.tm_sec:02d}."
+            )
+        return f"{self._prefix}{hundredths:02d} "
+
+    def _message_tail(self, record: LogRecord) -> str:
+        options = self.options
+        action = record.action
+        sender, original, current = record.sender, record.original_to, record.current_to
+        envelope_id, message_id, user = record.envelope_id, record.message_id, record.user
+        probe = f"{sender}{original}{current}{envelope_id}{message_id}{user}"
+        if len(probe) > LIMIT or not probe.isprintable() or " " in probe or "\\" in probe:
+            sender, original, current = _word(sender), _word(original), _word(current)
+            envelope_id, message_id, user = _word(envelope_id), _word(message_id), _word(user)
+        tail = f"{blocks(record.size_octets)} {sender} rfc822;{original} {current}"
+        if action not in _WITHOUT_FILE:
+            if options.notary:
+                tail += f" {record.notary}"
+            if options.filename:
+                tail += " " + _file(record.file) if record.file is not None else " "
+            if options.envelope_id:
+                tail += " " + envelope_id
+            if options.message_id:
+                tail += " " + message_id
+        if options.username:
+            tail += " *" + user if user else " "
+        if options.connection and action in _WITH_SYSTEM:
+            tail += " " + _system(record.source_system)
+        if options.reason and action in _WITH_REASON:
+            tail += ' "' + _text(record.reason).replace('"', "\\x22") + '"'
+        if options.diagnostics and action is not _E:
+            tail += " " + _text(record.diagnostic)
+        if options.queue_time and action in _WITH_QUEUE_TIME:
+            spent = milliseconds(record.queue_time)
+            tail += " -" if spent is None else f" {spent // 1000}.{spent % 1000:03d}"
+        return tail
+
+    def _connection_tail(self, record: LogRecord) -> str:
+        tail = f"{_word(record.transport)} {_word(record.application)}"
+        if self.options.username and record.action is _U:
+            tail += " *" + _word(record.user) if record.user else " "
+        if self.options.diagnostics:
+            tail += " " + _text(record.diagnostic)
+        return tail
+
+    def record(self, line: bytes) -> LogRecord:
+        """
+        The record of a line, with or without its LF.
+
+        @raise Unreadable: it is no record. A line that broke off in its text can still be one: callers pass only lines
+            that end in a LF, each through L{fragment} first.
+        """
+        try:
+            text = line.removesuffix(b"\n").decode()
+            if not text.isprintable() or text.endswith(" \\"):
+                raise Unreadable("a torn or foreign line")
+            return self._record(text)
+        except Unreadable:
+            raise
+        except (ValueError, IndexError, KeyError, OverflowError) as error:
+            raise Unreadable("not a record") from error
+
+    def _record(self, text: str) -> LogRecord:
+        options = self.options
+        at = _STAMP
+        when = self._time(text[:at])
+        if options.node:
+            at = text.index(" ", at) + 1
+        process, lane, sequence = 0, "", 0
+        if options.process:
+            end = text.index(" ", at)
+            first, _, rest = text[at:end].partition(".")
+            lane, _, last = rest.rpartition(".")
+            process, lane, sequence = int(first, 16), _plain(lane), int(last)
+            at = end + 1
+        end = text.index(" ", at)
+        source = _plain(text[at:end])
+        at = max(at + 12, end) + 1
+        end = text.index(" ", at)
+        destination = _plain(text[at:end])
+        at = max(at + 12, end) + 1
+        code, _, tail = text[at:].partition(" ")
+        action = _ACTIONS[code[0]]
+        take: Callable[..., LogRecord] = self._connection if action in CONNECTION else self._message
+        return take(action, when, source, destination, _plain(code[1:]), tail, lane, sequence, process)
+
+    def _time(self, stamp: str) -> float:
+        prefix = stamp[:21]
+        if prefix != self._read_prefix:
+            found = _PREFIX.fullmatch(prefix)
+            if found is None:
+                raise Unreadable("no time stamp")
+            day, month, year, hour, minute, second = found.groups()
+            fields = (int(year), _MONTH_OF[month], int(day), int(hour), int(minute), int(second), 0, 0, -1)
+            self._read_hundredths = int(time.mktime(fields)) * 100
+            self._read_prefix = prefix
+        if stamp[23:] != " ":
+            raise Unreadable("no time stamp")
+        return (self._read_hundredths + int(stamp[21:23])) / 100
+
+    def _message(
+        self,
+        action: Action,
+        when: float,
+        source: str,
+        destination: str,
+        modifiers: str,
+        tail: str,
+        lane: str,
+        sequence: int,
+        process: int,
+    ) -> LogRecord:
+        options = self.options
+        with_file = action not in _WITHOUT_FILE
+        count = 4
+        if with_file:
+            count += options.notary + options.filename + options.envelope_id + options.message_id
+        count += options.username
+        parts = tail.split(" ", count)
+        missing = count - len(parts)
+        if missing >= 0:  # blanks at the end were left off
+            parts += [""] * (missing + 1)
+        left = parts.pop()
+        size, sender, original, current = parts[:4]
+        if not original.startswith("rfc822;"):
+            raise Unreadable("no original recipient")
+        optional = iter(parts[4:])
+        notary = int(next(optional)) if with_file and options.notary else 0
+        file = _file_of(next(optional)) if with_file and options.filename else None
+        envelope_id = _plain(next(optional)) if with_file and options.envelope_id else ""
+        message_id = _plain(next(optional)) if with_file and options.message_id else ""
+        user = _user_of(next(optional)) if options.username else ""
+        system = reason = diagnostic = ""
+        queue_time: float | None = None
+        if options.connection and action in _WITH_SYSTEM:
+            system, left = _take_system(left)
+        if options.reason and action in _WITH_REASON:
+            reason, left = _take_reason(left)
+        if options.queue_time and action in _WITH_QUEUE_TIME:
+            left, _, spent = left.rpartition(" ")
+            queue_time = None if spent == "-" else int(spent[:-4]) + int(spent[-3:]) / 1000
+        if options.diagnostics and action is not _E:
+            diagnostic, left = _plain(left), ""
+        if left:
+            raise Unreadable("more fields than a record has")
+        return LogRecord(
+            action=action,
+            time=when,
+            source=source,
+            destination=destination,
+            modifiers=modifiers,
+            size_octets=int(size) * BLOCK,
+            sender=_plain(sender),
+            original_to=_plain(original[7:]),
+            current_to=_plain(current),
+            notary=notary,
+            file=file,
+            envelope_id=envelope_id,
+            message_id=message_id,
+            user=user,
+            source_system=system,
+            reason=reason,
+            diagnostic=diagnostic,
+            queue_time=queue_time,
+            lane=lane,
+            sequence=sequence,
+            process=process,
+        )
+
+    def _connection(
+        self,
+        action: Action,
+        when: float,
+        source: str,
+        direction: str,
+        modifiers: str,
+        tail: str,
+        lane: str,
+        sequence: int,
+        process: int,
+    ) -> LogRecord:
+        options = self.options
+        with_user = options.username and action is _U
+        count = 3 if with_user else 2
+        parts = tail.split(" ", count)
+        parts += [""] * (count + 1 - len(parts))
+        if parts[count] and not options.diagnostics:
+            raise Unreadable("more fields than a record has")
+        return LogRecord(
+            action=action,
+            time=when,
+            source=source,
+            direction=direction,
+            modifiers=modifiers,
+            transport=_plain(parts[0]),
+            application=_plain(parts[1]),
+            user=_user_of(parts[2]) if with_user else "",
+            diagnostic=_plain(parts[count]),
+            lane=lane,
+            sequence=sequence,
+            process=process,
+        )
+
+
+def process_field(process: int, lane: str) -> str:
+    """The process field less the sequence number: the same for every line of a lane's owner."""
+    return f"{process:x}.{_word(lane)}."
+
+
+def _user_of(word: str) -> str:
+    if word and word[0] != "*":
+        raise Unreadable("not a user field")
+    return _plain(word[1:])
+
+
+def _take_system(left: str) -> tuple[str, str]:
+    """The source system at the beginning of C{left}, and what follows it."""
+    word, _, rest = left.partition(" ")
+    if not rest.startswith("("):
+        return _plain(word), rest
+    end = rest.index(")")
+    if rest[end + 1 : end + 2] not in {"", " "}:
+        raise Unreadable("not a source system")
+    return f"{_plain(word)} {_plain(rest[: end + 1])}", rest[end + 2 :]
+
+
+def _take_reason(left: str) -> tuple[str, str]:
+    """The quoted reason at the beginning of C{left}, and what follows it."""
+    if left[:1] != '"':
+        raise Unreadable("not a reason")
+    end = left.index('"', 1)
+    if left[end + 1 : end + 2] not in {"", " "}:
+        raise Unreadable("not a reason")
+    return _plain(left[1:end]), left[end + 2 :]
