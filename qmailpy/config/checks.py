@@ -227,8 +227,8 @@ CHECKS: Mapping[type, Mapping[str, Check]] = {
     schema.ServerConfig: {
         "hostname": hostname,
         "domain": optional(domain),
-        "user": matching(r"[a-z_][a-z0-9_.-]{0,31}", "the name of a system user"),
-        "group": matching(r"[a-z_][a-z0-9_.-]{0,31}", "the name of a system group"),
+        "user": matching(r"[a-z0-9_][a-z0-9_.-]{0,31}", "the name of a system user"),
+        "group": matching(r"[a-z0-9_][a-z0-9_.-]{0,31}", "the name of a system group"),
         "workers": between(0, 256),
         "postmaster": optional(address),
         "drain_s": between(0.1, 3600),
@@ -276,7 +276,7 @@ CHECKS: Mapping[type, Mapping[str, Check]] = {
     },
     schema.RuleConfig: {"pattern": pattern, "host": optional(next_host), "address": optional(rewritten)},
     schema.DirectoryConfig: {
-        "endpoint": endpoint,
+        "endpoint": optional(endpoint),
         "base": matching(_BASE.pattern, 'a distinguished name, as in "o=qmailpy"'),
         "timeout_s": seconds,
     },

@@ -2,7 +2,7 @@
 Endpoint descriptions, as C{tcp:25:interface=127.0.0.1}: the part of Twisted's string form that listeners use.
 
 Twisted's own parser needs a reactor and takes 100 ms to import; this one is for checking, for commands and for whoever
-binds the sockets. C{tcp:PORT} without an interface means every address of both families.
+binds the sockets. C{tcp:PORT} without an interface means every address of both families, C{tcp6:PORT} those of IPv6.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from attrs import frozen
 class Endpoint:
     """Where something listens: a TCP port or a UNIX socket."""
 
-    kind: str  # "tcp" or "unix"
+    kind: str  # "tcp", "tcp6" or "unix"
     port: int = 0  # 0 = any free one (tests)
     interface: str = ""  # an IPv4 or IPv6 address; "" = all, both families
     path: str = ""  # of a UNIX socket, absolute
@@ -32,6 +32,9 @@ class Endpoint:
         if self.backlog:
             parts.append(f"backlog={self.backlog}")
         return ":".join(parts)
+
+
+_OPTIONS = {"tcp": ("interface", "backlog"), "tcp6": ("interface", "backlog"), "unix": ("mode", "backlog")}
 
 
 def quote(value: str) -> str:
@@ -76,14 +79,15 @@ def parse_endpoint(description: str, home: str) -> Endpoint:
     """
     Read an endpoint description.
 
-    @param description: C{tcp:PORT[:interface=ADDRESS][:backlog=N]} or C{unix:PATH[:mode=OCTAL][:backlog=N]}.
+    @param description: C{tcp:PORT[:interface=ADDRESS][:backlog=N]} (or C{tcp6:}), or
+        C{unix:PATH[:mode=OCTAL][:backlog=N]}.
     @param home: what a relative C{PATH} is relative to.
     @raise ValueError: it is none; the text says what is wrong and what would be right.
     """
     if len(description) > 512:
         raise ValueError("is longer than 512 characters")
     kind, *rest = _split(description)
-    allowed = {"tcp": ("interface", "backlog"), "unix": ("mode", "backlog")}.get(kind[1])
+    allowed = _OPTIONS.get(kind[1])
     if kind[0] or allowed is None:
         raise ValueError(
             f'"{description}" is no endpoint; right would be "tcp:25", "tcp:10025:interface=127.0.0.1" '
@@ -91,7 +95,7 @@ def parse_endpoint(description: str, home: str) -> Endpoint:
         )
     place = rest[0][1] if rest and not rest[0][0] else ""
     if not place:
-        raise ValueError(f'"{description}" lacks its {"port" if kind[1] == "tcp" else "path"}; as in "tcp:25"')
+        raise ValueError(f'"{description}" lacks its {"path" if kind[1] == "unix" else "port"}; as in "tcp:25"')
     options: dict[str, str] = {}
     for name, value in rest[1:]:
         if name not in allowed or name in options:
@@ -101,8 +105,8 @@ def parse_endpoint(description: str, home: str) -> Endpoint:
     backlog = _number("backlog", options["backlog"], 1, 65535) if "backlog" in options else 0
     if kind[1] == "unix":
         path = place if place.startswith("/") else f"{home}/{place}"
-        if len(path.encode()) > 107 or "\0" in path:
-            raise ValueError(f'socket path "{path}" is longer than the 107 octets the system takes')
+        if not path.isprintable() or not 0 < len(path.rpartition("/")[2].encode()) <= 64:
+            raise ValueError(f'"{place}" is no path of a socket; right would be as in "unix:run/inject.sock"')
         mode = _number("mode", options.get("mode", "666"), 0, 0o777, 8)
         return Endpoint(kind="unix", path=path, mode=mode, backlog=backlog)
     interface = options.get("interface", "")
@@ -111,4 +115,6 @@ def parse_endpoint(description: str, home: str) -> Endpoint:
             interface = str(ipaddress.ip_address(interface))
         except ValueError:
             raise ValueError(f'interface "{interface}" is no IP address; as in "interface=127.0.0.1"') from None
-    return Endpoint(kind="tcp", port=_number("port", place, 0, 65535), interface=interface, backlog=backlog)
+    if kind[1] == "tcp6" and interface and ":" not in interface:
+        raise ValueError(f'interface "{interface}" is no IPv6 address, which tcp6: needs')
+    return Endpoint(kind=kind[1], port=_number("port", place, 0, 65535), interface=interface, backlog=backlog)

@@ -149,7 +149,8 @@ def _build(reader: Reader, tree: Mapping[str, Any], home: str) -> Config | None:
         attrs.evolve(listener, endpoint=str(parse_endpoint(listener.endpoint, home))) for listener in arrays["listener"]
     )
     directory = tables.pop("directory")
-    directory = attrs.evolve(directory, endpoint=str(parse_endpoint(directory.endpoint, home)))
+    if directory.endpoint:
+        directory = attrs.evolve(directory, endpoint=str(parse_endpoint(directory.endpoint, home)))
     return Config(
         home=home,
         directory=directory,

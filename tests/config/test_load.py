@@ -201,7 +201,14 @@ class CheckTests(SynchronousTestCase):
         (checks.next_host, ["h", "h:25", "[192.0.2.1]", "[IPv6:::1]"], ["[x]", "a b"]),
         (
             checks.endpoint,
-            ["tcp:25", "tcp:0:interface=127.0.0.1", "tcp:1:interface=\\:\\:1:backlog=5", "unix:a", "unix:/a:mode=600"],
+            [
+                "tcp:25",
+                "tcp:0:interface=127.0.0.1",
+                "tcp:1:interface=\\:\\:1:backlog=5",
+                "unix:a",
+                "unix:/a:mode=600",
+                "tcp6:25",
+            ],
             [
                 "25",
                 "tcp",
@@ -210,6 +217,8 @@ class CheckTests(SynchronousTestCase):
                 "tcp:65536",
                 "tcp:1:interface=::1",
                 "ssl:1",
+                "tcp6:1:interface=127.0.0.1",
+                "unix:/",
                 "unix:/a:mode=999",
                 "tcp:1:a=b",
             ],
