@@ -1,1 +1,0 @@
-"""AMP commands between the command line and the running processes."""
