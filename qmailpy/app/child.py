@@ -1,0 +1,137 @@
+"""
+A child process: C{python -m qmailpy.app.child ROLE INDEX}, started by the supervisor only (L{qmailpy.app.spawn}).
+
+Everything else comes over descriptor 3 as the first message. SIGTERM ends it in an orderly way. When the supervisor is
+gone (the descriptor ends) it stops at once: it has C{ORPHAN_S} seconds for what is in flight, then the kernel ends it,
+which the queue is made for; a successor is waiting for its shards.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.internet.protocol import Protocol
+from twisted.internet.stdio import StandardIO
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from qmailpy.app import log
+from qmailpy.app.context import BoundSocket
+from qmailpy.app.handover import DOWN_LIMIT, Message, Unpacker, decode, pack
+from qmailpy.app.host import RoleHost
+from qmailpy.app.spawn import DOWN, UP
+from qmailpy.config.schema import Config
+from qmailpy.errors import CommandError
+
+ORPHAN_S = 2
+
+
+class Line(Protocol):
+    """The line to the supervisor, and what it makes this process do."""
+
+    log = Logger()
+
+    def __init__(self, reactor: Any, role: str, index: int) -> None:
+        self._reactor = reactor
+        self._role = role
+        self._index = index
+        self._messages = Unpacker(DOWN_LIMIT)
+        self._host: RoleHost | None = None
+        self._file: log.LogFile | None = None
+        self.status = 0
+
+    def say(self, message: Message) -> None:
+        """Send a message up."""
+        if self.transport is not None:
+            self.transport.write(pack(message))
+
+    def dataReceived(self, data: bytes) -> None:
+        for message in self._messages.feed(data):
+            do = message.get("do")
+            if do == "start":
+                self._start(message)
+            elif do == "reload" and self._host is not None:
+                Deferred.fromCoroutine(self._reload(self._host, decode(message["config"])))
+            elif do == "reopen" and self._host is not None:
+                self._host.reopen()
+
+    def connectionLost(self, reason: Failure | None = None) -> None:
+        if reason is None or not reason.check(ConnectionDone):
+            return  # our own end: the reactor closes what is open
+        # Even if the reactor's thread should hang from here on, the alarm ends the process.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(ORPHAN_S)
+        self.log.error("the supervisor is gone: stopping")
+        self.stop()
+
+    def stop(self) -> None:
+        """End this process in an orderly way."""
+        if self._reactor.running:
+            self._reactor.stop()
+
+    def _start(self, message: Message) -> None:
+        config = decode(message["config"])
+        try:
+            self._file = log.LogFile(
+                config.path("log", "qmailpy.log"), f"{self._role}-{self._index}", console=message["console"]
+            )
+            log.begin(self._file)
+        except OSError as error:
+            print(f"no log: {error}", file=sys.stderr)  # noqa: T201 - the supervisor logs it
+        sockets = {
+            name: tuple(BoundSocket(handle, family) for handle, family in made)
+            for name, made in message["sockets"].items()
+        }
+        self._host = RoleHost(
+            self._reactor,
+            config,
+            role=self._role,
+            index=self._index,
+            shards=tuple(message["shards"]),
+            sockets=sockets,
+            session=message["session"],
+            ready=lambda: self.say({"say": "ready"}),
+            stop=lambda: self.say({"say": "stop"}),
+            reload=lambda: self.say({"say": "reload"}),
+            reopen_log=self._file.reopen if self._file else lambda: None,
+            roles=message["roles"],
+        )
+        self._reactor.addSystemEventTrigger("before", "shutdown", self._host.stopService)
+        try:
+            self._host.startService()
+        except Exception as error:
+            self.log.failure("{role} cannot start: {error}", role=self._role, error=str(error))
+            self.status = 1
+            self.stop()
+
+    async def _reload(self, host: RoleHost, config: Config) -> None:
+        try:
+            await host.reload(config)
+        except CommandError as error:
+            self.say({"say": "refused", "why": str(error)})
+        else:
+            self.say({"say": "reloaded"})
+
+
+def main() -> int:
+    """Run until told to stop; the exit status."""
+    from twisted.internet import reactor
+
+    os.setsid()  # Ctrl-C on the supervisor's terminal is for the supervisor, which then tells us
+    for handle in (DOWN, UP):
+        os.set_inheritable(handle, False)
+    os.umask(0o077)
+    line = Line(reactor, sys.argv[1], int(sys.argv[2]))
+    stdio: Any = StandardIO  # mypy takes it for the one of Windows
+    stdio(line, DOWN, UP, reactor)
+    reactor.run()
+    return line.status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,153 @@
+"""A role at work in this process: its service, its control socket, what reaches it from the supervisor."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+import qmailpy
+from qmailpy.app.context import BoundSocket, ChildContext
+from qmailpy.config.schema import Config
+from qmailpy.control.client import Json
+from qmailpy.errors import CommandError
+from qmailpy.servers.control import ControlServer, Registry
+
+ROLES = "qmailpy.app.roles"
+"""Module the roles are looked up in."""
+
+
+class RoleHost(Service):
+    """
+    Builds a role and runs it with the control methods every process has.
+
+    @ivar context: what the role was given.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        config: Config,
+        *,
+        role: str,
+        index: int,
+        shards: tuple[str, ...],
+        sockets: Mapping[str, tuple[BoundSocket, ...]],
+        session: str,
+        ready: Callable[[], None],
+        stop: Callable[[], None],
+        reload: Callable[[], None],
+        reopen_log: Callable[[], None] = lambda: None,
+        roles: str = ROLES,
+    ) -> None:
+        """
+        @param stop: ends the daemon in an orderly way, as SIGTERM does (the control method C{stop}).
+        @param reload: has the configuration read anew, as SIGHUP does (the control method C{reload}).
+        @param reopen_log: opens the daemon's own log again.
+        @param roles: name of the module that has the role.
+        """
+        self.context = ChildContext(
+            reactor=reactor,
+            config=config,
+            home=config.home,
+            role=role,
+            index=index,
+            shards=shards,
+            sockets=sockets,
+            session=session,
+            ready=ready,
+            control=Registry(),
+        )
+        self._clock: IReactorTime = reactor
+        self._started = self._clock.seconds()
+        self._stop = stop
+        self._reload = reload
+        self._reopen_log = reopen_log
+        self._roles = roles
+        self._server = ControlServer(reactor, config.home, self.context.name, self.context.control)
+
+    def startService(self) -> None:
+        """@raise Exception: whatever keeps the role from starting."""
+        super().startService()
+        control = self.context.control
+        control.add("status", self._status)
+        control.add("reload", self._reload_asked)
+        control.add("log.reopen", self._reopen_asked)
+        control.add("stop", self._stop_asked)
+        self._service = getattr(importlib.import_module(self._roles), self.context.role)(self.context)
+        self._server.startService()
+        self._service.privilegedStartService()
+        self._service.startService()
+
+    async def _halt(self) -> None:
+        # The control socket last: while mail drains, people may want to look.
+        try:
+            if getattr(self, "_service", None) is not None:
+                await self._done(self._service.stopService())
+        finally:
+            await self._done(self._server.stopService())
+
+    async def _done(self, result: Deferred[Any] | None) -> None:
+        if result is not None:
+            await result
+
+    def stopService(self) -> Deferred[None]:
+        """Fires when what was in flight is recorded."""
+        super().stopService()
+        return Deferred.fromCoroutine(self._halt())
+
+    async def reload(self, config: Config) -> None:
+        """
+        Give the role a new configuration.
+
+        @raise CommandError: a part could not take it; the others have it.
+        """
+        failed = []
+        for hook in self.context.hooks.reload:
+            try:
+                await hook(config)
+            except Exception as error:
+                self.log.failure("{name}: new configuration not taken", name=self.context.name)
+                failed.append(f"{type(error).__name__}: {error}")
+        if failed:
+            raise CommandError(f"{self.context.name}: new configuration not taken: {'; '.join(failed)}")
+
+    def reopen(self) -> None:
+        """Open log files again."""
+        self._reopen_log()
+        for hook in self.context.hooks.reopen:
+            try:
+                hook()
+            except Exception:
+                self.log.failure("{name}: a log could not be opened again", name=self.context.name)
+
+    async def _status(self) -> Json:
+        return {
+            "pid": os.getpid(),
+            "role": self.context.role,
+            "index": self.context.index,
+            "shards": [*self.context.shards],
+            "uptime": round(self._clock.seconds() - self._started, 3),
+            "version": qmailpy.__version__,
+            "session": self.context.session,
+        }
+
+    async def _reload_asked(self) -> Json:
+        self._reload()
+        return None
+
+    async def _reopen_asked(self) -> Json:
+        self.reopen()
+        return None
+
+    async def _stop_asked(self) -> Json:
+        self._clock.callLater(0.05, self._stop)  # after the answer is out
+        return None

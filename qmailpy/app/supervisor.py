@@ -1,0 +1,310 @@
+"""
+Keeps the child processes running: starts them in order, restarts one that dies, stops them in the opposite order.
+
+A child's life::
+
+    WAITING --start--> STARTING --"ready"--> READY
+       ^                  |                    |
+       +---- died --------+--------------------+         (again at once, then as L{Restarts} says)
+    any --stop--> STOPPING (told to end) --died--> GONE  (or killed when the drain limit is over)
+
+The supervisor keeps no mail state and parses nothing from the network. Pure of processes: L{Spawn} starts them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import Protocol
+
+from attrs import frozen
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+from qmailpy.app.handover import Message, encode
+from qmailpy.app.restarts import Restarts
+from qmailpy.config.schema import Config
+from qmailpy.values import first_line
+
+PATIENCE_S = 10.0
+"""How long the next rank waits for the one before to be ready: mail does not stay away because a directory does."""
+
+
+@frozen(kw_only=True)
+class Place:
+    """A process there is to be."""
+
+    role: str
+    index: int
+    shards: tuple[str, ...] = ()
+    rank: int = 0  # lower ranks start first and stop last
+
+    @property
+    def name(self) -> str:
+        """C{ROLE-INDEX}."""
+        return f"{self.role}-{self.index}"
+
+
+class Child(Protocol):
+    """A running process."""
+
+    pid: int
+
+    def send(self, message: Message) -> None:
+        """Pass it a message of L{qmailpy.app.handover}; nothing happens when it is gone."""
+
+    def terminate(self) -> None:
+        """Ask it to end in an orderly way (SIGTERM)."""
+
+    def kill(self) -> None:
+        """End it (SIGKILL)."""
+
+
+class Keeper(Protocol):
+    """Who is told about a process."""
+
+    def said(self, message: Message) -> None:
+        """It sent a message."""
+
+    def ended(self, how: str, clean: bool) -> None:
+        """It is gone, once; C{how} for the log, C{clean} when its exit status was 0."""
+
+
+class Spawn(Protocol):
+    """Starts processes."""
+
+    def __call__(self, place: Place, config: Config, keeper: Keeper) -> Child:
+        """@raise OSError: it cannot be started now."""
+
+
+class State(Enum):
+    """Where a child is in its life."""
+
+    WAITING = "waiting"
+    STARTING = "starting"
+    READY = "ready"
+    STOPPING = "stopping"
+    GONE = "gone"
+
+
+class _Kept:
+    """One place and whoever fills it."""
+
+    log = Logger()
+
+    def __init__(
+        self, place: Place, clock: IReactorTime, spawn: Spawn, changed: Callable[[], None], asked: Callable[[str], None]
+    ) -> None:
+        self.place = place
+        self.state = State.GONE
+        self.child: Child | None = None
+        self._clock = clock
+        self._spawn = spawn
+        self._changed = changed
+        self._asked = asked
+        self._restarts = Restarts()
+        self._since = 0.0
+        self._later: IDelayedCall | None = None
+        self._held_back = False
+        self.config: Config | None = None
+
+    def start(self, config: Config) -> None:
+        self.config = config
+        self.state = State.WAITING
+        self._start_now()
+
+    def _start_now(self) -> None:
+        self._later = None
+        assert self.config is not None
+        self._since = self._clock.seconds()
+        self.state = State.STARTING
+        try:
+            self.child = self._spawn(self.place, self.config, self)
+        except OSError as error:
+            self.ended(f"could not be started: {error}", False)
+            return
+        self.log.info("{name} started, process {pid}", name=self.place.name, pid=self.child.pid)
+
+    def said(self, message: Message) -> None:
+        said = message.get("say")
+        if said == "ready" and self.state is State.STARTING:
+            self.state = State.READY
+            took = self._clock.seconds() - self._since
+            self.log.info("{name} is ready after {took:.2f} s", name=self.place.name, took=took)
+            self._changed()
+        elif said == "refused":
+            why = first_line(str(message.get("why", "")))
+            self.log.error("{name} keeps the old configuration: {why}", name=self.place.name, why=why)
+        elif said == "reloaded":
+            self.log.info("{name} has the new configuration", name=self.place.name)
+
+        elif said in ("reload", "stop"):
+            self.log.info("{name} passes on a wish: {wish}", name=self.place.name, wish=said)
+            self._asked(said)
+
+    def ended(self, how: str, clean: bool) -> None:
+        self.child = None
+        if self.state in (State.STOPPING, State.GONE):
+            self.state = State.GONE
+            report = self.log.info if clean else self.log.warn
+            report("{name} ended: {how}", name=self.place.name, how=how)
+            self._changed()
+            return
+        now = self._clock.seconds()
+        wait, too_often = self._restarts.delay(now, now - self._since)
+        self.log.error("{name} died: {how}; restart in {wait:.2f} s", name=self.place.name, how=how, wait=wait)
+        if too_often and not self._held_back:
+            self.log.error("{name} dies again and again: restarts are held back", name=self.place.name)
+        self._held_back = too_often
+        self.state = State.WAITING
+        if wait:
+            self._later = self._clock.callLater(wait, self._start_now)
+        else:
+            self._start_now()
+
+    def stop(self) -> None:
+        if self.child is not None:
+            self.state = State.STOPPING
+            self.child.terminate()
+        else:
+            if self._later is not None:
+                self._later.cancel()
+                self._later = None
+            self.state = State.GONE
+
+    def kill(self) -> None:
+        if self.child is not None:
+            self.log.error("{name} did not end in time: killed", name=self.place.name)
+            self.child.kill()
+
+
+class Supervisor:
+    """
+    All children.
+
+    @ivar ready: whether every child is open for business.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        places: Sequence[Place],
+        spawn: Spawn,
+        config: Config,
+        on_ready: Callable[[], None] = lambda: None,
+        asked: Callable[[str], None] = lambda wish: None,
+    ) -> None:
+        """
+        @param on_ready: called once, when all are ready for the first time.
+        @param asked: called with C{"reload"} or C{"stop"} when somebody asked a child for it.
+        """
+        self._clock = clock
+        self._kept = [_Kept(place, clock, spawn, self._changed, asked) for place in places]
+        self._config = config
+        self._on_ready: Callable[[], None] | None = on_ready
+        self._ranks = sorted({place.rank for place in places})
+        self._started: list[int] = []
+        self._patience: IDelayedCall | None = None
+        self._limit: IDelayedCall | None = None
+        self._stopped: Deferred[None] | None = None
+
+    @property
+    def ready(self) -> bool:
+        return all(kept.state is State.READY for kept in self._kept)
+
+    def children(self) -> dict[str, tuple[State, int]]:
+        """State and process id (0 = none) by name."""
+        return {kept.place.name: (kept.state, kept.child.pid if kept.child else 0) for kept in self._kept}
+
+    def start(self) -> None:
+        """Start the first rank; the others follow as ranks become ready."""
+        self._next_rank()
+
+    def _next_rank(self) -> None:
+        if self._patience is not None and self._patience.active():
+            self._patience.cancel()
+        self._patience = None
+        left = [rank for rank in self._ranks if rank not in self._started]
+        if not left or self._stopped is not None:
+            return
+        self._started.append(left[0])
+        if left[1:]:
+            self._patience = self._clock.callLater(PATIENCE_S, self._out_of_patience)
+        for kept in self._of(left[0]):
+            kept.start(self._config)
+
+    def _out_of_patience(self) -> None:
+        late = [kept.place.name for kept in self._kept if kept.state in (State.STARTING, State.WAITING)]
+        self.log.warn("{late} not ready after {limit} s: going on", late=", ".join(late), limit=PATIENCE_S)
+        self._patience = None
+        self._next_rank()
+
+    def _of(self, rank: int) -> list[_Kept]:
+        return [kept for kept in self._kept if kept.place.rank == rank]
+
+    def _changed(self) -> None:
+        if self._stopped is not None:
+            self._stop_next()
+            return
+        if self._patience is not None and all(kept.state is State.READY for kept in self._of(self._started[-1])):
+            self._next_rank()
+        if self.ready and self._on_ready is not None:
+            tell, self._on_ready = self._on_ready, None
+            tell()
+
+    def reload(self, config: Config) -> None:
+        """Give all children, now and after restarts, a new configuration."""
+        self._config = config
+        for kept in self._kept:
+            kept.config = config
+        self._send({"do": "reload", "config": encode(config)})
+
+    def reopen(self) -> None:
+        """Have all children open their log files again."""
+        self._send({"do": "reopen"})
+
+    def _send(self, message: Message) -> None:
+        for kept in self._kept:
+            if kept.child is not None:
+                kept.child.send(message)
+
+    def stop(self, limit_s: float) -> Deferred[None]:
+        """
+        End all children, the last rank first; fires when none is left.
+
+        @param limit_s: what has not ended by then is killed.
+        """
+        if self._stopped is not None:
+            raise RuntimeError("stopped twice")
+        stopped = self._stopped = Deferred()
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+        self._limit = self._clock.callLater(limit_s, self.kill)
+        self._stop_next()
+        return stopped
+
+    def _stop_next(self) -> None:
+        """Go on with the highest rank that is not gone; rank by rank, since delivery needs the directory."""
+        for rank in reversed(self._ranks):
+            for kept in self._of(rank):
+                if kept.state not in (State.STOPPING, State.GONE):
+                    kept.stop()
+            if any(kept.state is not State.GONE for kept in self._of(rank)):
+                return
+        if self._limit is not None:
+            if self._limit.active():
+                self._limit.cancel()
+            self._limit = None
+            assert self._stopped is not None
+            self._stopped.callback(None)
+
+    def kill(self) -> None:
+        """End all children at once, without further waiting; for a limit that is over and for impatient people."""
+        for kept in self._kept:
+            if kept.state is not State.GONE:
+                kept.state = State.STOPPING
+                kept.kill()

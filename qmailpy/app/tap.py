@@ -1,0 +1,123 @@
+"""
+What C{twistd qmailpy} calls: the options, and everything that must happen before the process goes to the background.
+
+Configuration, locks and sockets come first, so that whatever is wrong with them is one line each on standard error and
+exit status 1, in the foreground and in the background alike.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from twisted.application.service import IService
+from twisted.internet.threads import deferToThreadPool
+from twisted.python import usage
+
+from qmailpy.app import log
+from qmailpy.app.daemon import Daemon, OneProcess, Running, Seat, places
+from qmailpy.app.host import ROLES
+from qmailpy.app.instance import acquire, make_run
+from qmailpy.app.notify import from_environment
+from qmailpy.app.privileges import become, identity, raise_file_limit
+from qmailpy.app.sockets import Listening
+from qmailpy.app.spawn import Processes
+from qmailpy.app.supervisor import Supervisor
+from qmailpy.config.load import load
+from qmailpy.config.schema import Config
+from qmailpy.errors import ConfigError, QmailpyError
+
+DEFAULT_HOME = "/var/lib/qmailpy"
+
+
+class Options(usage.Options):
+    """C{twistd [-n] qmailpy --home HOME}."""
+
+    synopsis = "[--home HOME]"
+    longdesc = "An all-in-one mail server. Make a home with: qmailpy init"
+    optParameters = [
+        ["home", "H", os.environ.get("QMAILPY_HOME", DEFAULT_HOME), "the home: configuration, queue, mail, logs"],
+        ["roles", None, ROLES, "module the process roles come from (tests)"],
+    ]
+
+    def postOptions(self) -> None:
+        self["home"] = os.path.abspath(self["home"])
+        twistd = self.parent
+        if twistd is None:
+            return
+        if twistd.get("pidfile") == "twistd.pid":
+            # Our lock is HOME's, not the current directory's, and survives neither a crash nor a reused process id.
+            twistd["pidfile"] = ""
+        own = twistd.get("logfile") or twistd.get("syslog") or twistd.get("logger")
+        self["console"] = bool(twistd.get("nodaemon") or twistd.get("debug")) and not own
+        if not own:
+            twistd["logger"] = "qmailpy.app.log.Quiet"
+
+
+def makeService(options: Options) -> IService:
+    """
+    The daemon, ready to start; called by twistd.
+
+    @raise SystemExit: it cannot run; the text is for standard error.
+    """
+    from twisted.internet import reactor
+
+    os.umask(0o077)
+    try:
+        service: IService = prepare(
+            reactor, load(options["home"]), console=options.get("console", False), roles=options["roles"]
+        )
+    except ConfigError as error:
+        sys.exit("\n".join(error.problems))
+    except QmailpyError as error:
+        sys.exit(f"qmailpy: {error}")
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        sys.exit(f"qmailpy: {place}{error.strerror or error}")
+    return service
+
+
+def prepare(reactor: Any, config: Config, *, console: bool, roles: str) -> Daemon:
+    """
+    Take what the daemon needs while we may, and build it.
+
+    @param console: also log to standard output.
+    @raise ConfigError: user, group or listeners cannot be had.
+    @raise CommandError: another daemon runs.
+    @raise OSError: the log cannot be opened.
+    """
+    raise_file_limit()
+    who = identity(config.server)
+    make_run(config.home, who)
+    instance = acquire(config.home)
+    listening = Listening()
+    listening.open(config)
+    logfile = log.LogFile(config.path("log", "qmailpy.log"), "qmailpy", console=console, owner=who)
+    log.add(logfile)
+    seat = Seat(instance=instance, listening=listening, logfile=logfile, notifier=from_environment(os.environ))
+    session = secrets.token_hex(8)
+
+    def make(ready: Callable[[], None], asked: Callable[[str], None]) -> Running:
+        if config.server.workers == 0:
+            if who is not None:
+                become(who)
+            return OneProcess(
+                reactor, config, listening=listening, session=session, on_ready=ready, asked=asked, roles=roles
+            )
+        processes = Processes(
+            reactor,
+            sockets={role: listening.of(role) for role in ("directory", "mta")},
+            lock=instance.children_lock,
+            session=session,
+            who=who,
+            console=console,
+            roles=roles,
+        )
+        return Supervisor(reactor, places(config), processes, config, ready, asked)
+
+    in_thread = partial(deferToThreadPool, reactor, reactor.getThreadPool())
+    return Daemon(reactor, config, seat, make, load, in_thread)

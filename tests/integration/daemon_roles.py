@@ -1,0 +1,99 @@
+"""Roles for the daemon's own tests: an echo server on every listener, and what the tests ask about."""
+
+from __future__ import annotations
+
+import asyncio  # noqa: F401 - a worker's usual share of imports
+import os
+import time
+
+from twisted.application.service import IService, Service
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress, IListeningPort
+from twisted.internet.protocol import Factory, Protocol
+
+from qmailpy.app.context import ChildContext
+from qmailpy.config.schema import Config
+from qmailpy.control import Json
+from qmailpy.errors import CommandError
+
+
+class Echo(Protocol):
+    """Sends back what it gets, with the process id in front."""
+
+    def connectionMade(self) -> None:
+        assert self.transport is not None
+        self.transport.write(b"%d\n" % os.getpid())
+
+    def dataReceived(self, data: bytes) -> None:
+        assert self.transport is not None
+        self.transport.write(data)
+
+
+class EchoFactory(Factory):
+    noisy = False
+
+    def buildProtocol(self, addr: IAddress | None) -> Echo:
+        return Echo()
+
+
+class EchoService(Service):
+    """Serves the role's listeners; C{linger} makes its stop last."""
+
+    def __init__(self, context: ChildContext) -> None:
+        self.context = context
+        self.ports: list[IListeningPort] = []
+        self.linger_s = 0.0
+        self.hostname = context.config.server.hostname
+        context.hooks.reload.append(self.reload)
+        context.control.add("test.hostname", self.tell_hostname)
+        context.control.add("test.linger", self.linger)
+        context.control.add("test.block", self.block)
+        context.control.add("test.long", self.long)
+        context.control.add("test.user", self.user)
+
+    async def reload(self, config: Config) -> None:
+        if config.server.hostname == "unwanted.example.org":
+            raise ValueError("not that name")
+        self.hostname = config.server.hostname
+
+    async def tell_hostname(self) -> Json:
+        return self.hostname
+
+    async def linger(self, seconds: float) -> Json:
+        self.linger_s = seconds
+        return None
+
+    async def block(self) -> Json:
+        self.context.reactor.callLater(0.01, time.sleep, 60)
+        return None
+
+    async def long(self, octets: int, refuse: bool = False) -> Json:
+        if refuse:
+            raise CommandError("refused as asked")
+        return "x" * octets
+
+    async def user(self) -> Json:
+        return [os.getuid(), os.getgid(), len(os.getgroups())]
+
+    def startService(self) -> None:
+        super().startService()
+        for name in self.context.sockets:
+            self.ports += self.context.listen(name, EchoFactory())
+        self.context.ready()
+
+    def stopService(self) -> Deferred[None]:
+        for port in self.ports:
+            port.stopListening()
+        done: Deferred[None] = Deferred()
+        self.context.reactor.callLater(self.linger_s, done.callback, None)
+        return done
+
+
+def mta(context: ChildContext) -> IService:
+    service: IService = EchoService(context)
+    return service
+
+
+def directory(context: ChildContext) -> IService:
+    service: IService = EchoService(context)
+    return service
