@@ -1,0 +1,30 @@
+"""
+The C{hold} kind of channel: mail that waits for an operator. Each job is held by the queue until C{qm release}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from zope.interface import implementer
+
+from qmailpy.channels.parts import Parts
+from qmailpy.config.schema import ChannelConfig, Config
+from qmailpy.interfaces import IChannel
+from qmailpy.values import Disposition, Job, Reply, Verdict
+
+_HELD = Disposition(verdict=Verdict.HELD, reply=Reply(451, "4.7.0", "Held for the postmaster"))
+
+
+@implementer(IChannel)
+class HoldChannel:
+    """Holds whatever comes."""
+
+    def __init__(self, config: Config, channel: ChannelConfig, parts: Parts) -> None:
+        self.name = channel.name
+
+    async def dequeue(self, job: Job) -> Sequence[Disposition]:
+        return [_HELD] * len(job.recipients)
+
+    async def stop(self) -> None:
+        """Nothing is open."""

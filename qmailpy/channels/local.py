@@ -1,0 +1,197 @@
+"""
+The C{local} kind of channel: into the Maildirs of this node.
+
+Each recipient's mailbox is looked up in the directory at each attempt; the writing is done by one thread
+(L{qmailpy.local.writer}). Deliveries are made durable in groups, when the queue asks
+(L{qmailpy.interfaces.IDurableDelivery}); until then their paths are remembered by message.
+
+A user that is gone: 5.1.1. Suspended: 5.2.1. The recipient's own Delivered-To field in the header: 5.4.6. A mailbox
+that cannot be written defers its own mail only: 4.3.1 for want of space or handles, 4.2.0 else.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Iterable, Sequence
+from functools import partial
+
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from qmailpy.channels.parts import Parts
+from qmailpy.config.schema import ChannelConfig, Config
+from qmailpy.errors import Temporary
+from qmailpy.interfaces import IChannel, IDurableDelivery
+from qmailpy.local.loops import delivered_to
+from qmailpy.local.maildir import Delivered, Delivery, Store, trouble
+from qmailpy.local.writer import ReactorThreads, Threads
+from qmailpy.values import Disposition, Job, Mailbox, Recipient, Reply, Routed, Verdict
+
+_DELIVERED = Disposition(verdict=Verdict.DELIVERED, reply=Reply(250, "2.1.5", "Delivered to the mailbox"))
+_UNKNOWN = Disposition(verdict=Verdict.FAILED, reply=Reply(550, "5.1.1", "There is no such mailbox here"))
+_SUSPENDED = Disposition(verdict=Verdict.FAILED, reply=Reply(550, "5.2.1", "The mailbox is suspended"))
+_LOOP = Disposition(
+    verdict=Verdict.FAILED,
+    reply=Reply(554, "5.4.6", "Mail loop: the message has been delivered to this mailbox before"),
+)
+_AMISS = Disposition(verdict=Verdict.DEFERRED, reply=Reply(451, "4.3.5", "The address leads elsewhere"))
+
+
+@implementer(IChannel, IDurableDelivery)
+class LocalChannel:
+    """Delivery into Maildirs; see the module's text."""
+
+    log = Logger()
+
+    def __init__(self, config: Config, channel: ChannelConfig, parts: Parts, threads: Threads | None = None) -> None:
+        """
+        @param threads: for tests: what carries out the blocking work; by default a thread of the channel's own.
+        """
+        self.name = channel.name
+        self._directory = parts.directory
+        self._router = parts.router
+        self._started = parts.reactor.seconds()
+        self._store = Store(parts.files, config.path("mail"), config.server.hostname)
+        self._threads = threads or ReactorThreads(parts.reactor)
+        self._writer = self._threads.writer(self._thd_work, f"{channel.name} delivery")
+        self._guard = threading.Lock()  # over the two below, which the queue's thread uses as well
+        self._delivered: dict[str, dict[int, list[Delivered]]] = {}  # by id and number: what may not be durable yet
+        self._doubtful: dict[str, set[int]] = {}  # id: numbers whose sync failed
+
+    async def dequeue(self, job: Job) -> Sequence[Disposition]:
+        results: list[Disposition | None] = []
+        deliveries: list[Delivery] = []
+        for number, recipient in zip(job.numbers, job.recipients, strict=True):
+            found = await self._find(recipient)
+            if isinstance(found, Mailbox):
+                deliveries.append(_delivery(job, number, recipient, found))
+                results.append(None)
+            else:
+                results.append(found)
+        written = iter(await self._writer.submit(deliveries) if deliveries else ())
+        return [next(written) if result is None else result for result in results]
+
+    async def stop(self) -> None:
+        await self._writer.stop()
+
+    def thd_sync_deliveries(self, ids: Iterable[str]) -> None:
+        with self._guard:
+            group = {name: dict(self._delivered[name]) for name in ids if name in self._delivered}
+            if not self._doubtful.keys().isdisjoint(group):
+                raise OSError(errno.EIO, "an earlier sync failed, and what it covered is to be replayed first")
+        try:
+            self._store.thd_sync(one for numbers in group.values() for paths in numbers.values() for one in paths)
+        except OSError:
+            with self._guard:
+                for name, numbers in group.items():
+                    self._doubtful.setdefault(name, set()).update(numbers)
+            raise
+        with self._guard:
+            for name, numbers in group.items():
+                known = self._delivered[name]
+                for number, paths in numbers.items():
+                    if known[number] is paths:  # not delivered once more while we were syncing
+                        del known[number]
+                if not known:
+                    del self._delivered[name]
+
+    def thd_replay(self, job: Job) -> None:
+        for number, recipient in zip(job.numbers, job.recipients, strict=True):
+            try:
+                found = self._threads.thd_wait(partial(self._directory.lookup, recipient.address))
+            except Temporary as error:
+                raise OSError(errno.EAGAIN, str(error), recipient.address) from error
+            if isinstance(found, Mailbox) and found.active:
+                with self._guard:
+                    doubtful = number in self._doubtful.get(job.id, ())
+                paths = self._store.thd_replay(_delivery(job, number, recipient, found), doubtful=doubtful)
+                self._remember(job.id, number, paths)
+            else:
+                self._forget(job.id, number)
+
+    def _thd_work(self, deliveries: Sequence[Delivery]) -> list[Disposition]:
+        """The deliveries of one job: the writer's thread."""
+        passed: frozenset[str] | None = None
+        results = []
+        for delivery in deliveries:
+            try:
+                if passed is None:
+                    passed = delivered_to(delivery.content.header())
+                if delivery.address.lower() in passed:
+                    results.append(_LOOP)
+                    continue
+                if delivery.arrival < self._started:
+                    # A life before this one may have delivered it and not come to mark it.
+                    paths = self._store.thd_replay(delivery)
+                else:
+                    paths = [self._store.thd_deliver(delivery)]
+            except OSError as error:
+                self.log.warn(
+                    "{channel}: cannot deliver {id} to {mailbox!r}: {error}",
+                    channel=self.name,
+                    id=delivery.id,
+                    mailbox=delivery.mailbox,
+                    error=str(error),
+                )
+                results.append(Disposition(verdict=Verdict.DEFERRED, reply=trouble(error)))
+            else:
+                self._remember(delivery.id, delivery.number, paths)
+                results.append(_DELIVERED)
+        return results
+
+    def _remember(self, name: str, number: int, paths: list[Delivered]) -> None:
+        with self._guard:
+            self._delivered.setdefault(name, {})[number] = paths
+            self._settle_doubt(name, number)
+
+    def _forget(self, name: str, number: int) -> None:
+        with self._guard:
+            known = self._delivered.get(name)
+            if known is not None:
+                known.pop(number, None)
+                if not known:
+                    del self._delivered[name]
+            self._settle_doubt(name, number)
+
+    def _settle_doubt(self, name: str, number: int) -> None:
+        doubtful = self._doubtful.get(name)
+        if doubtful is not None:
+            doubtful.discard(number)
+            if not doubtful:
+                del self._doubtful[name]
+
+    async def _find(self, recipient: Recipient) -> Mailbox | Disposition:
+        """The recipient's mailbox, or what to tell instead."""
+        try:
+            found = await self._directory.lookup(recipient.address)
+            if found is None:
+                return _UNKNOWN
+            if isinstance(found, Mailbox):
+                return found if found.active else _SUSPENDED
+            return await self._elsewhere(recipient)
+        except Temporary as error:
+            return Disposition(verdict=Verdict.DEFERRED, reply=error.reply)
+
+    async def _elsewhere(self, recipient: Recipient) -> Disposition:
+        """The address has become an alias while the message waited."""
+        routed = await self._router.route(recipient.address, self.name)
+        if not isinstance(routed, Routed):
+            verdict = Verdict.DEFERRED if routed.reply.temporary else Verdict.FAILED
+            return Disposition(verdict=verdict, reply=routed.reply)
+        if any((one.channel, one.address) == (self.name, recipient.address) for one in routed.recipients):
+            return _AMISS  # and back to us it would come
+        return Disposition(verdict=Verdict.FORWARDED, reply=Reply(250, "2.1.5", "Forwarded"), onward=routed.recipients)
+
+
+def _delivery(job: Job, number: int, recipient: Recipient, mailbox: Mailbox) -> Delivery:
+    envelope = job.envelope
+    return Delivery(
+        id=job.id,
+        number=number,
+        arrival=envelope.arrival,
+        sender=envelope.sender,
+        address=recipient.address,
+        mailbox=mailbox.path,
+        content=job.content,
+    )

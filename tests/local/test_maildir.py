@@ -1,0 +1,315 @@
+"""The mail store: names, content, and what a power cut at any moment leaves of a delivery."""
+
+from __future__ import annotations
+
+import errno
+import random
+from collections.abc import Iterator
+from itertools import count
+
+from attrs import evolve, frozen
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from qmailpy.local.maildir import FEW, Delivered, Delivery, Store, sanitised_host, thd_octets, trouble
+from qmailpy.testing.crashdisk import CrashDisk, PowerCut
+from qmailpy.values import Content, MemoryContent
+
+HOME = "/home"
+BOX = "example.org/ann/Maildir"
+WHERE = f"{HOME}/mail/{BOX}"
+MESSAGE = b"Received: from x\r\nSubject: hello\r\n\r\nbody\r\n.dot\r\n"
+STORED = b"Return-Path: <bob@example.com>\nDelivered-To: ann@example.org\n" + MESSAGE.replace(b"\r\n", b"\n")
+NAME = f"1700000000.Qabcdefghijklm00R2.mx.example.org,S={len(STORED)}"
+
+
+@frozen
+class PiecesContent:
+    """Content that comes in given pieces, as from a disk."""
+
+    pieces: tuple[bytes, ...]
+    in_memory: bool = False
+
+    @property
+    def size(self) -> int:
+        return len(self.read())
+
+    def read(self) -> bytes:
+        return b"".join(self.pieces)
+
+    def chunks(self, octets: int = 65536) -> Iterator[bytes]:
+        yield from self.pieces
+
+    def header(self, limit: int = 65536) -> bytes:
+        return MemoryContent(self.read()).header(limit)
+
+
+def delivery(
+    content: Content | bytes = MESSAGE, *, name: str = "abcdefghijklm00", number: int = 2, mailbox: str = BOX
+) -> Delivery:
+    return Delivery(
+        id=name,
+        number=number,
+        arrival=1700000000.75,
+        sender="bob@example.com",
+        address="ann@example.org",
+        mailbox=mailbox,
+        content=MemoryContent(content) if isinstance(content, bytes) else content,
+    )
+
+
+def store(disk: CrashDisk) -> Store:
+    return Store(disk, f"{HOME}/mail", "mx.example.org")
+
+
+class DeliveryTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.disk = CrashDisk(directories=[HOME])
+        self.store = store(self.disk)
+
+    def tearDown(self) -> None:
+        self.assertEqual(self.disk.open_paths(), [])
+
+    def test_the_first_delivery_makes_the_mailbox(self) -> None:
+        """Maildir++ with its three directories; the message is in new/ under a name made of its id, with its size."""
+        done = self.store.thd_deliver(delivery())
+        self.assertEqual(sorted(self.disk.listdir(WHERE)), ["cur", "new", "tmp"])
+        self.assertEqual(self.disk.listdir(f"{WHERE}/new"), [NAME])
+        self.assertEqual(done, Delivered(f"{WHERE}/new/{NAME}", BOX, True))
+        self.assertEqual(self.disk.listdir(f"{WHERE}/tmp"), [])
+
+    def test_the_file_holds_two_fields_and_the_message_with_lf_line_ends(self) -> None:
+        self.store.thd_deliver(delivery())
+        self.assertEqual(self.disk.read(f"{WHERE}/new/{NAME}"), STORED)
+
+    def test_a_message_that_is_not_in_memory_is_stored_alike(self) -> None:
+        self.store.thd_deliver(delivery(PiecesContent((MESSAGE[:16], MESSAGE[16:17], MESSAGE[17:]))))
+        self.assertEqual(self.disk.read(f"{WHERE}/new/{NAME}"), STORED)
+
+    def test_the_null_sender_is_an_empty_path(self) -> None:
+        self.assertTrue(b"".join(thd_octets(evolve(delivery(), sender=""))).startswith(b"Return-Path: <>\n"))
+
+    def test_an_address_cannot_add_a_field(self) -> None:
+        octets = b"".join(thd_octets(evolve(delivery(), sender="a\r\nX: y\n@b\0", address="c\nd")))
+        self.assertTrue(octets.startswith(b"Return-Path: <a X: y @b >\nDelivered-To: c d\nReceived: "))
+
+    @given(st.lists(st.sampled_from([b"\r", b"\n", b"\r\n", b"a", b""]), max_size=12))
+    def test_line_ends_are_converted_wherever_the_pieces_are_cut(self, pieces: list[bytes]) -> None:
+        """CRLF becomes LF, and nothing else changes."""
+        octets = b"".join(thd_octets(delivery(PiecesContent(tuple(pieces)))))
+        head = octets.index(b"ann@example.org\n") + len(b"ann@example.org\n")
+        self.assertEqual(octets[head:], b"".join(pieces).replace(b"\r\n", b"\n"))
+
+    def test_the_host_cannot_be_mistaken_for_flags_or_a_directory(self) -> None:
+        self.assertEqual(sanitised_host("mx-1.example.org"), "mx-1.example.org")
+        self.assertEqual(sanitised_host("a/b:c,d"), "a\\057b\\072c\\054d")
+
+    def test_a_path_that_leads_out_of_the_store_is_refused(self) -> None:
+        for path in ("../x/Maildir", "/etc/Maildir", "a//b", "", "a/./b"):
+            self.assertRaises(OSError, self.store.thd_deliver, delivery(mailbox=path))
+        self.assertEqual(self.disk.listdir(HOME), [])
+
+    def test_a_leftover_of_an_attempt_that_was_cut_short_is_no_obstacle(self) -> None:
+        self.store.thd_deliver(delivery(name="other0000000000"))
+        handle = self.disk.open(f"{WHERE}/tmp/{NAME.partition(',')[0]}", create=True)
+        self.disk.pwrite(handle, b"leftover, longer than the message: " + b"x" * 5000, 0)
+        self.disk.close(handle)
+        self.store.thd_deliver(delivery())
+        self.assertEqual(self.disk.read(f"{WHERE}/new/{NAME}"), STORED)
+        self.assertEqual(self.disk.listdir(f"{WHERE}/tmp"), [])
+
+    def test_a_mailbox_that_was_removed_is_made_again(self) -> None:
+        self.store.thd_deliver(delivery())
+        self.disk.rename(f"{HOME}/mail/example.org", f"{HOME}/gone")
+        self.assertTrue(self.store.thd_deliver(delivery()).fresh)
+        self.assertEqual(self.disk.listdir(f"{WHERE}/new"), [NAME])
+
+    def test_a_delivery_that_fails_leaves_nothing_behind(self) -> None:
+        self.store.thd_deliver(delivery(name="other0000000000"))
+        for operation in ("open", "pwrite", "rename"):
+            self.disk.fail(operation, 1, errno.ENOSPC)
+            self.assertRaises(OSError, self.store.thd_deliver, delivery())
+            self.assertEqual(self.disk.listdir(f"{WHERE}/tmp"), [])
+            self.assertEqual(len(self.disk.listdir(f"{WHERE}/new")), 1)
+
+    def test_want_of_space_and_other_trouble_are_told_apart(self) -> None:
+        for number in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE):
+            self.assertEqual(trouble(OSError(number, "")).enhanced, "4.3.1")
+        for number in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EIO):
+            self.assertEqual(trouble(OSError(number, "")).enhanced, "4.2.0")
+
+
+class ReplayTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.disk = CrashDisk(directories=[HOME])
+        self.store = store(self.disk)
+        self.path = self.store.thd_deliver(delivery()).path
+
+    def test_a_delivery_that_is_there_is_left_alone(self) -> None:
+        before = self.disk.count()
+        self.assertEqual([one.path for one in store(self.disk).thd_replay(delivery())], [self.path])
+        self.assertEqual(self.disk.count(), before)
+
+    def test_a_delivery_that_a_reader_has_seen_is_left_alone(self) -> None:
+        """In cur/, with any flags."""
+        seen = f"{WHERE}/cur/{NAME}:2,RS"
+        self.disk.rename(self.path, seen)
+        before = self.disk.count()
+        self.assertEqual([one.path for one in self.store.thd_replay(delivery())], [seen])
+        self.assertEqual(self.disk.count(), before)
+
+    def test_a_delivery_that_is_missing_is_made(self) -> None:
+        self.disk.unlink(self.path)
+        self.store.thd_replay(delivery())
+        self.assertEqual(self.disk.read(self.path), STORED)
+
+    def test_a_torn_delivery_is_replaced_where_it_is(self) -> None:
+        for path in (self.path, f"{WHERE}/cur/{NAME}:2,S"):
+            self.disk.rename(self.path, path)
+            for torn in (b"", STORED[:-1], STORED[:-1] + b"\0", bytes(len(STORED))):
+                handle = self.disk.open(path)
+                self.disk.truncate(handle, 0)
+                self.disk.pwrite(handle, torn, 0)
+                self.disk.close(handle)
+                self.store.thd_replay(delivery())
+                self.assertEqual(self.disk.read(path), STORED)
+                self.assertEqual(len(self.disk.listdir(f"{WHERE}/new") + self.disk.listdir(f"{WHERE}/cur")), 1)
+
+    def test_other_messages_are_not_taken_for_it(self) -> None:
+        other = self.store.thd_deliver(delivery(number=3)).path
+        self.disk.unlink(self.path)
+        self.store.thd_replay(delivery())
+        self.assertEqual({self.disk.read(self.path), self.disk.read(other)}, {STORED})
+
+    def test_a_second_name_in_tmp_is_removed(self) -> None:
+        handle = self.disk.open(f"{WHERE}/tmp/{NAME.partition(',')[0]}", create=True)
+        self.disk.close(handle)
+        self.store.thd_replay(delivery())
+        self.assertEqual(self.disk.listdir(f"{WHERE}/tmp"), [])
+
+
+class SyncTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.disk = CrashDisk(directories=[HOME])
+        self.store = store(self.disk)
+
+    def test_few_files_are_synced_one_by_one_and_many_at_once(self) -> None:
+        few = [self.store.thd_deliver(delivery(number=number)) for number in range(FEW)]
+        self.store.thd_sync(few)
+        self.assertEqual((self.disk.count("fsync"), self.disk.count("syncfs")), (FEW, 0))
+        self.store.thd_sync([self.store.thd_deliver(delivery(number=number)) for number in range(FEW + 1)])
+        self.assertEqual((self.disk.count("fsync"), self.disk.count("syncfs")), (FEW, 1))
+
+    def test_a_known_mailbox_costs_one_directory_sync(self) -> None:
+        self.store.thd_sync([self.store.thd_deliver(delivery())])
+        before = self.disk.count("sync_directory")
+        self.store.thd_sync([self.store.thd_deliver(delivery(number=3))])
+        self.assertEqual(self.disk.count("sync_directory"), before + 1)
+
+    def test_a_delivery_that_a_reader_has_moved_is_synced_where_it_is(self) -> None:
+        done = self.store.thd_deliver(delivery())
+        self.disk.rename(done.path, f"{WHERE}/cur/{NAME}:2,S")
+        self.store.thd_sync([done])
+        self.assertEqual(self.disk.reboot().read(f"{WHERE}/cur/{NAME}:2,S"), STORED)
+
+    def test_a_delivery_that_a_reader_has_removed_is_no_trouble(self) -> None:
+        done = self.store.thd_deliver(delivery())
+        self.disk.unlink(done.path)
+        self.store.thd_sync([done])
+        self.disk.rename(f"{HOME}/mail/example.org", f"{HOME}/gone")
+        self.store.thd_sync([done])
+
+    def test_nothing_to_sync_touches_no_disk(self) -> None:
+        self.store.thd_sync([])
+        self.assertEqual(self.disk.count(), 0)
+
+    def test_a_failed_sync_can_be_mended_by_a_doubtful_replay_only(self) -> None:
+        """After the failure the file can be read, whole, and a plain replay believes it; the disk never got it."""
+        for doubtful, kept in ((False, False), (True, True)):
+            disk = CrashDisk(directories=[HOME])
+            mail = store(disk)
+            done = mail.thd_deliver(delivery())
+            disk.fail("fsync")
+            self.assertRaises(OSError, mail.thd_sync, [done])
+            mail.thd_sync(mail.thd_replay(delivery(), doubtful=doubtful))
+            self.assertEqual(disk.reboot().read(done.path) == STORED, kept)
+
+
+class PowerCutTests(SynchronousTestCase):
+    """The promise: once thd_sync has returned, or replay and thd_sync after a cut, the message is there and whole."""
+
+    def deliveries(self, many: int) -> list[Delivery]:
+        boxes = (BOX, "example.org/bea/Maildir", "example.net/ann/Maildir")
+        return [
+            delivery(MESSAGE + b"%d\r\n" % number * 300, number=number, mailbox=boxes[number % 3])
+            for number in range(many)
+        ]
+
+    def held(self, disk: CrashDisk, wanted: list[Delivery]) -> bool:
+        """Whether each is there exactly once, whole, and nothing else."""
+        for mailbox in {one.mailbox for one in wanted}:
+            where = f"{HOME}/mail/{mailbox}"
+            here = [one for one in wanted if one.mailbox == mailbox]
+            names = [f"{where}/new/{name}" for name in disk.listdir(f"{where}/new")]
+            found = sorted(disk.read(name) for name in names)
+            if found != sorted(b"".join(thd_octets(one)) for one in here):
+                return False
+        return True
+
+    def check(self, many: int, seeds: int) -> int:
+        """Cut before every step of deliver-and-sync, then of replay-and-sync; the number of steps."""
+        wanted = self.deliveries(many)
+        for die_at in count():
+            disk = CrashDisk(die_at, directories=[HOME])
+            try:
+                mail = store(disk)
+                mail.thd_sync([mail.thd_deliver(one) for one in wanted])
+                disk.cut()
+                synced = True
+            except PowerCut:
+                synced = False
+            for seed in range(seeds):
+                after = disk.reboot(random.Random(seed), reorder=seed % 2 == 0)
+                if synced and not self.held(after, wanted):
+                    return -1
+                after.die_at = random.Random(die_at * 1000 + seed).randint(0, 40)
+                try:
+                    mail = store(after)
+                    mail.thd_sync([path for one in wanted for path in mail.thd_replay(one)])
+                except PowerCut:
+                    after = after.reboot(random.Random(seed))
+                    mail = store(after)
+                    mail.thd_sync([path for one in wanted for path in mail.thd_replay(one)])
+                if not self.held(after.reboot(), wanted):
+                    return -1
+            if synced:
+                return die_at
+        raise AssertionError
+
+    def test_a_few_deliveries_survive_a_cut_at_any_step(self) -> None:
+        self.assertGreater(self.check(3, 12), 20)
+
+    def test_many_deliveries_survive_a_cut_at_any_step(self) -> None:
+        self.assertGreater(self.check(FEW + 2, 4), 40)
+
+    def test_each_sync_is_needed(self) -> None:
+        """Leave out each kind of sync, and the same check finds mail lost: it would notice its absence."""
+        real = CrashDisk.__init__
+        for kind, path, many in (
+            ("fsync", "", 3),
+            ("sync_directory", "/new", 3),
+            ("sync_directory", "/Maildir", 3),
+            ("sync_directory", "/ann", 3),
+            ("sync_directory", "/example.org", 3),
+            ("sync_directory", "/mail", 3),
+            ("sync_directory", HOME, 3),
+            ("syncfs", "", FEW + 2),
+        ):
+
+            def deaf(self: CrashDisk, *args: object, kind: str = kind, path: str = path, **named: object) -> None:
+                real(self, *args, **named)  # type: ignore[arg-type]
+                self.ignore_sync = lambda what, where: what == kind and where.endswith(path)
+
+            self.patch(CrashDisk, "__init__", deaf)
+            self.assertEqual(self.check(many, 4), -1, (kind, path))
