@@ -2,8 +2,8 @@
 The self-made TLS certificate of a new home.
 
 ECDSA on P-256, the name in the subject alternative names (RFC 6125 s.6.4), valid for ten years: nothing renews it by
-itself, mail servers do not check each other's certificates unless told to, and one that has run out would only break the
-clients that were told to trust it. Whoever wants a public one puts it in its place.
+itself, mail servers do not check each other's certificates unless told to, and one that has run out would only break
+the clients that were told to trust it. Whoever wants a public one puts it in its place.
 """
 
 from __future__ import annotations

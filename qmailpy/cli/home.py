@@ -2,7 +2,8 @@
 What a home consists of on disk: its directories and their modes, for those who make it and those who check it.
 
 With a user of its own, a home lets everybody pass through to C{etc/} and C{run/} (the modes 0711 and 0755), because any
-user may send mail with C{qmailpy sendmail}; what lies behind is the daemon's alone. An unprivileged home is its owner's alone.
+user may send mail with C{qmailpy sendmail}; what lies behind is the daemon's alone. An unprivileged home is its owner's
+alone.
 """
 
 from __future__ import annotations

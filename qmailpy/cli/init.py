@@ -2,8 +2,8 @@
 C{qmailpy init HOME}: a working home out of nothing.
 
 All that was asked for is checked before the disk is touched. While it works, HOME holds a locked file C{.init}; a
-failure takes away everything again, and what a power cut left behind is taken away by the next try, which knows it by that
-file. So there is never half a home that passes for a whole one or stands in the way.
+failure takes away everything again, and what a power cut left behind is taken away by the next try, which knows it by
+that file. So there is never half a home that passes for a whole one or stands in the way.
 """
 
 from __future__ import annotations
