@@ -1,0 +1,113 @@
+"""
+The SMTP listener: a factory of L{SmtpSession} over the queue, the router and the recorder.
+"""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocol, IProtocolFactory, IReactorTime
+from zope.interface import implementer
+
+from qmailpy.config.schema import ListenerConfig, LogConfig, QueueConfig, TrustConfig
+from qmailpy.interfaces import IEnqueue, IRecorder, IResolver, IRouter
+from qmailpy.servers.clients import ReverseNames, TrustedNetworks
+from qmailpy.servers.session import Site, SmtpSession
+from qmailpy.wire.smtp import Limits, Service
+
+
+@implementer(IProtocolFactory)
+class SmtpFactory:
+    """
+    Sessions for one listener.
+
+    @ivar site: what they share; for tests and for those who count.
+    """
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        *,
+        hostname: str,
+        listener: ListenerConfig,
+        enqueue: IEnqueue,
+        router: IRouter,
+        recorder: IRecorder,
+        queue: QueueConfig,
+        log: LogConfig,
+        trust: TrustConfig,
+        postmaster: str = "",
+        resolver: IResolver | None = None,
+    ) -> None:
+        """
+        @param hostname: our name in the greeting and in Received.
+        @param postmaster: the address C{RCPT TO:<postmaster>} stands for; "" is postmaster at C{hostname}.
+        @param resolver: tells the names of clients for the log; C{None} leaves them out.
+        """
+        self._reactor = reactor
+        self._drains: list[Deferred[None]] = []
+        self._grace: IDelayedCall | None = None
+        limits = Limits(
+            message_octets=queue.message_octets,
+            received=queue.received,
+            errors=listener.errors,
+            messages=listener.messages,
+            normalise=listener.bare_lf == "normalise",
+        )
+        self.site = Site(
+            reactor=reactor,
+            service=Service(hostname=hostname, limits=limits),
+            listener=listener,
+            queue=queue,
+            log=log,
+            trusted=TrustedNetworks(trust),
+            enqueue=enqueue,
+            router=router,
+            recorder=recorder,
+            postmaster=postmaster or f"postmaster@{hostname.lower()}",
+            names=ReverseNames(reactor, resolver) if resolver is not None else None,
+        )
+
+    def doStart(self) -> None:
+        """A port begins to listen."""
+
+    def doStop(self) -> None:
+        """A port has stopped; sessions go on."""
+
+    def buildProtocol(self, addr: IAddress | None) -> IProtocol:
+        return SmtpSession(self.site)
+
+    def drain(self, grace_s: float = 30.0) -> Deferred[None]:
+        """
+        Stop in an orderly way: whoever connects is told 421, sessions that are idle end with 421, those with a message
+        on its way end behind the reply to it.
+
+        @param grace_s: after so many seconds what is left is cut off.
+        @return: fires when there is no session any more.
+        """
+        site = self.site
+        done: Deferred[None] = Deferred()
+        self._drains.append(done)
+        if not site.draining:
+            site.draining = True
+            site.gone = self._gone
+            if site.names is not None:
+                site.names.stop()
+            self._grace = self._reactor.callLater(grace_s, self._cut_off)
+            for session in list(site.sessions):
+                session.stop()
+        self._gone()
+        return done
+
+    def _gone(self) -> None:
+        """A session has ended while draining."""
+        if self.site.sessions:
+            return
+        if self._grace is not None and self._grace.active():
+            self._grace.cancel()
+        drains, self._drains = self._drains, []
+        for done in drains:
+            done.callback(None)
+
+    def _cut_off(self) -> None:
+        for session in list(self.site.sessions):
+            session.abort()
