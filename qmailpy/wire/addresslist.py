@@ -3,8 +3,8 @@ Address lists of header fields: RFC 5322 s.3.4 with the obsolete forms of s.4.4,
 
 For mail of our own users (C{inject}, C{sendmail}); the envelope of other mail never comes from its header. The field is
 taken apart into words, marks, quoted strings, comments and literals in one pass, then into addresses in another;
-nothing recurses (comments nest by a counter), so time and memory are linear in the length, and both are bounded. What cannot be
-understood is told with its place, and reading goes on behind the next comma.
+nothing recurses (comments nest by a counter), so time and memory are linear in the length, and both are bounded. What
+cannot be understood is told with its place, and reading goes on behind the next comma.
 """
 
 from __future__ import annotations
