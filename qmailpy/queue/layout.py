@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 
-from qmailpy.queue.ids import to_id
+from qmailpy.queue.ids import to_id, to_number
 
 SPLIT = 64
 _CHANNEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -54,6 +54,10 @@ class Layout:
     def mess(self, number: int) -> str:
         """The content file of a message."""
         return f"{self.root}/mess/{nn(number)}/{to_id(number, self.code)}"
+
+    def mess_of(self, queue_id: str) -> str:
+        """The same, by id."""
+        return self.mess(to_number(queue_id))
 
     def info(self, number: int) -> str:
         """The envelope file of a message."""

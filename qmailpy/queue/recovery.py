@@ -8,7 +8,7 @@ that has long left the journal is not looked at here; the scheduler lists it whi
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from attrs import Factory, define
 from twisted.logger import Logger
@@ -34,8 +34,9 @@ class Recovered:
     state: State
     highest: int  # no message number above it has been used
     generations: list[int]  # segments that hold work, oldest first
+    known: frozenset[int] = frozenset()  # numbers the journal told of, finished ones too
     messages: int = 0  # accepted ones that the journal told of
-    repeated_lines: int = 0  # lines the crash had swallowed
+    missing: list[LogRecord] = Factory(list)  # lines the crash had swallowed, to be written before any other
     warnings: list[str] = Factory(list)
 
 
@@ -90,15 +91,15 @@ class Recovery:
             for op in decode_ops(payload):
                 lines = self._apply(state, op, position, result)
                 if position.sequence > told:
-                    result.repeated_lines += self._tell(lines, found)
+                    result.missing += _without(lines, found)
         state.sequence = max(state.sequence, self._journal.sequence)
         for message in list(state.messages.values()):
             if not message.filed and self._shelf.thd_has_files(message.number, message.channels):
                 message.filed = True  # settling it had begun
         self._clear_finished(state)
-        self._recorder.flush()
         if self._replay:
             self._thd_replay()
+        result.known = frozenset(self._born) | frozenset(state.messages)
         result.warnings = self._journal.warnings + self._shelf.warnings
         self._shelf.warnings.clear()
         return result
@@ -146,21 +147,10 @@ class Recovery:
                 message.filed = True
                 state.touch(message, newest)
 
-    def _tell(self, lines: Iterable[LogRecord], found: Counter[Key]) -> int:
-        """Write those lines of a journalled change that the log does not have."""
-        missing = []
-        for line in lines:
-            key = _key(line)
-            if found[key] > 0:
-                found[key] -= 1
-            else:
-                missing.append(line)
-        if missing:
-            self._recorder.write(missing)
-        return len(missing)
-
     def _thd_replay(self) -> None:
-        for (_, channel), (message, recipients) in self._delivered.items():
+        for (number, channel), (message, recipients) in self._delivered.items():
+            if not message.content.in_memory and not self._files.exists(self._layout.mess(number)):
+                continue  # its content went when the delivery was durable (docs/queue.md s.5)
             self._durable[channel].thd_replay(
                 Job(
                     id=message.id,
@@ -172,6 +162,16 @@ class Recovery:
                     attempt=1,
                 )
             )
+
+
+def _without(lines: Iterable[LogRecord], found: Counter[Key]) -> Iterator[LogRecord]:
+    """Those lines of a journalled change that the log does not have."""
+    for line in lines:
+        key = _key(line)
+        if found[key] > 0:
+            found[key] -= 1
+        else:
+            yield line
 
 
 def _key(record: LogRecord) -> Key:

@@ -14,8 +14,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
+from zlib import crc32
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredLock, succeed
 from twisted.logger import Logger
 
 from qmailpy.disk.files import Files
@@ -28,7 +29,7 @@ from qmailpy.queue.journal import Journal, JournalBroken, Position
 from qmailpy.queue.layout import Layout
 from qmailpy.queue.shelf import Filing, Shelf, filing
 from qmailpy.queue.state import Message, State, enqueued_lines
-from qmailpy.values import MemoryContent
+from qmailpy.values import Envelope, MemoryContent
 
 InThread = Callable[..., "Deferred[Any]"]
 """in_thread(function, *arguments): runs it elsewhere and fires with its result; in tests, at once."""
@@ -80,6 +81,7 @@ class Shard:
         self._paused_retiring = False
         self._held_back: deque[tuple[bytes, Callable[[Position | OSError], None]]] = deque()
         self._idle: list[Deferred[None]] = []
+        self._loads = DeferredLock()
         self.broken: OSError | None = None
         self.on_arrival: Callable[[Message], None] = lambda message: None
         self.on_evict: Callable[[Message], None] = lambda message: None
@@ -312,9 +314,33 @@ class Shard:
         del self.state.messages[message.number]
         self.on_evict(message)
 
-    def adopt(self, message: Message) -> Message:
-        """A message read from its files comes into memory; if it had come already, that one counts."""
-        return self.state.messages.setdefault(message.number, message)
+    def load(self, numbers: Sequence[int]) -> Deferred[list[Message]]:
+        """
+        Bring messages into memory from their files; fires with those that still exist, in memory already or now.
+
+        One load at a time: so nothing that was read can have become untrue by the time it is taken in.
+        """
+        return self._loads.run(self._load, numbers)
+
+    def _load(self, numbers: Sequence[int]) -> Deferred[list[Message]]:
+        absent = [number for number in numbers if number not in self.state.messages]
+
+        def adopt(found: list[Message]) -> list[Message]:
+            for message in found:
+                self.state.messages[message.number] = message
+                for copy in message.copies.values():
+                    copy.waiting = copy.held is None  # its entry outlived it
+            messages = self.state.messages
+            return [messages[number] for number in numbers if number in messages]
+
+        return self.in_thread(self._thd_load, absent).addCallback(adopt) if absent else succeed(adopt([]))
+
+    def _thd_load(self, numbers: Sequence[int]) -> list[Message]:
+        return [message for message in map(self.shelf.thd_load, numbers) if message is not None]
+
+    def new_message(self, envelope: Envelope, octets: bytes) -> Enqueued:
+        """The op that enqueues a message of our own making."""
+        return Enqueued(self.ids.next_number(), envelope, len(octets), crc32(octets), octets)
 
     def _release(self) -> None:
         while self._held_back and len(self._generations) <= self._segments:

@@ -240,6 +240,15 @@ class Shelf:
             if self._files.exists(path):
                 self._files.unlink(path)
 
+    def thd_orphan(self, kind: str, number: int) -> bool:
+        """Whether a file below info/ or mess/ belongs to nothing: no copy for the one, no info for the other."""
+        if kind == "mess":
+            return not self._files.exists(self._layout.info(number))
+        channels = {name for top in ("chan", "hold") for name in self._files.listdir(f"{self._layout.root}/{top}")}
+        return not any(
+            self._files.exists(self._layout.chan(name, number, held)) for name in channels for held in (False, True)
+        )
+
     def thd_has_files(self, number: int, channels: tuple[str, ...]) -> bool:
         """Whether there is any file of a message besides its content."""
         layout = self._layout

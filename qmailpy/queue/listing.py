@@ -1,0 +1,115 @@
+"""
+Getting to know the mail that has left the journal, after a start, while business goes on.
+
+Walks chan/ in slices from a thread: each copy gets its entry in a due list, 56 octets of memory. Then it removes what a
+crash has left over of messages that were never acknowledged. Only numbers below the watermark are looked at: everything
+above it was born after the start and is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from itertools import islice
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from qmailpy.queue.shard import Shard
+
+SLICE = 500
+
+
+class Listing:
+    """One walk over the directories of a shard."""
+
+    _log = Logger()
+
+    def __init__(
+        self, shard: Shard, watermark: int, known: Collection[int], found: Callable[[str, float, int], None]
+    ) -> None:
+        """
+        @param known: numbers that recovery has taken up, or knows to be finished.
+        @param found: called with channel, time of the next attempt and number.
+        """
+        self._shard = shard
+        self._watermark = watermark
+        self._known = known
+        self._found = found
+        self.messages = 0  # copies listed so far
+        self.removed = 0
+        self.complete = False
+
+    def run(self) -> Deferred[None]:
+        """Fires when everything is listed; fails with OSError when a directory cannot be read."""
+        return Deferred.fromCoroutine(self._run())
+
+    async def _run(self) -> None:
+        shelf, files, root = self._shard.shelf, self._shard.files, self._shard.layout.root
+        in_thread = self._shard.in_thread
+        for channel in await in_thread(files.listdir, f"{root}/chan"):
+            walk = shelf.thd_scan("chan", channel)
+            while True:
+                entries, ended = await in_thread(self._thd_slice, walk, channel)
+                for number, when in entries:
+                    if number not in self._shard.state.messages:
+                        self._found(channel, when, number)
+                        self.messages += 1
+                if ended:
+                    break
+        self._report()
+        for kind in ("info", "mess"):
+            await self._sweep(kind)
+        self._report()
+        self.complete = True
+        self._known = frozenset()
+
+    def _thd_slice(self, walk: Iterator[int], channel: str) -> tuple[list[tuple[int, float]], bool]:
+        numbers = list(islice(walk, SLICE))
+        entries = []
+        for number in numbers:
+            if number < self._watermark and number not in self._known:
+                when = self._shard.shelf.thd_next_attempt(channel, number)
+                if when is not None:
+                    entries.append((number, when))
+        return entries, len(numbers) < SLICE
+
+    async def _sweep(self, kind: str) -> None:
+        """Remove files of messages that nothing else tells of."""
+        in_thread = self._shard.in_thread
+        walk = self._shard.shelf.thd_scan(kind, "")
+        while True:
+            numbers, ended = await in_thread(self._thd_leftovers, walk, kind)
+            # Between the look and the removal nothing below the watermark that is not in memory can come to life.
+            orphans = [number for number in numbers if number not in self._shard.state.messages]
+            if orphans:
+                self.removed += await in_thread(self._thd_remove, orphans, kind)
+            if ended:
+                return
+
+    def _thd_leftovers(self, walk: Iterator[int], kind: str) -> tuple[list[int], bool]:
+        numbers = list(islice(walk, SLICE))
+        return [
+            number
+            for number in numbers
+            if number < self._watermark and number not in self._known and self._shard.shelf.thd_orphan(kind, number)
+        ], len(numbers) < SLICE
+
+    def _thd_remove(self, numbers: list[int], kind: str) -> int:
+        removed = 0
+        for number in numbers:
+            if self._shard.shelf.thd_orphan(kind, number):
+                self._shard.shelf.thd_remove(number)
+                removed += 1
+        return removed
+
+    def _report(self) -> None:
+        if self.messages or self.removed:
+            self._log.info(
+                "queue shard {root}: {messages} waiting message copies listed, {removed} leftovers removed",
+                root=self._shard.layout.root,
+                messages=self.messages,
+                removed=self.removed,
+            )
+        for warning in self._shard.shelf.warnings:
+            self._log.error("queue shard {root}: {warning}", root=self._shard.layout.root, warning=warning)
+        self._shard.shelf.warnings.clear()

@@ -1,0 +1,425 @@
+"""
+One channel's side of the queue: which of its recipients are due, ready, on their way, and what became of them.
+
+A recipient is at any time either waiting (its copy has an entry in the due list), ready or out (its number is in the
+copy's C{flying}), held, or done. Every attempt ends in one commit; only then may the recipient be tried again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import Protocol
+
+from attrs import evolve
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from qmailpy.config.schema import ChannelConfig, QueueConfig
+from qmailpy.interfaces import IChannel
+from qmailpy.queue.codec import Attempted, Enqueued, Held, Op, Outcome, Result, Warned
+from qmailpy.queue.due import DueList
+from qmailpy.queue.fair import FairQueue, Unit
+from qmailpy.queue.journal import JournalBroken
+from qmailpy.queue.notices import wants_delay, wants_failure, warnings_passed
+from qmailpy.queue.retry import expired_reply, resumed, schedule_of
+from qmailpy.queue.shard import Shard
+from qmailpy.queue.state import Copy, Message, Pending
+from qmailpy.values import Content, Disposition, Envelope, Job, Recipient, Reply, Verdict
+
+READY = 2000  # units that may be ready at once; what is due beyond that stays on disk
+LOADING = 100  # messages read from their files at once
+PARKED_S = 15.0  # how long a unit of a destination with too many ready ones waits on disk
+TEXT = 1000  # characters of a diagnostic kept
+
+BUG = Disposition(verdict=Verdict.DEFERRED, reply=Reply(451, "4.3.0", "internal error; the message is kept"))
+
+Failures = Sequence[tuple[Recipient, Disposition]]
+
+
+class INotices(Protocol):
+    """Builds the messages that tell senders (channels.process)."""
+
+    def build_failure(
+        self, envelope: Envelope, queue_id: str, failures: Failures, content: Content, now: float
+    ) -> tuple[Envelope, bytes] | None:
+        """The notice of these failures, or C{None} when nobody is to be told. May read the content: for a thread."""
+
+    def build_delay(
+        self, envelope: Envelope, queue_id: str, delayed: Failures, content: Content, now: float, until: float
+    ) -> tuple[Envelope, bytes] | None:
+        """The same for recipients that are still being tried, until the given time."""
+
+
+class Runner:
+    """The scheduling of one channel in one shard."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        *,
+        shard: Shard,
+        channel: IChannel | None,
+        config: ChannelConfig,
+        queue: QueueConfig,
+        notices: INotices,
+        clock: IReactorTime,
+        seconds: Callable[[], float],
+        chance: Random,
+    ) -> None:
+        """
+        @param channel: C{None} for mail of a channel that is no longer configured: it waits.
+        @param clock: timers.
+        @param seconds: wall clock.
+        """
+        self.name = config.name
+        self.channel = channel
+        self.stopped = config.stopped or channel is None
+        self.fair: FairQueue[tuple[int, ...]] = FairQueue(
+            concurrency=config.concurrency,
+            destination_concurrency=config.destination_concurrency if config.kind == "smtp" else 0,
+            waiting_limit=READY // 4,
+        )
+        self.due = DueList()
+        self.jobs: dict[Unit[tuple[int, ...]], Job] = {}  # out now
+        self._shard = shard
+        self._config = config
+        self._queue = queue
+        self._schedule = schedule_of(config, queue)
+        self._notices = notices
+        self._clock = clock
+        self._seconds = seconds
+        self._chance = chance
+        self._timer: IDelayedCall | None = None
+        self._loading = 0
+        self._draining = False
+        self._drained: list[Deferred[None]] = []
+        self._unsettled = 0  # attempts that ended and whose record is not durable yet
+
+    # --- coming in -------------------------------------------------------------------------------------------
+
+    def arrive(self, message: Message, copy: Copy) -> None:
+        """A new message has a copy for this channel."""
+        if self.stopped or self._draining or len(self.fair) >= READY:
+            self.wait(copy, message.number)
+            return
+        self._launch(message, copy, self._seconds())
+        self.pump()
+
+    def take_up(self, message: Message, copy: Copy) -> None:
+        """A message that was there when we started."""
+        if copy.held is not None:
+            return
+        now = self._seconds()
+        for item in copy.pending.values():
+            if item.attempts:
+                item.next_attempt = resumed(item.next_attempt, now, self._chance.random())
+        self.wait(copy, message.number)
+
+    def wait(self, copy: Copy, number: int) -> None:
+        """See to it that what is left of a copy has its entry in the due list, if it needs one."""
+        if copy.waiting or copy.held is not None or len(copy.flying) == len(copy.pending):
+            return
+        copy.waiting = True
+        self.push(copy.next_attempt(), number)
+
+    def push(self, when: float, number: int) -> None:
+        """An entry for a message, which need not be in memory."""
+        self.due.push(max(when, 0.0), number)
+        self._arm()
+
+    def _launch(self, message: Message, copy: Copy, now: float) -> None:
+        """Make ready what is due of a copy, and let the rest wait."""
+        if copy.held is not None:
+            return
+        pending, flying = copy.pending, copy.flying
+        priority = message.envelope.priority
+        if len(pending) == 1 and not flying:
+            ((number, item),) = pending.items()
+            if item.next_attempt <= now:
+                host = item.recipient.host
+                if self.fair.overflow(host):
+                    self._park(copy, message.number, now)
+                    return
+                flying.add(number)
+                self.fair.add(Unit(message.number, host, priority, (number,)))
+                return
+        else:
+            by_host: dict[str, list[int]] = {}
+            for number, item in pending.items():
+                if item.next_attempt <= now and number not in flying:
+                    by_host.setdefault(item.recipient.host, []).append(number)
+            size = self._config.recipients_per_job
+            for host, numbers in by_host.items():
+                if self.fair.overflow(host):
+                    self._park(copy, message.number, now)
+                    continue
+                flying.update(numbers)
+                for at in range(0, len(numbers), size):
+                    self.fair.add(Unit(message.number, host, priority, tuple(numbers[at : at + size])))
+        self.wait(copy, message.number)
+
+    def _park(self, copy: Copy, number: int, now: float) -> None:
+        if not copy.waiting:
+            copy.waiting = True
+            self.push(now + PARKED_S, number)
+
+    # --- the due list ----------------------------------------------------------------------------------------
+
+    def _arm(self) -> None:
+        earliest = self.due.earliest()
+        if earliest is None or self.stopped or self._draining:
+            return
+        delay = max(0.0, earliest - self._seconds())
+        if self._timer is not None and self._timer.active():
+            if self._timer.getTime() <= self._clock.seconds() + delay:
+                return
+            self._timer.cancel()
+        self._timer = self._clock.callLater(delay, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        self.refill()
+        self.pump()
+
+    def refill(self) -> None:
+        """Take what is due from the list, as far as there is room."""
+        if self.stopped or self._draining:
+            return
+        room = min(READY - len(self.fair), LOADING - self._loading)
+        if room < LOADING // 2:
+            return  # whoever makes room calls again
+        now = self._seconds()
+        to_load: list[int] = []
+        for number in self.due.pop_due(now, room):
+            message = self._shard.state.messages.get(number)
+            if message is None:
+                to_load.append(number)
+            else:
+                self._due(message, now)
+        if to_load:
+            self._loading += len(to_load)
+            self._shard.load(to_load).addBoth(self._loaded, to_load)
+        self._arm()
+
+    def _due(self, message: Message, now: float) -> None:
+        copy = message.copies.get(self.name)
+        if copy is not None:
+            copy.waiting = False
+            self._launch(message, copy, now)
+            self._shard.evict(message)
+
+    def _loaded(self, result: list[Message] | Failure, numbers: list[int]) -> None:
+        self._loading -= len(numbers)
+        now = self._seconds()
+        if isinstance(result, Failure):
+            self._log.error("channel {name}: cannot read queued mail: {problem}", name=self.name, problem=result.value)
+            for number in numbers:
+                self.push(now + 60.0, number)
+        else:
+            for message in result:
+                self._due(message, now)
+        self.refill()
+        self.pump()
+
+    # --- going out -------------------------------------------------------------------------------------------
+
+    def pump(self) -> None:
+        """Start whatever may be started."""
+        if self.stopped or self._draining:
+            return
+        while (unit := self.fair.next()) is not None:
+            self._start(unit)
+        if len(self.due) and len(self.fair) < READY // 2:
+            earliest = self.due.earliest()
+            if earliest is not None and earliest <= self._seconds():
+                self.refill()
+
+    def _start(self, unit: Unit[tuple[int, ...]]) -> None:
+        assert self.channel is not None
+        message = self._shard.state.messages[unit.number]
+        copy = message.copies[self.name]
+        items = [copy.pending[number] for number in unit.payload]
+        job = Job(
+            id=message.id,
+            channel=self.name,
+            envelope=message.envelope,
+            content=message.content,
+            recipients=tuple([item.recipient for item in items]),
+            numbers=unit.payload,
+            attempt=1 + max([item.attempts for item in items]),
+        )
+        self.jobs[unit] = job
+        Deferred.fromCoroutine(self.channel.dequeue(job)).addBoth(self._ended, unit, message, copy, job)
+
+    def _ended(
+        self,
+        outcome: Sequence[Disposition] | Failure,
+        unit: Unit[tuple[int, ...]],
+        message: Message,
+        copy: Copy,
+        job: Job,
+    ) -> None:
+        del self.jobs[unit]
+        self.fair.done(unit)
+        self._unsettled += 1
+        if isinstance(outcome, Failure) or len(outcome) != len(job.recipients):
+            reason = outcome if isinstance(outcome, Failure) else Failure(ValueError("dispositions do not match"))
+            self._log.failure("bug in channel {name}, message {id}", reason, name=self.name, id=job.id)
+            outcome = [BUG] * len(job.recipients)
+        Deferred.fromCoroutine(self._settle(message, copy, job, outcome)).addErrback(
+            lambda failure: self._log.failure("bug while settling message {id}", failure, id=job.id)
+        )
+        self.pump()
+
+    async def _settle(self, message: Message, copy: Copy, job: Job, dispositions: Sequence[Disposition]) -> None:
+        now = self._seconds()
+        onward: list[Op] = []  # what is enqueued goes before what it follows from
+        held: list[Op] = []
+        tried: list[tuple[Result, Disposition]] = []
+        failures: list[tuple[Recipient, Disposition]] = []
+        for number, recipient, said in zip(job.numbers, job.recipients, dispositions, strict=True):
+            verdict, final = said.verdict, said
+            if verdict is Verdict.HELD:
+                held = [Held(message.number, self.name, said.reply.text)]
+                continue
+            outcome, next_attempt = Outcome.DELIVERED, 0.0
+            if verdict is Verdict.DEFERRED:
+                outcome, next_attempt, final = self._deferred(message, copy.pending[number], said, now)
+            elif verdict is Verdict.FAILED:
+                outcome = Outcome.FAILED
+            elif verdict is Verdict.FORWARDED:
+                onward.append(await self._onward(message, said, now))
+            if outcome is Outcome.FAILED:
+                if wants_failure(recipient.notify):
+                    failures.append((recipient, final))
+                else:
+                    outcome = Outcome.SILENCED
+            tried.append(
+                (Result(number, outcome, next_attempt, final.transferred, final.modifiers, _text(final)), final)
+            )
+        if failures:
+            notice = await self._shard.in_thread(
+                self._notices.build_failure, message.envelope, message.id, failures, message.content, now
+            )
+            if notice is not None:
+                onward.append(self._shard.new_message(*notice))
+        ops = onward
+        if tried:
+            ops.append(Attempted(message.number, self.name, now, tuple([result for result, _ in tried])))
+            ops += await self._warning(message, copy, tried, now)
+        self._commit(message, copy, job, ops + held)
+
+    def _deferred(
+        self, message: Message, item: Pending, disposition: Disposition, now: float
+    ) -> tuple[Outcome, float, Disposition]:
+        arrival = message.envelope.arrival
+        age = self._schedule.next_age(
+            now - arrival,
+            attempts=item.attempts + 1,
+            draw=self._chance.random(),
+            retry_after=disposition.retry_after,
+        )
+        if age is not None:
+            return Outcome.DEFERRED, arrival + age, disposition
+        return (
+            Outcome.FAILED,
+            0.0,
+            evolve(disposition, verdict=Verdict.FAILED, reply=expired_reply(disposition.reply), diagnostic=""),
+        )
+
+    async def _onward(self, message: Message, disposition: Disposition, now: float) -> Enqueued:
+        content = message.content
+        octets = content.read() if content.in_memory else await self._shard.in_thread(content.read)
+        envelope = evolve(
+            message.envelope, recipients=disposition.onward, source=self.name, arrival=now, source_system="", user=""
+        )
+        return self._shard.new_message(envelope, octets)
+
+    async def _warning(
+        self, message: Message, copy: Copy, tried: Sequence[tuple[Result, Disposition]], now: float
+    ) -> list[Op]:
+        """The delay notice that may be due after a deferral."""
+        envelope = message.envelope
+        delayed = [
+            (copy.pending[result.recipient].recipient, disposition)
+            for result, disposition in tried
+            if result.outcome is Outcome.DEFERRED
+        ]
+        if not delayed or not envelope.sender:
+            return []
+        passed = warnings_passed(self._queue.warn_s, now - envelope.arrival, copy.warned)
+        if passed <= copy.warned:
+            return []
+        wanting = [item for item in delayed if wants_delay(item[0].notify)]
+        ops: list[Op] = [Warned(message.number, self.name, now, passed)]
+        if wanting:
+            until = envelope.arrival + self._schedule.lifetime_s
+            notice = await self._shard.in_thread(
+                self._notices.build_delay, envelope, message.id, wanting, message.content, now, until
+            )
+            if notice is not None:
+                ops.insert(0, self._shard.new_message(*notice))
+        return ops
+
+    def _commit(self, message: Message, copy: Copy, job: Job, ops: Sequence[Op]) -> None:
+        def done(problem: OSError | None) -> None:
+            if problem is not None:
+                if not isinstance(problem, JournalBroken):  # not even room for a mark: keep at it
+                    self._clock.callLater(1.0, self._commit, message, copy, job, ops)
+                return
+            copy.flying.difference_update(job.numbers)
+            self.wait(copy, message.number)
+            self._shard.evict(message)
+            self._unsettled -= 1
+            self._tell_drained()
+
+        self._shard.commit(ops, done)
+
+    # --- by hand ---------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Let the channel go on."""
+        self.stopped = self.channel is None
+        self._arm()
+        self.refill()
+        self.pump()
+
+    def stop(self) -> None:
+        """Nothing more of the channel is started; what is out ends as it will."""
+        self.stopped = True
+
+    def run_now(self) -> None:
+        """Everything that waits is due."""
+        now = self._seconds()
+        for message in self._shard.state.messages.values():
+            copy = message.copies.get(self.name)
+            if copy is not None:
+                for item in copy.pending.values():
+                    item.next_attempt = min(item.next_attempt, now)
+        self.due.pull_in(now)
+        self._arm()
+
+    def drain(self) -> Deferred[None]:
+        """Start nothing more; fires when nothing is out and everything is recorded."""
+        self._draining = True
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        waiting: Deferred[None] = Deferred()
+        self._drained.append(waiting)
+        self._tell_drained()
+        return waiting
+
+    def _tell_drained(self) -> None:
+        if self._draining and not self.jobs and not self._unsettled:
+            waiting, self._drained = self._drained, []
+            for each in waiting:
+                each.callback(None)
+
+
+def _text(disposition: Disposition) -> str:
+    text = disposition.diagnostic or str(disposition.reply)
+    return text[:TEXT].replace("\0", "")

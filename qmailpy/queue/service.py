@@ -1,0 +1,403 @@
+"""
+A shard of the queue as a service: lock, recovery, intake, one runner a channel, listing of old mail, upkeep, drain.
+
+Start: lock the shard, make its directories, recover (docs/queue.md s.6), begin a journal segment, take up what is in
+memory, and list the rest in the background. Stop: refuse new mail, let what is out end, settle everything into files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from random import Random
+from typing import Any, cast
+
+from attrs import frozen
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.interfaces import IReactorFDSet, IReactorThreads, IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.python.threadpool import ThreadPool
+from zope.interface import implementer
+
+from qmailpy.config.schema import ChannelConfig, Config
+from qmailpy.disk.files import Files, Space
+from qmailpy.errors import QmailpyError, Temporary
+from qmailpy.interfaces import IChannel, IDurableDelivery, IEnqueue, IFlow, IIntake, IRecorder
+from qmailpy.queue.committer import ICommitter, ThreadCommitter
+from qmailpy.queue.ids import IdSource, shard_code, to_id
+from qmailpy.queue.intake import FULL, STOPPING, TROUBLE, Budget, Intake
+from qmailpy.queue.journal import Journal
+from qmailpy.queue.layout import Layout
+from qmailpy.queue.listing import Listing
+from qmailpy.queue.recovery import Recovered, Recovery
+from qmailpy.queue.runner import INotices, Runner
+from qmailpy.queue.shard import InThread, Shard
+from qmailpy.queue.shelf import Shelf
+from qmailpy.queue.state import Copy, Message
+
+MEMORY = 64 * 1024 * 1024  # octets of small messages on their way in, a shard
+BACKLOG = 32 * 1024 * 1024  # octets on their way into the journal; beyond it new mail is told to come back
+UPKEEP_S = 1.0
+
+
+class IQueueReactor(IReactorTime, IReactorFDSet, IReactorThreads):
+    """What a shard asks of the reactor."""
+
+
+class ShardBusy(QmailpyError):
+    """Another process owns the shard."""
+
+
+@frozen(kw_only=True)
+class Surroundings:
+    """What a shard works with; everything that differs between the daemon, a command and a test."""
+
+    config: Config
+    files: Files
+    recorder: IRecorder
+    channels: Mapping[str, IChannel]
+    notices: INotices
+    clock: IReactorTime
+    seconds: Callable[[], float]  # wall clock
+    chance: Random
+    in_thread: InThread
+    committer: Callable[[Journal], ICommitter]  # started
+    replay: bool  # deliveries may have been lost: anything but our own process may have died
+
+
+@frozen
+class Opened:
+    """A shard that is locked and recovered, its journal begun."""
+
+    name: str
+    layout: Layout
+    shelf: Shelf
+    journal: Journal
+    durable: Mapping[str, IDurableDelivery]
+    recovered: Recovered
+    lock: int
+
+
+def thd_open(name: str, around: Surroundings) -> Opened:
+    """
+    Lock and recover a shard. Blocks, and may ask the reactor things: not for its thread.
+
+    @param name: the shard's, "0" ...
+    @raise ShardBusy: another process has it.
+    @raise OSError: the disk cannot be read or written; nothing was decided.
+    """
+    config, files = around.config, around.files
+    layout = Layout(config.path("queue", name), shard_code(name))
+    shelf = Shelf(files, layout, config.queue.spill_octets)
+    files.mkdir(layout.root)
+    try:
+        lock = files.lock(layout.lock)
+    except BlockingIOError:
+        raise ShardBusy(f"queue shard {name} is in use by another process") from None
+    try:
+        shelf.thd_make(tuple(config.channels))
+        journal = Journal(files, layout.journal, layout.corrupt, config.queue.segment_octets)
+        durable = {
+            channel: cast(IDurableDelivery, way)
+            for channel, way in around.channels.items()
+            if IDurableDelivery.providedBy(way)
+        }
+        recovered = Recovery(
+            files=files,
+            layout=layout,
+            journal=journal,
+            shelf=shelf,
+            recorder=around.recorder,
+            durable=durable,
+            replay=around.replay,
+        ).thd_run()
+        journal.start()
+    except BaseException:
+        files.close(lock)
+        raise
+    return Opened(name, layout, shelf, journal, durable, recovered, lock)
+
+
+@implementer(IEnqueue)
+class QueueShard:
+    """One shard, recovered and open for business; the service around it starts and stops it."""
+
+    _log = Logger()
+
+    def __init__(self, opened: Opened, around: Surroundings) -> None:
+        """
+        @param opened: from L{thd_open}. Starts the committer.
+        """
+        self.name = name = opened.name
+        self.config = config = around.config
+        self._around = around
+        files = around.files
+        self.layout = layout = opened.layout
+        self.shelf = shelf = opened.shelf
+        self._lock = opened.lock
+        journal, durable = opened.journal, opened.durable
+        self.recovered = recovered = opened.recovered
+        around.recorder.write(recovered.missing)
+        around.recorder.flush()
+        ids = IdSource(around.seconds, name, recovered.highest, around.chance)
+        self.watermark = ids.next_number()  # all that was there before has smaller numbers, all that comes larger
+        self._journal = journal
+        self.committer = around.committer(journal)
+        self.shard = Shard(
+            files=files,
+            layout=layout,
+            state=recovered.state,
+            shelf=shelf,
+            committer=self.committer,
+            recorder=around.recorder,
+            ids=ids,
+            in_thread=around.in_thread,
+            later=around.clock.callLater,
+            durable=durable,
+            segments=config.queue.segments,
+            generations=[*recovered.generations, journal.generation],
+        )
+        self.shard.on_arrival = self._arrived
+        self.runners: dict[str, Runner] = {}
+        for channel in config.channels.values():
+            self._runner(channel, around.channels.get(channel.name))
+        self._budget = Budget(MEMORY)
+        self._ids = ids
+        self.short: str = ""  # what there is too little of on the disk
+        self.stopping = False
+        for warning in recovered.warnings:
+            self._log.error("queue shard {name}: {warning}", name=name, warning=warning)
+        if recovered.messages or recovered.missing:
+            self._log.info(
+                "queue shard {name}: the journal told of {messages} messages, {lines} log lines were made up for",
+                name=name,
+                messages=recovered.messages,
+                lines=len(recovered.missing),
+            )
+
+    def _runner(self, channel: ChannelConfig, way: IChannel | None) -> Runner:
+        around = self._around
+        runner = self.runners[channel.name] = Runner(
+            shard=self.shard,
+            channel=way,
+            config=channel,
+            queue=around.config.queue,
+            notices=around.notices,
+            clock=around.clock,
+            seconds=around.seconds,
+            chance=around.chance,
+        )
+        return runner
+
+    def runner(self, name: str) -> Runner:
+        """The runner of a channel; one that waits for the channel to come back when it is not configured."""
+        found = self.runners.get(name)
+        if found is None:
+            self._log.error("mail is queued for channel {name}, which is not configured: it waits", name=name)
+            found = self._runner(ChannelConfig(name=name, kind="none"), None)
+        return found
+
+    # --- taking up -------------------------------------------------------------------------------------------
+
+    def take_up(self) -> Deferred[None]:
+        """Begin to deliver: what recovery found at once, the rest as it is listed. Fires when all is known."""
+        state = self.shard.state
+        for message in list(state.messages.values()):
+            for copy in list(message.copies.values()):
+                self.runner(copy.channel).take_up(message, copy)
+            self.shard.evict(message)
+        self.shard.retire()
+        listing = Listing(self.shard, self.watermark, self.recovered.known, self._listed)
+        self.listing = listing
+        return listing.run()
+
+    def _listed(self, channel: str, when: float, number: int) -> None:
+        self.runner(channel).push(when, number)
+
+    def _arrived(self, message: Message) -> None:
+        copies = message.copies
+        if len(copies) == 1:
+            for copy in copies.values():
+                self._arrive(message, copy)
+                return
+        for copy in list(copies.values()):
+            self._arrive(message, copy)
+
+    def _arrive(self, message: Message, copy: Copy) -> None:
+        runner = self.runners.get(copy.channel)
+        if runner is None:
+            runner = self.runner(copy.channel)
+        runner.arrive(message, copy)
+
+    # --- IEnqueue --------------------------------------------------------------------------------------------
+
+    def new_id(self) -> str:
+        return to_id(self._ids.next_number(), self._ids.code)
+
+    def begin(self, queue_id: str, flow: IFlow | None = None, size_hint: int = 0) -> IIntake:
+        if self.short:
+            raise Temporary(FULL, f"too little {self.short} on the queue's file system")
+        if self.stopping:
+            raise Temporary(STOPPING)
+        if self.shard.broken is not None:
+            raise Temporary(TROUBLE, str(self.shard.broken))
+        if self.shard.backlog > BACKLOG:
+            raise Temporary(TROUBLE, "the journal cannot keep up")
+        spill = self._around.config.queue.spill_octets
+        return Intake(
+            queue_id=queue_id,
+            files=self._around.files,
+            path=self.layout.mess_of(queue_id),
+            spill_octets=spill,
+            budget=self._budget,
+            flow=flow,
+            in_thread=self._around.in_thread,
+            enqueue=self.shard.enqueue,
+            large=size_hint > spill,
+        )
+
+    # --- upkeep ----------------------------------------------------------------------------------------------
+
+    def space(self) -> Space:
+        """What the queue's file system has left. Blocks."""
+        return self._around.files.space(self.layout.root)
+
+    def look_at_space(self, space: Space) -> None:
+        """Refuse new mail while the reserve is touched; say so once, and once when it is over."""
+        queue = self._around.config.queue
+        # A quarter more before mail is taken again, so that it does not flutter.
+        factor = 1.25 if self.short else 1.0
+        short = ""
+        if space.octets < queue.reserve_octets * factor:
+            short = "space"
+        elif space.inodes < queue.reserve_inodes * factor:
+            short = "inodes"
+        if short and not self.short:
+            self._log.error(
+                "queue shard {name}: {octets} octets and {inodes} inodes are left, less than the reserve: "
+                "new mail is refused with 452, what is queued goes on",
+                name=self.name,
+                octets=space.octets,
+                inodes=space.inodes,
+            )
+        elif self.short and not short:
+            self._log.info("queue shard {name}: there is space again, new mail is taken", name=self.name)
+        self.short = short
+
+    # --- the end ---------------------------------------------------------------------------------------------
+
+    def drain(self) -> Deferred[Any]:
+        """Refuse new mail, let what is out end and be recorded."""
+        self.stopping = True
+        return DeferredList([runner.drain() for runner in self.runners.values()], consumeErrors=True)
+
+    def settle(self) -> Deferred[None]:
+        """Everything into files; fires when it is there, or when a disk does not let us."""
+        self.shard.roll()
+        waiting: Deferred[None] = Deferred()
+        self.committer.call(lambda journal: None, lambda _: waiting.callback(None))  # behind the roll
+        return waiting.addCallback(lambda _: self.shard.settled())
+
+    def close(self) -> None:
+        """Let go of journal and lock; after the committer has stopped."""
+        self._around.recorder.flush()
+        self._journal.close()
+        self._around.files.close(self._lock)
+
+
+class QueueService(Service):
+    """The shards of a process: the first takes new mail, the others (adopted ones) are worked off."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        *,
+        reactor: IQueueReactor,
+        shards: Mapping[str, Callable[[InThread, Callable[[Journal], ICommitter]], Surroundings]],
+    ) -> None:
+        """
+        @param shards: name: makes the surroundings around what this service provides.
+        """
+        self._reactor = reactor
+        self._make = shards
+        self._pool = ThreadPool(minthreads=2, maxthreads=8, name="queue")
+        self._committers: list[ThreadCommitter] = []
+        self._upkeep: LoopingCall | None = None
+        self._since_roll = 0.0
+        self.shards: dict[str, QueueShard] = {}
+        self._in_thread = cast(InThread, partial(deferToThreadPool, self._reactor, self._pool))
+        self.on_broken: Callable[[OSError], None] = lambda problem: None
+        self.ready: Deferred[None] = Deferred()
+        """From startService on: fires when all shards are recovered, fails with why one is not."""
+
+    @property
+    def first(self) -> QueueShard:
+        """The shard that takes new mail."""
+        return next(iter(self.shards.values()))
+
+    def _committer(self, journal: Journal) -> ICommitter:
+        committer = ThreadCommitter(self._reactor, journal)
+        committer.start()
+        self._committers.append(committer)
+        return committer
+
+    def startService(self) -> None:
+        super().startService()
+        self._pool.start()
+        self.ready = Deferred.fromCoroutine(self._start())
+
+    async def _start(self) -> None:
+        in_thread = self._in_thread
+        for name, make in self._make.items():
+            around = make(in_thread, self._committer)
+            shard = QueueShard(await in_thread(thd_open, name, around), around)
+            shard.shard.on_broken = self._broken
+            self.shards[name] = shard
+        for shard in self.shards.values():
+            shard.take_up().addErrback(lambda failure: self._log.failure("bug while listing the queue", failure))
+        self._upkeep = LoopingCall(self._look_after)
+        self._upkeep.clock = self._reactor
+        self._upkeep.start(UPKEEP_S, now=False)
+
+    def _broken(self, problem: OSError) -> None:
+        self.on_broken(problem)
+
+    def _look_after(self) -> None:
+        config = self.first.config
+        self._since_roll += UPKEEP_S
+        if self._since_roll >= config.queue.roll_s:
+            self._since_roll = 0.0
+            for shard in self.shards.values():
+                shard.shard.roll()
+        for shard in self.shards.values():
+            self._in_thread(shard.space).addCallbacks(shard.look_at_space, self._no_space)
+
+    def _no_space(self, failure: Failure) -> None:
+        self._log.error("cannot tell how much space the queue has: {problem}", problem=failure.value)
+
+    async def _stop(self) -> None:
+        if self._upkeep is not None and self._upkeep.running:
+            self._upkeep.stop()
+        shards = list(self.shards.values())
+        await DeferredList([shard.drain() for shard in shards], consumeErrors=True)
+        for shard in shards:
+            if shard.shard.broken is None:
+                await shard.settle()
+                await shard.settle()  # what the checkpoint of the first left touched
+        for committer in self._committers:
+            committer.stop()
+        for shard in shards:
+            shard.close()
+        self._pool.stop()
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())
+
+
+__all__ = ["QueueService", "QueueShard", "Recovered", "ShardBusy", "Surroundings"]
