@@ -1,0 +1,346 @@
+"""
+Tests for L{qmailpy.wire.smtp_client}.
+"""
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from qmailpy.values import Reply
+from qmailpy.wire.smtp_client import (
+    Broken,
+    Event,
+    Finished,
+    GoAhead,
+    Goodbye,
+    Outcome,
+    Ready,
+    SmtpClient,
+    Stage,
+    Transaction,
+    path,
+    unsendable,
+)
+
+EHLO = b"250-mx.example hello\r\n250-PIPELINING\r\n250-SIZE 1000\r\n250 8BITMIME\r\n"
+PLAIN_EHLO = b"250 mx.example\r\n"
+TWO = Transaction(sender="a@example.org", recipients=("b@example.net", "c@example.net"), size=9)
+OK = Reply(250, "", "ok")
+
+
+def session(ehlo: bytes = EHLO) -> SmtpClient:
+    """A session that is ready for mail."""
+    client = SmtpClient("us.example")
+    client.receive(b"220 mx.example ESMTP\r\n")
+    client.take()
+    client.receive(ehlo)
+    return client
+
+
+def begun(ehlo: bytes = EHLO, transaction: Transaction = TWO) -> SmtpClient:
+    """A session with a transaction under way."""
+    client = session(ehlo)
+    client.begin(transaction)
+    client.take()
+    return client
+
+
+class OpeningTests(SynchronousTestCase):
+    """From the greeting to the first transaction."""
+
+    def test_ehlo_follows_the_greeting_and_the_keywords_are_known(self) -> None:
+        """RFC 5321 s.4.1.1.1."""
+        client = SmtpClient("us.example")
+        self.assertEqual(client.take(), b"")
+        self.assertEqual(client.receive(b"220 mx.example ESMTP ready\r\n"), [])
+        self.assertEqual(client.take(), b"EHLO us.example\r\n")
+        self.assertEqual(client.receive(b"250-mx\r\n250-size 77\r\n250-AUTH=PLAIN\r\n250 X-y a b\r\n"), [Ready()])
+        self.assertEqual(client.extensions, {"SIZE": "77", "AUTH": "PLAIN", "X-Y": "a b"})
+        self.assertEqual((client.banner, client.esmtp), ("mx.example ESMTP ready", True))
+
+    def test_a_server_without_ehlo_gets_helo(self) -> None:
+        """RFC 5321 s.3.2: 5yz to EHLO only says that it is old."""
+        client = SmtpClient("us.example")
+        client.receive(b"220 mx\r\n")
+        client.take()
+        self.assertEqual(client.receive(b"502 what?\r\n"), [])
+        self.assertEqual(client.take(), b"HELO us.example\r\n")
+        self.assertEqual(client.receive(b"250 mx\r\n"), [Ready()])
+        self.assertEqual((client.extensions, client.esmtp), ({}, False))
+
+    def test_a_refusal_at_the_door_breaks_the_session(self) -> None:
+        """In the greeting, 4yz to EHLO, and to HELO."""
+        for octets, stage, code in (
+            (b"554 go away\r\n", Stage.GREETING, 554),
+            (b"220 a\r\n451 later\r\n", Stage.EHLO, 451),
+            (b"220 a\r\n500 b\r\n550 c\r\n", Stage.HELO, 550),
+        ):
+            client = SmtpClient("us.example")
+            [event] = client.receive(octets)
+            assert isinstance(event, Broken)
+            self.assertEqual((event.stage, event.reply and event.reply.code), (stage, code))
+            client.take()
+            client.quit()
+            self.assertEqual((client.take(), client.receive(b"221 bye\r\n")), (b"QUIT\r\n", []))
+
+    def test_421_while_idle_breaks_the_session(self) -> None:
+        """RFC 5321 s.3.8: the server may close at any time."""
+        client = session()
+        self.assertEqual(client.receive(b"421 4.4.2 idle\r\n"), [Broken(Stage.IDLE, Reply(421, "4.4.2", "idle"))])
+        self.assertTrue(client.broken)
+
+    def test_a_reply_nobody_asked_for_breaks_the_session(self) -> None:
+        """We could not tell what the next one answers."""
+        client = session()
+        self.assertEqual(client.receive(b"250 ok\r\n"), [Broken(Stage.IDLE, None, "unexpected reply: 250 ok")])
+
+    def test_quit_is_answered(self) -> None:
+        """By 221, or by whatever there is."""
+        client = session()
+        client.quit()
+        self.assertEqual(client.take(), b"QUIT\r\n")
+        self.assertEqual(client.receive(b"221 bye\r\n"), [Goodbye()])
+
+
+class PipeliningTests(SynchronousTestCase):
+    """Transactions in one write (RFC 2920)."""
+
+    def test_the_envelope_goes_out_in_one_piece(self) -> None:
+        """With what the peer said it knows of SIZE and 8BITMIME."""
+        client = session()
+        client.begin(TWO)
+        self.assertEqual(
+            client.take(),
+            b"MAIL FROM:<a@example.org> SIZE=9 BODY=8BITMIME\r\n"
+            b"RCPT TO:<b@example.net>\r\nRCPT TO:<c@example.net>\r\nDATA\r\n",
+        )
+
+    def test_the_null_sender_is_an_empty_path(self) -> None:
+        """RFC 5321 s.4.5.5; and no BODY for 7-bit content."""
+        client = session()
+        client.begin(Transaction(sender="", recipients=("b@example.net",), size=9, eight_bit=False))
+        self.assertEqual(client.take(), b"MAIL FROM:<> SIZE=9\r\nRCPT TO:<b@example.net>\r\nDATA\r\n")
+
+    def test_content_follows_354_and_its_end_is_answered(self) -> None:
+        """The ordinary course; the session is ready for the next transaction, without RSET."""
+        client = begun()
+        self.assertEqual(client.receive(b"250 a\r\n250 b\r\n250 c\r\n354 go\r\n"), [GoAhead()])
+        client.content(b"x\r\n.y")
+        client.end_content()
+        self.assertEqual(client.take(), b"x\r\n..y\r\n.\r\n")
+        self.assertIs(client.stage, Stage.FINAL)
+        replies = (Reply(250, "", "b"), Reply(250, "", "c"))
+        outcome = Outcome(mail=Reply(250, "", "a"), recipients=replies, final=Reply(250, "2.0.0", "queued"))
+        self.assertEqual(client.receive(b"250 2.0.0 queued\r\n"), [Finished(outcome)])
+        client.begin(TWO)
+        self.assertTrue(client.take().startswith(b"MAIL"))
+
+    def test_some_recipients_refused_and_the_others_get_the_message(self) -> None:
+        """Each keeps its own reply."""
+        client = begun()
+        self.assertEqual(client.receive(b"250 ok\r\n550 5.1.1 no\r\n250 ok\r\n354 go\r\n"), [GoAhead()])
+        client.end_content()
+        [event] = client.receive(b"250 ok\r\n")
+        assert isinstance(event, Finished)
+        self.assertEqual(event.outcome.recipients, (Reply(550, "5.1.1", "no"), OK))
+
+    def test_all_recipients_refused_and_a_message_wanted_gets_an_empty_one(self) -> None:
+        """RFC 2920 s.3.1; what is said of the empty message is no news, whether it is taken or not."""
+        for final in (b"554 no valid recipients\r\n", b"250 ok\r\n"):
+            client = begun()
+            self.assertEqual(client.receive(b"250 ok\r\n550 b\r\n550 c\r\n354 go\r\n"), [])
+            self.assertEqual(client.take(), b".\r\n")
+            [event] = client.receive(final)
+            assert isinstance(event, Finished)
+            self.assertEqual((event.outcome.final, event.outcome.data), (None, None))
+            self.assertIs(client.stage, Stage.IDLE)
+            client.begin(TWO)
+            self.assertTrue(client.take().startswith(b"MAIL"))
+
+    def test_a_refused_sender_ends_the_transaction_after_all_replies(self) -> None:
+        """The replies to what was sent along are read and mean nothing; there is nothing to reset."""
+        client = begun()
+        self.assertEqual(client.receive(b"550 5.7.1 a\r\n503 b\r\n503 c\r\n"), [])
+        [event] = client.receive(b"503 d\r\n")
+        assert isinstance(event, Finished)
+        self.assertEqual((event.outcome.mail, event.outcome.data), (Reply(550, "5.7.1", "a"), None))
+        client.begin(TWO)
+        self.assertTrue(client.take().startswith(b"MAIL"))
+
+    def test_a_confused_server_that_refuses_the_sender_and_takes_recipients_gets_no_message(self) -> None:
+        """An empty one at most."""
+        client = begun()
+        self.assertEqual(client.receive(b"550 a\r\n250 b\r\n250 c\r\n354 d\r\n"), [])
+        self.assertEqual(client.take(), b".\r\n")
+
+    def test_refused_data_leaves_a_transaction_that_is_reset_before_the_next(self) -> None:
+        """RSET goes with the next envelope, not before it is needed."""
+        client = begun()
+        [event] = client.receive(b"250 a\r\n250 b\r\n250 c\r\n451 4.3.0 d\r\n")
+        assert isinstance(event, Finished)
+        self.assertEqual(event.outcome.data, Reply(451, "4.3.0", "d"))
+        client.begin(TWO)
+        self.assertTrue(client.take().startswith(b"RSET\r\nMAIL FROM:"))
+        self.assertEqual(client.receive(b"250 reset\r\n250 a\r\n250 b\r\n250 c\r\n354 d\r\n"), [GoAhead()])
+
+    def test_an_answer_during_the_content_ends_the_session(self) -> None:
+        """It is the answer to the message; half of it is on the wire, so nothing else can follow."""
+        client = begun()
+        client.receive(b"250 a\r\n250 b\r\n250 c\r\n354 d\r\n")
+        client.content(b"x")
+        [event] = client.receive(b"552 5.3.4 too big\r\n")
+        assert isinstance(event, Finished)
+        self.assertEqual(event.outcome.final, Reply(552, "5.3.4", "too big"))
+        self.assertIs(client.stage, Stage.CLOSED)
+        self.assertTrue(client.broken)
+
+    def test_421_breaks_the_session_wherever_it_comes(self) -> None:
+        """What had been answered before stays known."""
+        client = begun()
+        [event] = client.receive(b"250 ok\r\n550 no\r\n421 4.3.2 bye\r\n250 ok\r\n")
+        self.assertEqual(event, Broken(Stage.RCPT, Reply(421, "4.3.2", "bye")))
+        self.assertEqual(client.outcome().recipients, (Reply(550, "", "no"), None))
+        self.assertIs(client.outcome().stage, Stage.RCPT)
+
+    def test_a_reply_of_the_wrong_kind_breaks_the_session(self) -> None:
+        """354 for an address, 250 for DATA: we are out of step."""
+        for octets, stage in (
+            (b"354 a\r\n", Stage.MAIL),
+            (b"250 a\r\n354 b\r\n", Stage.RCPT),
+            (b"250 a\r\n250 b\r\n250 c\r\n250 d\r\n", Stage.DATA),
+            (b"250 a\r\n250 b\r\n250 c\r\n354 d\r\n250 e\r\n", Stage.CONTENT),
+        ):
+            event = begun().receive(octets)[-1]
+            assert isinstance(event, Broken)
+            self.assertEqual((event.stage, event.reply), (stage, None))
+
+    def test_a_lost_session_tells_how_far_it_came(self) -> None:
+        """C{outcome} at any time."""
+        client = begun()
+        client.receive(b"250 a\r\n250 b\r\n250 c\r\n354 d\r\n")
+        client.end_content()
+        self.assertIs(client.outcome().stage, Stage.FINAL)
+        self.assertIsNone(client.outcome().final)
+
+
+class StepByStepTests(SynchronousTestCase):
+    """Transactions with a server that knows no PIPELINING."""
+
+    def test_each_command_waits_for_the_reply_before_it(self) -> None:
+        """RFC 5321 s.4.3.1."""
+        client = session(PLAIN_EHLO)
+        client.begin(TWO)
+        said = [client.take()]
+        for reply in (b"250 a\r\n", b"550 b\r\n", b"250 c\r\n"):
+            self.assertEqual(client.receive(reply), [])
+            said.append(client.take())
+        self.assertEqual(
+            said,
+            [
+                b"MAIL FROM:<a@example.org>\r\n",
+                b"RCPT TO:<b@example.net>\r\n",
+                b"RCPT TO:<c@example.net>\r\n",
+                b"DATA\r\n",
+            ],
+        )
+        self.assertEqual(client.receive(b"354 d\r\n"), [GoAhead()])
+
+    def test_a_refused_sender_ends_it_at_once(self) -> None:
+        """No recipient is asked for."""
+        client = begun(PLAIN_EHLO)
+        [event] = client.receive(b"451 a\r\n")
+        assert isinstance(event, Finished)
+        self.assertEqual(client.take(), b"")
+
+    def test_when_all_recipients_are_refused_data_is_not_sent_and_the_next_transaction_resets(self) -> None:
+        """The server still holds the sender."""
+        client = begun(PLAIN_EHLO)
+        self.assertIsInstance(client.receive(b"250 a\r\n550 b\r\n550 c\r\n")[0], Finished)
+        client.take()
+        client.begin(TWO)
+        self.assertEqual(client.take(), b"RSET\r\n")
+        client.receive(b"250 ok\r\n")
+        self.assertEqual(client.take(), b"MAIL FROM:<a@example.org>\r\n")
+
+
+class AddressTests(SynchronousTestCase):
+    """What can be written into a command."""
+
+    def test_local_parts_are_quoted_where_they_must_be(self) -> None:
+        """RFC 5321 s.4.1.2."""
+        for address, octets in (
+            ("a.b+c@x.example", b"<a.b+c@x.example>"),
+            ("a b@x.example", b'<"a b"@x.example>'),
+            ('a"\\@x.example', b'<"a\\"\\\\"@x.example>'),
+            ("a@b@x.example", b'<"a@b"@x.example>'),
+            ("a..b@x.example", b'<"a..b"@x.example>'),
+            ('"a b"@x.example', b'<"a b"@x.example>'),
+            ("a@[192.0.2.1]", b"<a@[192.0.2.1]>"),
+        ):
+            self.assertIsNone(unsendable(address), address)
+            self.assertEqual(path(address), octets)
+
+    def test_an_address_can_never_become_a_command(self) -> None:
+        """Line ends, controls, other alphabets and forms that end the path are refused before the wire."""
+        for address in (
+            "a\r\nQUIT@x.example",
+            "a@x.example\r\nDATA",
+            "a@x> SIZE=1 <y",
+            "a@x y",
+            'a"b"\n@x.example',
+            '"a" b"@x.example',
+            "a\0@x.example",
+            "ü@x.example",
+            "a",
+            "@x.example",
+            "a@",
+            "a" * 1000 + "@x.example",
+        ):
+            self.assertIsNotNone(unsendable(address), address)
+            if "@" in address and len(address) < 1000:
+                self.assertRaises(ValueError, path, address)
+
+    @given(st.text(max_size=30))
+    def test_whatever_passes_makes_one_path(self, address: str) -> None:
+        """One line, of printable ASCII."""
+        if unsendable(address) is None:
+            octets = path(address)
+            self.assertTrue(octets.isascii() and octets.decode().isprintable())
+            self.assertTrue(octets.startswith(b"<") and octets.endswith(b">"))
+
+    def test_a_message_larger_than_the_peer_takes_is_refused_here(self) -> None:
+        """RFC 1870 s.6.1."""
+        client = session()
+        self.assertIsNone(client.refusal(TWO))
+        big = Transaction(sender="", recipients=("b@example.net",), size=1001)
+        reply = client.refusal(big)
+        self.assertEqual((reply and reply.code, reply and reply.enhanced), (552, "5.3.4"))
+        for ehlo in (PLAIN_EHLO, b"250-a\r\n250 SIZE\r\n", b"250-a\r\n250 SIZE 0\r\n", b"250-a\r\n250 SIZE x\r\n"):
+            self.assertIsNone(session(ehlo).refusal(big))
+
+
+class CutTests(SynchronousTestCase):
+    """Octets whole and in pieces."""
+
+    @given(st.binary(max_size=60) | st.sampled_from([b"", b"421 x\r\n"]), st.integers(1, 7), st.booleans())
+    def test_where_the_network_cuts_makes_no_difference(self, tail: bytes, size: int, pipelining: bool) -> None:
+        """The same events and the same octets out, also for garbage, which never raises."""
+        octets = b"220 hi\r\n" + (EHLO if pipelining else PLAIN_EHLO)
+        octets += b"250 2.1.0 a\r\n550-5.1.1 b\r\n550 5.1.1 c\r\n250 d\r\n354 e\r\n250 f\r\n" + tail
+
+        def talk(pieces: list[bytes]) -> tuple[list[Event], bytes]:
+            client, events, out = SmtpClient("us"), list[Event](), b""
+            for piece in pieces:
+                for event in client.receive(piece):
+                    events.append(event)
+                    if isinstance(event, Ready):
+                        client.begin(TWO)
+                    elif isinstance(event, GoAhead) and client.stage is Stage.CONTENT:
+                        client.content(b"hello\r\n")
+                        client.end_content()
+                out += client.take()
+            return events, out
+
+        lines = octets.splitlines(keepends=True)
+        in_pieces = [line[at : at + size] for line in lines for at in range(0, len(line), size)]
+        self.assertEqual(talk(in_pieces), talk(lines))
