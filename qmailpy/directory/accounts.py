@@ -133,6 +133,11 @@ class Accounts:
         """One user, by any of its addresses."""
         return _user(self._user_entry(address))
 
+    def thd_known(self, address: str) -> bool:
+        """Whether C{address} is a user or an alias already."""
+        with _told(""):
+            return self.store.thd_by_address(_own(address)) is not None
+
     def thd_set_user(
         self,
         address: str,

@@ -45,10 +45,10 @@ class IPeek(Interface):
 
     hits: int = Attribute("Questions answered from memory, peeks included.")
 
-    def peek_domain(name: str) -> Domain | None | Unknown:
+    def peek_domain(name: str) -> Domain | Unknown | None:
         """L{IDirectory.domain}, or L{UNKNOWN}."""
 
-    def peek_lookup(address: str) -> Mailbox | Alias | None | Unknown:
+    def peek_lookup(address: str) -> Mailbox | Alias | Unknown | None:
         """L{IDirectory.lookup}, or L{UNKNOWN}."""
 
     def flush(what: str = "") -> None:
@@ -83,11 +83,11 @@ class CachedDirectory:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def peek_domain(self, name: str) -> Domain | None | Unknown:
+    def peek_domain(self, name: str) -> Domain | Unknown | None:
         found = self._peek(("domain", name))
         return found if found is UNKNOWN or not isinstance(found, Mailbox | Alias) else None
 
-    def peek_lookup(self, address: str) -> Mailbox | Alias | None | Unknown:
+    def peek_lookup(self, address: str) -> Mailbox | Alias | Unknown | None:
         found = self._peek(("lookup", addresses.key(address)))
         return found if found is UNKNOWN or not isinstance(found, Domain) else None
 

@@ -1,0 +1,122 @@
+"""
+The directory put together from the configuration, for those who build processes.
+
+A directory process is L{server_service}; a mail worker asks L{ldap_directory} through L{cached}; everything in one
+process is L{embedded_directory} through L{cached}, with or without the server for LDAP tools beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from twisted.application.internet import StreamServerEndpointService
+from twisted.application.service import MultiService, Service
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import UNIXClientEndpoint, UNIXServerEndpoint, serverFromString
+from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.internet.threads import deferToThreadPool
+from twisted.python.threadpool import ThreadPool
+
+from qmailpy.config.schema import Config
+from qmailpy.directory import setup
+from qmailpy.directory.cache import CachedDirectory
+from qmailpy.directory.client import LdapDirectory
+from qmailpy.directory.embedded import EmbeddedDirectory
+from qmailpy.directory.server import LdapServerFactory
+from qmailpy.directory.store import Store
+from qmailpy.interfaces import IDirectory
+
+
+class DirectoryThreads(Service):
+    """Threads for the store's lookups and, apart from them, for password hashing (19 MiB and one core each)."""
+
+    def __init__(self, reactor: Any, lookups: int = 2, hashing: int = 2) -> None:
+        """@param reactor: needs callFromThread."""
+        self._pools = {
+            "lookup": ThreadPool(0, lookups, "directory"),
+            "hash": ThreadPool(0, hashing, "password"),
+        }
+        self._run: Callable[..., Deferred[Any]] = partial(deferToThreadPool, reactor)
+
+    def startService(self) -> None:
+        super().startService()
+        for pool in self._pools.values():
+            pool.start()
+
+    def stopService(self) -> None:
+        """Returns when what was under way is done: tens of milliseconds at most."""
+        super().stopService()
+        for pool in self._pools.values():
+            pool.stop()
+
+    def lookup(self, function: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
+        """An L{InThread} for lookups."""
+        return self._run(self._pools["lookup"], function, *arguments)
+
+    def hash(self, function: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
+        """An L{InThread} for passwords."""
+        return self._run(self._pools["hash"], function, *arguments)
+
+
+def socket_path(home: str) -> str:
+    """The UNIX socket our own processes reach the server on; a path of 108 octets or more cannot be listened on."""
+    return f"{home}/run/ldap.sock"
+
+
+def server_service(
+    reactor: Any,
+    config: Config,
+    *,
+    endpoints: Sequence[IStreamServerEndpoint] | None = None,
+    changed: Callable[[str], None] = lambda what: None,
+) -> MultiService:
+    """
+    The LDAP server over the home's store, with its threads.
+
+    @param endpoints: where to listen; C{None} = the UNIX socket and C{config.directory.endpoint}.
+    @param changed: told each address or domain that LDAP clients change.
+    """
+    whole = MultiService()
+    threads = DirectoryThreads(reactor)
+    threads.setServiceParent(whole)
+    factory = LdapServerFactory(
+        reactor, Store(setup.store_path(config.home)), config.directory.base, threads.lookup, threads.hash, changed
+    )
+    if endpoints is None:
+        endpoints = [UNIXServerEndpoint(reactor, socket_path(config.home), mode=0o600, wantPID=True)]
+        if config.directory.endpoint:
+            endpoints.append(serverFromString(reactor, config.directory.endpoint))
+    for endpoint in endpoints:
+        StreamServerEndpointService(endpoint, factory).setServiceParent(whole)
+    return whole
+
+
+def ldap_directory(reactor: Any, config: Config) -> LdapDirectory:
+    """
+    The home's directory over its UNIX socket.
+
+    Reads the service identity's secret now, so that a process may drop its rights to do so afterwards.
+    @raise OSError: the secret cannot be read.
+    """
+    secret = setup.thd_read_secret(config.home, setup.SERVICE)
+    return LdapDirectory(
+        reactor,
+        UNIXClientEndpoint(reactor, socket_path(config.home)),
+        config.directory.base,
+        service=str(setup.identity_name(config.directory.base, setup.SERVICE)),
+        secret=lambda: secret,
+        timeout_s=config.directory.timeout_s,
+    )
+
+
+def embedded_directory(config: Config, threads: DirectoryThreads) -> EmbeddedDirectory:
+    """The home's directory straight from its file; C{threads} must run."""
+    return EmbeddedDirectory(Store(setup.store_path(config.home)), threads.lookup, threads.hash)
+
+
+def cached(reactor: Any, config: Config, directory: IDirectory) -> CachedDirectory:
+    """What the parts that handle mail ask."""
+    options = config.directory
+    return CachedDirectory(reactor, directory, options.positive_s, options.negative_s, options.cache_entries)
