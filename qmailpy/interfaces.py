@@ -46,7 +46,8 @@ class IDurableDelivery(Interface):
         Called before the journal segment that covers them is retired. Blocks.
 
         @param ids: queue ids.
-        @raise OSError: something is not durable; it is remembered still, and the segment must be kept.
+        @raise OSError: something is not durable; it is remembered still, and the segment must be kept until a later
+            call has succeeded. After a failed fsync that call writes the deliveries anew first.
         """
 
     def thd_replay(job: Job) -> None:

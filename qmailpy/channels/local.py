@@ -78,8 +78,14 @@ class LocalChannel:
     def thd_sync_deliveries(self, ids: Iterable[str]) -> None:
         with self._guard:
             group = {name: dict(self._delivered[name]) for name in ids if name in self._delivered}
-            if not self._doubtful.keys().isdisjoint(group):
-                raise OSError(errno.EIO, "an earlier sync failed, and what it covered is to be replayed first")
+            doubtful = [
+                one
+                for name in self._doubtful.keys() & group.keys()
+                for number in self._doubtful[name] & group[name].keys()
+                for one in group[name][number]
+            ]
+        for one in doubtful:
+            self._store.thd_rewrite(one)
         try:
             self._store.thd_sync(one for numbers in group.values() for paths in numbers.values() for one in paths)
         except OSError:
@@ -93,6 +99,7 @@ class LocalChannel:
                 for number, paths in numbers.items():
                     if known[number] is paths:  # not delivered once more while we were syncing
                         del known[number]
+                        self._settle_doubt(name, number)
                 if not known:
                     del self._delivered[name]
 

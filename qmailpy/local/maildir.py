@@ -22,6 +22,7 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Iterable, Iterator
+from zlib import crc32
 
 from attrs import frozen
 
@@ -66,6 +67,7 @@ class Delivered:
 
     path: str  # of the file, below C{new/} (or C{cur/} when replayed)
     mailbox: str
+    crc: int  # CRC-32 of what the file holds
     fresh: bool  # the mailbox's directories may not be durable yet
 
 
@@ -126,10 +128,11 @@ class Store:
 
     def _thd_deliver(self, delivery: Delivery) -> Delivered:
         fresh = self._thd_mailbox(delivery.mailbox)
-        size = self._thd_write(delivery)
+        temporary = self._temporary(delivery)
+        size, crc = self._thd_write(temporary, thd_octets(delivery))
         path = self._new(delivery, size)
-        self._thd_place(delivery, path)
-        return Delivered(path, delivery.mailbox, fresh)
+        self._thd_place(temporary, path)
+        return Delivered(path, delivery.mailbox, crc, fresh)
 
     def thd_replay(self, delivery: Delivery, *, doubtful: bool = False) -> list[Delivered]:
         """
@@ -144,7 +147,10 @@ class Store:
         @raise OSError: as in L{thd_deliver}.
         """
         self._thd_mailbox(delivery.mailbox)
-        size = sum(map(len, thd_octets(delivery)))
+        size = crc = 0
+        for octets in thd_octets(delivery):
+            size, crc = size + len(octets), crc32(octets, crc)
+        temporary = self._temporary(delivery)
         new = self._new(delivery, size)
         if not doubtful and self._thd_whole(new, delivery, size):
             # Under a second name in cur/, which a cut may leave, it would be the same file.
@@ -155,18 +161,36 @@ class Store:
                 found.append(new)
             for path in found:
                 if doubtful or not self._thd_whole(path, delivery, size):
-                    self._thd_write(delivery)
-                    self._thd_place(delivery, path)
-        if self._files.exists(self._temporary(delivery)):  # a second name left by a torn rename, or a torn file
-            self._files.unlink(self._temporary(delivery))
-        return [Delivered(path, delivery.mailbox, True) for path in found]
+                    self._thd_write(temporary, thd_octets(delivery))
+                    self._thd_place(temporary, path)
+        if self._files.exists(temporary):  # a second name left by a torn rename, or a torn file
+            self._files.unlink(temporary)
+        return [Delivered(path, delivery.mailbox, crc, True) for path in found]
+
+    def thd_rewrite(self, delivered: Delivered) -> None:
+        """
+        Write a delivery anew from its own file, after a failed sync: what Linux has marked clean then can be read for
+        some time, but is never written to the disk by a later sync.
+
+        @raise OSError: it cannot be read as it was written any more, or not be written.
+        """
+        where, name = self._where(delivered.mailbox), delivered.path.rpartition("/")[2]
+        base = name.partition(":")[0]
+        paths = [delivered.path] if self._files.exists(delivered.path) else self._thd_in_cur(delivered.mailbox, base)
+        for path in paths:  # none: a reader has removed it
+            octets = self._files.read(path)
+            if crc32(octets) != delivered.crc:
+                raise OSError(errno.EIO, "the delivery is damaged", path)
+            temporary = f"{where}/{_TMP}/{base.partition(',')[0]}"
+            self._thd_write(temporary, [octets])
+            self._thd_place(temporary, path)
 
     def thd_sync(self, delivered: Iterable[Delivered]) -> None:
         """
         Make these deliveries durable, with the directories that hold them.
 
-        @raise OSError: some may not be, and of them no later call can say; L{thd_replay} with C{doubtful} writes them
-            anew.
+        @raise OSError: some may not be, and a later sync would not help: L{thd_rewrite} them first, or L{thd_replay}
+            them with C{doubtful}.
         """
         group = list(delivered)
         if not group:
@@ -222,10 +246,9 @@ class Store:
             chain.add(at)
         return chain
 
-    def _thd_write(self, delivery: Delivery) -> int:
-        """Write the temporary file; its size."""
+    def _thd_write(self, path: str, pieces: Iterable[bytes]) -> tuple[int, int]:
+        """Write a temporary file; its size and CRC-32."""
         files = self._files
-        path = self._temporary(delivery)
         try:
             handle = files.open(path, exclusive=True)
         except FileExistsError:
@@ -233,26 +256,29 @@ class Store:
             # name of the very file that is in new/.
             files.unlink(path)
             handle = files.open(path, exclusive=True)
-        size = 0
+        size = crc = 0
+        gathered: list[bytes] = []
+        waiting = 0
         try:
             try:
-                if delivery.content.in_memory:
-                    octets = b"".join(thd_octets(delivery))
-                    files.pwrite(handle, octets, 0)
-                    size = len(octets)
-                else:
-                    for octets in thd_octets(delivery):
-                        files.pwrite(handle, octets, size)
-                        size += len(octets)
+                for octets in pieces:
+                    crc = crc32(octets, crc)
+                    gathered.append(octets)
+                    waiting += len(octets)
+                    if waiting >= _CHUNK:
+                        files.pwrite(handle, b"".join(gathered), size)
+                        size, waiting = size + waiting, 0
+                        gathered.clear()
+                if gathered:
+                    files.pwrite(handle, b"".join(gathered), size)
             finally:
                 files.close(handle)
         except OSError:
             self._thd_remove(path)
             raise
-        return size
+        return size + waiting, crc
 
-    def _thd_place(self, delivery: Delivery, path: str) -> None:
-        temporary = self._temporary(delivery)
+    def _thd_place(self, temporary: str, path: str) -> None:
         try:
             self._files.rename(temporary, path)
         except OSError:

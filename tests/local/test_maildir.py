@@ -6,6 +6,7 @@ import errno
 import random
 from collections.abc import Iterator
 from itertools import count
+from zlib import crc32
 
 from attrs import evolve, frozen
 from hypothesis import given
@@ -76,7 +77,7 @@ class DeliveryTests(SynchronousTestCase):
         done = self.store.thd_deliver(delivery())
         self.assertEqual(sorted(self.disk.listdir(WHERE)), ["cur", "new", "tmp"])
         self.assertEqual(self.disk.listdir(f"{WHERE}/new"), [NAME])
-        self.assertEqual(done, Delivered(f"{WHERE}/new/{NAME}", BOX, True))
+        self.assertEqual(done, Delivered(f"{WHERE}/new/{NAME}", BOX, crc32(STORED), True))
         self.assertEqual(self.disk.listdir(f"{WHERE}/tmp"), [])
 
     def test_the_file_holds_two_fields_and_the_message_with_lf_line_ends(self) -> None:
@@ -224,16 +225,40 @@ class SyncTests(SynchronousTestCase):
         self.store.thd_sync([])
         self.assertEqual(self.disk.count(), 0)
 
-    def test_a_failed_sync_can_be_mended_by_a_doubtful_replay_only(self) -> None:
+    def test_a_failed_sync_can_be_mended_by_writing_anew_only(self) -> None:
         """After the failure the file can be read, whole, and a plain replay believes it; the disk never got it."""
-        for doubtful, kept in ((False, False), (True, True)):
+        for mend, kept in (("nothing", False), ("replay", False), ("doubtful replay", True), ("rewrite", True)):
             disk = CrashDisk(directories=[HOME])
             mail = store(disk)
             done = mail.thd_deliver(delivery())
             disk.fail("fsync")
             self.assertRaises(OSError, mail.thd_sync, [done])
-            mail.thd_sync(mail.thd_replay(delivery(), doubtful=doubtful))
-            self.assertEqual(disk.reboot().read(done.path) == STORED, kept)
+            if "replay" in mend:
+                [done] = mail.thd_replay(delivery(), doubtful=mend == "doubtful replay")
+            elif mend == "rewrite":
+                mail.thd_rewrite(done)
+            mail.thd_sync([done])
+            after = disk.reboot()
+            self.assertEqual(after.exists(done.path) and after.read(done.path) == STORED, kept, mend)
+
+    def test_a_delivery_is_rewritten_where_a_reader_has_moved_it(self) -> None:
+        done = self.store.thd_deliver(delivery())
+        self.store.thd_rewrite(done)
+        seen = f"{WHERE}/cur/{NAME}:2,S"
+        self.disk.rename(done.path, seen)
+        self.store.thd_rewrite(done)
+        self.assertEqual(self.disk.read(seen), STORED)
+        self.assertEqual((self.disk.listdir(f"{WHERE}/new"), self.disk.listdir(f"{WHERE}/tmp")), ([], []))
+        self.disk.unlink(seen)
+        self.store.thd_rewrite(done)
+        self.assertEqual(self.disk.listdir(f"{WHERE}/cur"), [])
+
+    def test_a_delivery_that_has_changed_is_not_taken_for_whole(self) -> None:
+        done = self.store.thd_deliver(delivery())
+        handle = self.disk.open(done.path)
+        self.disk.pwrite(handle, b"\0", 9)
+        self.disk.close(handle)
+        self.assertRaises(OSError, self.store.thd_rewrite, done)
 
 
 class PowerCutTests(SynchronousTestCase):

@@ -1,0 +1,152 @@
+"""
+The C{process} kind of channel, and the notices that go through it.
+
+When recipients fail for good, the queue has L{Notices} build one report for them and enqueues it, in the transaction
+that marks them failed, to the process channel. That channel knows no way of its own: it asks the router for each
+recipient's and hands the same message on (L{Verdict.FORWARDED}), which the queue again does in one transaction. So a
+notice is never lost and never sent for a failure that was not recorded.
+
+Who is told: the sender, once for all recipients that failed together. When the sender is null the message is itself a
+notice: the postmaster is told instead (a double bounce), unless C{[bounce] double_bounce} is off; and nobody when it
+was the postmaster who could not be told, so that there is no third.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+
+from attrs import evolve
+from zope.interface import implementer
+
+from qmailpy.channels.parts import Parts
+from qmailpy.config.schema import ChannelConfig, Config
+from qmailpy.errors import Temporary
+from qmailpy.interfaces import IChannel
+from qmailpy.values import Content, Disposition, Envelope, Job, Notify, Recipient, Refused, Reply, Verdict
+from qmailpy.wire.dsn import Notice, Origin, Reported, delay_report, failure_report
+
+_FORWARDED = Reply(250, "2.1.5", "Forwarded")
+_CIRCLE = Disposition(verdict=Verdict.DEFERRED, reply=Reply(451, "4.3.5", "The route of this address leads back here"))
+
+Outcomes = Sequence[tuple[Recipient, Disposition]]
+
+
+class Notices:
+    """
+    Builds the messages that tell senders what became of their mail.
+
+    All of it is a function of the arguments, and of the id drawn for each notice. It may read a content that is on
+    disk: for a worker thread.
+    """
+
+    def __init__(self, config: Config, make_id: Callable[[], str] | None = None) -> None:
+        """
+        @param make_id: an unpredictable word for the Message-ID and the boundary of each notice; by default of chance.
+        """
+        self._hostname = config.server.hostname
+        self._postmaster = config.server.postmaster or "postmaster"
+        self._bounce = config.bounce
+        self._channel = next((name for name, one in config.channels.items() if one.kind == "process"), "process")
+        self._make_id = make_id or (lambda: secrets.token_hex(12))
+
+    def build_failure(
+        self, envelope: Envelope, queue_id: str, failures: Outcomes, content: Content, now: float
+    ) -> tuple[Envelope, bytes] | None:
+        """
+        The notice of these failures.
+
+        @param envelope: of the message that failed.
+        @param failures: the recipients that were given up, each with the last word on it.
+        @return: envelope and content of the notice; C{None} when nobody is to be told.
+        """
+        failures = [item for item in failures if item[0].notify == 0 or item[0].notify & Notify.FAILURE]
+        double = not envelope.sender
+        if double:
+            failures = [item for item in failures if not self._is_postmaster(item[0])]
+            if not self._bounce.double_bounce:
+                return None
+        if not failures:
+            return None
+        whole = content.read() if content.size <= self._bounce.return_octets and envelope.ret != "HDRS" else None
+        told = [self._postmaster if double else envelope.sender]
+        if self._bounce.copy_postmaster and not double and envelope.sender.lower() != self._postmaster.lower():
+            told.append(self._postmaster)
+        notice = self._notice(told[0], now)
+        origin = Origin(id=queue_id, envelope=envelope, header=content.header(), content=whole)
+        octets = failure_report(notice, origin, _reported(failures, now), double=double)
+        return self._envelope(notice, envelope, told, failures[0][0].channel, octets), octets
+
+    def build_delay(
+        self, envelope: Envelope, queue_id: str, delayed: Outcomes, content: Content, now: float, until: float
+    ) -> tuple[Envelope, bytes] | None:
+        """
+        The notice that these recipients have not got their mail yet; with the message's header only.
+
+        @param until: when the message will be given up.
+        """
+        delayed = [item for item in delayed if item[0].notify == 0 or item[0].notify & Notify.DELAY]
+        if not delayed or not envelope.sender:
+            return None
+        notice = self._notice(envelope.sender, now)
+        origin = Origin(id=queue_id, envelope=envelope, header=content.header(), content=None)
+        octets = delay_report(notice, origin, _reported(delayed, now), until)
+        return self._envelope(notice, envelope, [envelope.sender], delayed[0][0].channel, octets), octets
+
+    def _notice(self, to: str, now: float) -> Notice:
+        if "@" not in to:
+            to = f"{to}@{self._hostname}"
+        return Notice(
+            id=self._make_id(), hostname=self._hostname, sender_name=self._bounce.sender_name, to=to, time=now
+        )
+
+    def _envelope(self, notice: Notice, about: Envelope, told: Sequence[str], source: str, octets: bytes) -> Envelope:
+        ascii_only = octets.isascii()
+        return Envelope(
+            sender="",
+            recipients=tuple(Recipient(address=one, original=one, channel=self._channel) for one in told),
+            source=source,
+            arrival=notice.time,
+            body="7BIT" if ascii_only else "8BITMIME",
+            smtputf8=about.smtputf8 and not ascii_only,
+            message_id=f"<{notice.id}@{self._hostname}>",
+        )
+
+    def _is_postmaster(self, recipient: Recipient) -> bool:
+        names = {recipient.address.lower(), recipient.original.lower()}
+        return self._postmaster.lower() in names or "postmaster" in names
+
+
+@implementer(IChannel)
+class ProcessChannel:
+    """Sends each recipient's copy on to where the router says; see the module's text."""
+
+    def __init__(self, config: Config, channel: ChannelConfig, parts: Parts) -> None:
+        self.name = channel.name
+        self._router = parts.router
+
+    async def dequeue(self, job: Job) -> Sequence[Disposition]:
+        return [await self._onward(recipient) for recipient in job.recipients]
+
+    async def stop(self) -> None:
+        """Nothing is open."""
+
+    async def _onward(self, recipient: Recipient) -> Disposition:
+        try:
+            found = await self._router.route(recipient.address, self.name)
+        except Temporary as error:
+            return Disposition(verdict=Verdict.DEFERRED, reply=error.reply)
+        if isinstance(found, Refused):
+            verdict = Verdict.DEFERRED if found.reply.temporary else Verdict.FAILED
+            return Disposition(verdict=verdict, reply=found.reply)
+        if any(one.channel == self.name for one in found.recipients):
+            return _CIRCLE  # rules that an operator has to mend; the mail waits for it
+        onward = tuple(evolve(one, orcpt=recipient.orcpt, notify=recipient.notify) for one in found.recipients)
+        return Disposition(verdict=Verdict.FORWARDED, reply=_FORWARDED, onward=onward)
+
+
+def _reported(outcomes: Outcomes, now: float) -> list[Reported]:
+    return [
+        Reported(recipient=recipient, reply=said.reply, remote_mta=said.remote_mta, last_attempt=now)
+        for recipient, said in outcomes
+    ]

@@ -1,0 +1,209 @@
+"""The local channel: who gets the message, what the others are told, and what is durable when."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+
+from attrs import evolve
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from qmailpy.channels.local import LocalChannel
+from qmailpy.config.schema import ChannelConfig
+from qmailpy.interfaces import IChannel, IDurableDelivery
+from qmailpy.testing.crashdisk import CrashDisk
+from qmailpy.testing.inline import InlineThreads
+from qmailpy.testing.memory_directory import MemoryDirectory
+from qmailpy.testing.scripted_router import ScriptedRouter, local, remote, unknown_user
+from qmailpy.values import Alias, Disposition, Job, Mailbox, Verdict
+from tests.channels.common import MESSAGE, make_config, make_job, make_parts
+
+ANN, BEA = "ann@example.org", "bea@example.org"
+
+
+class LocalChannelTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.disk = CrashDisk(directories=["/home"])
+        self.directory = MemoryDirectory(["example.org"], [ANN, BEA])
+        self.router = ScriptedRouter()
+        self.clock = Clock()
+        self.channel = self.make()
+
+    def make(self) -> LocalChannel:
+        config = make_config()
+        parts = make_parts(config, files=self.disk, directory=self.directory, router=self.router, clock=self.clock)
+        return LocalChannel(config, ChannelConfig(name="local", kind="local"), parts, InlineThreads())
+
+    def dequeue(self, job: Job) -> Sequence[Disposition]:
+        return self.successResultOf(Deferred.fromCoroutine(self.channel.dequeue(job)))
+
+    def replies(self, job: Job) -> list[tuple[Verdict, str]]:
+        return [(one.verdict, one.reply.enhanced) for one in self.dequeue(job)]
+
+    def mailbox(self, user: str, disk: CrashDisk | None = None) -> list[bytes]:
+        disk = disk or self.disk
+        where = f"/home/mail/example.org/{user}/Maildir/new"
+        return [disk.read(f"{where}/{name}") for name in disk.listdir(where)]
+
+    def test_it_provides_what_a_durable_channel_does(self) -> None:
+        self.assertTrue(verifyObject(IChannel, self.channel))
+        self.assertTrue(verifyObject(IDurableDelivery, self.channel))
+        self.assertEqual(self.channel.name, "local")
+
+    def test_each_recipient_gets_a_file_of_its_own(self) -> None:
+        self.assertEqual(self.replies(make_job(ANN, BEA)), [(Verdict.DELIVERED, "2.1.5")] * 2)
+        for user in ("ann", "bea"):
+            self.assertEqual(
+                self.mailbox(user),
+                [
+                    b"Return-Path: <bob@example.com>\nDelivered-To: %s@example.org\n" % user.encode()
+                    + MESSAGE.replace(b"\r\n", b"\n")
+                ],
+            )
+
+    def test_each_recipient_has_a_disposition_of_its_own_in_order(self) -> None:
+        """Gone: 5.1.1. Suspended: 5.2.1. The others get their mail."""
+        self.directory.entries["sue@example.org"] = Mailbox(
+            address="sue@example.org", path="example.org/sue/Maildir", active=False
+        )
+        self.assertEqual(
+            self.replies(make_job("nobody@example.org", ANN, "sue@example.org", BEA)),
+            [
+                (Verdict.FAILED, "5.1.1"),
+                (Verdict.DELIVERED, "2.1.5"),
+                (Verdict.FAILED, "5.2.1"),
+                (Verdict.DELIVERED, "2.1.5"),
+            ],
+        )
+        self.assertEqual(len(self.mailbox("bea")), 1)
+        self.assertEqual(self.mailbox("sue"), [])
+
+    def test_a_directory_that_is_away_defers(self) -> None:
+        """Never "no such user"."""
+        self.directory.away = True
+        self.assertEqual(self.replies(make_job(ANN)), [(Verdict.DEFERRED, "4.3.0")])
+
+    def test_a_mailbox_that_cannot_be_written_defers_its_own_mail_only(self) -> None:
+        for number, enhanced in (
+            (errno.ENOSPC, "4.3.1"),
+            (errno.EDQUOT, "4.3.1"),
+            (errno.EMFILE, "4.3.1"),
+            (errno.EACCES, "4.2.0"),
+            (errno.EROFS, "4.2.0"),
+            (errno.ENOTDIR, "4.2.0"),
+        ):
+            self.disk.fail("open", number=number, path="/home/mail/example.org/ann")
+            self.assertEqual(
+                self.replies(make_job(ANN, BEA)), [(Verdict.DEFERRED, enhanced), (Verdict.DELIVERED, "2.1.5")]
+            )
+
+    def test_a_message_that_was_here_before_is_a_loop(self) -> None:
+        """The same Delivered-To field, in any case and folded; another's is none, nor is one in the body."""
+        for octets, verdict in (
+            (b"X: y\r\nDelivered-To: ann@example.org\r\n\r\nbody\r\n", Verdict.FAILED),
+            (b"delivered-to:\r\n  ANN@Example.org \r\n\r\nbody\r\n", Verdict.FAILED),
+            (b"Delivered-To: bea@example.org\r\n\r\nbody\r\n", Verdict.DELIVERED),
+            (b"X-Delivered-To: ann@example.org\r\n\r\nbody\r\n", Verdict.DELIVERED),
+            (b"X: y\r\n\r\nDelivered-To: ann@example.org\r\n", Verdict.DELIVERED),
+        ):
+            found = self.dequeue(make_job(ANN, octets=octets))
+            self.assertEqual(
+                (found[0].verdict, found[0].reply.enhanced == "5.4.6"), (verdict, verdict is Verdict.FAILED)
+            )
+
+    def test_an_address_that_has_become_an_alias_is_forwarded(self) -> None:
+        self.directory.entries[ANN] = Alias(address=ANN, targets=("x@example.com",))
+        self.router.later[ANN] = remote("x@example.com")
+        found = self.dequeue(make_job(ANN))
+        self.assertEqual([one.verdict for one in found], [Verdict.FORWARDED])
+        self.assertEqual([one.address for one in found[0].onward], ["x@example.com"])
+
+    def test_an_alias_that_leads_back_here_is_deferred(self) -> None:
+        """Directory and rules disagree: the mail waits, it does not go round."""
+        self.directory.entries[ANN] = Alias(address=ANN, targets=(ANN,))
+        self.router.later[ANN] = local(ANN)
+        self.assertEqual(self.replies(make_job(ANN)), [(Verdict.DEFERRED, "4.3.5")])
+
+    def test_an_alias_that_leads_nowhere_fails(self) -> None:
+        self.directory.entries[ANN] = Alias(address=ANN, targets=("gone@example.org",))
+        self.router.later[ANN] = unknown_user()
+        self.assertEqual(self.replies(make_job(ANN)), [(Verdict.FAILED, "5.1.1")])
+
+    def test_deliveries_are_durable_once_they_were_synced_and_not_before(self) -> None:
+        self.dequeue(make_job(ANN, BEA))
+        self.dequeue(make_job(ANN, queue_id="other0000000000"))
+        self.assertEqual(self.mailbox("ann", self.disk.reboot()), [])
+        disk = self.disk.kill()
+        self.assertEqual(len(self.mailbox("ann", disk)), 2)
+
+    def test_a_sync_is_for_the_messages_named(self) -> None:
+        self.dequeue(make_job(ANN, BEA))
+        self.dequeue(make_job(ANN, queue_id="other0000000000"))
+        self.channel.thd_sync_deliveries(["abcdefghijklm00", "unknown00000000"])
+        before = self.disk.count()
+        self.channel.thd_sync_deliveries(["abcdefghijklm00"])  # forgotten
+        self.assertEqual(self.disk.count(), before)
+        after = self.disk.reboot()
+        self.assertEqual((len(self.mailbox("ann", after)), len(self.mailbox("bea", after))), (2, 1))
+        contents = self.mailbox("ann", after)
+        self.assertEqual(contents.count(b""), 1)  # the other's name came along, its content did not
+
+    def test_after_a_failed_sync_the_next_one_writes_anew(self) -> None:
+        """fsync tells of an error once: a second one would succeed and the mail be lost."""
+        for mend in (False, True):
+            job = make_job(ANN)
+            self.dequeue(job)
+            self.disk.fail("fsync")
+            self.assertRaises(OSError, self.channel.thd_sync_deliveries, [job.id])
+            if mend:
+                self.channel.thd_replay(job)
+            self.channel.thd_sync_deliveries([job.id])
+            self.assertIn(b"body\n", self.mailbox("ann", self.disk.reboot())[0])
+            self.disk = CrashDisk(directories=["/home"])
+            self.channel = self.make()
+
+    def test_replay_brings_back_what_a_power_cut_took(self) -> None:
+        job = make_job(ANN, BEA)
+        self.dequeue(job)
+        self.disk = self.disk.reboot()
+        self.channel = self.make()
+        self.channel.thd_replay(job)
+        self.channel.thd_sync_deliveries([job.id])
+        after = self.disk.reboot()
+        self.assertEqual((len(self.mailbox("ann", after)), len(self.mailbox("bea", after))), (1, 1))
+
+    def test_replay_passes_over_users_that_are_gone(self) -> None:
+        job = make_job(ANN, BEA)
+        self.dequeue(job)
+        del self.directory.entries[ANN]
+        self.disk = self.disk.reboot()
+        self.channel = self.make()
+        self.channel.thd_replay(job)
+        self.assertEqual((len(self.mailbox("ann")), len(self.mailbox("bea"))), (0, 1))
+
+    def test_replay_waits_for_a_directory_that_is_away(self) -> None:
+        self.directory.away = True
+        self.assertRaises(OSError, self.channel.thd_replay, make_job(ANN))
+
+    def test_a_message_of_an_earlier_life_is_not_delivered_twice(self) -> None:
+        """Killed between delivery and mark, the queue tries again; a reader may have moved it to cur/ by then."""
+        job = make_job(ANN)
+        self.dequeue(job)
+        where = "/home/mail/example.org/ann/Maildir"
+        [name] = self.disk.listdir(f"{where}/new")
+        self.disk.rename(f"{where}/new/{name}", f"{where}/cur/{name}:2,S")
+        self.clock.advance(job.envelope.arrival + 10)
+        self.channel = self.make()
+        self.assertEqual(self.replies(job), [(Verdict.DELIVERED, "2.1.5")])
+        self.assertEqual((self.mailbox("ann"), self.disk.listdir(f"{where}/cur")), ([], [f"{name}:2,S"]))
+
+    def test_stop_ends(self) -> None:
+        self.successResultOf(Deferred.fromCoroutine(self.channel.stop()))
+
+    def test_numbers_keep_two_deliveries_to_one_mailbox_apart(self) -> None:
+        job = make_job(ANN, ANN)
+        self.dequeue(evolve(job, numbers=(4, 7)))
+        self.assertEqual(len(self.mailbox("ann")), 2)

@@ -1,0 +1,112 @@
+"""The delivery thread with the real reactor: batches, answers in the reactor, and an orderly end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import cast
+
+from twisted.internet import reactor as global_reactor
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.interfaces import IReactorFromThreads
+from twisted.internet.threads import deferToThread
+from twisted.python.threadable import isInIOThread
+from twisted.trial.unittest import TestCase
+
+from qmailpy.local.maildir import Delivery
+from qmailpy.local.writer import BATCH, ReactorThreads, ThreadWriter, Work
+from qmailpy.values import Disposition, MemoryContent, Reply, Verdict
+
+reactor = cast(IReactorFromThreads, global_reactor)
+
+
+def job(number: int) -> list[Delivery]:
+    return [
+        Delivery(id="q", number=number, arrival=0.0, sender="", address="a@b", mailbox="m", content=MemoryContent(b""))
+    ]
+
+
+def done(deliveries: Sequence[Delivery]) -> list[Disposition]:
+    return [Disposition(verdict=Verdict.DELIVERED, reply=Reply(250, "", str(one.number))) for one in deliveries]
+
+
+class CountingReactor:
+    """The reactor's way in from threads, with a count of its uses."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def callFromThread(self, call: object, *args: object) -> None:
+        self.calls += 1
+        reactor.callFromThread(call, *args)  # type: ignore[arg-type]
+
+
+class ThreadWriterTests(TestCase):
+    def make(self, thd_work: Work) -> ThreadWriter:
+        self.counting = CountingReactor()
+        writer = ThreadWriter(cast(IReactorFromThreads, self.counting), thd_work, "test delivery")
+        self.addCleanup(writer.stop)
+        return writer
+
+    async def test_jobs_are_answered_in_the_reactor_each_with_its_own(self) -> None:
+        seen: list[bool] = []
+
+        def note(result: list[Disposition]) -> list[Disposition]:
+            seen.append(isInIOThread())
+            return result
+
+        writer = self.make(done)
+        answers = [writer.submit(job(number)).addCallback(note) for number in range(200)]
+        results = await gatherResults(answers)
+        self.assertEqual([result[0].reply.text for result in results], [str(number) for number in range(200)])
+        self.assertEqual(set(seen), {True})
+
+    async def test_what_waits_while_the_thread_is_busy_is_answered_in_one_call(self) -> None:
+        release = threading.Event()
+
+        def thd_work(deliveries: Sequence[Delivery]) -> list[Disposition]:
+            release.wait(10)
+            return done(deliveries)
+
+        writer = self.make(thd_work)
+        answers = [writer.submit(job(number)) for number in range(BATCH * 2)]
+        release.set()
+        await gatherResults(answers)
+        self.assertLessEqual(self.counting.calls, 3)
+
+    async def test_a_job_that_blows_up_fails_alone(self) -> None:
+        def thd_work(deliveries: Sequence[Delivery]) -> list[Disposition]:
+            if deliveries[0].number == 1:
+                raise ZeroDivisionError
+            return done(deliveries)
+
+        writer = self.make(thd_work)
+        answers = [writer.submit(job(number)) for number in range(3)]
+        await self.assertFailure(answers[1], ZeroDivisionError)
+        await answers[0]
+        await answers[2]
+
+    async def test_stop_waits_for_what_was_submitted_and_ends_the_thread(self) -> None:
+        writer = self.make(done)
+        answers = [writer.submit(job(number)) for number in range(100)]
+        fired: list[object] = []
+        for answer in answers:
+            answer.addCallback(fired.append)
+        await writer.stop()
+        self.assertEqual(len(fired), 100)
+        self.assertRaises(RuntimeError, writer.submit, job(1))
+
+    async def test_a_writer_that_never_worked_stops_at_once(self) -> None:
+        await self.make(done).stop()
+
+    def test_a_thread_can_ask_the_reactor_and_wait(self) -> Deferred[None]:
+        threads = ReactorThreads(reactor)
+
+        async def ask() -> bool:
+            waited: Deferred[None] = Deferred()
+            reactor.callFromThread(waited.callback, None)
+            await waited
+            return bool(isInIOThread())
+
+        asked: Deferred[bool] = deferToThread(lambda: threads.thd_wait(ask))
+        return asked.addCallback(self.assertTrue)
