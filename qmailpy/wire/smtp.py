@@ -459,7 +459,11 @@ class SmtpCore:
                 break
             self._at = end + 1
             if self._overlong is not None or end + 1 - at > line_octets:
-                start = self._overlong if self._overlong is not None else self._buffer[at : at + _QUOTE_OCTETS]
+                start = (
+                    self._overlong
+                    if self._overlong is not None
+                    else self._buffer[at : at + min(_QUOTE_OCTETS, line_octets)]
+                )
                 self._overlong = None
                 self._bad(start, _LINE_TOO_LONG, events)
             elif end > at and self._buffer[end - 1] == 0x0D:
@@ -477,7 +481,7 @@ class SmtpCore:
     def _keep_part(self, at: int, line_octets: int) -> None:
         """No line end in the buffer: keep what there is of the line, or only its beginning when it is too long."""
         if self._overlong is None and len(self._buffer) - at >= line_octets:
-            self._overlong = self._buffer[at : at + _QUOTE_OCTETS]
+            self._overlong = self._buffer[at : at + min(_QUOTE_OCTETS, line_octets)]
         # Cut off what has been read: a session may be idle for long now.
         self._buffer = b"" if self._overlong is not None else self._buffer[at:]
         self._at = 0
