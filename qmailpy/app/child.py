@@ -28,7 +28,7 @@ from qmailpy.app.spawn import DOWN, UP
 from qmailpy.config.schema import Config
 from qmailpy.errors import CommandError
 
-ORPHAN_S = 2
+ORPHAN_S = 1.0
 
 
 class Line(Protocol):
@@ -63,9 +63,9 @@ class Line(Protocol):
     def connectionLost(self, reason: Failure | None = None) -> None:
         if reason is None or not reason.check(ConnectionDone):
             return  # our own end: the reactor closes what is open
-        # Even if the reactor's thread should hang from here on, the alarm ends the process.
+        # Even if the reactor's thread should hang from here on, the timer ends the process.
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(ORPHAN_S)
+        signal.setitimer(signal.ITIMER_REAL, ORPHAN_S)
         self.log.error("the supervisor is gone: stopping")
         self.stop()
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio  # noqa: F401 - a worker's usual share of imports
 import os
-import time
 
 from twisted.application.service import IService, Service
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.internet.protocol import Factory, Protocol
@@ -47,9 +47,9 @@ class EchoService(Service):
         context.hooks.reload.append(self.reload)
         context.control.add("test.hostname", self.tell_hostname)
         context.control.add("test.linger", self.linger)
-        context.control.add("test.block", self.block)
         context.control.add("test.long", self.long)
         context.control.add("test.user", self.user)
+        context.control.add("test.port", self.port)
 
     async def reload(self, config: Config) -> None:
         if config.server.hostname == "unwanted.example.org":
@@ -63,10 +63,6 @@ class EchoService(Service):
         self.linger_s = seconds
         return None
 
-    async def block(self) -> Json:
-        self.context.reactor.callLater(0.01, time.sleep, 60)
-        return None
-
     async def long(self, octets: int, refuse: bool = False) -> Json:
         if refuse:
             raise CommandError("refused as asked")
@@ -74,6 +70,13 @@ class EchoService(Service):
 
     async def user(self) -> Json:
         return [os.getuid(), os.getgid(), len(os.getgroups())]
+
+    async def port(self) -> Json:
+        for port in self.ports:
+            host = port.getHost()
+            if isinstance(host, IPv4Address):
+                return host.port
+        return None
 
     def startService(self) -> None:
         super().startService()

@@ -1,0 +1,74 @@
+"""What the daemon decides by itself: shards for workers, what a reload may change."""
+
+from __future__ import annotations
+
+import os
+
+from attrs import evolve
+from twisted.trial.unittest import SynchronousTestCase
+
+from qmailpy.app.daemon import effective, places, shards
+from qmailpy.config.schema import Config, DirectoryConfig, ListenerConfig, ServerConfig
+
+CONFIG = Config(
+    home="/nowhere",
+    server=ServerConfig(hostname="mail.example.org", workers=2),
+    listeners=(
+        ListenerConfig(name="smtp", kind="smtp", endpoint="tcp:25"),
+        ListenerConfig(name="inside", kind="smtp", endpoint="tcp:26"),
+    ),
+)
+BOUND = {"smtp": "tcp:25", "inside": "tcp:26"}
+
+
+class Shards(SynchronousTestCase):
+    def queue(self, *names: str) -> str:
+        path: str = self.mktemp()
+        for name in names:
+            os.makedirs(os.path.join(path, name))
+        return path
+
+    def test_each_worker_has_its_shard_even_before_there_is_a_queue(self) -> None:
+        self.assertEqual(shards("/nowhere/queue", 2), [("0",), ("1",)])
+
+    def test_shards_without_a_worker_are_adopted_by_the_first(self) -> None:
+        """Fewer workers than last time: their mail must not wait for ever."""
+        queue = self.queue("0", "1", "2", "10", "drop", "0.old")
+        self.assertEqual(shards(queue, 2), [("0", "2", "10"), ("1",)])
+
+    def test_one_process_holds_every_shard(self) -> None:
+        home = self.mktemp()
+        os.makedirs(os.path.join(home, "queue", "3"))
+        config = evolve(CONFIG, home=home, server=evolve(CONFIG.server, workers=0))
+        self.assertEqual(
+            [(one.name, one.shards) for one in places(config)], [("directory-0", ()), ("mta-0", ("0", "3"))]
+        )
+
+
+class Reload(SynchronousTestCase):
+    def test_settings_change_and_what_is_bound_stays(self) -> None:
+        wanted = evolve(
+            CONFIG,
+            server=ServerConfig(hostname="new.example.org", workers=4, user="other"),
+            directory=DirectoryConfig(endpoint="tcp:1389", positive_s=1.0),
+            listeners=(
+                ListenerConfig(name="smtp", kind="smtp", endpoint="tcp:2525", errors=3),
+                ListenerConfig(name="new", kind="smtp", endpoint="tcp:27"),
+            ),
+        )
+        got, late = effective(wanted, CONFIG, BOUND)
+        self.assertEqual(got.server.hostname, "new.example.org")
+        self.assertEqual((got.server.workers, got.server.user), (2, "qmailpy"))
+        self.assertEqual((got.directory.positive_s, got.directory.endpoint), (1.0, CONFIG.directory.endpoint))
+        self.assertEqual(
+            [(one.name, one.endpoint, one.errors) for one in got.listeners],
+            [
+                ("smtp", "tcp:25", 3),
+                ("inside", "tcp:26", 20),
+            ],
+        )
+        for word in ("smtp", "inside", "new", "workers", "user", "[directory]"):
+            self.assertTrue(any(word in line for line in late), (word, late))
+
+    def test_an_unchanged_configuration_needs_no_restart(self) -> None:
+        self.assertEqual(effective(CONFIG, CONFIG, BOUND), (CONFIG, []))

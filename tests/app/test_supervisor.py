@@ -1,0 +1,225 @@
+"""The supervisor with a clock and processes made of paper: order, restarts, drain, reload."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from attrs import define, evolve, field
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from qmailpy.app.handover import Message, decode
+from qmailpy.app.restarts import LIMIT, WINDOW_S, YOUNG_S, Restarts
+from qmailpy.app.supervisor import PATIENCE_S, Keeper, Place, State, Supervisor
+from qmailpy.config.schema import Config, ServerConfig
+
+CONFIG = Config(home="/nowhere", server=ServerConfig(hostname="mail.example.org"))
+PLACES = (Place(role="directory", index=0), *(Place(role="mta", index=n, shards=(str(n),), rank=1) for n in (0, 1)))
+
+
+@define
+class PaperChild:
+    name: str
+    config: Config
+    keeper: Keeper
+    pid: int
+    sent: list[Message] = field(factory=list)
+    signals: list[str] = field(factory=list)
+
+    def send(self, message: Message) -> None:
+        self.sent.append(message)
+
+    def terminate(self) -> None:
+        self.signals.append("TERM")
+
+    def kill(self) -> None:
+        self.signals.append("KILL")
+
+    def ready(self) -> None:
+        self.keeper.said({"say": "ready"})
+
+    def die(self, how: str = "signal 9") -> None:
+        self.keeper.ended(how, how == "exit status 0")
+
+
+class PaperSpawn:
+    def __init__(self) -> None:
+        self.children: list[PaperChild] = []
+        self.fail = 0
+
+    def __call__(self, place: Place, config: Config, keeper: Keeper) -> PaperChild:
+        if self.fail:
+            self.fail -= 1
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        child = PaperChild(place.name, config, keeper, 100 + len(self.children))
+        self.children.append(child)
+        return child
+
+    def names(self) -> list[str]:
+        return [child.name for child in self.children]
+
+
+class Supervising(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.spawn = PaperSpawn()
+        self.told: list[str] = []
+        self.supervisor = Supervisor(
+            self.clock, PLACES, self.spawn, CONFIG, lambda: self.told.append("ready"), self.told.append
+        )
+
+    def states(self) -> set[State]:
+        return {state for state, _ in self.supervisor.children().values()}
+
+    def all_ready(self) -> list[PaperChild]:
+        self.supervisor.start()
+        self.spawn.children[0].ready()
+        for child in self.spawn.children[1:]:
+            child.ready()
+        return list(self.spawn.children)
+
+    def test_the_directory_is_ready_before_workers_start(self) -> None:
+        self.supervisor.start()
+        self.assertEqual(self.spawn.names(), ["directory-0"])
+        self.spawn.children[0].ready()
+        self.assertEqual(self.spawn.names(), ["directory-0", "mta-0", "mta-1"])
+
+    def test_readiness_is_told_once_when_all_are_ready(self) -> None:
+        self.supervisor.start()
+        self.spawn.children[0].ready()
+        self.spawn.children[1].ready()
+        self.assertEqual(self.told, [])
+        self.spawn.children[2].ready()
+        self.assertEqual(self.told, ["ready"])
+        self.spawn.children[2].die()
+        self.spawn.children[3].ready()
+        self.assertEqual(self.told, ["ready"])
+
+    def test_workers_start_without_a_directory_that_takes_too_long(self) -> None:
+        self.supervisor.start()
+        self.clock.advance(PATIENCE_S)
+        self.assertEqual(self.spawn.names(), ["directory-0", "mta-0", "mta-1"])
+        self.spawn.children[0].ready()
+        self.assertEqual(len(self.spawn.children), 3)
+
+    def test_a_child_that_dies_is_back_at_once(self) -> None:
+        self.all_ready()
+        self.spawn.children[1].die()
+        self.assertEqual(self.spawn.names()[3:], ["mta-0"])
+        self.assertEqual(self.supervisor.children()["mta-0"], (State.STARTING, 103))
+        self.assertFalse(self.supervisor.ready)
+        self.spawn.children[3].ready()
+        self.assertTrue(self.supervisor.ready)
+
+    def test_a_child_that_ends_by_itself_is_restarted_too(self) -> None:
+        self.all_ready()
+        self.spawn.children[1].die("exit status 0")
+        self.assertEqual(self.spawn.names()[3:], ["mta-0"])
+
+    def test_a_process_that_cannot_be_made_is_tried_again(self) -> None:
+        self.all_ready()
+        self.spawn.fail = 3
+        self.spawn.children[1].die()
+        self.clock.pump([0.1] * 20)
+        self.assertEqual(self.spawn.names()[3:], ["mta-0"])
+
+    def test_a_child_that_dies_young_again_and_again_is_held_back_but_never_given_up(self) -> None:
+        self.all_ready()
+        starts = len(self.spawn.children)
+        for _ in range(1200):  # two minutes
+            child = self.spawn.children[-1]
+            if self.supervisor.children()["mta-1"][1] == child.pid or child.name != "mta-1":
+                last = next(one for one in reversed(self.spawn.children) if one.name == "mta-1")
+                if self.supervisor.children()["mta-1"][1] == last.pid:
+                    last.die("exit status 1")
+            self.clock.advance(0.1)
+        restarted = len(self.spawn.children) - starts
+        self.assertGreater(restarted, LIMIT)
+        self.assertLessEqual(restarted, 2 * LIMIT + 2)
+
+    def test_workers_stop_before_the_directory(self) -> None:
+        directory, one, two = self.all_ready()
+        stopped = self.supervisor.stop(20.0)
+        self.assertEqual((directory.signals, one.signals, two.signals), ([], ["TERM"], ["TERM"]))
+        one.die("exit status 0")
+        two.die("exit status 0")
+        self.assertEqual(directory.signals, ["TERM"])
+        self.assertNoResult(stopped)
+        directory.die("exit status 0")
+        self.successResultOf(stopped)
+        self.assertEqual(self.states(), {State.GONE})
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_what_does_not_end_in_time_is_killed(self) -> None:
+        directory, one, two = self.all_ready()
+        stopped = self.supervisor.stop(20.0)
+        one.die("exit status 0")
+        self.clock.advance(20.0)
+        self.assertEqual((directory.signals, two.signals), (["KILL"], ["TERM", "KILL"]))
+        two.die()
+        directory.die()
+        self.successResultOf(stopped)
+
+    def test_nothing_is_restarted_while_stopping(self) -> None:
+        directory, one, two = self.all_ready()
+        one.die()
+        last = self.spawn.children[-1]
+        last.die()  # a second time: waits for its restart
+        self.clock.advance(0.001)
+        self.supervisor.stop(20.0)
+        two.die("exit status 0")
+        directory.die("exit status 0")
+        self.clock.advance(60)
+        self.assertEqual(len(self.spawn.children), 4)
+        self.assertEqual(self.states(), {State.GONE})
+
+    def test_stopping_before_the_workers_have_started_leaves_them_out(self) -> None:
+        self.supervisor.start()
+        stopped = self.supervisor.stop(20.0)
+        self.spawn.children[0].ready()
+        self.spawn.children[0].die("exit status 0")
+        self.successResultOf(stopped)
+        self.clock.advance(60)
+        self.assertEqual(self.spawn.names(), ["directory-0"])
+
+    def test_a_new_configuration_reaches_children_now_and_after_a_restart(self) -> None:
+        children = self.all_ready()
+        new = evolve(CONFIG, server=evolve(CONFIG.server, hostname="new.example.org"))
+        self.supervisor.reload(new)
+        for child in children:
+            self.assertEqual(decode(child.sent[-1]["config"]), new)
+        children[1].die()
+        self.assertEqual(self.spawn.children[-1].config, new)
+
+    def test_wishes_of_children_are_passed_on_and_nonsense_is_not(self) -> None:
+        child = self.all_ready()[1]
+        for said in ({"say": "reload"}, {"say": "stop"}, {"say": "x"}, {}, {"say": ["ready"]}, {"say": "ready"}):
+            child.keeper.said(said)
+        self.assertEqual(self.told, ["ready", "reload", "stop"])
+
+
+class RestartTimes(SynchronousTestCase):
+    def waits(self, lives: Iterable[float]) -> list[float]:
+        restarts, now, waits = Restarts(), 0.0, []
+        for life in lives:
+            now += life
+            wait, _ = restarts.delay(now, life)
+            waits.append(round(wait, 3))
+            now += wait
+        return waits
+
+    def test_the_first_restart_is_immediate_and_later_ones_wait_below_a_second(self) -> None:
+        self.assertEqual(self.waits([0.1] * 8), [0, 0.05, 0.1, 0.2, 0.4, 0.8, 0.8, 0.8])
+
+    def test_a_child_that_ran_well_starts_anew(self) -> None:
+        self.assertEqual(self.waits([0.1, 0.1, YOUNG_S, 0.1]), [0, 0.05, 0, 0.05])
+
+    def test_no_more_than_the_limit_in_a_window(self) -> None:
+        restarts, now, times = Restarts(), 0.0, []
+        while now < 10 * WINDOW_S:
+            wait, _ = restarts.delay(now, 0.0)
+            now += wait
+            times.append(now)
+        for at in times:
+            self.assertLessEqual(sum(at <= other < at + WINDOW_S for other in times), LIMIT)
+        self.assertGreater(len(times), 9 * LIMIT)
