@@ -170,6 +170,7 @@ class SmtpClient:
         "_replies",
         "_stuffer",
         "_transaction",
+        "answers",
         "banner",
         "broken",
         "esmtp",
@@ -182,6 +183,7 @@ class SmtpClient:
         @param helo: our name, for EHLO.
         """
         self.stage = Stage.GREETING
+        self.answers = 0  # replies taken so far: who minds the time starts it anew when this has grown
         self.banner = ""  # text of the greeting
         self.esmtp = False  # EHLO was accepted
         self.extensions: Mapping[str, str] = {}
@@ -285,6 +287,7 @@ class SmtpClient:
             if reply.code == 421 and self.stage is not Stage.QUIT:
                 self._break(events, reply)  # RFC 5321 s.3.8: may come instead of any reply, or unasked
             else:
+                self.answers += 1
                 _HANDLERS[self.stage](self, reply, events)
         if self._reader.error and not self.broken:
             self._break(events, None, self._reader.error)

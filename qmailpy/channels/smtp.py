@@ -1,0 +1,131 @@
+"""
+Channel kind C{smtp}: mail to other hosts, by MX or over a relay (the client half of C{tcp_local} and its like).
+
+Thin: a Job becomes a transaction for L{qmailpy.remote}, connections become the records O, C and Y.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from twisted.internet.threads import deferToThreadPool
+from zope.interface import implementer
+
+from qmailpy.channels.parts import Parts
+from qmailpy.config.schema import ChannelConfig, Config
+from qmailpy.interfaces import IChannel
+from qmailpy.records.record import Action, LogRecord
+from qmailpy.remote.delivery import Remote
+from qmailpy.remote.memory import HostMemory
+from qmailpy.remote.mx import Destination, Reach, destination
+from qmailpy.remote.peers import Finder, Peer, is_address_of_this_machine
+from qmailpy.remote.pool import Pool
+from qmailpy.remote.session import Session
+from qmailpy.values import Disposition, Job, Reply, Verdict
+from qmailpy.wire.smtp_client import Transaction, unsendable
+
+
+class Connections:
+    """Writes a record for each connection made, closed, or not made (L{qmailpy.remote.session.Watcher})."""
+
+    def __init__(self, channel: str, parts: Parts) -> None:
+        self._channel = channel
+        self._parts = parts
+        self._wanted = parts.config.log.connections
+
+    def opened(self, session: Session) -> None:
+        session.application = f"SMTP/{session.peer.host}"
+        self._write(Action.OPENED, session.ends, session.application, "")
+
+    def closed(self, session: Session, why: str) -> None:
+        self._write(Action.CLOSED, session.ends, session.application, why)
+
+    def unreached(self, peer: Peer, why: str) -> None:
+        self._write(Action.UNREACHED, "", f"SMTP/{peer.host}", why)
+
+    def _write(self, action: Action, transport: str, application: str, diagnostic: str) -> None:
+        if self._wanted:
+            record = LogRecord(
+                action=action,
+                time=self._parts.reactor.seconds(),
+                source=self._channel,
+                direction="-",
+                transport=transport,
+                application=application,
+                diagnostic=diagnostic,
+            )
+            self._parts.recorder.write([record])
+
+
+@implementer(IChannel)
+class SmtpChannel:
+    """Delivers to other hosts over SMTP."""
+
+    def __init__(self, config: Config, channel: ChannelConfig, parts: Parts) -> None:
+        """
+        @raise ValueError: C{channel.relay} is not a list of hosts.
+        """
+        self.name = channel.name
+        self._channel = channel
+        reactor = parts.reactor
+        self._relay = destination(channel.relay, channel.port, trusted=True) if channel.relay else None
+        memory = HostMemory(reactor.seconds)
+        watcher = Connections(channel.name, parts)
+
+        def new_session(peer: Peer) -> Session:
+            return Session(
+                reactor,
+                peer,
+                config.server.hostname,
+                channel,
+                watcher,
+                lambda read: deferToThreadPool(reactor, reactor.getThreadPool(), read),
+            )
+
+        finder = Finder(
+            parts.resolver,
+            port=channel.port,
+            our_names=(config.server.hostname, "localhost"),
+            reach=Reach(allow_loopback=channel.allow_loopback, is_ours=is_address_of_this_machine),
+        )
+        self._pool = Pool(reactor, reactor, channel, memory, watcher, new_session)
+        self._remote = Remote(channel, finder, self._pool, memory, reactor.seconds)
+
+    async def dequeue(self, job: Job) -> Sequence[Disposition]:
+        where = self._destination(job)
+        if isinstance(where, Reply):
+            return [Disposition(verdict=Verdict.FAILED, reply=where)] * len(job.recipients)
+        sender = job.envelope.sender
+        bad = [unsendable(sender) or unsendable(recipient.address) for recipient in job.recipients]
+        good = tuple(recipient.address for recipient, reply in zip(job.recipients, bad, strict=True) if reply is None)
+        found: Sequence[Disposition] = ()
+        if good:
+            transaction = Transaction(
+                sender=sender,
+                recipients=good,
+                size=job.content.size,
+                eight_bit=job.envelope.body != "7BIT",
+            )
+            found = await self._remote.send(where, transaction, job.content)
+        if len(good) == len(bad):
+            return found
+        answers = iter(found)
+        return [next(answers) if reply is None else Disposition(verdict=Verdict.FAILED, reply=reply) for reply in bad]
+
+    def _destination(self, job: Job) -> Destination | Reply:
+        """
+        Where the job goes: the relay, or the host of its recipients. A host that is not the domain of their address can
+        only come from a rewrite rule, so it may be anywhere.
+        """
+        if self._relay is not None:
+            return self._relay
+        first = job.recipients[0]
+        domain = first.address.rpartition("@")[2]
+        host = first.host or domain
+        try:
+            return destination(host, self._channel.port, trusted=host.lower() != domain.lower())
+        except ValueError as error:
+            return Reply(550, "5.1.2", f"Bad destination {host!r}: {error}")
+
+    async def stop(self) -> None:
+        await self._pool.stop()

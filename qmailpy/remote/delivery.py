@@ -1,0 +1,225 @@
+"""
+One attempt at a message for one destination: finds the peers, tries them in order, ends with a Disposition a recipient.
+
+  1. A connection kept for the destination is used at once. Was it stale, nothing is lost but a turn.
+  2. Else the peers of the destination are asked for, and each is tried, those known to be dead passed over, until one
+     has taken or refused every recipient, or there is none left.
+  3. A recipient that a peer has answered for is done with. The others go on to the next peer while nothing of the
+     message can have arrived (L{qmailpy.remote.trouble}).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from attrs import define, evolve, field
+
+from qmailpy.config.schema import ChannelConfig
+from qmailpy.errors import MailError, Permanent
+from qmailpy.remote.memory import HostMemory
+from qmailpy.remote.mx import Destination, is_address
+from qmailpy.remote.peers import Finder, Peer
+from qmailpy.remote.pool import Pool, Unreached, skipping
+from qmailpy.remote.session import Delivery, Session
+from qmailpy.remote.trouble import Fault, Judgement, Scope, Trouble, fates, judge
+from qmailpy.values import Content, Disposition, Reply, Verdict
+from qmailpy.wire.smtp_client import Transaction
+
+CONNECT_BUDGET = 4
+"""An attempt dials no new peer after so many times C{connect_timeout_s}: the message waits better in the queue."""
+
+
+@define(kw_only=True)
+class _Attempt:
+    """What is known so far."""
+
+    destination: Destination
+    transaction: Transaction
+    content: Content
+    left: list[int]  # recipients without an answer of their own
+    found: dict[int, Disposition] = field(factory=dict)
+    last: Disposition | None = None  # for those still left at the end
+
+    def note(self, disposition: Disposition) -> None:
+        """
+        How one more peer failed. A temporary failure is remembered above a permanent one, since the host that it struck
+        might have taken the mail; a failure met above one remembered.
+        """
+        known = self.last is not None and _met(self.last)
+        if not known or _met(disposition):
+            self.last = disposition
+
+    def for_left(self) -> Transaction:
+        if len(self.left) == len(self.transaction.recipients):
+            return self.transaction
+        return evolve(self.transaction, recipients=tuple(self.transaction.recipients[index] for index in self.left))
+
+    def result(self) -> list[Disposition]:
+        """One Disposition a recipient, in order."""
+        last = self.last or Disposition(
+            verdict=Verdict.DEFERRED, reply=Reply(451, "4.4.1", f"No host of {self.destination.name} could be tried")
+        )
+        return [self.found.get(index, last) for index in range(len(self.transaction.recipients))]
+
+
+class Remote:
+    """The way out of one channel."""
+
+    def __init__(
+        self, config: ChannelConfig, finder: Finder, pool: Pool, memory: HostMemory, seconds: Callable[[], float]
+    ) -> None:
+        """
+        @param seconds: the time now.
+        """
+        self._config = config
+        self._finder = finder
+        self._pool = pool
+        self._memory = memory
+        self._seconds = seconds
+
+    async def send(self, destination: Destination, transaction: Transaction, content: Content) -> Sequence[Disposition]:
+        """
+        Try each recipient of C{transaction} once.
+
+        @return: one Disposition each, in order.
+        """
+        attempt = _Attempt(
+            destination=destination,
+            transaction=transaction,
+            content=content,
+            left=list(range(len(transaction.recipients))),
+        )
+        session = self._pool.recall(destination.name)
+        while session is not None:
+            judged = await self._use(session, attempt)
+            if judged is None or not judged.next_host:
+                return attempt.result()
+            session = self._pool.recall(destination.name)
+        try:
+            peers = await self._finder.find(destination)
+        except MailError as error:
+            verdict = Verdict.FAILED if isinstance(error, Permanent) else Verdict.DEFERRED
+            attempt.last = Disposition(verdict=verdict, reply=error.reply)
+            return attempt.result()
+        await self._try(peers, attempt)
+        return attempt.result()
+
+    async def _try(self, peers: Sequence[Peer], attempt: _Attempt) -> None:
+        """Give the attempt to one peer after the other until nobody is left, or it must not go on."""
+        deadline = self._seconds() + CONNECT_BUDGET * self._config.connect_timeout_s
+        for peer in peers:
+            while True:
+                if self._seconds() > deadline:
+                    return
+                blocked = self._memory.blocked(peer)
+                if blocked is not None:
+                    attempt.note(_skipped(blocked.why, blocked.seconds, peer))
+                    break
+                try:
+                    session = await self._pool.connect(peer)
+                except Unreached as error:
+                    judged: Judgement | None = judge(error.trouble)
+                    assert judged is not None
+                    attempt.note(_of_trouble(error.trouble, judged, peer, error.session))
+                    if not judged.next_host:
+                        return
+                    break
+                reused = session.transactions > 0
+                judged = await self._use(session, attempt)
+                if judged is None or not judged.next_host:
+                    return
+                if not reused:
+                    break
+                # An idle connection had gone stale; each turn uses one up, then there is a new one.
+
+    async def _use(self, session: Session, attempt: _Attempt) -> Judgement | None:
+        """
+        Give the recipients that are left to one session, and the session back.
+
+        @return: what ended it before all were answered, C{None} when they were.
+        """
+        try:
+            while True:
+                transaction = attempt.for_left()
+                refusal = session.core.refusal(transaction)
+                if refusal is not None:
+                    own = Disposition(verdict=Verdict.FAILED, reply=refusal, remote_mta=_name(session.peer))
+                    attempt.found.update(dict.fromkeys(attempt.left, own))
+                    return None
+                delivery = await session.deliver(transaction, attempt.content)
+                again = self._take_answers(session, delivery, attempt)
+                if delivery.trouble is not None:
+                    judged = judge(delivery.trouble)
+                    attempt.note(_of_trouble(delivery.trouble, judged, session.peer, session, delivery.sent))
+                    return judged
+                if not again or not session.usable:
+                    return None
+                attempt.left = again  # fewer than before: some were delivered
+        except BaseException:
+            session.drop("given up")
+            raise
+        finally:
+            self._pool.give(session, attempt.destination.name)
+
+    def _take_answers(self, session: Session, delivery: Delivery, attempt: _Attempt) -> list[int]:
+        """Write down what the peer said; the recipients worth another transaction at once."""
+        left, again, delivered = [], [], False
+        for index, fate in zip(attempt.left, fates(delivery.outcome), strict=True):
+            if fate is None:
+                left.append(index)
+                continue
+            attempt.found[index] = Disposition(
+                verdict=fate.verdict,
+                reply=fate.reply,
+                remote_mta=_name(session.peer),
+                diagnostic=_diagnostic(session, f"smtp;{fate.reply}"),
+                transferred=delivery.sent if fate.whole else 0,
+                modifiers=_modifiers(session),
+            )
+            delivered = delivered or fate.verdict is Verdict.DELIVERED
+            if fate.again:
+                again.append(index)
+        attempt.left = left
+        return again if delivered else []
+
+
+def _of_trouble(trouble: Trouble, judged: Judgement, peer: Peer, session: Session | None, sent: int = 0) -> Disposition:
+    """For recipients that a trouble struck, as it was judged."""
+    diagnostic = judged.reply.text
+    if session is not None:
+        theirs = trouble.fault is Fault.REFUSED
+        diagnostic = _diagnostic(session, f"smtp;{judged.reply}" if theirs else judged.reply.text)
+    return Disposition(
+        verdict=judged.verdict,
+        reply=judged.reply,
+        remote_mta="" if judged.scope is Scope.NODE else _name(peer),
+        diagnostic=diagnostic,
+        transferred=sent,
+        modifiers=_modifiers(session),
+    )
+
+
+def _met(disposition: Disposition) -> bool:
+    """Whether this is a temporary failure of a host that was really tried."""
+    return disposition.verdict is Verdict.DEFERRED and disposition.retry_after is None
+
+
+def _skipped(why: str, seconds: float, peer: Peer) -> Disposition:
+    text = skipping(why)
+    reply = Reply(451, "4.4.1", text)
+    return Disposition(
+        verdict=Verdict.DEFERRED, reply=reply, remote_mta=_name(peer), diagnostic=text, retry_after=seconds
+    )
+
+
+def _diagnostic(session: Session, words: str) -> str:
+    """The diagnostic of a transaction log record: who said it, over which connection, and what."""
+    return f"dns;{_name(session.peer)} ({session.ends}) ({session.core.banner}) {words}"
+
+
+def _name(peer: Peer) -> str:
+    return f"[{peer.host}]" if is_address(peer.host) else peer.host
+
+
+def _modifiers(session: Session | None) -> str:
+    return "E" if session is not None and session.core.esmtp else ""

@@ -1,0 +1,156 @@
+"""
+From a destination to the addresses to connect to: the rules of L{qmailpy.remote.mx} with the answers of the DNS.
+"""
+
+from __future__ import annotations
+
+import random
+import socket
+from collections.abc import Callable, Collection, Sequence
+
+from attrs import frozen
+from twisted.internet.defer import Deferred, gatherResults
+
+from qmailpy.errors import Permanent, Temporary
+from qmailpy.interfaces import IResolver
+from qmailpy.remote.mx import Destination, Exchange, Hop, Reach, before_us, exchanges, is_address
+from qmailpy.values import Reply
+
+EXCHANGES_LIMIT = 16
+"""Exchangers of a domain that are looked at. Real domains have fewer; a list without end tries our patience."""
+
+PEERS_LIMIT = 24
+"""Addresses tried in one attempt."""
+
+
+@frozen(cache_hash=True)
+class Peer:
+    """One address of one host: what a connection is made to, and kept for."""
+
+    host: str  # its name, or its address when it has no other name
+    address: str
+    port: int
+
+
+class Finder:
+    """Finds the peers of a destination, by the policy of one channel."""
+
+    def __init__(
+        self,
+        resolver: IResolver,
+        *,
+        port: int,
+        our_names: Collection[str],
+        reach: Reach,
+        shuffle: Callable[[list[Exchange]], None] = random.shuffle,
+    ) -> None:
+        """
+        @param port: of exchangers found in the DNS.
+        @param our_names: host names that mean this host when an MX record names them.
+        """
+        self._resolver = resolver
+        self._port = port
+        self._our_names = frozenset(name.lower() for name in our_names)
+        self._reach = reach
+        self._shuffle = shuffle
+
+    async def find(self, destination: Destination) -> tuple[Peer, ...]:
+        """
+        Where to connect, in the order to try; never empty.
+
+        @raise Temporary: it cannot be told now (DNS).
+        @raise Permanent: nowhere: no such domain, null MX, or the way leads back to us.
+        """
+        if destination.hops:
+            found = await self._of_hops(destination)
+        else:
+            found = await self._of_domain(destination)
+        return tuple(dict.fromkeys(found))[:PEERS_LIMIT]
+
+    async def _of_hops(self, destination: Destination) -> list[Peer]:
+        found = []
+        trouble: Temporary | None = None
+        for hop, addresses in zip(
+            destination.hops, await self._all_addresses([hop.host for hop in destination.hops]), strict=True
+        ):
+            if isinstance(addresses, Temporary):
+                trouble = addresses
+                continue
+            usable = [address for address in addresses if destination.trusted or self._foreign(address)]
+            if addresses and not usable:
+                raise Permanent(Reply(554, "5.4.6", f"Mail for {destination.name} loops back to this host"))
+            found.extend(_peers(hop, usable))
+        if found:
+            return found
+        if trouble is not None:
+            raise trouble
+        # A relay without an address is a mistake of ours, which is not the sender's to pay for.
+        reply = Reply(451, "4.4.4", f"Host {destination.name} has no address")
+        raise Temporary(reply) if destination.trusted else Permanent(Reply(550, "5.1.2", reply.text))
+
+    def _foreign(self, address: str) -> bool:
+        return self._reach.is_host(address) and not self._reach.is_ourselves(address)
+
+    async def _of_domain(self, destination: Destination) -> list[Peer]:
+        domain = destination.domain
+        records = await self._resolver.mx(domain)
+        ordered = exchanges(domain, records, self._shuffle)[:EXCHANGES_LIMIT]
+        answers = await self._all_addresses([exchange.host for exchange in ordered])
+        known = dict(zip(ordered, answers, strict=True))
+
+        def ourselves(exchange: Exchange) -> bool:
+            if exchange.host in self._our_names:
+                return True
+            addresses = known[exchange]
+            return not isinstance(addresses, Temporary) and any(map(self._reach.is_ourselves, addresses))
+
+        if not destination.trusted:
+            ordered = before_us(domain, ordered, ourselves)
+        found = []
+        trouble: Temporary | None = None
+        for exchange in ordered:
+            addresses = known[exchange]
+            if isinstance(addresses, Temporary):
+                trouble = addresses
+                continue
+            usable = [address for address in addresses if self._reach.is_host(address)]
+            found.extend(_peers(Hop(host=exchange.host, port=self._port), usable))
+        if found:
+            return found
+        if trouble is not None:
+            raise trouble
+        if not records and not await self._resolver.exists(domain):
+            raise Permanent(Reply(550, "5.1.2", f"Domain {domain} does not exist"))
+        what = "its mail hosts have" if records else "it has"
+        raise Permanent(Reply(550, "5.1.2", f"Domain {domain} takes no mail: {what} no address"))
+
+    async def _all_addresses(self, hosts: Sequence[str]) -> list[Sequence[str] | Temporary]:
+        """The addresses of each host, asked for side by side."""
+        if len(hosts) == 1:
+            return [await self._addresses(hosts[0])]
+        return await gatherResults([Deferred.fromCoroutine(self._addresses(host)) for host in hosts])
+
+    async def _addresses(self, host: str) -> Sequence[str] | Temporary:
+        if is_address(host):
+            return (host,)
+        try:
+            return await self._resolver.addresses(host)
+        except Temporary as error:
+            return error
+
+
+def _peers(hop: Hop, addresses: Sequence[str]) -> list[Peer]:
+    return [Peer(hop.host, address, hop.port) for address in addresses]
+
+
+def is_address_of_this_machine(address: str) -> bool:
+    """
+    Whether an interface of this machine has C{address}: what can be bound is ours. No packet is sent.
+    """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((address, 0))
+    except OSError:
+        return False
+    return True
