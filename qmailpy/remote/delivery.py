@@ -89,12 +89,12 @@ class Remote:
             content=content,
             left=list(range(len(transaction.recipients))),
         )
-        session = self._pool.recall(destination.name)
+        session = self._pool.recall(destination)
         while session is not None:
             judged = await self._use(session, attempt)
             if judged is None or not judged.next_host:
                 return attempt.result()
-            session = self._pool.recall(destination.name)
+            session = self._pool.recall(destination)
         try:
             peers = await self._finder.find(destination)
         except MailError as error:
@@ -159,7 +159,7 @@ class Remote:
             session.drop("given up")
             raise
         finally:
-            self._pool.give(session, attempt.destination.name)
+            self._pool.give(session, attempt.destination)
 
     def _take_answers(self, session: Session, delivery: Delivery, attempt: _Attempt) -> list[int]:
         """Write down what the peer said; the recipients worth another transaction at once."""

@@ -28,11 +28,16 @@ class Hop:
     port: int
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, cache_hash=True)
 class Destination:
-    """Where mail goes, before any question was asked."""
+    """
+    Where mail goes, before any question was asked.
 
-    name: str  # as it was written; equal names are equal destinations within a channel
+    Connections are kept by it, so trust is part of what makes two destinations equal: one that may lead into this
+    machine must not lend its connections to a stranger's of the same name.
+    """
+
+    name: str  # as it was written
     domain: str = ""  # whose MX records to follow; "" when there are hops
     hops: tuple[Hop, ...] = ()
     trusted: bool = False  # from the configuration: may be anywhere, even on this machine

@@ -21,6 +21,7 @@ from twisted.internet.protocol import Factory
 
 from qmailpy.config.schema import ChannelConfig
 from qmailpy.remote.memory import HostMemory
+from qmailpy.remote.mx import Destination
 from qmailpy.remote.peers import Peer
 from qmailpy.remote.session import Session, Watcher
 from qmailpy.remote.trouble import Fault, Trouble, judge
@@ -73,7 +74,7 @@ class Pool:
         self._counts: dict[Peer, int] = {}  # connections at each peer: idle, busy, being made
         self._idle_at: dict[Peer, list[Session]] = {}
         self._waiting: dict[Peer, deque[Deferred[None]]] = {}
-        self._last_peer: OrderedDict[str, Peer] = OrderedDict()
+        self._last_peer: OrderedDict[Destination, Peer] = OrderedDict()
         self._sweeper: IDelayedCall | None = None
         self._stopped = False
 
@@ -87,7 +88,7 @@ class Pool:
         """Connections that wait for mail."""
         return len(self._idle)
 
-    def recall(self, destination: str) -> Session | None:
+    def recall(self, destination: Destination) -> Session | None:
         """An idle session that served C{destination} before; it is the caller's now."""
         peer = self._last_peer.get(destination)
         return None if peer is None else self.take(peer)
@@ -170,7 +171,7 @@ class Pool:
         self._memory.failed(peer, words)
         return Trouble(stage=Stage.CONNECT, fault=Fault.UNREACHED, why=why)
 
-    def give(self, session: Session, destination: str) -> None:
+    def give(self, session: Session, destination: Destination) -> None:
         """
         Take back a session, after its transactions.
 

@@ -1,0 +1,163 @@
+"""
+Tests for L{qmailpy.channels.smtp}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from attrs import evolve
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from qmailpy.channels.parts import Parts
+from qmailpy.channels.smtp import SmtpChannel
+from qmailpy.config.schema import ChannelConfig, Config, LogConfig, ServerConfig
+from qmailpy.interfaces import IChannel
+from qmailpy.records.record import Action, LogRecord
+from qmailpy.testing.tables_resolver import TablesResolver
+from qmailpy.values import Disposition, Envelope, Job, MemoryContent, Recipient, Verdict
+from tests.remote.network import Network
+
+
+class Recorder:
+    """Keeps what is written."""
+
+    def __init__(self) -> None:
+        self.records: list[LogRecord] = []
+
+    def write(self, records: list[LogRecord]) -> None:
+        self.records.extend(records)
+
+
+class SmtpChannelTests(SynchronousTestCase):
+    """A Job in, Dispositions and connection records out."""
+
+    def setUp(self) -> None:
+        self.network = Network()
+        self.recorder = Recorder()
+
+    def channel(self, log: LogConfig = LogConfig(), **options: Any) -> SmtpChannel:  # noqa: B008 - a frozen value
+        config = Config(home="/nowhere", server=ServerConfig(hostname="us.example"), log=log)
+        nothing: Any = None
+        recorder: Any = self.recorder
+        reactor: Any = self.network
+        parts = Parts(
+            reactor=reactor,
+            files=nothing,
+            directory=nothing,
+            router=nothing,
+            resolver=TablesResolver(addresses={"x.example": ["192.0.2.1"], "in.example": ["127.0.0.1"]}),
+            recorder=recorder,
+            config=config,
+        )
+        return SmtpChannel(config, ChannelConfig(name="tcp_out", kind="smtp", **options), parts)
+
+    def job(self, *addresses: str, host: str = "", sender: str = "a@example.org", octets: bytes = b"x: y\r\n") -> Job:
+        recipients = tuple(Recipient(address=one, original=one, channel="tcp_out", host=host) for one in addresses)
+        return Job(
+            id="0" * 15,
+            channel="tcp_out",
+            envelope=Envelope(sender=sender, recipients=recipients, source="tcp_local", arrival=0.0),
+            content=MemoryContent(octets),
+            recipients=recipients,
+            numbers=tuple(range(len(recipients))),
+            attempt=1,
+        )
+
+    def dequeue(self, channel: SmtpChannel, job: Job) -> list[Disposition]:
+        running = Deferred.fromCoroutine(channel.dequeue(job))
+        self.network.settle()
+        found: Sequence[Disposition] = self.successResultOf(running)
+        return list(found)
+
+    def test_it_is_a_channel(self) -> None:
+        """With the name of its table."""
+        channel = self.channel()
+        verifyObject(IChannel, channel)
+        self.assertEqual(channel.name, "tcp_out")
+
+    def test_a_job_is_delivered_to_its_host(self) -> None:
+        """Announcing 8BITMIME unless the message said 7BIT."""
+        sink = self.network.host("192.0.2.1")
+        channel = self.channel()
+        job = self.job("b@x.example", host="x.example")
+        self.assertEqual([one.verdict for one in self.dequeue(channel, job)], [Verdict.DELIVERED])
+        self.dequeue(channel, evolve(job, envelope=evolve(job.envelope, body="7BIT")))
+        parameters = [message.mail_parameters for message in sink.log.messages]
+        self.assertEqual(parameters, ["SIZE=6 BODY=8BITMIME", "SIZE=6"])
+
+    def test_connections_are_recorded(self) -> None:
+        """O and C with both ends, Y when there was none; direction "-" (imta.md s.1.3)."""
+        sink = self.network.host("192.0.2.1")
+        channel = self.channel()
+        self.dequeue(channel, self.job("b@x.example"))
+        self.network.later(1.0)
+        stopping = Deferred.fromCoroutine(channel.stop())
+        self.network.settle()
+        self.successResultOf(stopping)
+        del self.network.hosts["192.0.2.1", 25]
+        self.dequeue(channel, self.job("b@x.example"))
+        ends = "TCP|192.0.2.99|50000|192.0.2.1|25"
+        self.assertEqual(
+            [(one.action, one.transport, one.application, one.diagnostic) for one in self.recorder.records],
+            [
+                (Action.OPENED, ends, "SMTP/x.example", ""),
+                (Action.CLOSED, ends, "SMTP/x.example", "quit"),
+                (
+                    Action.UNREACHED,
+                    "",
+                    "SMTP/x.example",
+                    "TCP active open: Failed connect() 192.0.2.1:25  Error: connection refused",
+                ),
+            ],
+        )
+        self.assertEqual({(one.source, one.direction) for one in self.recorder.records}, {("tcp_out", "-")})
+        self.assertEqual((self.recorder.records[1].time, sink.log.open), (1.0, 0))
+
+    def test_connections_are_recorded_only_when_asked_for(self) -> None:
+        """LogConfig.connections."""
+        self.network.host("192.0.2.1")
+        self.dequeue(self.channel(LogConfig(connections=False)), self.job("b@x.example"))
+        self.assertEqual(self.recorder.records, [])
+
+    def test_a_relay_takes_everything(self) -> None:
+        """Whatever the host of the recipients."""
+        sink = self.network.host("127.0.0.1", port=2525)
+        channel = self.channel(relay="127.0.0.1:2525")
+        found = self.dequeue(channel, self.job("b@elsewhere.example", host="elsewhere.example"))
+        self.assertEqual((found[0].verdict, len(sink.log.messages)), (Verdict.DELIVERED, 1))
+
+    def test_a_host_of_a_rule_may_be_anywhere_and_that_of_an_address_not(self) -> None:
+        """A stranger's domain cannot lead into this machine."""
+        self.network.host("127.0.0.1")
+        channel = self.channel()
+        [found] = self.dequeue(channel, self.job("b@in.example", host="in.example"))
+        self.assertEqual((found.verdict, found.reply.enhanced), (Verdict.FAILED, "5.4.6"))
+        [found] = self.dequeue(channel, self.job("b@y.example", host="in.example"))
+        self.assertEqual(found.verdict, Verdict.DELIVERED)
+        [found] = self.dequeue(channel, self.job("b@y.example", host="[127.0.0.1]"))
+        self.assertEqual(found.verdict, Verdict.DELIVERED)
+        [found] = self.dequeue(channel, self.job("b@[127.0.0.1]", host="[127.0.0.1]"))
+        self.assertEqual((found.verdict, found.reply.enhanced), (Verdict.FAILED, "5.4.6"))
+
+    def test_a_bad_destination_fails(self) -> None:
+        """And is no exception."""
+        [found] = self.dequeue(self.channel(), self.job("b@y.example", host="a:b:c"))
+        self.assertEqual((found.verdict, found.reply.enhanced), (Verdict.FAILED, "5.1.2"))
+
+    def test_addresses_that_cannot_be_sent_fail_alone(self) -> None:
+        """The others get the message; a bad sender fails all."""
+        sink = self.network.host("192.0.2.1")
+        channel = self.channel()
+        found = self.dequeue(channel, self.job("b@x.example", "ü@x.example", "c\r\n@x.example", "d@x.example"))
+        self.assertEqual([one.verdict.value for one in found], ["delivered", "failed", "failed", "delivered"])
+        self.assertEqual(sink.log.messages[0].recipients, ["b@x.example", "d@x.example"])
+        found = self.dequeue(channel, self.job("b@x.example", sender="ü@example.org"))
+        self.assertEqual((found[0].verdict, found[0].reply.enhanced), (Verdict.FAILED, "5.6.7"))
+
+    def test_a_bad_relay_is_found_at_start(self) -> None:
+        """Not when the first mail comes."""
+        self.assertRaises(ValueError, self.channel, relay="a:b")
