@@ -91,7 +91,7 @@ class LogFile:
         self._pending: list[bytes] = []
         self._pending_octets = 0
         self._failing = False
-        self._torn = False  # a write failed and may have left a piece of a line
+        self._torn = True  # a failed write, ours or that of a process before us, may have left a piece of a line
         self.end = 0
 
     @property

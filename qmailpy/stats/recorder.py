@@ -1,0 +1,304 @@
+"""
+The one writer of a lane: records become lines of the log and counts in the mapped file.
+
+Records of one reactor turn go out together, with one write(2). A record is counted when its line has been written, so
+that at any moment the counters are the fold of the lane's lines in the log up to C{checkpoint().sequence}, also while
+lines wait because the disk is full. (With option C{connections} off, O records are counted without a line.)
+
+Recovery (L{Recorder.thd_recover}) needs no order between log and counters: it takes the values of the last checkpoint
+that the queue made durable and adds the lane's lines behind it. Lines are numbered per lane, so reading too much does
+no harm. What a power cut took from the log is not counted; the queue writes those lines again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from qmailpy.config.schema import LogConfig
+from qmailpy.disk.files import Files
+from qmailpy.interfaces import BooksCheckpoint, IRecorder
+from qmailpy.records.logfile import CUMULATIVE, CURRENT, YESTERDAY, LogFile, file_number
+from qmailpy.records.reading import last_lines, lines
+from qmailpy.records.record import LogRecord
+from qmailpy.records.text import CONNECTION, LineFormat, Unreadable, process_field
+from qmailpy.stats.counters import Position
+from qmailpy.stats.fold import apply, restart_lowest
+from qmailpy.stats.items import ITEMS, Row, Table
+from qmailpy.stats.lanes import Lane
+
+RETRY_S = 1.0
+"""How long after a failed write it is tried again, when nothing new is written meanwhile."""
+
+RECOVERED = 1_000_000
+"""Records that L{Recorder.thd_recover} returns at most, the last ones: far more than a queue can lack lines for."""
+
+
+@implementer(IRecorder)
+class Recorder:
+    """See the module's text. C{write}, C{flush}, C{checkpoint} and C{clear} are for the reactor's thread."""
+
+    log = Logger()
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        files: Files,
+        directory: str,
+        lane: Lane,
+        name: str,
+        options: LogConfig,
+        *,
+        node: str = "",
+        process: int = 0,
+        alone: bool = False,
+    ) -> None:
+        """
+        @param directory: HOME/log.
+        @param name: of the lane: the shard's.
+        @param process: our process id, for the process field.
+        @param alone: while C{thd_recover} runs no other process writes the log, so that a torn line may be cut off.
+        """
+        self.lane = name
+        self._reactor = reactor
+        self._files = files
+        self._directory = directory
+        self._map = lane
+        self._file = LogFile(files, directory)
+        self._format = LineFormat(options, node)
+        self._options = options
+        self._process = process_field(process, name)
+        self._alone = alone
+        self._buffer: list[LogRecord] = []
+        self._call: IDelayedCall | None = None
+        self._waiting: list[LogRecord] = []  # have a number and a place in the file's pending lines, are not counted
+        self._numbered = 0  # last line number given out
+        self._written = 0  # last line in the log, and counted
+        self._table: Table = {}
+        self._lost = 0
+
+    @property
+    def table(self) -> Table:
+        """The lane's values since its first day, up to the last flush; not to be changed."""
+        return self._table
+
+    def write(self, records: Iterable[LogRecord]) -> None:
+        """See L{IRecorder.write}."""
+        self._buffer += records
+        if self._call is None:
+            self._call = self._reactor.callLater(0, self._turn)
+
+    def _turn(self) -> None:
+        self._call = None
+        self.flush()
+
+    def flush(self) -> None:
+        """See L{IRecorder.flush}."""
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+        if self._buffer:
+            self._number()
+        elif self._waiting:
+            self._wrote(self._file.append(b""), [], 0)
+        if self._waiting:
+            self._call = self._reactor.callLater(RETRY_S, self._turn)
+
+    def _number(self) -> None:
+        """Write the buffer."""
+        records, self._buffer = self._buffer, []
+        connections = self._options.connections
+        line, prefix, number = self._format.line, self._process, self._numbered
+        octets = []
+        written = []
+        unlogged = []
+        for record in records:
+            if not connections and record.action in CONNECTION:
+                unlogged.append(record)
+                continue
+            try:
+                octets.append(line(record, f"{prefix}{number + 1}"))
+            except Exception:  # a bug, or a value of a wrong type: the others have their lines all the same
+                self.log.failure("a record has no line")
+                continue
+            number += 1
+            written.append(record)
+        self._wrote(not octets or self._file.append(b"".join(octets)), written, number)
+        if unlogged:
+            self._count(unlogged)
+
+    def _wrote(self, kept: bool, written: list[LogRecord], number: int) -> None:
+        if not kept:
+            if not self._lost:
+                self.log.error("the transaction log could not be written for too long: records are being lost")
+            self._lost += len(written)
+        elif written:
+            self._numbered = number
+            self._waiting += written
+        if self._file.pending:
+            return
+        if self._lost:
+            self.log.error("{count} records have been lost to a log that could not be written", count=self._lost)
+            self._lost = 0
+        if self._waiting:
+            records, self._waiting = self._waiting, []
+            self._written = self._numbered
+            self._count(records)
+
+    def _count(self, records: Sequence[LogRecord]) -> None:
+        table = self._table
+        changed = set()
+        for record in records:
+            apply(table, record)
+            changed.add(record.source)
+            if record.destination:
+                changed.add(record.destination)
+        self._map.store(table, changed, self._position())
+
+    def _position(self) -> Position:
+        at = self._file.position()
+        return Position(self._written, at.file, at.offset)
+
+    def clear(self, keep_stored: bool) -> None:
+        """
+        Begin to count anew, for readers (C{qm counters clear}). Durable after L{thd_sync}.
+
+        @param keep_stored: Stored shows what is in the queue now, instead of zero.
+        """
+        self.flush()
+        restart_lowest(self._table)
+        self._map.clear(self._table, self._position(), keep_stored)
+
+    def reopen(self) -> None:
+        """The log has been rolled: write to the new file from now on. (It would be noticed with the next write too.)"""
+        self.flush()
+        self._file.reopen()
+
+    def checkpoint(self) -> BooksCheckpoint:
+        """See L{IRecorder.checkpoint}. Lines that still wait for the disk are not part of it."""
+        self.flush()
+        at = self._position()
+        counters = {channel: tuple(row) for channel, row in self._table.items()}
+        return BooksCheckpoint(at.file, at.offset, at.sequence, counters)
+
+    def thd_sync(self) -> None:
+        """
+        See L{IRecorder.thd_sync}; a clear is durable too then.
+
+        @raise OSError: the log is not durable: no checkpoint may be relied on.
+        """
+        self._file.thd_sync()
+        self._map.thd_flush()
+
+    def close(self) -> None:
+        """The end, after the last record: what can still be written is."""
+        self.flush()
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+        self._file.close()
+        self._map.close()
+
+    def thd_recover(self, base: BooksCheckpoint | None) -> Sequence[LogRecord]:
+        """
+        See L{IRecorder.thd_recover}.
+
+        @raise OSError: the log cannot be read: without it the books cannot be trusted.
+        """
+        # A log that cannot be written now is the next write's trouble: mail goes on.
+        with suppress(OSError):
+            self._file.repair(self._alone)
+        self._map.open()
+        baseline = self._map.baseline
+        cleared_at = baseline.position.sequence if baseline is not None and baseline.time else -1
+        table: Table = {}
+        last = 0
+        if base is not None:
+            last = base.sequence
+            table = {channel: _row(values) for channel, values in base.counters.items()}
+        found: deque[LogRecord] = deque(maxlen=RECOVERED)
+        pending_clear = cleared_at >= last
+        for record in self._lines_behind(base):
+            if record.lane != self.lane or record.sequence <= last:
+                continue
+            if pending_clear and record.sequence > cleared_at:
+                restart_lowest(table)
+                pending_clear = False
+            last = record.sequence
+            apply(table, record)
+            found.append(record)
+        if pending_clear:
+            restart_lowest(table)
+        self._table = table
+        self._numbered = self._written = last
+        if cleared_at > last:
+            # The log lost lines that were counted before the clear. Their events, if they happened, come again: take
+            # the clear to have been now.
+            keep = baseline is not None and baseline.keep_stored
+            self._map.clear(table, self._position(), keep)
+        self._map.store_all(table, self._position())
+        return list(found)
+
+    def _lines_behind(self, base: BooksCheckpoint | None) -> Iterator[LogRecord]:
+        """All records of the log from some line on that is not behind the base's last one."""
+        files = self._files
+        handles: list[int] = []
+        try:
+            for name in (CURRENT, YESTERDAY, CUMULATIVE):  # the newest first: a roll meanwhile moves lines, to the next
+                path = f"{self._directory}/{name}"
+                if not files.exists(path):
+                    continue
+                handle = files.open(path)
+                handles.insert(0, handle)
+            start, offset = self._start(handles, base)
+            for handle in handles[start:]:
+                for line in lines(files, handle, offset):
+                    if self._marker not in line:
+                        continue
+                    try:
+                        yield self._format.record(line)
+                    except Unreadable:
+                        continue
+                offset = 0
+        finally:
+            for handle in handles:
+                files.close(handle)
+
+    @property
+    def _marker(self) -> bytes:
+        """What every line of the lane holds; most others do not."""
+        return self._process[self._process.index(".") :].encode()
+
+    def _start(self, handles: list[int], base: BooksCheckpoint | None) -> tuple[int, int]:
+        """The file (an index) and the offset to read from: backwards from the end to a line the base has counted."""
+        if base is None:
+            return 0, 0
+        for index in range(len(handles) - 1, -1, -1):
+            handle = handles[index]
+            size = self._files.size(handle)
+            stop = 0
+            if base.file and base.file == file_number(self._files, handle) and base.offset <= size:
+                stop = base.offset
+            for at, line in last_lines(self._files, handle, size):
+                if at < stop:
+                    return index, stop
+                if self._marker in line:
+                    try:
+                        record = self._format.record(line)
+                    except Unreadable:
+                        continue
+                    if record.lane == self.lane and record.sequence <= base.sequence:
+                        return index, at
+            if stop:
+                return index, stop
+        return 0, 0
+
+
+def _row(values: Sequence[int]) -> Row:
+    """A checkpoint's values as a row: one of an earlier version has fewer items."""
+    return [*values[: len(ITEMS)], *[0] * (len(ITEMS) - len(values))]
