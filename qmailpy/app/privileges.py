@@ -6,11 +6,13 @@ import grp
 import os
 import pwd
 import resource
+import subprocess
+import sys
 
 from attrs import frozen
 
 from qmailpy.config.schema import ServerConfig
-from qmailpy.errors import ConfigError
+from qmailpy.errors import CommandError, ConfigError
 
 
 @frozen
@@ -46,6 +48,28 @@ def identity(server: ServerConfig) -> Identity | None:
     if problems:
         raise ConfigError(tuple(problems))
     return Identity(uid, gid) if uid else None
+
+
+def check_reach(who: Identity, home: str) -> None:
+    """
+    Make sure that somebody else can run us and reach the home, before children die of it one after the other.
+
+    Starts a Python as that user, which takes a few tenths of a second; before the reactor runs.
+
+    @raise CommandError: what that user cannot do, and what would help.
+    """
+    command = [sys.executable, "-P", "-c", "import os, sys, qmailpy.app.handover; os.listdir(sys.argv[1])", home]
+    name = pwd.getpwuid(who.uid).pw_name
+    try:
+        done = subprocess.run(
+            command, user=who.uid, group=who.gid, extra_groups=[], capture_output=True, text=True, cwd="/", check=False
+        )
+    except PermissionError as error:
+        remedy = "install qmailpy where that user may read it"
+        raise CommandError(f"user {name} may not run {sys.executable}; {remedy}") from error
+    if done.returncode:
+        why = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise CommandError(f"user {name} can not run qmailpy on {home}: {why}")
 
 
 def become(who: Identity) -> None:

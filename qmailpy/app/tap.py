@@ -23,7 +23,7 @@ from qmailpy.app.daemon import Daemon, OneProcess, Running, Seat, places
 from qmailpy.app.host import ROLES
 from qmailpy.app.instance import acquire, make_run
 from qmailpy.app.notify import from_environment
-from qmailpy.app.privileges import become, identity, raise_file_limit
+from qmailpy.app.privileges import become, check_reach, identity, raise_file_limit
 from qmailpy.app.sockets import Listening
 from qmailpy.app.spawn import Processes
 from qmailpy.app.supervisor import Supervisor
@@ -93,6 +93,8 @@ def prepare(reactor: Any, config: Config, *, console: bool, roles: str) -> Daemo
     raise_file_limit()
     who = identity(config.server)
     make_run(config.home, who)
+    if who is not None:
+        check_reach(who, config.path("run"))
     instance = acquire(config.home)
     listening = Listening()
     listening.open(config)
