@@ -15,7 +15,7 @@ answered 451 4.3.0; a connection that ends with recipients accepted and no messa
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 from attrs import define, field
@@ -93,7 +93,7 @@ class Transaction:
         self.id = queue_id
         self.mail = mail
         self.recipients: dict[tuple[str, str, str], Recipient] = {}  # by channel, host and address
-        self.named: list[str] = []  # what the client named and we accepted
+        self.named: dict[str, None] = {}  # what the client named and we accepted, in order
         self.intake: IIntake | None = None
         self.fault: Reply | None = None  # of ours, while data arrived
         self.rejected = False  # a J record was written
@@ -293,7 +293,8 @@ class SmtpSession:
     def _rcpt_to(self, event: RcptTo) -> None:
         site = self._site
         transaction = self._open()
-        if len(transaction.recipients) >= site.queue.recipients:
+        # Several names may stand for one recipient, and the other way round: both are bounded.
+        if max(len(transaction.recipients), len(transaction.named)) >= site.queue.recipients:
             self._core.answer(_RECIPIENTS)  # no J: the client is to send these in a transaction of their own
             return
         address = event.address if event.address != "postmaster" else site.postmaster
@@ -337,7 +338,7 @@ class SmtpSession:
         elif result.local or self._trusted:
             for recipient in result.recipients:
                 transaction.recipients.setdefault((recipient.channel, recipient.host, recipient.address), recipient)
-            transaction.named.append(named)
+            transaction.named[named] = None
             self._core.accept()
             return
         else:
@@ -360,7 +361,7 @@ class SmtpSession:
                     protocol=self._protocol(),
                     queue_id=transaction.id,
                     moment=site.reactor.seconds(),
-                    recipient=transaction.named[0] if len(transaction.named) == 1 else "",
+                    recipient=next(iter(transaction.named)) if len(transaction.named) == 1 else "",
                 )
             )
         except Exception as error:
@@ -519,7 +520,7 @@ class SmtpSession:
         )
         site.recorder.write([record])
 
-    def _reject(self, transaction: Transaction, addresses: list[str], reply: Reply, size: int = 0) -> None:
+    def _reject(self, transaction: Transaction, addresses: Iterable[str], reply: Reply, size: int = 0) -> None:
         """A J record for each address."""
         channel = self._site.listener.channel
         for address in addresses:

@@ -188,6 +188,16 @@ class TransactionTests(SmtpTestCase):
         self.assertEqual(codes, ["250", "250", "250", "452", "354", "250"])
         self.assertEqual(self.records(Action.REJECTED), [])
 
+    def test_names_of_one_recipient_are_limited_too(self) -> None:
+        """A catch-all must not let a client fill our memory with names."""
+        self.queue_config = QueueConfig(recipients=3)
+        for number in range(9):
+            self.router.now[f"x{number}@example.org"] = local("b@example.org")
+        transport = self.connect(factory=self.make())
+        lines = [b"RCPT TO:<x%d@example.org>\r\n" % (number // 2) for number in range(9)]
+        codes = self.ask(transport, HELLO + MAIL + b"".join(lines))
+        self.assertEqual(codes[2:], ["250"] * 5 + ["452"] * 4)
+
     def test_large_messages_pass_in_pieces_and_pause_the_client(self) -> None:
         transport = self.ready()
         self.ask(transport, MAIL + RCPT + b"DATA\r\n")
