@@ -1,0 +1,235 @@
+"""
+What an administrator sees of the queue, as values: entries, filters, results; and their form as JSON.
+
+An entry is a I{copy}: one message in one channel. Whoever has the queue (a worker by its memory, a command by the
+files) makes the entries and asks L{QueueFilter.admits}; the command line shows them. The methods that carry them
+between processes are described in L{qmailpy.cli.queueview}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from attrs import asdict, fields, frozen
+
+RECIPIENTS_SHOWN = 50
+"""Addresses an entry carries at most; L{QueueEntry.remaining} tells how many there are."""
+
+
+@frozen
+class Target:
+    """What an operation is about."""
+
+    id: str  # queue id
+    channel: str = ""  # one copy; "" = all copies of the message
+
+
+@frozen(kw_only=True)
+class QueueEntry:
+    """A copy in the queue."""
+
+    id: str
+    channel: str
+    size_octets: int
+    arrival: float  # when the message was accepted
+    sender: str  # "" is the null sender
+    remaining: int  # recipients still to be served
+    recipients: tuple[str, ...] = ()  # their addresses, when asked for
+    attempts: int = 0  # that have failed
+    next_attempt: float | None = None  # None: held, or being tried now
+    busy: bool = False  # being tried now
+    held: bool = False
+    reason: str = ""  # why it is held
+    last_error: str = ""  # the reply that deferred it last
+    priority: int = 1  # values.Priority
+
+
+@frozen(kw_only=True)
+class ActionResult:
+    """What became of one target of hold, release, delete or return."""
+
+    id: str
+    channel: str  # the copy; as in the target when it is unknown
+    outcome: str  # DONE, UNKNOWN, BUSY or REFUSED
+    text: str = ""  # for people; "" when done
+
+
+DONE = "done"
+UNKNOWN = "unknown"  # no such copy
+BUSY = "busy"  # being delivered at this moment: nothing was changed
+REFUSED = "refused"  # cannot be done, see the text
+
+
+@frozen(kw_only=True)
+class ChannelSummary:
+    """A channel's part of the queue."""
+
+    channel: str
+    messages: int  # held ones included
+    recipients: int
+    size_octets: int
+    held: int = 0  # messages
+    ready: int = 0  # messages that would be tried at once, were it not for the limits
+    busy: int = 0  # jobs out
+    oldest: float | None = None  # arrival of the oldest message
+    stopped: bool = False
+
+
+@frozen(kw_only=True)
+class HistoryEvent:
+    """Something that happened to a message."""
+
+    time: float
+    channel: str
+    event: str  # "enqueued", "delivered", "deferred", "failed", "held", "released", "warned"
+    recipients: int = 0  # how many it concerned
+    text: str = ""  # reply or reason
+
+
+@frozen(kw_only=True)
+class MessageRecipient:
+    """A recipient as C{read} shows it."""
+
+    address: str
+    original: str
+    channel: str
+    host: str = ""
+    state: str = "waiting"  # "waiting", "delivered" or "failed"
+    last_error: str = ""
+
+
+@frozen(kw_only=True)
+class MessageEnvelope:
+    """The envelope as C{read} shows it."""
+
+    id: str
+    sender: str
+    arrival: float
+    source: str  # channel it came from
+    size_octets: int
+    message_id: str = ""
+    source_system: str = ""
+    user: str = ""
+    protocol: str = ""
+    priority: int = 1
+    envid: str = ""
+    recipients_total: int = 0
+    recipients: tuple[MessageRecipient, ...] = ()  # at most 1,000 of them
+
+
+def pattern(text: str) -> Callable[[str], bool]:
+    """
+    A test for addresses and names, blind to case.
+
+    C{*} stands for any characters and C{?} for one; a text without them may be anywhere in the address. C{<>} is the
+    null sender, and C{<a@b>} exactly that address. Takes time linear in the two lengths multiplied, never more.
+    """
+    wanted = text.lower()
+    if wanted.startswith("<") and wanted.endswith(">"):
+        wanted = wanted[1:-1]
+        if "*" not in wanted and "?" not in wanted:
+            return lambda value: value.lower() == wanted
+    elif "*" not in wanted and "?" not in wanted:
+        return lambda value: wanted in value.lower()
+    return lambda value: _glob(wanted, value.lower())
+
+
+def _glob(wanted: str, value: str) -> bool:
+    at = mark = 0
+    star = -1
+    here = 0
+    while here < len(value):
+        if at < len(wanted) and wanted[at] == "*":
+            star, mark = at, here
+            at += 1
+        elif at < len(wanted) and wanted[at] in ("?", value[here]):
+            at += 1
+            here += 1
+        elif star >= 0:  # let the last star take one more
+            mark += 1
+            at, here = star + 1, mark
+        else:
+            return False
+    return all(char == "*" for char in wanted[at:])
+
+
+@frozen(kw_only=True)
+class QueueFilter:
+    """Which copies are asked for, and how much of each."""
+
+    channel: str = ""  # a name, which may hold * and ?; "" = all
+    held: bool | None = None  # held ones only, others only, or both
+    failed: bool = False  # only those with an attempt that failed
+    sender: str = ""  # as for pattern(); "" = any
+    recipient: str = ""
+    match_all: bool = False  # sender and recipient must both match; otherwise one of them suffices
+    envelope: bool = False  # entries are to carry recipients
+
+    def admits_channel(self, channel: str) -> bool:
+        """Whether copies in this channel can be meant: a cheap first question."""
+        return not self.channel or _glob(self.channel.lower(), channel.lower())
+
+    def admits(self, *, channel: str, held: bool, attempts: int, sender: str, recipients: Iterable[str]) -> bool:
+        """
+        Whether a copy is meant.
+
+        @param recipients: addresses still to be served; walked over only if they matter.
+        """
+        if not self.admits_channel(channel) or (self.held is not None and held != self.held):
+            return False
+        if self.failed and not attempts:
+            return False
+        if self.sender:
+            found = pattern(self.sender)(sender)
+            if not self.recipient or found != self.match_all:
+                return found
+        return not self.recipient or any(map(pattern(self.recipient), recipients))
+
+
+def to_json(value: Any) -> dict[str, Any]:
+    """A value of this module as a JSON object: its fields by name."""
+    return asdict(value)
+
+
+def from_json(kind: type[Any], value: object) -> Any:
+    """
+    The value of that kind which a JSON object stands for. Fields that are missing have their defaults; those that are
+    not known (from a newer process) are passed over.
+
+    @raise ValueError: it is no object, lacks a field, or has one of the wrong type.
+    """
+    if not isinstance(value, Mapping):
+        raise ValueError(f"no {kind.__name__}")
+    found: dict[str, Any] = {}
+    for one in fields(kind):
+        if one.name not in value:
+            continue
+        given = value[one.name]
+        if not _fits(str(one.type), given):
+            raise ValueError(f"{kind.__name__}.{one.name} has the wrong type")
+        if one.type == "tuple[MessageRecipient, ...]":
+            given = (from_json(MessageRecipient, each) for each in given)
+        found[one.name] = tuple(given) if str(one.type).startswith("tuple[") else given
+    try:
+        return kind(**found)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+
+
+_TYPES: Mapping[str, tuple[type, ...]] = {
+    "str": (str,),
+    "int": (int,),
+    "float": (float, int),
+    "bool": (bool,),
+    "None": (type(None),),
+}
+
+
+def _fits(annotation: str, value: object) -> bool:
+    if annotation == "tuple[str, ...]":
+        return isinstance(value, list | tuple) and all(isinstance(each, str) for each in value)
+    if annotation.startswith("tuple["):
+        return isinstance(value, list | tuple)
+    kinds = [kind for name in annotation.split(" | ") for kind in _TYPES[name]]
+    return isinstance(value, tuple(kinds)) and (bool in kinds or not isinstance(value, bool))
