@@ -1,0 +1,226 @@
+"""
+C{qmailpy qm [SUBCOMMAND ...]}: the queue manager utility, one-shot or at its C{qm.maint>} prompt.
+
+Sub-commands and options are those of C{imsimta qm}; see L{qmailpy.cli.qm_words} for how they may be written, and
+L{qmailpy.cli.qm_session} for how messages are named.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterable, Iterator
+
+import click
+
+from qmailpy.cli.context import Context
+from qmailpy.cli.output import print_error, print_line
+from qmailpy.cli.qm_session import Session, cache_folder, heading
+from qmailpy.cli.qm_words import QmGroup, Word, unique
+from qmailpy.errors import CommandError, ConfigError
+
+PROMPT = "qm.maint> "
+LINE_LIMIT = 65536
+DEPTH = 8
+HISTORY = 1000
+
+WORDS = {
+    "counters": Word("qmailpy.cli.counters:counters", "Show and clear the channel counters."),
+    "date": Word("qmailpy.cli.qm:date", "Print the date and time."),
+    "delete": Word("qmailpy.cli.qm_change:delete", "Delete messages, without a notice to anybody."),
+    "directory": Word("qmailpy.cli.qm_list:directory", "List the messages in the queue."),
+    "exit": Word("qmailpy.cli.qm:leave", "Leave the prompt."),
+    "held": Word("qmailpy.cli.qm_list:held", "List the messages that are held."),
+    "help": Word("qmailpy.cli.qm:help_", "Tell about the commands."),
+    "history": Word("qmailpy.cli.qm_show:history", "Show what happened to messages."),
+    "hold": Word("qmailpy.cli.qm_change:hold", "Hold messages: no attempts until they are released."),
+    "messages": Word("qmailpy.cli.qm_list:messages", "List the waiting messages with attempts and errors."),
+    "quit": Word("qmailpy.cli.qm:leave", "Leave the prompt."),
+    "read": Word("qmailpy.cli.qm_show:read", "Show the envelope and the content of messages."),
+    "release": Word("qmailpy.cli.qm_change:release", "Release held messages and try them at once."),
+    "return": Word("qmailpy.cli.qm_change:return_", "Return messages to their senders."),
+    "run": Word("qmailpy.cli.qm:run", "Execute commands from a file."),
+    "start": Word("qmailpy.cli.qm_change:start", "Start a channel that was stopped."),
+    "stop": Word("qmailpy.cli.qm_change:stop", "Stop a channel: mail for it is kept."),
+    "summarize": Word("qmailpy.cli.qm_list:summarize", "One line a channel: messages, size, oldest."),
+}
+
+
+class _Group(QmGroup):
+    words = WORDS
+
+
+class _Leave(Exception):
+    """The prompt is left."""
+
+
+@click.group(cls=_Group, invoke_without_command=True)
+@click.pass_context
+def qm(ctx: click.Context) -> None:
+    """
+    The queue manager utility; without a command, its prompt.
+
+    Commands and options may be abbreviated (dir -hel). Options are written --from=a@b or -from=a@b, --no-confirm or
+    -noconfirm. Messages are named by their queue ids, or by the numbers of the most recent listing: 3, 1-5, 2,4.
+    """
+    if not isinstance(ctx.obj, Session):
+        ctx.obj = Session(ctx.obj.home if isinstance(ctx.obj, Context) else os.getcwd())
+    if ctx.invoked_subcommand is None:
+        _prompt(ctx.obj)
+
+
+@click.command()
+@click.pass_obj
+def date(session: Session) -> None:
+    """Print the current date and time."""
+    print_line(heading(time.time()))
+
+
+@click.command(name="exit")
+@click.pass_obj
+def leave(session: Session) -> None:
+    """Leave the prompt (also: end of file)."""
+    if session.at_prompt:
+        raise _Leave
+
+
+@click.command(name="help")
+@click.argument("command", nargs=-1)
+@click.pass_context
+def help_(ctx: click.Context, command: tuple[str, ...]) -> None:
+    """Tell about the commands, or about COMMAND."""
+    parent = ctx.parent
+    assert parent is not None
+    found: click.Command = qm
+    names: list[str] = []
+    for word in command:
+        if not isinstance(found, click.Group):
+            break
+        name = unique(word, found.list_commands(parent))
+        inner = found.get_command(parent, name) if name else None
+        if name is None or inner is None:
+            raise click.UsageError(f"there is no command {word!r}", ctx)
+        found = inner
+        names.append(name)
+    click.echo(found.get_help(click.Context(found, info_name=" ".join(names), parent=parent) if names else parent))
+
+
+@click.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+@click.pass_obj
+def run(session: Session, file: str) -> None:
+    """Execute the commands in FILE, one a line; lines that begin with ! or # are comments."""
+    if session.depth >= DEPTH:
+        raise CommandError(f"{file}: files that run files are nested too deeply")
+    session.depth += 1
+    try:
+        with open(file, encoding="utf-8", errors="replace") as source:
+            _execute_all(session, _lines_of(source))
+    finally:
+        session.depth -= 1
+
+
+def _prompt(session: Session) -> None:
+    """
+    Read commands until the end. From a terminal: with editing, history and completion, and a failed command is told
+    and forgotten. From a file or a pipe: without a prompt.
+
+    @raise CommandError: commands that were not read from a terminal failed.
+    """
+    session.at_prompt = True
+    with contextlib.suppress(_Leave):
+        if session.terminal:
+            with _editing():
+                for line in _typed():
+                    execute(session, line)
+        else:
+            _execute_all(session, _lines_of(sys.stdin))
+
+
+def _execute_all(session: Session, lines: Iterable[str]) -> None:
+    failed = sum(not execute(session, line) for line in lines)
+    if failed:
+        raise CommandError(f"{failed} of the commands failed")
+
+
+def execute(session: Session, line: str) -> bool:
+    """
+    Run one line of the prompt or of a file; whatever is wrong is told in one line.
+
+    @return: whether it was done.
+    """
+    try:
+        words = shlex.split(line)
+        if words:
+            qm.main(words, prog_name="qm", standalone_mode=False, obj=session)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+    except click.ClickException as error:
+        print_error(error.format_message())
+    except ConfigError as error:
+        print_error(error.problems[0])
+    except (CommandError, ValueError) as error:  # ValueError: quotes that do not end
+        print_error(error)
+    except OSError as error:
+        print_error(": ".join(str(part) for part in (error.filename, error.strerror or error) if part))
+    except (click.Abort, KeyboardInterrupt):
+        print_error("interrupted")
+    else:
+        return True
+    return False
+
+
+def _lines_of(source: Iterable[str]) -> Iterator[str]:
+    for line in source:
+        text = line.strip()
+        if text and text[0] not in "!#":
+            if len(text) > LINE_LIMIT:
+                raise CommandError("a line is too long")
+            yield text
+
+
+def _typed() -> Iterator[str]:
+    while True:
+        try:
+            line = input(PROMPT)
+        except EOFError:
+            click.echo()
+            return
+        except KeyboardInterrupt:
+            click.echo()
+            continue
+        if line.strip() and line.strip()[0] not in "!#":
+            yield line
+
+
+@contextlib.contextmanager
+def _editing() -> Iterator[None]:
+    """readline with the commands as completion and a history in the user's cache; plain input where there is none."""
+    try:
+        import readline
+    except ImportError:
+        yield
+        return
+
+    def complete(text: str, state: int) -> str | None:
+        if readline.get_begidx():
+            return None
+        found = [f"{word} " for word in WORDS if word.startswith(text)]
+        return found[state] if state < len(found) else None
+
+    path = os.path.join(cache_folder(), "qm_history")
+    readline.set_completer(complete)
+    readline.parse_and_bind("tab: complete")
+    readline.set_history_length(HISTORY)
+    with contextlib.suppress(OSError):
+        readline.read_history_file(path)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+            readline.write_history_file(path)
+            os.chmod(path, 0o600)

@@ -1,0 +1,146 @@
+"""
+What the queue manager shows of single messages: C{read} and C{history}.
+"""
+
+from __future__ import annotations
+
+import codecs
+import sys
+from collections.abc import Iterator
+
+import click
+
+from qmailpy.cli.output import print_json, print_line
+from qmailpy.cli.qm_session import Session, warn, when
+from qmailpy.cli.queueview import QueuedMessage
+from qmailpy.errors import CommandError
+from qmailpy.queue.entries import MessageEnvelope, to_json
+from qmailpy.values import Priority, blocks
+
+LINE_LIMIT = 100_000
+"""Characters of a line that are shown; mail has shorter ones."""
+
+
+def _ids(session: Session, words: tuple[str, ...], channel: str) -> list[str]:
+    return list(dict.fromkeys(target.id for target in session.select(words, channel).targets))
+
+
+@click.command()
+@click.argument("ids", nargs=-1, required=True)
+@click.option("--channel", default="", metavar="NAME", help="Only in this channel.")
+@click.option("--content/--no-content", default=True, help="Also the header and body (the default).")
+@click.option("--raw", is_flag=True, help="The content alone, octet for octet.")
+@click.option("--json", "as_json", is_flag=True, help="The envelopes as JSON.")
+@click.pass_obj
+def read(session: Session, ids: tuple[str, ...], channel: str, content: bool, raw: bool, as_json: bool) -> None:
+    """Show the envelope and the content of messages. What a terminal might act upon is shown as an escape."""
+    messages: list[QueuedMessage] = []
+    missing: list[str] = []
+    for queue_id in _ids(session, ids, channel):
+        found = session.view.read(queue_id)
+        if found is None:
+            missing.append(queue_id)
+        elif as_json:
+            messages.append(found)
+        else:
+            _print(found, content, raw)
+    if as_json:
+        print_json([to_json(message.envelope) for message in messages])
+    _complain(missing)
+
+
+def _complain(missing: list[str]) -> None:
+    for queue_id in missing[:-1]:
+        warn(f"message {queue_id} is not in the queue")
+    if missing:
+        raise CommandError(f"message {missing[-1]} is not in the queue")
+
+
+def _print(message: QueuedMessage, content: bool, raw: bool) -> None:
+    if raw:
+        sys.stdout.flush()
+        for piece in message.content:
+            sys.stdout.buffer.write(piece)
+        sys.stdout.buffer.flush()
+        return
+    _print_envelope(message.envelope)
+    if content:
+        print_line()
+        for line in _text_lines(message.content):
+            print_line(line)
+
+
+def _print_envelope(envelope: MessageEnvelope) -> None:
+    rows = [
+        ("Message", envelope.id),
+        ("Queued since", when(envelope.arrival)),
+        ("Size", f"{blocks(envelope.size_octets)} ({envelope.size_octets} octets)"),
+        ("From channel", envelope.source),
+        ("From system", envelope.source_system),
+        ("Protocol", envelope.protocol),
+        ("User", envelope.user),
+        ("Priority", _priority(envelope.priority)),
+        ("Message-ID", envelope.message_id),
+        ("Envelope id", envelope.envid),
+        ("Sender", f"<{envelope.sender}>"),
+    ]
+    for name, value in rows:
+        if value:
+            print_line(f"{name + ':':<14} {value}")
+    for one in envelope.recipients:
+        origin = f", first <{one.original}>" if one.original and one.original != one.address else ""
+        host = f" to {one.host}" if one.host else ""
+        print_line(f"{'Recipient:':<14} <{one.address}> {one.state}, {one.channel}{host}{origin}")
+        if one.last_error:
+            print_line(f"{'':<16}{one.last_error}")
+    if envelope.recipients_total > len(envelope.recipients):
+        print_line(f"{'':<14} and {envelope.recipients_total - len(envelope.recipients)} more")
+
+
+def _priority(value: int) -> str:
+    return Priority(value).name.lower() if value in set(Priority) else str(value)
+
+
+def _text_lines(pieces: Iterator[bytes]) -> Iterator[str]:
+    """The content's lines as UTF-8; what is none is replaced."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    rest = ""
+    for piece in pieces:
+        *lines, rest = (rest + decoder.decode(piece)).split("\n")
+        for line in lines:
+            yield line.removesuffix("\r").expandtabs()
+        while len(rest) > LINE_LIMIT:
+            yield rest[:LINE_LIMIT]
+            rest = rest[LINE_LIMIT:]
+    rest += decoder.decode(b"", True)
+    if rest:
+        yield rest.removesuffix("\r").expandtabs()
+
+
+@click.command()
+@click.argument("ids", nargs=-1, required=True)
+@click.option("--channel", default="", metavar="NAME", help="Only in this channel.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.pass_obj
+def history(session: Session, ids: tuple[str, ...], channel: str, as_json: bool) -> None:
+    """Show what happened to messages so far, oldest first."""
+    missing: list[str] = []
+    found = []
+    for queue_id in _ids(session, ids, channel):
+        events = session.view.history(queue_id)
+        if events is None:
+            missing.append(queue_id)
+            continue
+        if channel:
+            events = [event for event in events if event.channel in ("", channel)]
+        if as_json:
+            found.append({"id": queue_id, "events": [to_json(event) for event in events]})
+            continue
+        print_line(f"Message {queue_id}")
+        for event in events:
+            count = "" if not event.recipients else f", {event.recipients} recipient{'s' * (event.recipients != 1)}"
+            text = f": {event.text}" if event.text else ""
+            print_line(f"  {when(event.time)}  {event.channel:<16} {event.event}{count}{text}")
+    if as_json:
+        print_json(found)
+    _complain(missing)
