@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 from attrs import frozen
 
@@ -154,6 +155,7 @@ def _plain(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     return ip
 
 
+@lru_cache(maxsize=1024)  # asked for the same few hosts with every message
 def is_address(host: str) -> bool:
     """Whether C{host} is an IP address and not a name."""
     try:
