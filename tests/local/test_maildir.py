@@ -168,7 +168,7 @@ class ReplayTests(SynchronousTestCase):
     def test_a_torn_delivery_is_replaced_where_it_is(self) -> None:
         for path in (self.path, f"{WHERE}/cur/{NAME}:2,S"):
             self.disk.rename(self.path, path)
-            for torn in (b"", STORED[:-1], STORED[:-1] + b"\0", bytes(len(STORED))):
+            for torn in (b"", STORED[:-1], STORED[:-1] + b"\0", STORED + b"more", bytes(len(STORED))):
                 handle = self.disk.open(path)
                 self.disk.truncate(handle, 0)
                 self.disk.pwrite(handle, torn, 0)

@@ -246,6 +246,27 @@ class DurabilityTests(SynchronousTestCase):
             self.assertEqual(disk.read("/d/y"), b"f")
             self.assertEqual(disk.read("/e/x"), b"g")
 
+    def test_a_rename_that_was_synced_is_not_undone_by_an_older_file_of_its_name(self) -> None:
+        put(self.disk, "/d/f", b"new")
+        self.disk.syncfs("/")
+        put(self.disk, "/e/f", b"old", sync=True)
+        self.disk.rename("/d/f", "/e/f")
+        self.disk.sync_directory("/d")
+        for survivors in (random.Random(0), random.Random(1), "all", "none"):
+            self.assertEqual(self.disk.reboot(survivors).read("/e/f"), b"new")
+
+    def test_a_file_that_was_moved_out_of_the_way_is_not_lost(self) -> None:
+        """However the operations are reordered, what took its name does not survive without the move."""
+        put(self.disk, "/d/f", b"f")
+        put(self.disk, "/d/g", b"g")
+        self.disk.syncfs("/")
+        self.disk.rename("/d/f", "/e/f")
+        self.disk.rename("/d/g", "/d/f")
+        for seed in range(100):
+            disk = self.disk.reboot(random.Random(seed), reorder=True)
+            found = {disk.read(f"/{at}/{name}") for at in "de" for name in disk.listdir(f"/{at}")}
+            self.assertEqual(found, {b"f", b"g"})
+
 
 class ChanceTests(SynchronousTestCase):
     """What survives by chance is a part of what was written, and every kind of part comes up."""

@@ -1,0 +1,232 @@
+"""Delivery status notifications: what people and programs read in them, and that nothing from outside breaks them."""
+
+from __future__ import annotations
+
+import email
+import email.policy
+from email.message import EmailMessage
+from typing import cast
+
+from attrs import evolve
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from qmailpy.values import Envelope, Recipient, Reply
+from qmailpy.wire.dsn import LINE_MAX, Notice, Origin, Reported, date, delay_report, failure_report
+
+HEADER = b"Received: from x\r\nFrom: bob@example.com\r\nSubject: hello\r\n\r\n"
+CONTENT = HEADER + b"body\r\n"
+NOTICE = Notice(
+    id="c0ffee",
+    hostname="mx.example.org",
+    sender_name="Mail Delivery System",
+    to="bob@example.com",
+    time=1700000100.0,
+)
+ANN = Recipient(address="ann@example.org", original="ann@example.org", channel="local")
+ENVELOPE = Envelope(
+    sender="bob@example.com",
+    recipients=(ANN,),
+    source="tcp_local",
+    arrival=1700000000.0,
+    message_id="<1@example.com>",
+)
+ORIGIN = Origin(id="abcdefghijklm00", envelope=ENVELOPE, header=HEADER, content=CONTENT)
+GONE = Reported(
+    recipient=ANN,
+    reply=Reply(550, "5.1.1", "no such user"),
+    remote_mta="mx.example.net",
+    last_attempt=1700000099.0,
+)
+
+AWKWARD = st.one_of(
+    st.sampled_from("\r\n\0\t :;<>-=\x85\u2028\u00e4\U0001f600a"), st.characters(exclude_categories=["Cs"])
+)
+
+
+def parsed(octets: bytes) -> EmailMessage:
+    return email.message_from_bytes(octets, policy=email.policy.default)
+
+
+def parts(octets: bytes) -> list[EmailMessage]:
+    return cast(list[EmailMessage], parsed(octets).get_payload())
+
+
+def statuses(octets: bytes) -> list[dict[str, str]]:
+    """The groups of the message/delivery-status part."""
+    return [dict(group.items()) for group in cast(list[EmailMessage], parts(octets)[1].get_payload())]
+
+
+class ReportTests(SynchronousTestCase):
+    def test_a_failure_report_is_a_multipart_report_of_three_parts(self) -> None:
+        """RFC 6522 s.3 and RFC 3464 s.2."""
+        found = parsed(failure_report(NOTICE, ORIGIN, [GONE]))
+        self.assertEqual(found.get_content_type(), "multipart/report")
+        self.assertEqual(found.get_param("report-type"), "delivery-status")
+        self.assertEqual(
+            [part.get_content_type() for part in parts(failure_report(NOTICE, ORIGIN, [GONE]))],
+            ["text/plain", "message/delivery-status", "message/rfc822"],
+        )
+        for name, value in (
+            ("From", '"Mail Delivery System" <MAILER-DAEMON@mx.example.org>'),
+            ("To", "bob@example.com"),
+            ("Date", "Tue, 14 Nov 2023 22:15:00 +0000"),
+            ("Message-ID", "<c0ffee@mx.example.org>"),
+            ("References", "<1@example.com>"),
+            ("Auto-Submitted", "auto-replied"),
+            ("MIME-Version", "1.0"),
+            ("Subject", "Your message could not be delivered"),
+        ):
+            self.assertEqual(found[name].replace("Mail Delivery System <", '"Mail Delivery System" <'), value)
+        self.assertTrue(found["Received"].startswith("by mx.example.org (qmailpy) id c0ffee;"))
+        self.assertEqual(found.defects, [])
+
+    def test_programs_find_every_field(self) -> None:
+        origin = evolve(ORIGIN, envelope=evolve(ENVELOPE, envid="QQ314159"))
+        recipient = evolve(ANN, original="info@example.org", orcpt="rfc822;Info@example.org")
+        octets = failure_report(NOTICE, origin, [evolve(GONE, recipient=recipient)])
+        self.assertEqual(
+            statuses(octets),
+            [
+                {
+                    "Original-Envelope-Id": "QQ314159",
+                    "Reporting-MTA": "dns; mx.example.org",
+                    "Arrival-Date": "Tue, 14 Nov 2023 22:13:20 +0000",
+                },
+                {
+                    "Original-Recipient": "rfc822; Info@example.org",
+                    "Final-Recipient": "rfc822; ann@example.org",
+                    "Action": "failed",
+                    "Status": "5.1.1",
+                    "Remote-MTA": "dns; mx.example.net",
+                    "Diagnostic-Code": "smtp; 550 5.1.1 no such user",
+                    "Last-Attempt-Date": "Tue, 14 Nov 2023 22:14:59 +0000",
+                },
+            ],
+        )
+
+    def test_people_read_who_what_and_what_to_do(self) -> None:
+        recipient = evolve(ANN, original="info@example.org")
+        text = parts(failure_report(NOTICE, ORIGIN, [evolve(GONE, recipient=recipient)]))[0].get_content()
+        flat = " ".join(text.split())
+        self.assertIn("<info@example.org> (which leads to <ann@example.org>):", flat)
+        self.assertIn("mx.example.net said: 550 5.1.1 no such user", flat)
+        self.assertIn("check it for typing errors", flat)
+
+    def test_several_recipients_are_in_one_report(self) -> None:
+        bea = Reported(recipient=evolve(ANN, address="bea@example.org"), reply=Reply(552, "", "too large\nreally"))
+        found = statuses(failure_report(NOTICE, ORIGIN, [GONE, bea]))
+        self.assertEqual([group.get("Final-Recipient") for group in found[1:]][1], "rfc822; bea@example.org")
+        self.assertEqual(found[2]["Status"], "5.0.0")
+        self.assertEqual(found[2]["Diagnostic-Code"], "X-qmailpy; 552 too large really")
+
+    def test_an_odd_status_code_is_replaced_by_that_of_its_class(self) -> None:
+        for code, enhanced, status in (
+            (550, "", "5.0.0"),
+            (450, "x", "4.0.0"),
+            (550, "5.1.1 Y", "5.0.0"),
+            (550, "5.1.1\r\nY: z", "5.0.0"),
+            (550, "5.1.1", "5.1.1"),
+        ):
+            octets = failure_report(NOTICE, ORIGIN, [evolve(GONE, reply=Reply(code, enhanced, "no"))])
+            self.assertEqual(statuses(octets)[1]["Status"], status)
+
+    def test_a_delay_report_says_until_when_and_that_nothing_need_be_done(self) -> None:
+        waiting = evolve(GONE, reply=Reply(451, "4.4.1", "busy"))
+        octets = delay_report(NOTICE, evolve(ORIGIN, content=None), [waiting], 1700600000.0)
+        self.assertEqual(statuses(octets)[1]["Action"], "delayed")
+        self.assertEqual(statuses(octets)[1]["Will-Retry-Until"], "Tue, 21 Nov 2023 20:53:20 +0000")
+        self.assertEqual(parts(octets)[2].get_content_type(), "text/rfc822-headers")
+        self.assertIn("need not send it again", " ".join(parts(octets)[0].get_content().split()))
+
+    def test_a_double_bounce_says_that_it_is_one(self) -> None:
+        octets = failure_report(NOTICE, ORIGIN, [GONE], double=True)
+        self.assertEqual(parsed(octets)["Subject"], "Undeliverable notice")
+
+    def test_the_message_comes_back_octet_for_octet(self) -> None:
+        octets = failure_report(NOTICE, ORIGIN, [GONE])
+        self.assertEqual(octets.count(b"Content-Type: message/rfc822\r\n\r\n" + CONTENT + b"\r\n--=_"), 1)
+
+    def test_only_the_header_comes_back_when_asked_or_when_it_must(self) -> None:
+        """RET=HDRS; no content given; lines that no message may hold; a bare LF."""
+        for origin in (
+            evolve(ORIGIN, envelope=evolve(ENVELOPE, ret="HDRS")),
+            evolve(ORIGIN, content=None),
+            evolve(ORIGIN, content=CONTENT + b"x" * (LINE_MAX + 1) + b"\r\n"),
+            evolve(ORIGIN, content=CONTENT + b"bare\nlf\r\n"),
+            evolve(ORIGIN, content=CONTENT + b"nul\0\r\n"),
+        ):
+            last = parts(failure_report(NOTICE, origin, [GONE]))[2]
+            self.assertEqual(last.get_content_type(), "text/rfc822-headers")
+            self.assertEqual(last.get_payload(), HEADER.decode()[:-2])
+
+    def test_eight_bit_content_is_declared(self) -> None:
+        octets = failure_report(NOTICE, evolve(ORIGIN, content=CONTENT + b"\xe4\r\n"), [GONE])
+        found = parsed(octets)
+        self.assertEqual(found["Content-Transfer-Encoding"], "8bit")
+        self.assertEqual(parts(octets)[2]["Content-Transfer-Encoding"], "8bit")
+        self.assertNotIn("Content-Transfer-Encoding", parts(octets)[0])
+        plain = parsed(failure_report(NOTICE, ORIGIN, [GONE]))
+        self.assertNotIn("Content-Transfer-Encoding", plain)
+
+    def test_an_internationalised_message_comes_back_as_one(self) -> None:
+        """RFC 6533 s.4; addresses in the machine's part stay US-ASCII (s.3)."""
+        envelope = evolve(ENVELOPE, smtputf8=True)
+        reported = evolve(GONE, recipient=evolve(ANN, address="änn@example.org", original="änn@example.org"))
+        octets = failure_report(NOTICE, evolve(ORIGIN, envelope=envelope), [reported])
+        self.assertEqual(parts(octets)[2].get_content_type(), "message/global")
+        self.assertEqual(statuses(octets)[1]["Final-Recipient"], "utf-8; \\x{E4}nn@example.org")
+        octets = failure_report(NOTICE, evolve(ORIGIN, envelope=envelope, content=None), [reported])
+        self.assertIn(b"Content-Type: message/global-headers\r\n", octets)
+
+    def test_the_boundary_does_not_occur_in_what_is_returned(self) -> None:
+        content = CONTENT + b"--=_c0ffee.0\r\n--=_c0ffee.1--\r\n"
+        octets = failure_report(NOTICE, evolve(ORIGIN, content=content), [GONE])
+        self.assertEqual(parsed(octets).get_boundary(), "=_c0ffee.2")
+        self.assertEqual(len(parts(octets)), 3)
+
+    def test_a_name_outside_ascii_is_an_encoded_word(self) -> None:
+        octets = failure_report(evolve(NOTICE, sender_name='Zustellung "ä"'), ORIGIN, [GONE])
+        self.assertTrue(parsed(octets)["From"].startswith('"Zustellung \\"ä\\"" <'))
+        self.assertTrue(octets.isascii())
+
+    def test_an_odd_message_id_is_not_referred_to(self) -> None:
+        for odd in ("", "x", "<a b@c>", "<a@b>\r\nX: y", "<ä@b>"):
+            octets = failure_report(NOTICE, evolve(ORIGIN, envelope=evolve(ENVELOPE, message_id=odd)), [GONE])
+            self.assertNotIn("References", parsed(octets))
+
+    def test_dates_are_those_of_rfc_5322(self) -> None:
+        self.assertEqual(date(0), "Thu, 1 Jan 1970 00:00:00 +0000")
+
+    @given(
+        st.text(AWKWARD, max_size=300),
+        st.text(AWKWARD, max_size=1500),
+        st.text(AWKWARD, max_size=300),
+        st.binary(max_size=300),
+        st.sampled_from(["", "5.1.1", "5.1.1\r\nY: z", "4.4.4444"]),
+    )
+    def test_nothing_from_outside_breaks_the_report(
+        self, address: str, words: str, host: str, header: bytes, enhanced: str
+    ) -> None:
+        """Whatever addresses, replies, names and headers hold: three parts, the same fields, lawful lines."""
+        envelope = evolve(ENVELOPE, sender=address, envid=host, message_id=words)
+        recipient = Recipient(address=address, original=host, channel="c", orcpt=words[:500])
+        reported = Reported(recipient=recipient, reply=Reply(550, enhanced, words), remote_mta=host)
+        origin = Origin(id="i", envelope=envelope, header=header, content=header)
+        octets = failure_report(evolve(NOTICE, to=address), origin, [reported, reported])
+        lines = octets.split(b"\r\n")
+        self.assertTrue(all(len(line) <= LINE_MAX for line in lines))
+        self.assertFalse(any(b"\r" in line or b"\n" in line or b"\0" in line for line in lines))
+        head = lines[: lines.index(b"")]
+        names = [line.partition(b":")[0] for line in head if not line.startswith(b" ")]
+        wanted = [b"Received", b"Date", b"From", b"To", b"Subject", b"Message-ID", b"References", b"Auto-Submitted"]
+        wanted += [b"MIME-Version", b"Content-Type", b"Content-Transfer-Encoding"]
+        self.assertEqual(names, [name for name in wanted if name in names])
+        boundary = b"--=_c0ffee.0"
+        self.assertEqual([line for line in lines if line.startswith(boundary)], [boundary] * 3 + [boundary + b"--"])
+        begin = [at for at, line in enumerate(lines) if line == boundary]
+        status = lines[begin[1] + 3 : begin[2]]
+        self.assertTrue(all(line.isascii() for line in status))
+        self.assertEqual(status.count(b"Action: failed"), 2)
+        self.assertEqual([line for line in status if line == b""], [b""] * 3)
