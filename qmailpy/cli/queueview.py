@@ -16,11 +16,11 @@ str or null}}
     others. An answer may have fewer entries than C{limit}, even none, and a cursor: a walk over a large queue takes
     time slices. C{recipients} is filled when C{filters.envelope} is true, with C{RECIPIENTS_SHOWN} addresses at most.
 
-C{queue.read {"id": ID, "offset": int, "octets": int}} -> C{{"envelope": MessageEnvelope or null, "content": BASE64,
-"next": int or null}}
+C{queue.read {"id": ID, "offset": int, "octets": int}} -> C{{"found": bool, "envelope": MessageEnvelope or null,
+"content": BASE64, "next": int or null}}
     The envelope with offset 0 only, null afterwards; C{octets} of the content (CRLF line ends) from C{offset} on;
     C{next} is the offset to go on with, null at the end. 0 octets asks for the envelope alone. A message that is
-    not here: C{{"envelope": null, "content": "", "next": null}} with offset 0.
+    not here, or no longer: C{{"found": false, "envelope": null, "content": "", "next": null}}.
 
 C{queue.history {"id": ID}} -> C{{"found": bool, "events": [HistoryEvent...]}}
     What the queue itself knows, oldest first, 1,000 at most (the latest).
@@ -159,9 +159,9 @@ class LiveQueueView:
     def read(self, queue_id: str) -> QueuedMessage | None:
         for worker in self._workers:
             arguments: dict[str, Json] = {"id": queue_id, "offset": 0, "octets": 0}
-            found = self._call(worker, "queue.read", arguments).get("envelope")
-            if found is not None:
-                envelope = _value(MessageEnvelope, found)
+            answer = self._call(worker, "queue.read", arguments)
+            if answer.get("found"):
+                envelope = _value(MessageEnvelope, answer.get("envelope"))
                 return QueuedMessage(envelope, self._content_of(worker, queue_id))
         return None
 
@@ -170,6 +170,8 @@ class LiveQueueView:
         while isinstance(offset, int):
             arguments: dict[str, Json] = {"id": queue_id, "offset": offset, "octets": CONTENT_OCTETS}
             answer = self._call(worker, "queue.read", arguments)
+            if not answer.get("found"):
+                raise CommandError(f"message {queue_id} left the queue while it was read")
             try:
                 yield base64.b64decode(str(answer.get("content", "")), validate=True)
             except binascii.Error as error:

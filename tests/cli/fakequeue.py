@@ -180,10 +180,11 @@ class FakeWorker:
         if method == "queue.read":
             message = queue.read(arguments["id"])
             if message is None:
-                return {"envelope": None, "content": "", "next": None}
+                return {"found": False, "envelope": None, "content": "", "next": None}
             offset = arguments["offset"]
             end = offset + min(arguments["octets"], 20)
             return {
+                "found": True,
                 "envelope": None if offset else to_json(message.envelope),
                 "content": base64.b64encode(CONTENT[offset:end]).decode(),
                 "next": end if arguments["octets"] and end < len(CONTENT) else None,

@@ -142,12 +142,22 @@ class LiveTests(ViewContract, SynchronousTestCase):
 class TwoWorkersTests(LiveTests):
     """Two shards: a message is in one of them."""
 
-    shards = (ENTRIES[::2] + ENTRIES[1:2], ENTRIES[3::2])
+    shards = (ENTRIES[3::2], ENTRIES[::2] + ENTRIES[1:2])
+
+    def test_message_that_leaves_while_it_is_read_is_told(self) -> None:
+        """Not taken for a shorter one."""
+        view = self.view()
+        message = view.read(IDS[2])
+        assert message is not None
+        next(message.content)
+        view.delete([Target(IDS[2])])
+        with self.assertRaises(CommandError):
+            list(message.content)
 
     def test_known_targets_are_not_asked_of_the_next_worker(self) -> None:
         """Only what the first did not know goes on."""
         view = self.view()
-        view.delete([Target(IDS[0])])
+        view.delete([Target(IDS[2])])
         self.assertEqual([worker.calls for worker in self.workers.values()], [["queue.delete"], []])
 
 
@@ -172,7 +182,7 @@ class NonsenseTests(SynchronousTestCase):
                 list(self.view(answer).entries(QueueFilter()))
         good: Json = {"id": IDS[0], "sender": "", "arrival": 1, "source": "a", "size_octets": 5}
         for content in ("!", "YQ=="):
-            message = self.view({"envelope": good, "content": content, "next": 0}).read(IDS[0])
+            message = self.view({"found": True, "envelope": good, "content": content, "next": 0}).read(IDS[0])
             assert message is not None
             with self.assertRaises(CommandError):
                 list(message.content)
