@@ -29,7 +29,7 @@ SHOWN = 3
 
 def _changing(command: F) -> F:
     """The options that the four commands share."""
-    for option in (
+    options = (
         click.argument("ids", nargs=-1),
         click.option("--channel", default="", metavar="NAME", help="Only in this channel."),
         click.option("--all", "everything", is_flag=True, help="All messages, of -channel, -from and -to if given."),
@@ -37,7 +37,8 @@ def _changing(command: F) -> F:
         click.option("--yes", is_flag=True, help="As -noconfirm."),
         click.option("--log/--no-log", default=None, help="A line for each message (the default without -all)."),
         click.option("--json", "as_json", is_flag=True, help="The results as JSON."),
-    ):
+    )
+    for option in reversed(options):
         command = option(command)
     return selecting(command)
 

@@ -26,7 +26,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def selecting(command: F) -> F:
     """The options that choose among messages; see L{wanted}."""
-    for option in (
+    options = (
         click.option("--from", "sender", default="", metavar="ADDRESS", help="Only from ADDRESS (with * and ?)."),
         click.option("--to", "recipient", default="", metavar="ADDRESS", help="Only to ADDRESS."),
         click.option(
@@ -36,7 +36,8 @@ def selecting(command: F) -> F:
             help="Whether both -from and -to must match, or one (the default).",
         ),
         click.option("--ignore-zz", is_flag=True, help="Not those that were never tried yet."),
-    ):
+    )
+    for option in reversed(options):
         command = option(command)
     return command
 
@@ -65,7 +66,7 @@ def wanted(
 
 def _listing(command: F) -> F:
     """The options that directory and held share."""
-    for option in (
+    options = (
         click.argument("channel", default=""),
         click.option("--envelope/--no-envelope", help="Also the sender and the recipients; -from and -to imply it."),
         click.option("--file-info/--no-file-info", default=True, help="Size and date (the default)."),
@@ -73,7 +74,8 @@ def _listing(command: F) -> F:
         click.option("--database", is_flag=True, hidden=True, help="There is one source, so this changes nothing."),
         click.option("--directory-tree", is_flag=True, hidden=True, help="As --database."),
         click.option("--json", "as_json", is_flag=True, help="As JSON."),
-    ):
+    )
+    for option in reversed(options):
         command = option(command)
     return selecting(command)
 
