@@ -136,6 +136,7 @@ class Runner:
         if copy.held is not None:
             return
         pending, flying = copy.pending, copy.flying
+        now += 0.001  # the due list keeps milliseconds
         priority = message.envelope.priority
         if len(pending) == 1 and not flying:
             ((number, item),) = pending.items()

@@ -78,15 +78,15 @@ class Shelf:
         self.warnings: list[str] = []
 
     def thd_make(self, channels: tuple[str, ...]) -> None:
-        """Make the directories, durably. Quick when they are all there."""
-        missing = [path for path in self._layout.directories(channels) if not self._files.exists(path)]
-        for path in missing:
-            self._files.mkdir(path)
-        parents = {path.rpartition("/")[0] for path in missing} | set(missing)
-        for parent in sorted(parents):
-            self._files.sync_directory(parent)
-        if missing and missing[0] == self._layout.root:  # HOME/queue too
-            self._files.sync_directory(self._layout.root.rpartition("/")[0].rpartition("/")[0])
+        """
+        Make the directories, durably.
+
+        What is there already may have been made in a life that ended before it was durable: hence one sync, always.
+        """
+        for path in self._layout.directories(channels):
+            if not self._files.exists(path):
+                self._files.mkdir(path)
+        self._files.syncfs(self._layout.root)
 
     def thd_file(self, filings: Sequence[Filing]) -> None:
         """

@@ -227,6 +227,11 @@ class CrashDisk:
         """No more faults."""
         self._faults.clear()
 
+    @property
+    def dead(self) -> bool:
+        """Whether the power has failed; for who may have swallowed the exception that said so."""
+        return self._dead
+
     def cut(self) -> None:
         """The power fails now."""
         self._dead = True

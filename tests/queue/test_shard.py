@@ -1,0 +1,111 @@
+"""The queue of one node, while nothing goes wrong and when the outside does."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from qmailpy.testing.crashdisk import CrashDisk
+from tests.queue.world import HOME, World
+
+
+class QueueTests(SynchronousTestCase):
+    """Accept, deliver, defer, fail, settle, start again."""
+
+    def setUp(self) -> None:
+        self.world = World(CrashDisk(directories=[HOME]))
+        self.world.up()
+
+    def actions(self) -> str:
+        return self.world.recorder.actions()  # type: ignore[attr-defined, no-any-return]
+
+    def test_mail_is_accepted_and_delivered_at_once(self) -> None:
+        """From memory: no file of the queue beside the journal is written."""
+        queue_id = self.world.send("bob@here.example")
+        self.assertIn(queue_id, self.world.accepted)
+        self.assertEqual(self.world.mailbox("bob"), [self.world.accepted[queue_id][1]])
+        self.assertEqual(self.actions(), "ED")
+        self.assertEqual(
+            [
+                path
+                for path in self.world.disk.operations
+                if "/mess/" in path[1] and path[0] != "mkdir" and path[0] != "sync_directory"
+            ],
+            [],
+        )
+
+    def test_two_channels_are_one_message_and_two_enqueues(self) -> None:
+        """Each recipient by its own way."""
+        self.world.send("bob@here.example", "ok@out.example")
+        self.assertEqual(sorted(self.actions()), ["D", "D", "E", "E"])
+        self.assertEqual(len(self.world.outside.taken), 1)
+
+    def test_a_deferred_recipient_is_tried_again_by_the_schedule(self) -> None:
+        """Quadratic, 20 s steps: the third attempt takes it."""
+        self.world.send("later@out.example")
+        self.assertEqual(self.actions(), "EQ")
+        self.world.wait(399)
+        self.assertEqual(self.actions(), "EQ")
+        self.world.wait(60)
+        self.assertEqual(self.actions(), "EQQ")
+        self.world.wait(1700)
+        self.assertEqual(self.actions(), "EQQD")
+
+    def test_a_failure_goes_back_to_the_sender_once(self) -> None:
+        """And the notice's E comes before the R it follows from."""
+        self.world.send("bad@out.example")
+        self.assertEqual(self.actions(), "EERD")
+        (notice,) = self.world.mailbox("ann")
+        self.assertIn(b"bad@out.example", notice)
+
+    def test_a_failure_of_mail_from_nobody_is_told_to_nobody(self) -> None:
+        """The null sender."""
+        self.world.send("bad@out.example", sender="")
+        self.assertEqual(self.actions(), "ER")
+
+    def test_deferred_mail_moves_into_files_and_is_delivered_from_them(self) -> None:
+        """Settled: the journal does not know it any more."""
+        queue_id = self.world.send("later@out.example", "bob@here.example")
+        self.world.settle()
+        assert self.world.shard is not None
+        self.assertEqual(self.world.shard.shard.state.messages, {})
+        self.world.wait(3000)
+        self.assertEqual(self.world.outside.taken["later@out.example", self.world.accepted[queue_id][1]], 1)
+        self.world.settle()
+        self.world.settle()
+        left = [path for path in self.all_files() if "/journal/" not in path and "/mail/" not in path]
+        self.assertEqual(left, [f"{HOME}/queue/0/lock"])
+
+    def all_files(self, top: str = HOME) -> list[str]:
+        found = []
+        for name in self.world.disk.listdir(top):
+            path = f"{top}/{name}"
+            try:
+                found += self.all_files(path)
+            except NotADirectoryError:
+                found.append(path)
+        return sorted(found)
+
+    def test_a_large_message_streams_into_its_file(self) -> None:
+        """And is removed when it is done."""
+        queue_id = self.world.send("bob@here.example", body=b"x" * 5000)
+        self.assertEqual(self.world.mailbox("bob"), [self.world.accepted[queue_id][1]])
+        self.world.settle()
+        self.assertEqual([path for path in self.all_files() if "/mess/" in path], [])
+
+    def test_an_orderly_stop_leaves_everything_in_files(self) -> None:
+        """And the next start finds it there."""
+        queue_id = self.world.send("later@out.example")
+        self.world.down()
+        self.assertEqual(len([path for path in self.all_files() if "/chan/tcp_local/" in path]), 1)
+        after = self.world.crash("none")
+        after.up()
+        after.wait(3000)
+        self.assertEqual(after.outside.taken["later@out.example", self.world.accepted[queue_id][1]], 1)
+
+    def test_segments_are_reused(self) -> None:
+        """The journal does not grow with the mail that went through it."""
+        for _ in range(200):
+            self.world.send("bob@here.example", body=b"y" * 300)
+        self.world.wait(1)
+        self.assertLess(len(self.world.disk.listdir(f"{HOME}/queue/0/journal")), 7)
+        self.assertEqual(len(self.world.mailbox("bob")), 200)

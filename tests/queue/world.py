@@ -1,0 +1,277 @@
+"""
+A node's queue on a disk that can lose power: everything real but the disk, the threads, the clock and the outside.
+
+The outside takes mail for C{ok@}, refuses C{bad@}, defers C{later@} twice and C{never@} for ever, and keeps what it took.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import Any, cast
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.task import Clock
+from zope.interface import implementer
+
+from qmailpy.channels.local import LocalChannel
+from qmailpy.channels.parts import Parts
+from qmailpy.config.schema import ChannelConfig, Config, QueueConfig, ServerConfig
+from qmailpy.errors import Temporary
+from qmailpy.interfaces import IChannel, IRecorder
+from qmailpy.queue.committer import StepCommitter
+from qmailpy.queue.journal import Journal
+from qmailpy.queue.service import QueueShard, Surroundings, thd_open
+from qmailpy.testing.crashdisk import CrashDisk, PowerCut
+from qmailpy.testing.inline import InlineThreads
+from qmailpy.testing.memory_directory import MemoryDirectory
+from qmailpy.testing.memory_recorder import MemoryRecorder
+from qmailpy.values import (
+    Content,
+    Disposition,
+    Envelope,
+    Job,
+    Recipient,
+    Reply,
+    Verdict,
+)
+
+HOME = "/home"
+START = 1.8e9
+
+
+@implementer(IChannel)
+class Outside:
+    """The remote channel, and everybody behind it."""
+
+    def __init__(self, name: str = "tcp_local") -> None:
+        self.name = name
+        self.taken: Counter[tuple[str, bytes]] = Counter()
+        self.asked: Counter[tuple[str, str]] = Counter()
+
+    async def dequeue(self, job: Job) -> Sequence[Disposition]:
+        return [self._one(job, recipient) for recipient in job.recipients]
+
+    def _one(self, job: Job, recipient: Recipient) -> Disposition:
+        user = recipient.address.partition("@")[0]
+        self.asked[job.id, recipient.address] += 1
+        if user == "bad":
+            return Disposition(verdict=Verdict.FAILED, reply=Reply(550, "5.1.1", "unknown"))
+        if user == "never" or (user == "later" and self.asked[job.id, recipient.address] < 3):
+            return Disposition(verdict=Verdict.DEFERRED, reply=Reply(451, "4.2.0", "later"))
+        self.taken[recipient.address, job.content.read()] += 1
+        return Disposition(verdict=Verdict.DELIVERED, reply=Reply(250, "2.0.0", "ok"))
+
+    async def stop(self) -> None:
+        """Nothing to end."""
+
+
+class PlainNotices:
+    """Notices of one line, routed straight to where they go."""
+
+    def build_failure(
+        self,
+        envelope: Envelope,
+        queue_id: str,
+        failures: Sequence[tuple[Recipient, Disposition]],
+        content: Content,
+        now: float,
+    ) -> tuple[Envelope, bytes] | None:
+        if not envelope.sender:
+            return None
+        local = envelope.sender.endswith("@here.example")
+        back = Recipient(
+            address=envelope.sender,
+            original=envelope.sender,
+            channel="local" if local else "tcp_local",
+            host="" if local else "out.example",
+        )
+        octets = b"failed: " + b",".join(recipient.address.encode() for recipient, _ in failures) + b"\r\n"
+        octets += content.header()
+        return Envelope(sender="", recipients=(back,), source="tcp_local", arrival=now), octets
+
+    def build_delay(
+        self,
+        envelope: Envelope,
+        queue_id: str,
+        delayed: Sequence[tuple[Recipient, Disposition]],
+        content: Content,
+        now: float,
+        until: float,
+    ) -> tuple[Envelope, bytes] | None:
+        return None
+
+
+def configuration(**queue: Any) -> Config:
+    """A node with small segments."""
+    settings: dict[str, Any] = {"segment_octets": 4096, "segments": 4, "spill_octets": 1024, "reserve_octets": 0}
+    settings |= queue
+    return Config(
+        home=HOME,
+        server=ServerConfig(hostname="mx.here.example"),
+        queue=QueueConfig(**settings),
+        channels={
+            "local": ChannelConfig(name="local", kind="local", quadratic_s=10),
+            "tcp_local": ChannelConfig(name="tcp_local", kind="smtp"),
+        },
+    )
+
+
+def in_thread(function: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
+    """At once; a power cut goes right through."""
+    try:
+        return succeed(function(*arguments))
+    except OSError as problem:
+        return fail(problem)
+
+
+class World:
+    """One node, one life of it after another."""
+
+    def __init__(self, disk: CrashDisk, config: Config | None = None) -> None:
+        self.disk = disk
+        self.config = config or configuration()
+        self.clock = Clock()
+        self.clock.advance(START)
+        self.outside = Outside()
+        self.recorder: IRecorder = MemoryRecorder()
+        self.accepted: dict[str, tuple[Envelope, bytes]] = {}  # id: what was told 250
+        self.offered: dict[str, tuple[Envelope, bytes]] = {}  # id: what a 250 may have been about to be told of
+        self.shard: QueueShard | None = None
+
+    def up(self, replay: bool = True) -> QueueShard:
+        """Start. A power cut comes as an exception."""
+        directory = MemoryDirectory(["here.example"], [f"{name}@here.example" for name in ("ann", "bob", "eve")])
+        parts = Parts(
+            reactor=cast(Any, self.clock),
+            files=self.disk,
+            directory=directory,
+            router=cast(Any, None),
+            resolver=cast(Any, None),
+            recorder=self.recorder,
+            config=self.config,
+        )
+        local = LocalChannel(self.config, self.config.channels["local"], parts, InlineThreads())
+
+        def committer(journal: Journal) -> StepCommitter:
+            self.committer = StepCommitter(journal)
+            return self.committer
+
+        around = Surroundings(
+            config=self.config,
+            files=self.disk,
+            recorder=self.recorder,
+            channels={"local": local, "tcp_local": self.outside},
+            notices=PlainNotices(),
+            clock=self.clock,
+            seconds=self.clock.seconds,
+            chance=Random(7),
+            in_thread=in_thread,
+            committer=committer,
+            replay=replay,
+        )
+        self.shard = QueueShard(thd_open("0", around), around)
+        self.shard.take_up()
+        self.pump()
+        return self.shard
+
+    def send(self, *to: str, sender: str = "ann@here.example", body: bytes = b"", hold: bool = False) -> str:
+        """
+        Offer a message; it counts as accepted when the queue says so.
+
+        @param hold: do not pump, so that more can come into the same batch.
+        """
+        assert self.shard is not None
+        queue_id = self.shard.new_id()
+        recipients = tuple(
+            Recipient(address=one, original=one, channel="local")
+            if one.endswith("@here.example")
+            else Recipient(address=one, original=one, channel="tcp_local", host=one.partition("@")[2])
+            for one in to
+        )
+        envelope = Envelope(sender=sender, recipients=recipients, source="tcp_local", arrival=self.clock.seconds())
+        octets = b"Subject: " + queue_id.encode() + b"\r\n\r\n" + body + b"\r\n"
+        self.offered[queue_id] = (envelope, octets)
+        try:
+            intake = self.shard.begin(queue_id)
+        except Temporary:
+            return ""
+        for at in range(0, len(octets), 300):
+            intake.write(octets[at : at + 300])
+
+        def accepted(_: None) -> None:
+            self.accepted[queue_id] = (envelope, octets)
+
+        intake.commit(envelope).addCallbacks(accepted, lambda failure: failure.trap(Temporary) and None)
+        if not hold:
+            self.pump()
+        return queue_id
+
+    def pump(self) -> None:
+        """Do whatever can be done without time passing."""
+        while True:
+            if self.disk.dead:
+                raise PowerCut
+            busy = self.committer.step()
+            due = [call for call in self.clock.getDelayedCalls() if call.getTime() <= self.clock.seconds()]
+            if not busy and not due:
+                return
+            self.clock.advance(0)
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass, a timer at a time."""
+        end = self.clock.seconds() + seconds
+        while True:
+            self.pump()
+            calls = [call.getTime() for call in self.clock.getDelayedCalls()]
+            if not calls or min(calls) > end:
+                break
+            self.clock.advance(max(0.0, min(calls) - self.clock.seconds()))
+        self.clock.advance(max(0.0, end - self.clock.seconds()))
+        self.pump()
+
+    def settle(self) -> None:
+        """Everything into files, as the upkeep does after a while."""
+        assert self.shard is not None
+        self.shard.settle()
+        self.pump()
+
+    def down(self) -> None:
+        """An orderly stop."""
+        assert self.shard is not None
+        self.shard.drain()
+        self.pump()
+        self.settle()
+        self.settle()
+        self.shard.close()
+        self._silence()
+
+    def _silence(self) -> None:
+        for call in list(self.clock.getDelayedCalls()):
+            call.cancel()
+        self.shard = None
+
+    def crash(self, survivors: Any = "none", *, reorder: bool = False, killed: bool = False) -> World:
+        """The next life of the node, after a power cut or (killed) the death of its process."""
+        self.disk.cut()
+        self._silence()
+        disk = self.disk.kill() if killed else self.disk.reboot(survivors, reorder=reorder)
+        after = World(disk, self.config)
+        after.clock.advance(self.clock.seconds() - START + 1)
+        after.outside, after.recorder = self.outside, self.recorder
+        after.accepted, after.offered = dict(self.accepted), dict(self.offered)
+        return after
+
+    # --- what there is ---------------------------------------------------------------------------------------
+
+    def mailbox(self, name: str) -> list[bytes]:
+        """The messages in a mailbox of ours, without the delivery's own header fields, with CRLF."""
+        found = []
+        for part in ("new", "cur"):
+            folder = f"{HOME}/mail/here.example/{name}/Maildir/{part}"
+            for file in self.disk.listdir(folder):
+                octets = self.disk.read(f"{folder}/{file}")
+                _, _, rest = octets.partition(b"\nDelivered-To: ")
+                found.append(rest.partition(b"\n")[2].replace(b"\n", b"\r\n"))
+        return found
