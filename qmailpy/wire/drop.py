@@ -9,8 +9,8 @@ The file, version 1::
 
 Written as C{tmp.NAME}, synced, renamed to C{NAME} and the directory synced: what has no C{tmp.} is whole. The daemon
 takes files at its start and whenever it looks; it removes one only after its content is durable in the queue, so
-that a crash between may double a message and never lose one. One that does not read is set aside, never deleted. Leftovers with C{tmp.} that
-are a day old may be removed.
+that a crash between may double a message and never lose one. One that does not read is set aside, never deleted.
+Leftovers with C{tmp.} that are a day old may be removed.
 """
 
 from __future__ import annotations
