@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
-from ldaptor.protocols import pureber, pureldap
+from ldaptor.protocols import pureldap
 from twisted.internet.defer import Deferred, DeferredSemaphore
-from twisted.internet.error import ConnectionAborted, ConnectionDone
+from twisted.internet.error import ConnectionAborted, ConnectionClosed, ConnectionDone
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint, ITCPTransport
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.internet.protocol import Protocol as TwistedProtocol
@@ -24,7 +24,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from qmailpy.directory import address as addresses
-from qmailpy.directory import ber, schema
+from qmailpy.directory import ber, decode, schema
 from qmailpy.directory.access import Code
 from qmailpy.directory.schema import Attributes
 from qmailpy.errors import Temporary
@@ -49,12 +49,6 @@ class LdapConnection(TwistedProtocol):
 
     def __init__(self) -> None:
         self._frames = ber.Frames(_MESSAGE)
-        self._decoder = pureldap.LDAPBERDecoderContext_TopLevel(
-            inherit=pureldap.LDAPBERDecoderContext_LDAPMessage(
-                fallback=pureldap.LDAPBERDecoderContext(fallback=pureber.BERDecoderContext()),
-                inherit=pureldap.LDAPBERDecoderContext(fallback=pureber.BERDecoderContext()),
-            )
-        )
         self._asked: dict[int, tuple[Deferred[Any], list[Any]]] = {}
         self._number = 0
         self.open = False
@@ -79,8 +73,7 @@ class LdapConnection(TwistedProtocol):
     def dataReceived(self, data: bytes) -> None:
         try:
             for octets in self._frames.feed(data):
-                ber.check(octets)
-                self._take(pureber.berDecodeObject(self._decoder, octets)[0])
+                self._take(decode.message(octets))
         except Exception:  # whatever ldaptor makes of a peer's octets: the connection is of no use any more
             self.drop()
 
@@ -239,7 +232,7 @@ class LdapDirectory:
             connection = await self._connection()
             try:
                 answer, found = await connection.ask(request)
-            except (ConnectionDone, ConnectionAborted, OSError, LdapTrouble) as problem:
+            except (ConnectionClosed, OSError, LdapTrouble) as problem:
                 if last or self._stopped:
                     raise LdapTrouble(f"connection lost: {problem}") from None
                 continue
@@ -314,7 +307,7 @@ class LdapDirectory:
                 connection = self._idle.pop() if self._idle else await self._connect()
                 try:
                     right = await connection.bind(dn, password)
-                except (ConnectionDone, ConnectionAborted, OSError) as problem:
+                except (ConnectionClosed, OSError) as problem:
                     if last or self._stopped:
                         raise LdapTrouble(f"connection lost: {problem}") from None
                     continue

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ldaptor.protocols import pureber, pureldap
+from ldaptor.protocols import pureldap
 from ldaptor.protocols.ldap.ldapserver import BaseLDAPServer
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime, ITCPTransport
@@ -25,7 +25,7 @@ from twisted.protocols.policies import TimeoutMixin
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from qmailpy.directory import ber, filters, schema
+from qmailpy.directory import ber, decode, filters, schema
 from qmailpy.directory.access import NOBODY, Access, Code, Identity, Refusal, Role
 from qmailpy.directory.embedded import InThread
 from qmailpy.directory.schema import Entry
@@ -147,8 +147,7 @@ class LdapServer(BaseLDAPServer, TimeoutMixin):  # type: ignore[misc]  # ldaptor
 
     async def _answer(self, octets: bytes) -> None:
         try:
-            ber.check(octets)
-            message, _ = pureber.berDecodeObject(self.berdecoder, octets)
+            message = decode.message(octets)
             operation, number, controls = message.value, message.id, message.controls or ()
             answer = _ANSWERS[type(operation)]
         except ber.BadMessage as problem:
@@ -416,12 +415,7 @@ def _substrings(what: Any) -> filters.Filter:
 def _password_change(value: bytes | None) -> tuple[str, bytes | None, bytes]:
     """Whose, the old and the new password of an RFC 3062 request."""
     try:
-        octets = _octets(value or b"")
-        ber.check(octets)
-        context = pureber.BERDecoderContext(
-            inherit=pureldap.LDAPBERDecoderContext_LDAPPasswordModifyRequest(inherit=pureber.BERDecoderContext())
-        )
-        parts = {type(part): part.value for part in pureber.berDecodeObject(context, octets)[0]}
+        parts = {type(part): part.value for part in decode.password_change(_octets(value or b""))}
     except Exception:  # the client's octets in ldaptor's hands
         raise Refusal(Code.PROTOCOL_ERROR, "not a password change") from None
     new = parts.get(pureldap.LDAPPasswordModifyRequest_newPasswd)

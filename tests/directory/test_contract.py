@@ -1,0 +1,160 @@
+"""What every L{IDirectory} does, however it is reached: in memory, from the file, over LDAP, through the cache."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.task import Clock
+from zope.interface.verify import verifyObject
+
+from qmailpy.directory import password
+from qmailpy.directory.cache import CachedDirectory, IPeek
+from qmailpy.directory.client import LdapDirectory
+from qmailpy.directory.embedded import EmbeddedDirectory
+from qmailpy.directory.store import Store
+from qmailpy.errors import Temporary
+from qmailpy.interfaces import IDirectory
+from qmailpy.testing.memory_directory import MemoryDirectory
+from qmailpy.values import Alias, Domain, Mailbox
+from tests.directory.parts import AskingTestCase, PumpedEndpoint, example, identity, served
+
+_JOE = Mailbox(address="joe@example.org", path="example.org/joe/Maildir")
+_ANN = Mailbox(
+    address="ann@example.org", path="example.org/ann/Maildir", active=False, quota_octets=500, forwards=("x@y.example",)
+)
+_INFO = Alias(address="info@example.org", targets=("joe@example.org", "Bob@remote.example"))
+_DOMAINS = (Domain(name="example.org"), Domain(name="off.example", active=False, catch_all="joe@example.org"))
+
+
+def full_store(case: AskingTestCase) -> Store:
+    """The same people in a store."""
+    accounts = example(case)
+    accounts.thd_add_domain("off.example", "joe@example.org")
+    accounts.thd_set_domain("off.example", status="disabled")
+    accounts.thd_add_user("joe@example.org", secret=b"sesame")
+    accounts.thd_add_user("ann@example.org", secret=b"closed", quota_octets=500, forwards=["x@y.example"])
+    accounts.thd_set_user("ann@example.org", status="disabled")
+    accounts.thd_add_alias("j.doe@example.org", ["joe@example.org"])
+    accounts.thd_add_alias("info@example.org", _INFO.targets)
+    return accounts.store
+
+
+class ContractMixin(AskingTestCase):
+    """The contract; C{directory} holds the people above, C{break_off} makes it unreachable."""
+
+    directory: IDirectory
+
+    def break_off(self) -> None:
+        raise NotImplementedError
+
+    def test_it_provides_the_interface(self) -> None:
+        verifyObject(IDirectory, self.directory)
+
+    def test_domains_of_ours_are_known(self) -> None:
+        for domain in _DOMAINS:
+            self.assertEqual(self.ask(self.directory.domain(domain.name)), domain)
+
+    def test_other_domains_are_not(self) -> None:
+        for name in ("remote.example", "", "x" * 300, "*", "example.org)(objectClass=*", "exämple.org", "a\0b"):
+            self.assertIsNone(self.ask(self.directory.domain(name)), name)
+
+    def test_a_mailbox_is_found_by_its_address_whatever_the_case(self) -> None:
+        self.assertEqual(self.ask(self.directory.lookup("joe@example.org")), _JOE)
+        self.assertEqual(self.ask(self.directory.lookup("JOE@example.org")), _JOE)
+        self.assertEqual(self.ask(self.directory.lookup("j.doe@example.org")), _JOE)
+        self.assertEqual(self.ask(self.directory.lookup("ann@example.org")), _ANN)
+
+    def test_an_alias_is_found(self) -> None:
+        self.assertEqual(self.ask(self.directory.lookup("info@example.org")), _INFO)
+
+    def test_nobody_else_is(self) -> None:
+        """No address means anything but itself: filters are not injected into, names are not guessed."""
+        for address in (
+            *("nobody@example.org", "joe@off.example", "", "@", "joe", "*", "*@example.org", "j*@example.org"),
+            *("joe@example.org)(mail=*", "joe@example.org\0", "\\6aoe@example.org", "uid=joe,dc=example.org,o=qmailpy"),
+            *('"joe"@example.org', "joe+x@example.org", "jöe@example.org", "\udcff@example.org", "x" * 1000),
+        ):
+            self.assertIsNone(self.ask(self.directory.lookup(address)), repr(address))
+
+    def test_the_right_password_opens_the_mailbox(self) -> None:
+        for login in ("joe@example.org", "JOE@Example.org", "j.doe@example.org"):
+            self.assertEqual(self.ask(self.directory.authenticate(login, b"sesame")), _JOE)
+
+    def test_nothing_else_does(self) -> None:
+        for login, word in (
+            *(("joe@example.org", b"Sesame"), ("joe@example.org", b""), ("joe@example.org", b"sesame\0")),
+            *(("nobody@example.org", b"sesame"), ("ann@example.org", b"closed"), ("info@example.org", b"")),
+            *(("", b"sesame"), ("*", b"sesame"), ("joe", b"sesame"), ("joe@example.org", b"x" * 5000)),
+        ):
+            self.assertIsNone(self.ask(self.directory.authenticate(login, word)), (login, word[:20]))
+
+    def test_away_is_temporary_and_never_nobody(self) -> None:
+        self.break_off()
+        for question in (
+            lambda: self.directory.domain("fresh.example"),
+            lambda: self.directory.lookup("fresh@example.org"),
+            lambda: self.directory.authenticate("fresh@example.org", b"sesame"),
+        ):
+            answer = Deferred.fromCoroutine(question())
+            self.step()
+            problem = self.failureResultOf(answer, Temporary).value
+            self.assertEqual((problem.reply.code, problem.reply.enhanced), (451, "4.3.0"))
+
+
+class MemoryContractTests(ContractMixin):
+    def setUp(self) -> None:
+        self.memory = MemoryDirectory(
+            _DOMAINS,
+            (_JOE, _ANN, _INFO),
+            alternates={"j.doe@example.org": "joe@example.org"},
+            passwords={"joe@example.org": b"sesame", "ann@example.org": b"closed"},
+        )
+        self.directory: IDirectory = self.memory
+
+    def break_off(self) -> None:
+        self.memory.away = True
+
+
+class EmbeddedContractTests(ContractMixin):
+    def setUp(self) -> None:
+        self.store = full_store(self)
+        self.directory: IDirectory = EmbeddedDirectory(self.store, maybeDeferred)
+
+    def break_off(self) -> None:
+        self.store.thd_close()
+        with open(self.store._path, "wb") as file:
+            file.write(b"no database" * 1000)
+
+
+class LdapContractTests(ContractMixin):
+    def setUp(self) -> None:
+        store = full_store(self)
+        service = identity(store, "service", password.ssha(b"machine"))
+        self.clock = Clock()
+        self.endpoint: PumpedEndpoint = served(store, self.clock)
+        self.directory: IDirectory = LdapDirectory(
+            self.clock, self.endpoint, "o=qmailpy", service=str(service), secret=lambda: b"machine", timeout_s=5
+        )
+
+    def step(self) -> None:
+        self.endpoint.flush()
+
+    def break_off(self) -> None:
+        self.endpoint.refuse = True
+        self.endpoint.cut()
+
+
+class CachedContractTests(ContractMixin):
+    def setUp(self) -> None:
+        MemoryContractTests.setUp(self)  # type: ignore[arg-type]
+        self.directory = CachedDirectory(Clock(), self.directory, 60, 10, 1000)
+
+    def test_it_can_be_peeked_into(self) -> None:
+        verifyObject(IPeek, self.directory)
+
+    def break_off(self) -> None:
+        self.memory.away = True
+
+    memory: MemoryDirectory
+
+
+del ContractMixin
