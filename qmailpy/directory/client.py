@@ -3,7 +3,7 @@ The directory over the wire: L{IDirectory} as questions to an LDAP server.
 
 A few connections, made when first needed and again when lost, are bound as the service identity and carry searches,
 many at a time; others carry the binds that check passwords, one at a time each. A question whose connection breaks is
-asked once more on another; what then fails, or takes too long, is L{Temporary} (451 4.3.0): never "no such user".
+asked again on another; what fails then, or takes too long, is L{Temporary} (451 4.3.0): never "no such user".
 Filters are built as ldaptor objects, never as text, so no address can be anything but a value (RFC 4515 does not
 arise). Two entries for one address are an error of the directory's and make mail wait, too.
 """
@@ -228,12 +228,13 @@ class LdapDirectory:
         request = pureldap.LDAPSearchRequest(
             baseObject=self._base, filter=what, attributes=attributes, sizeLimit=2, timeLimit=int(self._timeout_s) or 1
         )
-        for last in (False, True):
+        # A server that restarts cuts all our connections, one after the other: each may be tried, then a new one.
+        for left in reversed(range(len(self._searching) + 1)):
             connection = await self._connection()
             try:
                 answer, found = await connection.ask(request)
             except (ConnectionClosed, OSError, LdapTrouble) as problem:
-                if last or self._stopped:
+                if not left or self._stopped:
                     raise LdapTrouble(f"connection lost: {problem}") from None
                 continue
             except Exception:
@@ -302,13 +303,13 @@ class LdapDirectory:
             raise LdapTrouble("too many logins wait")
         await self._binding.acquire()
         try:
-            for last in (False, True):
+            for left in reversed(range(len(self._idle) + 1)):
                 self._idle = [one for one in self._idle if one.open]
                 connection = self._idle.pop() if self._idle else await self._connect()
                 try:
                     right = await connection.bind(dn, password)
                 except (ConnectionClosed, OSError) as problem:
-                    if last or self._stopped:
+                    if not left or self._stopped:
                         raise LdapTrouble(f"connection lost: {problem}") from None
                     continue
                 except BaseException:
