@@ -20,22 +20,29 @@ time independently. All calls may come from any thread.
 from __future__ import annotations
 
 import errno as errnos
-import itertools
 import os
-import random
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
 
-from attrs import define, field, frozen
+from attrs import define
 
 from qmailpy.disk.files import Space
+from qmailpy.testing.inodes import (
+    SECTOR,
+    Directory,
+    Effect,
+    File,
+    NameOperation,
+    Node,
+    Survivors,
+    Write,
+    commit_names,
+    set_name,
+    surviving,
+)
 
-SECTOR = 512
-"""Octets a disk writes all of or nothing of."""
-
-Survivors = random.Random | Literal["none", "all"]
+__all__ = ["SECTOR", "CrashDisk", "PowerCut", "Survivors"]
 
 _PLENTY = Space(1 << 40, 1 << 30)
 _NAME_MAX = 255
@@ -49,103 +56,9 @@ class PowerCut(BaseException):
     """
 
 
-@frozen
-class _Write:
-    """A pending pwrite, or a truncate when C{octets} is C{None} (then C{offset} is the size)."""
-
-    offset: int
-    octets: bytes | None
-
-
-@define(eq=False)
-class _File:
-    """An inode. The byte arrays may be shared with other disks: copied before the first change."""
-
-    durable: bytearray = field(factory=bytearray)
-    current: bytearray = field(factory=bytearray)
-    durable_shared: bool = False
-    current_shared: bool = False
-    pending: list[_Write] = field(factory=list)
-    number: int = field(factory=itertools.count(1).__next__)  # of the inode; survives a reboot
-
-    def change(self, write: _Write) -> None:
-        if self.current_shared:
-            self.current = bytearray(self.current)
-            self.current_shared = False
-        _apply(self.current, write)
-        self.pending.append(write)
-
-    def sync(self) -> None:
-        if not self.pending:
-            return
-        if self.durable_shared:
-            self.durable = bytearray(self.durable)
-            self.durable_shared = False
-        for write in self.pending:
-            _apply(self.durable, write)
-        self.pending.clear()
-
-    def share(self) -> _File:
-        """The same file for another disk, pending writes included."""
-        self.durable_shared = self.current_shared = True
-        return _File(self.durable, self.current, True, True, list(self.pending), self.number)
-
-    def settled(self, survivors: Survivors) -> _File:
-        """The file as a reboot finds it."""
-        if not self.pending or survivors == "none":
-            self.durable_shared = True
-            return _File(self.durable, self.durable, True, True, number=self.number)
-        content = bytearray(self.durable)
-        if survivors == "all":
-            for write in self.pending:
-                _apply(content, write)
-        else:
-            _apply_some(content, self.pending, survivors)
-        return _File(content, content, True, True, number=self.number)
-
-
-@define(eq=False)
-class _Directory:
-    durable: dict[str, _Node] = field(factory=dict)
-    current: dict[str, _Node] = field(factory=dict)
-
-
-_Node = _File | _Directory
-
-
-@frozen
-class _Effect:
-    """One name of one directory set to a node, or removed (C{None})."""
-
-    directory: _Directory
-    name: str
-    node: _Node | None
-
-    @property
-    def key(self) -> tuple[int, str]:
-        return id(self.directory), self.name
-
-
-@define(eq=False)
-class _NameOperation:
-    """
-    A pending create, mkdir, unlink or rename.
-
-    C{left}: the second half of a rename of a file to another directory: the removal of the old name, which an
-    unordered file system may lose alone. C{half}: only that half is still pending.
-    """
-
-    effects: list[_Effect]
-    left: _Effect | None = None
-    half: bool = False
-
-    def keys(self) -> list[tuple[int, str]]:
-        return [effect.key for effect in self.effects]
-
-
 @define
 class _Handle:
-    file: _File
+    file: File
     path: str
     append: bool
     locked: bool = False
@@ -180,9 +93,9 @@ class CrashDisk:
         self.operations: list[tuple[str, str]] = []
         self.free = _PLENTY
         self.ignore_sync: Callable[[str, str], bool] | None = None
-        self._root = _Directory()
-        self._pending: list[_NameOperation] = []
-        self._dirty: dict[_File, None] = {}
+        self._root = Directory()
+        self._pending: list[NameOperation] = []
+        self._dirty: dict[File, None] = {}
         self._handles: dict[int, _Handle] = {}
         self._locks: set[int] = set()
         self._faults: list[_Fault] = []
@@ -192,9 +105,9 @@ class CrashDisk:
         for path in directories:
             at = self._root
             for name in _split(path):
-                found = at.durable.setdefault(name, _Directory())
+                found = at.durable.setdefault(name, Directory())
                 at.current[name] = found
-                if not isinstance(found, _Directory):  # pragma: no cover - only directories were made
+                if not isinstance(found, Directory):  # pragma: no cover - only directories were made
                     raise NotADirectoryError(path)
                 at = found
 
@@ -243,35 +156,35 @@ class CrashDisk:
         """
         with self._guard:
             self._dead = True
-            made: dict[int, _Node] = {}
+            made: dict[int, Node] = {}
 
-            def copy(node: _Node) -> _Node:
+            def copy(node: Node) -> Node:
                 found = made.get(id(node))
                 if found is None:
-                    if isinstance(node, _File):
+                    if isinstance(node, File):
                         found = made[id(node)] = node.share()
                         if found.pending:
                             other._dirty[found] = None
                     else:
-                        found = made[id(node)] = _Directory()
+                        found = made[id(node)] = Directory()
                         found.durable = {name: copy(child) for name, child in node.durable.items()}
                         found.current = {name: copy(child) for name, child in node.current.items()}
                 return found
 
-            def copy_effect(effect: _Effect) -> _Effect:
+            def copy_effect(effect: Effect) -> Effect:
                 directory = copy(effect.directory)
-                assert isinstance(directory, _Directory)
-                return _Effect(directory, effect.name, effect.node and copy(effect.node))
+                assert isinstance(directory, Directory)
+                return Effect(directory, effect.name, effect.node and copy(effect.node))
 
             other = CrashDisk()
             other.free = self.free
             root = copy(self._root)
-            assert isinstance(root, _Directory)
+            assert isinstance(root, Directory)
             other._root = root
             for operation in self._pending:
                 effects = [copy_effect(effect) for effect in operation.effects]
                 left = effects[operation.effects.index(operation.left)] if operation.left else None
-                other._pending.append(_NameOperation(effects, left, operation.half))
+                other._pending.append(NameOperation(effects, left, operation.half))
             return other
 
     def reboot(self, survivors: Survivors = "none", *, reorder: bool = False) -> CrashDisk:
@@ -285,19 +198,19 @@ class CrashDisk:
         """
         with self._guard:
             self._dead = True
-            changes = self._surviving(survivors, reorder)
-            made: dict[int, _Node] = {}
+            changes = surviving(self._pending, survivors, reorder)
+            made: dict[int, Node] = {}
 
-            def settle(node: _Node) -> _Node:
+            def settle(node: Node) -> Node:
                 found = made.get(id(node))
                 if found is None:
-                    if isinstance(node, _File):
+                    if isinstance(node, File):
                         found = made[id(node)] = node.settled(survivors)
                     else:
-                        found = made[id(node)] = _Directory()
+                        found = made[id(node)] = Directory()
                         names = dict(node.durable)
                         for effect in changes.get(id(node), ()):
-                            _set(names, effect)
+                            set_name(names, effect)
                         found.durable = {name: settle(child) for name, child in names.items()}
                         found.current = dict(found.durable)
                 return found
@@ -305,57 +218,9 @@ class CrashDisk:
             other = CrashDisk()
             other.free = self.free
             root = settle(self._root)
-            assert isinstance(root, _Directory)
+            assert isinstance(root, Directory)
             other._root = root
             return other
-
-    def _surviving(self, survivors: Survivors, reorder: bool) -> dict[int, list[_Effect]]:
-        """The effects that survive, by directory, in order."""
-        if survivors == "all":
-            chosen = [effect for operation in self._pending for effect in operation.effects]
-        elif survivors == "none":
-            # the half of an atomic rename whose other half is durable
-            chosen = [operation.effects[0] for operation in self._pending if operation.half and not reorder]
-        elif reorder:
-            chosen = self._any_names(survivors)
-        else:
-            chosen = self._prefix_of_names(survivors)
-        changes: dict[int, list[_Effect]] = {}
-        for effect in chosen:
-            changes.setdefault(id(effect.directory), []).append(effect)
-        return changes
-
-    def _prefix_of_names(self, chance: random.Random) -> list[_Effect]:
-        """For each directory the operations before some point, and no rename in one of its directories only."""
-        share = chance.choice((0.05, 0.3))  # chance of the cut at each operation
-        closed: set[int] = set()
-        chosen = []
-        for operation in self._pending:
-            touched = {id(effect.directory) for effect in operation.effects}
-            if operation.half or (not touched & closed and chance.random() >= share):
-                chosen += operation.effects
-            else:
-                closed |= touched
-        return chosen
-
-    def _any_names(self, chance: random.Random) -> list[_Effect]:
-        """Any of them; one that survives brings along what came before it for the same name."""
-        share = chance.choice((0.15, 0.5, 0.85))
-        needed: set[tuple[int, str]] = set()
-        chosen: list[list[_Effect]] = []
-        for operation in reversed(self._pending):
-            keys = operation.keys()
-            if not needed.isdisjoint(keys):
-                effects = operation.effects
-            elif chance.random() >= share:
-                continue
-            elif operation.left is not None and not operation.half and chance.random() < 0.3:
-                effects = [effect for effect in operation.effects if effect is not operation.left]
-            else:
-                effects = operation.effects
-            needed.update(effect.key for effect in effects)
-            chosen.append(effects)
-        return [effect for effects in reversed(chosen) for effect in effects]
 
     # The operations of Files.
 
@@ -368,11 +233,11 @@ class CrashDisk:
                 if not (create or exclusive):
                     raise _error(FileNotFoundError, errnos.ENOENT, path)
                 self._step("create", path)
-                node = _File()
-                self._name([_Effect(directory, name, node)])
+                node = File()
+                self._name([Effect(directory, name, node)])
             elif exclusive:
                 raise _error(FileExistsError, errnos.EEXIST, path)
-            if isinstance(node, _Directory):
+            if isinstance(node, Directory):
                 raise _error(IsADirectoryError, errnos.EISDIR, path)
             return self._handle(node, path, append)
 
@@ -414,7 +279,7 @@ class CrashDisk:
         with self._guard:
             found = self._open(handle)
             self._step("truncate", found.path)
-            self._change(found.file, _Write(size, None))
+            self._change(found.file, Write(size, None))
 
     def fdatasync(self, handle: int) -> None:
         self._sync_file("fdatasync", handle)
@@ -428,7 +293,7 @@ class CrashDisk:
             directory = self._directory(path)
             self._step("sync_directory", path)
             if not self._ignored("sync_directory", path):
-                self._commit_names(directory)
+                self._pending = commit_names(self._pending, directory)
 
     def syncfs(self, path: str) -> None:
         with self._guard:
@@ -448,7 +313,7 @@ class CrashDisk:
             self._dirty.clear()
             for operation in self._pending:
                 for effect in operation.effects:
-                    _set(effect.directory.durable, effect)
+                    set_name(effect.directory.durable, effect)
             self._pending.clear()
 
     def rename(self, source: str, target: str) -> None:
@@ -460,17 +325,17 @@ class CrashDisk:
             if node is None:
                 raise _error(FileNotFoundError, errnos.ENOENT, source)
             replaced = right.current.get(new)
-            if isinstance(replaced, _Directory) and isinstance(node, _File):
+            if isinstance(replaced, Directory) and isinstance(node, File):
                 raise _error(IsADirectoryError, errnos.EISDIR, target)
-            if isinstance(replaced, _File) and isinstance(node, _Directory):
+            if isinstance(replaced, File) and isinstance(node, Directory):
                 raise _error(NotADirectoryError, errnos.ENOTDIR, target)
-            if isinstance(replaced, _Directory) and replaced.current and replaced is not node:
+            if isinstance(replaced, Directory) and replaced.current and replaced is not node:
                 raise OSError(errnos.ENOTEMPTY, os.strerror(errnos.ENOTEMPTY), target)
             self._step("rename", source)
             if replaced is node:
                 return
-            removal = _Effect(left, old, None)
-            self._name([_Effect(right, new, node), removal], removal if left is not right else None)
+            removal = Effect(left, old, None)
+            self._name([Effect(right, new, node), removal], removal if left is not right else None)
 
     def unlink(self, path: str) -> None:
         with self._guard:
@@ -479,10 +344,10 @@ class CrashDisk:
             node = directory.current.get(name)
             if node is None:
                 raise _error(FileNotFoundError, errnos.ENOENT, path)
-            if isinstance(node, _Directory):
+            if isinstance(node, Directory):
                 raise _error(IsADirectoryError, errnos.EISDIR, path)
             self._step("unlink", path)
-            self._name([_Effect(directory, name, None)])
+            self._name([Effect(directory, name, None)])
 
     def mkdir(self, path: str) -> None:
         with self._guard:
@@ -493,9 +358,9 @@ class CrashDisk:
                 node = at.current.get(name)
                 if node is None:
                     self._step("mkdir", so_far)
-                    node = _Directory()
-                    self._name([_Effect(at, name, node)])
-                elif isinstance(node, _File):
+                    node = Directory()
+                    self._name([Effect(at, name, node)])
+                elif isinstance(node, File):
                     if so_far == path:
                         raise _error(FileExistsError, errnos.EEXIST, path)
                     raise _error(NotADirectoryError, errnos.ENOTDIR, path)
@@ -530,7 +395,7 @@ class CrashDisk:
                 node = self._node(where)
             except FileNotFoundError:
                 return 0
-            if isinstance(node, _Directory):
+            if isinstance(node, Directory):
                 raise _error(IsADirectoryError, errnos.EISDIR, where)
             return node.number
 
@@ -538,7 +403,7 @@ class CrashDisk:
         with self._guard:
             self._read("read", path)
             node = self._node(path)
-            if isinstance(node, _Directory):
+            if isinstance(node, Directory):
                 raise _error(IsADirectoryError, errnos.EISDIR, path)
             return bytes(node.current)
 
@@ -599,7 +464,7 @@ class CrashDisk:
             raise OSError(errnos.EBADF, os.strerror(errnos.EBADF))
         return found
 
-    def _handle(self, file: _File, path: str, append: bool) -> int:
+    def _handle(self, file: File, path: str, append: bool) -> int:
         self._next_handle += 1
         self._handles[self._next_handle] = _Handle(file, path, append)
         return self._next_handle
@@ -609,11 +474,11 @@ class CrashDisk:
         try:
             self._step(kind, found.path)
         except OSError:
-            self._change(found.file, _Write(offset, octets[: len(octets) // 2]))
+            self._change(found.file, Write(offset, octets[: len(octets) // 2]))
             raise
-        self._change(found.file, _Write(offset, octets))
+        self._change(found.file, Write(offset, octets))
 
-    def _change(self, file: _File, write: _Write) -> None:
+    def _change(self, file: File, write: Write) -> None:
         file.change(write)
         self._dirty[file] = None
 
@@ -630,47 +495,17 @@ class CrashDisk:
                 found.file.sync()
                 self._dirty.pop(found.file, None)
 
-    def _name(self, effects: list[_Effect], left: _Effect | None = None) -> None:
-        if left is not None and isinstance(effects[0].node, _Directory):
+    def _name(self, effects: list[Effect], left: Effect | None = None) -> None:
+        if left is not None and isinstance(effects[0].node, Directory):
             left = None  # a directory has one parent; no file system tears that
         for effect in effects:
-            _set(effect.directory.current, effect)
-        self._pending.append(_NameOperation(effects, left))
+            set_name(effect.directory.current, effect)
+        self._pending.append(NameOperation(effects, left))
 
-    def _commit_names(self, directory: _Directory) -> None:
-        """
-        Make the names of C{directory} durable, and with them what came before for the same names elsewhere: otherwise
-        an older operation that stayed pending would later undo a newer one.
-        """
-        needed: set[tuple[int, str]] = set()
-        kept: list[_NameOperation] = []
-        committed: list[list[_Effect]] = []
-        for operation in reversed(self._pending):
-            keys = operation.keys()
-            touches = any(effect.directory is directory for effect in operation.effects)
-            if not touches and needed.isdisjoint(keys):
-                kept.append(operation)
-                continue
-            left = operation.left
-            effects = operation.effects
-            if left is not None and left.directory is not directory and left.key not in needed:
-                if operation.half:
-                    kept.append(operation)
-                    continue
-                effects = [effect for effect in effects if effect is not left]
-                kept.append(_NameOperation([left], left, half=True))
-            needed.update(effect.key for effect in effects)
-            committed.append(effects)
-        for effects in reversed(committed):
-            for effect in effects:
-                _set(effect.directory.durable, effect)
-        kept.reverse()
-        self._pending = kept
-
-    def _node(self, path: str) -> _Node:
-        at: _Node = self._root
+    def _node(self, path: str) -> Node:
+        at: Node = self._root
         for name in _split(path):
-            if isinstance(at, _File):
+            if isinstance(at, File):
                 raise _error(NotADirectoryError, errnos.ENOTDIR, path)
             found = at.current.get(name)
             if found is None:
@@ -678,13 +513,13 @@ class CrashDisk:
             at = found
         return at
 
-    def _directory(self, path: str) -> _Directory:
+    def _directory(self, path: str) -> Directory:
         node = self._node(path)
-        if isinstance(node, _File):
+        if isinstance(node, File):
             raise _error(NotADirectoryError, errnos.ENOTDIR, path)
         return node
 
-    def _parent(self, path: str) -> tuple[_Directory, str]:
+    def _parent(self, path: str) -> tuple[Directory, str]:
         parent, _, name = path.rpartition("/")
         if not name or name in {".", ".."}:
             raise _error(IsADirectoryError, errnos.EISDIR, path)
@@ -701,45 +536,3 @@ def _split(path: str) -> list[str]:
 
 def _error(kind: type[OSError], number: int, path: str) -> OSError:
     return kind(number, os.strerror(number), path)
-
-
-def _set(names: dict[str, _Node], effect: _Effect) -> None:
-    if effect.node is None:
-        names.pop(effect.name, None)
-    else:
-        names[effect.name] = effect.node
-
-
-def _apply(content: bytearray, write: _Write) -> None:
-    if write.octets is None:
-        if len(content) > write.offset:
-            del content[write.offset :]
-        else:
-            content.extend(bytes(write.offset - len(content)))
-        return
-    if len(content) < write.offset:
-        content.extend(bytes(write.offset - len(content)))
-    content[write.offset : write.offset + len(write.octets)] = write.octets
-
-
-def _apply_some(content: bytearray, pending: Sequence[_Write], chance: random.Random) -> None:
-    """What the disk got to write of the pending changes."""
-    share = chance.choice((0.15, 0.5, 0.85))
-    for write in pending:
-        if chance.random() < share:
-            _apply(content, write)
-            continue
-        if write.octets is None or not write.octets:
-            continue
-        fate = chance.random()
-        first, end = write.offset // SECTOR, write.offset + len(write.octets)
-        survived = 0 if fate < 0.35 else 1 if fate < 0.7 else 3  # nothing, the first sectors, some here and there
-        edges = sorted(
-            min(max(chance.randint(first, end // SECTOR + 1) * SECTOR, write.offset), end)
-            for _ in range(2 * survived - 1)
-        )
-        for begin, edge in zip([write.offset, *edges[1::2]], edges[::2], strict=False):
-            if edge > begin:
-                _apply(content, _Write(begin, write.octets[begin - write.offset : edge - write.offset]))
-        if len(content) < end and chance.random() < 0.3:  # the new size was noted, the data not written
-            content.extend(bytes(end - len(content)))

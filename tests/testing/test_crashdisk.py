@@ -11,7 +11,8 @@ from itertools import count
 from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.disk.files import Files, RealFiles, Space, replace
-from qmailpy.testing.crashdisk import SECTOR, CrashDisk, PowerCut
+from qmailpy.testing.crashdisk import CrashDisk, PowerCut
+from qmailpy.testing.inodes import SECTOR
 
 
 def put(files: Files, path: str, octets: bytes, *, sync: bool = False) -> None:
