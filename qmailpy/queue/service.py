@@ -330,7 +330,7 @@ class QueueService(Service):
         self._upkeep: LoopingCall | None = None
         self._since_roll = 0.0
         self.shards: dict[str, QueueShard] = {}
-        self._in_thread = cast(InThread, partial(deferToThreadPool, self._reactor, self._pool))
+        self.in_thread = cast(InThread, partial(deferToThreadPool, self._reactor, self._pool))
         self.on_broken: Callable[[OSError], None] = lambda problem: None
         self.ready: Deferred[None] = Deferred()
         """From startService on: fires when all shards are recovered, fails with why one is not."""
@@ -352,7 +352,7 @@ class QueueService(Service):
         self.ready = Deferred.fromCoroutine(self._start())
 
     async def _start(self) -> None:
-        in_thread = self._in_thread
+        in_thread = self.in_thread
         for name, make in self._make.items():
             around = make(in_thread, self._committer)
             shard = QueueShard(await in_thread(thd_open, name, around), around)
@@ -375,7 +375,7 @@ class QueueService(Service):
             for shard in self.shards.values():
                 shard.shard.roll()
         for shard in self.shards.values():
-            self._in_thread(shard.space).addCallbacks(shard.look_at_space, self._no_space)
+            self.in_thread(shard.space).addCallbacks(shard.look_at_space, self._no_space)
 
     def _no_space(self, failure: Failure) -> None:
         self._log.error("cannot tell how much space the queue has: {problem}", problem=failure.value)

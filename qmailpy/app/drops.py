@@ -1,0 +1,120 @@
+"""Mail that commands have left in HOME/queue/drop: taken into the queue, and the file removed after that."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, cast
+
+from twisted.application.service import Service
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from qmailpy.config.schema import Config
+from qmailpy.errors import Temporary
+from qmailpy.interfaces import IEnqueue, IRecorder, IRouter
+from qmailpy.queue.shard import InThread
+from qmailpy.records.record import Action, LogRecord, QueueFile
+from qmailpy.values import Envelope, Recipient, Refused
+from qmailpy.wire.drop import Drop, DropError, read_drop
+
+LOOK_S = 5.0
+BATCH = 50  # files read at once
+
+
+class Drops(Service):
+    """Looks into the directory at the start and every few seconds."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        config: Config,
+        enqueue: IEnqueue,
+        router: IRouter,
+        recorder: IRecorder,
+        in_thread: InThread,
+    ) -> None:
+        self._directory = config.path("queue", "drop")
+        self._corrupt = config.path("queue", "drop-corrupt")
+        self._enqueue = enqueue
+        self._router = router
+        self._recorder = recorder
+        self._in_thread = in_thread
+        self._source = next((each.channel for each in config.listeners if each.name == "inject"), "local")
+        self._loop = LoopingCall(self._look)
+        self._loop.clock = reactor
+
+    def startService(self) -> None:
+        super().startService()
+        self._loop.start(LOOK_S).addErrback(lambda failure: self._log.failure("bug in the drop directory", failure))
+
+    def stopService(self) -> None:
+        super().stopService()
+        if self._loop.running:
+            self._loop.stop()
+
+    async def _look(self) -> None:
+        files = cast(Any, self._enqueue)._around.files  # the queue's own way to the disk
+        for name, octets in await self._in_thread(self._thd_read, files):
+            path = f"{self._directory}/{name}"
+            try:
+                drop = read_drop(octets)
+            except DropError as problem:
+                self._log.error("{path} cannot be read: {problem}; moved to drop-corrupt", path=path, problem=problem)
+                await self._in_thread(self._thd_set_aside, files, name)
+                continue
+            try:
+                await self._take(drop)
+            except Temporary:
+                return  # the next look finds it again
+            await self._in_thread(self._thd_remove, files, path)
+
+    def _thd_read(self, files: Any) -> list[tuple[str, bytes]]:
+        names = sorted(name for name in files.listdir(self._directory) if not name.startswith((".", "tmp")))
+        return [(name, files.read(f"{self._directory}/{name}")) for name in names[:BATCH]]
+
+    def _thd_set_aside(self, files: Any, name: str) -> None:
+        files.mkdir(self._corrupt)
+        files.rename(f"{self._directory}/{name}", f"{self._corrupt}/{name}")
+
+    def _thd_remove(self, files: Any, path: str) -> None:
+        files.unlink(path)
+        files.sync_directory(self._directory)
+
+    async def _take(self, drop: Drop) -> None:
+        """@raise Temporary: not now, all of it is to be tried again."""
+        recipients: list[Recipient] = []
+        queue_id = self._enqueue.new_id()
+        now = time.time()
+        for address in drop.recipients:
+            result = await self._router.route(address, self._source)
+            if isinstance(result, Refused):
+                if result.reply.temporary:
+                    raise Temporary(result.reply)
+                self._recorder.write(
+                    [
+                        LogRecord(
+                            action=Action.REJECTED,
+                            time=now,
+                            source=self._source,
+                            destination=self._source,
+                            sender=drop.sender,
+                            original_to=address,
+                            current_to=address,
+                            file=QueueFile(channel=self._source, id=queue_id, attempts=0),
+                            diagnostic=str(result.reply),
+                        )
+                    ]
+                )
+                continue
+            recipients += result.recipients
+        if not recipients:
+            return
+        envelope = Envelope(
+            sender=drop.sender, recipients=tuple(recipients), source=self._source, arrival=now, protocol="SMTP"
+        )
+        intake = self._enqueue.begin(queue_id, None, len(drop.content))
+        intake.write(drop.content)
+        await intake.commit(envelope)

@@ -1,0 +1,219 @@
+"""
+A mail worker: the parts of qmailpy introduced to each other.
+
+    sockets -> servers.smtp -> QueueShard (IEnqueue) -> channels -> remote/ and local/
+    and behind them one directory, one router, one resolver; a recorder a shard.
+
+Start: the queue is recovered first, connections are taken after it. Stop: connections end, then the queue drains and
+settles, then channels and directory.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from functools import partial
+from random import Random
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.interfaces import IListeningPort
+from twisted.logger import Logger
+
+from qmailpy.app.context import ChildContext
+from qmailpy.app.drops import Drops
+from qmailpy.app.rolling import Rolling
+from qmailpy.channels.parts import Parts
+from qmailpy.channels.process import Notices
+from qmailpy.channels.registry import make_channels
+from qmailpy.config.schema import Config, ListenerConfig
+from qmailpy.control.client import Json
+from qmailpy.directory.service import cached, ldap_directory
+from qmailpy.disk.files import RealFiles
+from qmailpy.interfaces import IChannel
+from qmailpy.queue.committer import ICommitter
+from qmailpy.queue.journal import Journal
+from qmailpy.queue.service import QueueService, Surroundings
+from qmailpy.queue.shard import InThread
+from qmailpy.remote.dns_wire import resolver
+from qmailpy.routing.router import Router
+from qmailpy.servers.smtp import SmtpFactory
+from qmailpy.stats.lanes import Lane
+from qmailpy.stats.recorder import Recorder
+
+
+class MailWorker(Service):
+    """The service of the C{mta} role."""
+
+    _log = Logger()
+
+    def __init__(self, context: ChildContext) -> None:
+        self._context = context
+        self._reactor = context.reactor
+        self._config = context.config
+        self._files = RealFiles()
+        self._factories: list[SmtpFactory] = []
+        self._ports: list[IListeningPort] = []
+        self._channels: list[IChannel] = []
+        self._recorders: dict[str, Recorder] = {}
+        context.hooks.reload.append(self._reload)
+        context.hooks.reopen.append(self._reopen)
+
+    # --- start -----------------------------------------------------------------------------------------------
+
+    def startService(self) -> None:
+        super().startService()
+        context, config = self._context, self._config
+        self._server = ldap_directory(self._reactor, config)
+        self._directory = cached(self._reactor, config, self._server)
+        self._router = Router(config, self._directory)
+        self._resolver = resolver(self._reactor, config.dns)
+        self.queue = QueueService(
+            reactor=self._reactor,
+            shards={name: partial(self._surroundings, name) for name in context.shards},
+        )
+        self.queue.on_broken = self._broken
+        context.control.add("directory.flush", self._flush_directory)
+        context.control.add("counters.clear", self._clear_counters)
+        self.queue.startService()
+        self.queue.ready.addCallbacks(self._open, self._cannot_open)
+
+    def _surroundings(
+        self, shard: str, in_thread: InThread, committer: Callable[[Journal], ICommitter]
+    ) -> Surroundings:
+        config, reactor = self._config, self._reactor
+        first = shard == self._context.shards[0]
+        recorder = Recorder(
+            reactor,
+            self._files,
+            config.path("log"),
+            Lane(config.path("run", "counters"), shard, reactor.seconds),
+            shard,
+            config.log,
+            node=config.server.hostname,
+            process=os.getpid(),
+            alone=first and config.server.workers <= 1,
+        )
+        self._recorders[shard] = recorder
+        parts = Parts(
+            reactor=reactor,
+            files=self._files,
+            directory=self._directory,
+            router=self._router,
+            resolver=self._resolver,
+            recorder=recorder,
+            config=config,
+        )
+        channels = make_channels(parts)
+        self._channels += channels.values()
+        return Surroundings(
+            config=config,
+            files=self._files,
+            recorder=recorder,
+            channels=channels,
+            notices=Notices(config),
+            clock=reactor,
+            seconds=time.time,
+            chance=Random(),  # noqa: S311 - spreads retries
+            in_thread=in_thread,
+            committer=committer,
+            replay=not self._same_session(shard),
+        )
+
+    def _same_session(self, shard: str) -> bool:
+        """Whether this shard was last held under the supervisor that lives now: then only a process has died."""
+        path = self._config.path("run", f"session-{shard}")
+        try:
+            with open(path) as source:
+                same = source.read() == self._context.session
+        except OSError:
+            same = False
+        if not same:
+            with open(path, "w") as target:
+                target.write(self._context.session)
+        return same
+
+    def _open(self, _: object) -> None:
+        config = self._config
+        recorder = self._recorders[self._context.shards[0]]
+        for listener in config.listeners:
+            if listener.kind == "smtp":
+                factory = self._smtp(listener, recorder)
+                self._factories.append(factory)
+                self._ports += self._context.listen(listener.name, factory)
+        if self._context.index == 0:
+            self._drops = Drops(self._reactor, config, self.queue.first, self._router, recorder, self.queue.in_thread)
+            self._drops.startService()
+            self._rolling = Rolling(self._reactor, config, self._files, self._reopen, self.queue.in_thread)
+            self._rolling.startService()
+            self._context.control.add("log.roll", self._rolling.roll)
+        self._context.ready()
+
+    def _smtp(self, listener: ListenerConfig, recorder: Recorder) -> SmtpFactory:
+        config = self._config
+        return SmtpFactory(
+            self._reactor,
+            hostname=config.server.hostname,
+            listener=listener,
+            enqueue=self.queue.first,
+            router=self._router,
+            recorder=recorder,
+            queue=config.queue,
+            log=config.log,
+            trust=config.trust,
+            resolver=self._resolver,
+        )
+
+    def _cannot_open(self, failure: Any) -> None:
+        self._log.failure("{name} cannot take up its queue", failure, name=self._context.name)
+        self._reactor.callLater(0, self._give_up)
+
+    def _broken(self, problem: OSError) -> None:
+        """A shard's journal cannot be trusted: a new life reads it from the disk."""
+        self._reactor.callLater(1.0, self._give_up)
+
+    def _give_up(self) -> None:
+        if self._reactor.running:
+            self._reactor.stop()
+
+    # --- while it runs ---------------------------------------------------------------------------------------
+
+    async def _flush_directory(self, address: str = "") -> Json:
+        self._directory.flush(address)
+        return None
+
+    async def _clear_counters(self, keep_stored: bool = False) -> Json:
+        for recorder in self._recorders.values():
+            recorder.clear(keep_stored)
+        return None
+
+    async def _reload(self, config: Config) -> None:
+        self._router.reconfigure(config)
+        self._directory.flush("")
+
+    def _reopen(self) -> None:
+        for recorder in self._recorders.values():
+            recorder.reopen()
+
+    # --- stop ------------------------------------------------------------------------------------------------
+
+    async def _stop(self) -> None:
+        ended = [port.stopListening() for port in self._ports]
+        await DeferredList([each for each in ended if each is not None], consumeErrors=True)
+        for part in (getattr(self, "_drops", None), getattr(self, "_rolling", None)):
+            if part is not None:
+                part.stopService()
+        grace = max(1.0, self._config.server.drain_s / 2)
+        await DeferredList([factory.drain(grace) for factory in self._factories], consumeErrors=True)
+        await self.queue.stopService()
+        await DeferredList([Deferred.fromCoroutine(channel.stop()) for channel in self._channels], consumeErrors=True)
+        for recorder in self._recorders.values():
+            recorder.close()
+        await self._server.stop()
+
+    def stopService(self) -> Deferred[None]:
+        """Fires when what was in flight is recorded and everything is in files."""
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())

@@ -1,0 +1,93 @@
+"""The daily rollover of the transaction log, and the one on demand."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+from qmailpy.config.schema import Config
+from qmailpy.control.client import Json, call_all
+from qmailpy.disk.files import Files
+from qmailpy.errors import CommandError
+from qmailpy.queue.shard import InThread
+from qmailpy.records.logfile import roll
+
+
+def seconds_until(clock: str, now: float) -> float:
+    """
+    How long until it is next that time of day here.
+
+    @param clock: C{HH:MM}, local time.
+    @param now: seconds since the epoch.
+    @return: more than 0.
+    """
+    hour, _, minute = clock.partition(":")
+    here = time.localtime(now)
+    for day in (0, 1, 2):  # mktime knows about days of 23 and 25 hours
+        then = time.mktime((here.tm_year, here.tm_mon, here.tm_mday + day, int(hour), int(minute), 0, 0, 0, -1))
+        if then > now:
+            return then - now
+    return 86400.0
+
+
+class Rolling(Service):
+    """Rolls for the whole node; the first mail worker has it."""
+
+    _log = Logger()
+
+    def __init__(
+        self, reactor: IReactorTime, config: Config, files: Files, reopen: Callable[[], None], in_thread: InThread
+    ) -> None:
+        """@param reopen: has this process's recorders open the log again."""
+        self._reactor = reactor
+        self._config = config
+        self._files = files
+        self._reopen = reopen
+        self._in_thread = in_thread
+        self._call: IDelayedCall | None = None
+
+    def startService(self) -> None:
+        super().startService()
+        self._arm()
+
+    def stopService(self) -> None:
+        super().stopService()
+        if self._call is not None and self._call.active():
+            self._call.cancel()
+
+    def _arm(self) -> None:
+        if self._config.log.roll:
+            self._call = self._reactor.callLater(seconds_until(self._config.log.roll, time.time()), self._ring)
+
+    def _ring(self) -> None:
+        self._in_thread(self._thd_roll).addCallbacks(
+            lambda _: self._rolled(), lambda failure: self._log.error("log rollover: {why}", why=failure.value)
+        )
+        self._arm()
+
+    def _thd_roll(self) -> None:
+        roll(self._files, self._config.path("log"))
+
+    def _rolled(self) -> None:
+        self._reopen()
+        if self._config.server.workers > 1:
+            self._in_thread(self._thd_tell).addErrback(
+                lambda failure: self._log.error("log rollover: {why}", why=failure.value)
+            )
+
+    def _thd_tell(self) -> Any:
+        try:
+            return call_all(self._config.home, "mta", "log.reopen")
+        except CommandError as problem:
+            self._log.error("log rollover: {why}", why=str(problem))
+
+    async def roll(self) -> Json:
+        """The control method: now."""
+        await self._in_thread(self._thd_roll)
+        self._rolled()
+        return None
