@@ -42,11 +42,9 @@ class _Attempt:
 
     def note(self, disposition: Disposition) -> None:
         """
-        How one more peer failed. A temporary failure is remembered above a permanent one, since the host that it struck
-        might have taken the mail; a failure met above one remembered.
+        How one more peer failed.
         """
-        known = self.last is not None and _met(self.last)
-        if not known or _met(disposition):
+        if self.last is None or _weight(disposition) >= _weight(self.last):
             self.last = disposition
 
     def for_left(self) -> Transaction:
@@ -199,9 +197,14 @@ def _of_trouble(trouble: Trouble, judged: Judgement, peer: Peer, session: Sessio
     )
 
 
-def _met(disposition: Disposition) -> bool:
-    """Whether this is a temporary failure of a host that was really tried."""
-    return disposition.verdict is Verdict.DEFERRED and disposition.retry_after is None
+def _weight(disposition: Disposition) -> int:
+    """
+    Which of several peers' failures is told: a temporary one above a permanent one, since that host might have taken the
+    mail; one met above one remembered.
+    """
+    if disposition.verdict is not Verdict.DEFERRED:
+        return 0
+    return 1 if disposition.retry_after is not None else 2
 
 
 def _skipped(why: str, seconds: float, peer: Peer) -> Disposition:

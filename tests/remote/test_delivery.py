@@ -265,6 +265,20 @@ class DeliveryTests(SynchronousTestCase):
         [found] = self.send(world, where=FAR)
         self.assertEqual((found.verdict, found.reply.code), (R, 521))
 
+    def test_a_temporary_failure_of_one_host_outweighs_a_permanent_one_of_another(self) -> None:
+        """In either order: that host might have taken the mail, also when it was passed over this time."""
+        for first, second in (("451 4.3.0 later", "554 5.3.2 no"), ("554 5.3.2 no", "451 4.3.0 later")):
+            world = World(two_hosts())
+            world.network.host("192.0.2.1", {"CONNECT": first})
+            world.network.host("192.0.2.2", {"CONNECT": second})
+            [found] = self.send(world, where=FAR)
+            self.assertEqual((found.verdict, found.reply.enhanced), (Q, "4.3.0"))
+            number = 1 if first.startswith("451") else 2
+            world.memory.failed(Peer(f"mx{number}.example", f"192.0.2.{number}", 25), "dead")
+            [found] = self.send(world, where=FAR)
+            self.assertEqual((found.verdict, found.reply.enhanced), (Q, "4.4.1"))
+            self.assertIn("skipping", found.diagnostic)
+
     def test_a_dead_host_is_passed_over_for_a_while(self) -> None:
         """With the ancestor's diagnostic, and longer after each failure."""
         world = World()
@@ -403,6 +417,16 @@ class DeliveryTests(SynchronousTestCase):
         for name in ("one.example", "two.example"):
             self.send(world, where=destination(name, 25, trusted=False))
         self.assertEqual((sink.log.connections, len(sink.log.messages)), (1, 2))
+
+    def test_a_stale_connection_of_another_domain_is_replaced_too(self) -> None:
+        """It was found by its peer; what had gone wrong with it says nothing of the host."""
+        resolver = TablesResolver(addresses={"one.example": ["192.0.2.1"]}, mx={"two.example": [(1, "one.example")]})
+        world = World(resolver)
+        sink = world.network.host("192.0.2.1", {"MAIL": ["250 ok", "421 4.7.0 enough", "250 ok"]})
+        for name in ("one.example", "two.example"):
+            [found] = self.send(world, where=destination(name, 25, trusted=False))
+            self.assertEqual(found.verdict, D)
+        self.assertEqual(sink.log.connections, 2)
 
     def test_a_relay_is_tried_host_by_host_without_the_dns(self) -> None:
         """Even on this machine, being the administrator's own word."""
