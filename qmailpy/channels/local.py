@@ -16,6 +16,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from functools import partial
 
+from attrs import evolve
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -188,7 +189,11 @@ class LocalChannel:
             return Disposition(verdict=verdict, reply=routed.reply)
         if any((one.channel, one.address) == (self.name, recipient.address) for one in routed.recipients):
             return _AMISS  # and back to us it would come
-        return Disposition(verdict=Verdict.FORWARDED, reply=Reply(250, "2.1.5", "Forwarded"), onward=routed.recipients)
+        onward = tuple(
+            evolve(one, original=recipient.original, orcpt=recipient.orcpt, notify=recipient.notify)
+            for one in routed.recipients
+        )
+        return Disposition(verdict=Verdict.FORWARDED, reply=Reply(250, "2.1.5", "Forwarded"), onward=onward)
 
 
 def _delivery(job: Job, number: int, recipient: Recipient, mailbox: Mailbox) -> Delivery:

@@ -119,7 +119,7 @@ class LocalChannelTests(SynchronousTestCase):
         self.router.later[ANN] = remote("x@example.com")
         found = self.dequeue(make_job(ANN))
         self.assertEqual([one.verdict for one in found], [Verdict.FORWARDED])
-        self.assertEqual([one.address for one in found[0].onward], ["x@example.com"])
+        self.assertEqual([(one.address, one.original) for one in found[0].onward], [("x@example.com", ANN)])
 
     def test_an_alias_that_leads_back_here_is_deferred(self) -> None:
         """Directory and rules disagree: the mail waits, it does not go round."""
