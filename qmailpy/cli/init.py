@@ -225,7 +225,8 @@ def _elsewhere(etc: str | None) -> Iterator[None]:
 def _fill(home: str, text: str, config: Config, choices: HomeChoices, now: datetime.datetime, etc: str | None) -> Made:
     from qmailpy.cli.certificate import CERTIFICATE, KEY, self_signed
     from qmailpy.directory.setup import create as create_directory
-    from qmailpy.stats.lanes import create as create_counters
+    from qmailpy.stats.counters import Sizes
+    from qmailpy.stats.counters import create as create_counters
 
     files = RealFiles()
     for name, mode in DIRECTORIES.items():
@@ -243,7 +244,7 @@ def _fill(home: str, text: str, config: Config, choices: HomeChoices, now: datet
         replace(files, os.path.join(home, name), octets)
         os.chmod(os.path.join(home, name), mode & 0o700 if choices.unprivileged else mode)
     password = create_directory(home, config.directory.base, choices.domain)
-    create_counters(os.path.join(home, "run", "counters"))
+    create_counters(os.path.join(home, "run", "counters"), Sizes())
     path = os.path.join(home, "etc", FILE_NAME)  # last: a home is whole when it has its configuration
     replace(files, path, text.encode())
     os.chmod(path, 0o600 if choices.unprivileged else 0o644)
