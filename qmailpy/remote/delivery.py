@@ -199,8 +199,8 @@ def _of_trouble(trouble: Trouble, judged: Judgement, peer: Peer, session: Sessio
 
 def _weight(disposition: Disposition) -> int:
     """
-    Which of several peers' failures is told: a temporary one above a permanent one, since that host might have taken the
-    mail; one met above one remembered.
+    Which of several peers' failures is told: a temporary one above a permanent one, since that host might have taken
+    the mail; one met above one remembered.
     """
     if disposition.verdict is not Verdict.DEFERRED:
         return 0
