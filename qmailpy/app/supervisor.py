@@ -249,7 +249,7 @@ class Supervisor:
         if self._stopped is not None:
             self._stop_next()
             return
-        if self._patience is not None and all(kept.state is State.READY for kept in self._of(self._started[-1])):
+        if all(kept.state is State.READY for kept in self._of(self._started[-1])):
             self._next_rank()
         if self.ready and self._on_ready is not None:
             tell, self._on_ready = self._on_ready, None

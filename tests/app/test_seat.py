@@ -67,7 +67,10 @@ class Locks(SynchronousTestCase):
 
     def test_a_link_in_place_of_the_lock_is_not_followed(self) -> None:
         """HOME/run belongs to the unprivileged user; the supervisor may be root."""
-        os.symlink("/nowhere/else", os.path.join(self.home, "run", "lock"))
+        elsewhere = os.path.join(self.home, "elsewhere")
+        with open(elsewhere, "w"):
+            pass
+        os.symlink(elsewhere, os.path.join(self.home, "run", "lock"))
         self.assertRaises(CommandError, acquire, self.home)
 
     def test_a_missing_home_is_one_line(self) -> None:
@@ -185,7 +188,7 @@ class Log(SynchronousTestCase):
 
     def test_a_link_or_a_second_name_is_refused(self) -> None:
         """HOME/log belongs to the unprivileged user; root must not write elsewhere."""
-        path, target = self.mktemp(), self.mktemp()
+        path, target = self.mktemp(), os.path.abspath(self.mktemp())
         with open(target, "w"):
             pass
         os.symlink(target, path)
