@@ -62,16 +62,23 @@ class LdapServerFactory(ServerFactory):
         self.in_thread = in_thread
         self.hash_in_thread = hash_in_thread or in_thread
         self.changed = changed
-        self.connections = 0
+        self.connections: set[LdapServer] = set()
         self.most = 500
         self.anonymous_s = 60.0
         self.idle_s = 3600.0
 
     def buildProtocol(self, addr: object) -> LdapServer | None:
-        if self.connections >= self.most:
+        if len(self.connections) >= self.most:
             return None
-        self.connections += 1
-        return LdapServer(self)
+        made = LdapServer(self)
+        self.connections.add(made)
+        return made
+
+    def end_all(self) -> None:
+        """End every connection at once, whatever is under way."""
+        for one in list(self.connections):
+            if one.connected:
+                one.transport.abortConnection()
 
 
 class LdapServer(BaseLDAPServer, TimeoutMixin):  # type: ignore[misc]  # ldaptor has no types
@@ -100,7 +107,7 @@ class LdapServer(BaseLDAPServer, TimeoutMixin):  # type: ignore[misc]  # ldaptor
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
-        self.factory.connections -= 1
+        self.factory.connections.discard(self)
         self.setTimeout(None)
         self._waiting.clear()
 

@@ -34,16 +34,15 @@ class DirectoryThreads(Service):
 
     def __init__(self, reactor: Any, lookups: int = 2, hashing: int = 2) -> None:
         """@param reactor: needs callFromThread."""
-        self._pools = {
-            "lookup": ThreadPool(0, lookups, "directory"),
-            "hash": ThreadPool(0, hashing, "password"),
-        }
+        self._sizes = {"lookup": lookups, "hash": hashing}
+        self._pools: dict[str, ThreadPool] = {}
         self._run: Callable[..., Deferred[Any]] = partial(deferToThreadPool, reactor)
 
     def startService(self) -> None:
         super().startService()
-        for pool in self._pools.values():
-            pool.start()
+        for name, size in self._sizes.items():
+            self._pools[name] = ThreadPool(0, size, f"directory {name}")  # a pool cannot be started twice
+            self._pools[name].start()
 
     def stopService(self) -> None:
         """Returns when what was under way is done: tens of milliseconds at most."""
@@ -58,6 +57,17 @@ class DirectoryThreads(Service):
     def hash(self, function: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
         """An L{InThread} for passwords."""
         return self._run(self._pools["hash"], function, *arguments)
+
+
+class _Connections(Service):
+    """Ends the clients' connections when the server stops: after the ports, before the threads."""
+
+    def __init__(self, factory: LdapServerFactory) -> None:
+        self._factory = factory
+
+    def stopService(self) -> None:
+        super().stopService()
+        self._factory.end_all()
 
 
 def socket_path(home: str) -> str:
@@ -81,9 +91,9 @@ def server_service(
     whole = MultiService()
     threads = DirectoryThreads(reactor)
     threads.setServiceParent(whole)
-    factory = LdapServerFactory(
-        reactor, Store(setup.store_path(config.home)), config.directory.base, threads.lookup, threads.hash, changed
-    )
+    store = Store(setup.store_path(config.home))
+    factory = LdapServerFactory(reactor, store, config.directory.base, threads.lookup, threads.hash, changed)
+    _Connections(factory).setServiceParent(whole)
     if endpoints is None:
         endpoints = [UNIXServerEndpoint(reactor, socket_path(config.home), mode=0o600, wantPID=True)]
         if config.directory.endpoint:
