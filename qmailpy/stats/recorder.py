@@ -87,6 +87,11 @@ class Recorder:
         """The lane's values since its first day, up to the last flush; not to be changed."""
         return self._table
 
+    @property
+    def behind(self) -> bool:
+        """See L{IRecorder}."""
+        return bool(self._waiting or self._buffer)
+
     def write(self, records: Iterable[LogRecord]) -> None:
         """See L{IRecorder.write}."""
         self._buffer += records

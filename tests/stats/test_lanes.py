@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import random
 import threading
+from typing import Any
 
 from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
+from qmailpy.stats import counters, lanes
 from qmailpy.stats.counters import (
     HEADER_OCTETS,
     CountersError,
@@ -212,6 +214,24 @@ class LaneTests(SynchronousTestCase):
         finally:
             stop.set()
             writer.join()
+
+    def test_a_lane_says_that_it_is_being_changed(self) -> None:
+        """Deterministic: looked at from within each kind of change."""
+        lane = self.lane()
+        lane.store(rows(a=1), ["a"], Position())
+        store_row = counters.store_row
+        seen: list[bool] = []
+
+        def look(*arguments: Any, **more: Any) -> None:
+            seen.append(thd_read(self.path)[1][0].settled)
+            store_row(*arguments, **more)
+
+        self.patch(counters, "_READ_TRIES", 2)
+        self.patch(lanes, "store_row", look)
+        lane.store(rows(a=2), ["a"], Position())
+        lane.clear(rows(a=2), Position(), keep_stored=False)
+        self.assertEqual(seen, [False] * 3)
+        self.assertTrue(thd_read(self.path)[1][0].settled)
 
     def test_an_owner_killed_in_a_change_is_told_apart(self) -> None:
         lane = self.lane()

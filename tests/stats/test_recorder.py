@@ -9,7 +9,7 @@ import random
 import shutil
 import tempfile
 from collections.abc import Sequence
-from typing import cast
+from typing import Literal, cast
 
 from attrs import evolve
 from hypothesis import given, settings
@@ -24,13 +24,13 @@ from qmailpy.interfaces import BooksCheckpoint, IRecorder
 from qmailpy.records.logfile import CUMULATIVE, CURRENT, YESTERDAY, roll
 from qmailpy.records.reading import lines
 from qmailpy.records.record import Action, LogRecord, QueueFile
-from qmailpy.records.text import LineFormat, Unreadable
+from qmailpy.records.text import TORN, LineFormat, Unreadable
 from qmailpy.stats.counters import shown, thd_read
 from qmailpy.stats.fold import apply
 from qmailpy.stats.items import RECEIVED, STORED, Table
 from qmailpy.stats.lanes import Lane
 from qmailpy.stats.recorder import Recorder
-from qmailpy.testing.crashdisk import CrashDisk, Survivors
+from qmailpy.testing.crashdisk import CrashDisk
 from tests.stats import strategies
 
 LOG = "/home/log"
@@ -266,10 +266,25 @@ class RecorderTests(SynchronousTestCase):
             disk.truncate(handle, disk.size(handle) - 3)  # in the queue time: what is left would be a record
             again, found = home.start(BooksCheckpoint(0, 0, 0, {}), alone=alone)
             self.assertEqual(len(found), 1)
+            self.assertEqual(disk.read(f"{LOG}/{CURRENT}").count(TORN), 0 if alone else 1)
             again.write([dequeue(1)])
             again.flush()
             self.assertEqual(again.table, recorder.table)
             self.assertEqual(folded(logged(disk)), recorder.table)
+
+    def test_a_line_glued_to_a_torn_one_of_another_lane_counts(self) -> None:
+        """The other process was killed in the middle of its write, while ours went on."""
+        recorder, _ = self.home.start()
+        handle = self.disk.open(f"{LOG}/{CURRENT}", append=True)
+        recorder.write([enqueue(1)])
+        recorder.flush()
+        whole = self.disk.read(f"{LOG}/{CURRENT}").replace(b".0.1 ", b".1.77 ")
+        self.disk.append(handle, whole[:-20])
+        recorder.write([dequeue(1)])
+        recorder.flush()
+        again, found = self.home.start(BooksCheckpoint(0, 0, 0, {}))
+        self.assertEqual([record.action for record in found], [Action.ENQUEUED, Action.DEQUEUED])
+        self.assertEqual(again.table, recorder.table)
 
     def test_a_log_that_lost_more_than_it_may_does_not_stop_the_start(self) -> None:
         recorder, _ = self.home.start()
@@ -390,7 +405,7 @@ class RecorderTests(SynchronousTestCase):
                             durable, covered = point, in_order(disk)
                             disk.heal()
                 disk.heal()
-                survivors: Survivors = chance.choice(["none", "all", chance])
+                survivors: random.Random | Literal["none", "all"] = chance.choice(["none", "all", chance])
                 home.disk = disk = disk.reboot(survivors) if power else disk.kill()
             recorder, found = home.start(durable)
             known = {key(record) for record in [*covered, *found]}

@@ -1,0 +1,219 @@
+"""
+Do the books balance? The counters against the fold of the transaction log since the last clear.
+
+Each lane is compared by itself: the lines of the lane behind its last clear, up to the line its counters stand for, are
+folded and must give the counters, item by item; and for every channel Received = Delivered + Stored. Works beside a
+running daemon: lines newer than the counters read are left out. One pass over mail.log, yesterday and current, from
+where the oldest clear was if that can be told.
+
+What options leave out of the log cannot be compared and is named: without C{process} nothing, without C{filename} only
+recipients, without C{queue_time} no queue times, without C{connections} no associations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from attrs import define, field, frozen
+
+from qmailpy.config.schema import LogConfig
+from qmailpy.disk.files import Files
+from qmailpy.records.logfile import CUMULATIVE, CURRENT, YESTERDAY, file_number
+from qmailpy.records.reading import lines
+from qmailpy.records.text import LineFormat, Unreadable
+from qmailpy.stats.counters import LaneState
+from qmailpy.stats.fold import apply, balanced, restart_lowest
+from qmailpy.stats.items import (
+    FIRST_COUNT,
+    FIRST_TIME_MS,
+    IN_ASSOCIATIONS,
+    ITEMS,
+    LOWEST,
+    OUT_ASSOCIATIONS,
+    QUEUE_COUNT,
+    QUEUE_TIME_MS,
+    STORED,
+    Table,
+    zeros,
+)
+
+_TIMES = (QUEUE_TIME_MS, QUEUE_COUNT, FIRST_TIME_MS, FIRST_COUNT)
+_SHOWN = 200
+"""Differences that are listed; more are counted."""
+
+
+@frozen(kw_only=True)
+class Verdict:
+    """What a verification found."""
+
+    equal: bool
+    differences: tuple[str, ...]  # one line each; at most _SHOWN and a last one that counts the others
+    notes: tuple[str, ...]  # what could not be compared, and what was odd in the log
+    records: int  # lines that were folded
+    unreadable: int  # lines that are no records (torn ones among them)
+
+
+@define
+class _Lane:
+    """A lane while the log is read."""
+
+    state: LaneState
+    last: int
+    table: Table
+    gaps: list[str] = field(factory=list)
+    missing: int = 0
+
+
+def thd_verify(files: Files, directory: str, options: LogConfig, lanes: list[LaneState]) -> Verdict:
+    """
+    Compare. Blocks, for as long as the log is.
+
+    @param directory: HOME/log.
+    @param options: those the log was written with.
+    @param lanes: as read just now.
+    @raise OSError: the log cannot be read.
+    """
+    if not options.process:
+        return Verdict(
+            equal=False,
+            differences=("the log has no process field (option process): its lines cannot be told apart by lane",),
+            notes=(),
+            records=0,
+            unreadable=0,
+        )
+    books = {lane.name: _open(lane) for lane in lanes}
+    records = unreadable = 0
+    form = LineFormat(options)
+    for line in _lines(files, directory, lanes):
+        try:
+            record = form.record(line)
+        except Unreadable:
+            unreadable += 1
+            continue
+        book = books.get(record.lane)
+        if book is None or not book.last < record.sequence <= book.state.position.sequence:
+            continue
+        if record.sequence != book.last + 1:
+            _note_gap(book, record.sequence - 1)
+        book.last = record.sequence
+        apply(book.table, record)
+        records += 1
+    differences: list[str] = []
+    notes = _left_out(options)
+    if unreadable:
+        notes.append(f"{unreadable} lines of the log are no records (torn by a crash, or written with other options)")
+    for book in books.values():
+        if book.last < book.state.position.sequence:
+            _note_gap(book, book.state.position.sequence)
+        lane_differences = _compare(book, _skipped(options))
+        differences += lane_differences
+        (differences if lane_differences else notes).extend(book.gaps)
+        if not book.state.settled:
+            notes.append(f"lane {book.state.name}: its owner died in the middle of a change; start the daemon once")
+    if len(differences) > _SHOWN:
+        differences[_SHOWN:] = [f"and {len(differences) - _SHOWN} more"]
+    return Verdict(
+        equal=not differences,
+        differences=tuple(differences),
+        notes=tuple(notes),
+        records=records,
+        unreadable=unreadable,
+    )
+
+
+def _open(lane: LaneState) -> _Lane:
+    """The lane's books at its last clear: what was counted then, to go on from."""
+    table = {channel: list(row) for channel, row in lane.baseline.table.items()}
+    restart_lowest(table)
+    return _Lane(state=lane, last=lane.baseline.position.sequence, table=table)
+
+
+def _note_gap(book: _Lane, last: int) -> None:
+    first = book.last + 1
+    book.missing += last - book.last
+    name = book.state.name
+    if len(book.gaps) >= 20:
+        return
+    if book.last == book.state.baseline.position.sequence:
+        book.gaps.append(
+            f"lane {name}: the log does not reach back to the last clear: it begins behind line {last}, "
+            f"lines from {first} on are needed"
+        )
+    elif last == book.state.position.sequence:
+        book.gaps.append(f"lane {name}: the log ends at line {first - 1}, the counters stand for line {last}")
+    else:
+        book.gaps.append(f"lane {name}: the log lacks the lines {first} to {last}")
+
+
+def _compare(book: _Lane, skipped: frozenset[int]) -> list[str]:
+    name = book.state.name
+    found = []
+    for channel in sorted(set(book.table) | set(book.state.table)):
+        counted = book.state.table.get(channel)
+        if counted is None:
+            found.append(f"lane {name}: channel {channel} is in the log and has no counters")
+            continue
+        folded = book.table.get(channel) or zeros()
+        start = book.state.baseline.table.get(channel) or zeros()
+        for index, item in enumerate(ITEMS):
+            if index in skipped or counted[index] == folded[index]:
+                continue
+            before = start[index] if index < LOWEST else start[STORED + index - LOWEST]
+            found.append(
+                f"lane {name}: {channel} {item}: counted {counted[index] - before}, in the log {folded[index] - before}"
+            )
+        if not balanced(counted):
+            found.append(f"lane {name}: {channel}: Received is not Delivered + Stored")
+    return found
+
+
+def _skipped(options: LogConfig) -> frozenset[int]:
+    """Items that cannot be told from a log with these options."""
+    skipped: set[int] = set()
+    if not options.filename:
+        skipped |= {index for index, item in enumerate(ITEMS) if item.endswith(("_messages", "_blocks"))}
+    if not options.filename or not options.queue_time:
+        skipped |= set(_TIMES)
+    if not options.connections:
+        skipped |= {IN_ASSOCIATIONS, OUT_ASSOCIATIONS}
+    return frozenset(skipped)
+
+
+def _left_out(options: LogConfig) -> list[str]:
+    found = []
+    if not options.filename:
+        found.append("messages, blocks and queue times are not compared: the log has no file field (option filename)")
+    elif not options.queue_time:
+        found.append("queue times are not compared: they are not in the log (option queue_time)")
+    if not options.connections:
+        found.append("associations are not compared: they are not in the log (option connections)")
+    return found
+
+
+def _lines(files: Files, directory: str, lanes: list[LaneState]) -> Iterator[bytes]:
+    """The log from the oldest clear on, or from its beginning."""
+    handles: list[int] = []
+    try:
+        for name in (CURRENT, YESTERDAY, CUMULATIVE):  # the newest first: a roll meanwhile moves lines to the next
+            path = f"{directory}/{name}"
+            if files.exists(path):
+                handles.insert(0, files.open(path))
+        start, offset = _start(files, handles, lanes)
+        for handle in handles[start:]:
+            yield from lines(files, handle, offset)
+            offset = 0
+    finally:
+        for handle in handles:
+            files.close(handle)
+
+
+def _start(files: Files, handles: list[int], lanes: list[LaneState]) -> tuple[int, int]:
+    """The file (an index) and the offset of the oldest clear, if the log's files of now tell it."""
+    numbers = [file_number(files, handle) for handle in handles]
+    found: list[tuple[int, int]] = []
+    for lane in lanes:
+        position = lane.baseline.position
+        if not position.file or position.file not in numbers:
+            return 0, 0
+        found.append((numbers.index(position.file), position.offset))
+    return min(found, default=(0, 0))
