@@ -1,0 +1,80 @@
+"""qmailpy log."""
+
+from __future__ import annotations
+
+import os
+from types import SimpleNamespace
+
+from click.testing import CliRunner, Result
+from twisted.trial.unittest import SynchronousTestCase
+
+from qmailpy.cli import log as module
+from qmailpy.cli.log import log
+from qmailpy.disk.files import RealFiles
+from qmailpy.errors import CommandError
+
+
+class LogTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.home = os.path.abspath(self.mktemp())
+        os.makedirs(f"{self.home}/log")
+
+    def write(self, octets: bytes) -> None:
+        with open(f"{self.home}/log/mail.log_current", "ab") as file:
+            file.write(octets)
+
+    def call(self, *words: str) -> Result:
+        return CliRunner().invoke(log, list(words), obj=SimpleNamespace(home=self.home))
+
+    def test_tail_shows_the_last_lines(self) -> None:
+        self.write(b"".join(b"%d\n" % number for number in range(20)))
+        self.assertEqual(self.call("tail").output, "".join(f"{number}\n" for number in range(10, 20)))
+        self.assertEqual(self.call("tail", "-n", "2").output, "18\n19\n")
+        self.assertEqual(self.call("tail", "-n", "0").output, "")
+
+    def test_tail_is_safe_for_a_terminal(self) -> None:
+        """Even where somebody else wrote the line."""
+        self.write(b"\x1b[2J\xff\n")
+        self.assertEqual(self.call("tail").output, "\\x1b[2J\ufffd\n")
+
+    def test_following_shows_what_comes_over_a_roll(self) -> None:
+        steps = iter([lambda: self.write(b"2\n"), lambda: self.call("roll"), lambda: self.write(b"3\n"), lambda: None])
+
+        def sleep(seconds: float) -> None:
+            step = next(steps, None)
+            if step is None:
+                raise KeyboardInterrupt
+            step()
+
+        self.patch(module, "time", SimpleNamespace(sleep=sleep))
+        self.write(b"1\n")
+        result = self.call("tail", "-f")
+        self.assertEqual((result.output, result.exit_code), ("1\n2\n3\n", 0))
+
+    def test_following_waits_for_a_log(self) -> None:
+        steps = iter([lambda: self.write(b"1\n"), lambda: None])
+
+        def sleep(seconds: float) -> None:
+            step = next(steps, None)
+            if step is None:
+                raise KeyboardInterrupt
+            step()
+
+        self.patch(module, "time", SimpleNamespace(sleep=sleep))
+        self.assertIsInstance(self.call("tail").exception, CommandError)
+        self.assertEqual(self.call("tail", "-f").output, "1\n")
+
+    def test_roll(self) -> None:
+        self.write(b"1\n")
+        self.assertEqual(self.call("roll").exit_code, 0)
+        self.write(b"2\n")
+        self.assertEqual(self.call("roll").exit_code, 0)
+        names = ("mail.log", "mail.log_yesterday", "mail.log_current")
+        self.assertEqual([RealFiles().read(f"{self.home}/log/{name}") for name in names], [b"1\n", b"2\n", b""])
+
+    def test_roll_says_why_not(self) -> None:
+        handle = RealFiles().lock(f"{self.home}/log/mail.log_lock")
+        self.assertEqual(str(self.call("roll").exception), "another process is rolling the log")
+        os.close(handle)
+        self.home += "/none"
+        self.assertEqual(str(self.call("roll").exception), "there is no log directory: is it a home?")
