@@ -126,8 +126,7 @@ def run(arguments: Sequence[str], name: str = "qmailpy") -> int:
         click.echo(error.format_message(), err=True)
         return 2
     except click.UsageError as error:
-        hint = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
-        print_error(error.format_message() + hint)
+        print_error(f"{error.format_message()} (see {error.ctx.command_path if error.ctx else name} --help)")
         return 2
     except click.ClickException as error:
         print_error(error.format_message())

@@ -1,0 +1,175 @@
+"""C{qmailpy check} and C{qmailpy config}."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import shutil
+import tomllib
+from unittest import mock
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from qmailpy.cli.certificate import self_signed
+from qmailpy.cli.init import make_home
+from qmailpy.config.template import HomeChoices
+from tests.cli.running import Outcome, invoke
+
+NOW = datetime.datetime.now(datetime.UTC)
+
+
+class HomeCase(SynchronousTestCase):
+    """With a home of its own."""
+
+    def setUp(self) -> None:
+        import grp
+        import pwd
+
+        self.home = os.path.abspath(self.mktemp())
+        user, group = pwd.getpwuid(os.geteuid()).pw_name, grp.getgrgid(os.getegid()).gr_name
+        choices = HomeChoices(
+            hostname="mx.example.org", domain="example.org", unprivileged=True, user=user, group=group
+        )
+        with mock.patch("qmailpy.directory.setup.create", return_value="x"):
+            make_home(self.home, choices, None, NOW)
+        self.file = os.path.join(self.home, "etc", "qmailpy.toml")
+
+    def run_command(self, *arguments: str) -> Outcome:
+        return invoke("--home", self.home, *arguments)
+
+    def text(self) -> str:
+        with open(self.file, encoding="utf-8") as source:
+            return source.read()
+
+    def change(self, old: str, new: str) -> None:
+        text = self.text()
+        self.assertIn(old, text)
+        with open(self.file, "w", encoding="utf-8") as target:
+            target.write(text.replace(old, new, 1))
+
+
+class CheckTests(HomeCase):
+    """C{qmailpy check}."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        os.makedirs(os.path.join(self.home, "directory"), exist_ok=True)
+
+    def test_a_good_home_is_called_good(self) -> None:
+        self.assertEqual(self.run_command("check"), Outcome(status=0, out=f"{self.file} is good\n", err=""))
+
+    def test_every_error_is_a_line_and_the_status_is_1(self) -> None:
+        self.change("workers = 1", "workers = -1")
+        self.change("roll_s", "rol_s")
+        found = self.run_command("check")
+        self.assertEqual((found.status, found.out), (1, ""))
+        lines = found.err.splitlines()
+        self.assertEqual(len(lines), 2)
+        self.assertRegex(
+            lines[0], rf"^{self.file}:\d+: \[server\] workers: -1 is out of range; right would be 0 to 256$"
+        )
+        self.assertRegex(lines[1], r'\[queue\] rol_s: is not known; did you mean "roll_s"\?$')
+        self.assertEqual(json.loads(self.run_command("check", "--json").out)["errors"], lines)
+
+    def test_directories_that_cannot_be_used_are_errors(self) -> None:
+        shutil.rmtree(os.path.join(self.home, "queue"))
+        found = self.run_command("check")
+        self.assertEqual(found.status, 1)
+        self.assertIn(f"{self.home}/queue: is no directory", found.err)
+        self.assertIn(f"{self.home}/queue/drop: is no directory", found.err)
+
+    def test_a_directory_of_somebody_else_is_an_error(self) -> None:
+        other = mock.Mock(uid=4711)
+        with mock.patch("os.geteuid", return_value=0), mock.patch("qmailpy.cli.check.owner", return_value=other):
+            found = self.run_command("check")
+        self.assertEqual(found.status, 1)
+        self.assertIn("right would be: chown -R", found.err)
+
+    def test_a_directory_that_is_not_writable_is_an_error(self) -> None:
+        with mock.patch("os.geteuid", return_value=1), mock.patch("os.access", return_value=False):
+            self.assertIn("is not writable for you", self.run_command("check").err)
+
+    def test_a_key_of_another_certificate_is_an_error_and_no_tls_a_warning(self) -> None:
+        with open(os.path.join(self.home, "tls", "key.pem"), "wb") as target:
+            target.write(self_signed("mx.example.org", NOW)[1])
+        found = self.run_command("check")
+        self.assertEqual(found.status, 1)
+        self.assertIn("cert.pem: the key is not that of the certificate", found.err)
+        os.unlink(os.path.join(self.home, "tls", "key.pem"))
+        self.assertIn("key.pem: is missing; right would be the one that belongs to", self.run_command("check").err)
+        os.unlink(os.path.join(self.home, "tls", "cert.pem"))
+        found = self.run_command("check")
+        self.assertEqual(found.status, 0)
+        self.assertIn("warning: ", found.err)
+        self.assertIn("there is no TLS without it", found.err)
+
+    def test_low_ports_and_bare_hostnames_are_warnings(self) -> None:
+        self.change("tcp:10025:interface=127.0.0.1", "tcp:25")
+        self.change('"mx.example.org"', '"mx"')
+        with mock.patch("os.geteuid", return_value=1), mock.patch("os.access", return_value=True):
+            found = self.run_command("check")
+        self.assertEqual(found.status, 0)
+        self.assertIn("[[listener]] smtp endpoint: port 25 needs root", found.err)
+        self.assertIn('hostname "mx" has no domain', found.err)
+
+
+class ConfigTests(HomeCase):
+    """C{qmailpy config}."""
+
+    def test_show_tells_everything_in_effect(self) -> None:
+        self.change("jitter = 0.1\n", "")
+        shown = tomllib.loads(self.run_command("config", "show").out)
+        self.assertEqual(shown["channel"]["tcp_local"]["jitter"], 0.1)
+        self.assertEqual(shown["channel"]["local"]["port"], 25)
+        self.assertEqual(json.loads(self.run_command("config", "show", "--json").out), shown)
+
+    def test_get_prints_values_so_that_a_script_can_use_them(self) -> None:
+        for key, text, value in (
+            ("server.hostname", "mx.example.org\n", "mx.example.org"),
+            ("bounce.double_bounce", "true\n", True),
+            ("trust.networks", "127.0.0.0/8\n::1/128\n", ["127.0.0.0/8", "::1/128"]),
+            ("dns", "servers = []\ntimeout_s = 10.0\n", {"servers": [], "timeout_s": 10.0}),
+        ):
+            self.assertEqual(self.run_command("config", "get", key).out, text)
+            self.assertEqual(json.loads(self.run_command("config", "get", key, "--json").out), value)
+
+    def test_a_wrong_key_is_one_line(self) -> None:
+        found = self.run_command("config", "get", "server.hostnam")
+        self.assertEqual((found.status, found.err.count("\n")), (1, 1))
+        self.assertIn('did you mean "hostname"?', found.err)
+
+    def test_set_changes_one_line_keeps_the_mode_and_says_what_next(self) -> None:
+        before = self.text().splitlines()
+        os.chmod(self.file, 0o640)
+        found = self.run_command("config", "set", "channel.tcp_local.relay", "h.example:26")
+        self.assertEqual((found.status, found.err), (0, ""))
+        self.assertIn("SIGHUP", found.out)
+        self.assertEqual(set(self.text().splitlines()) - set(before), {'relay = "h.example:26"'})
+        self.assertEqual(os.stat(self.file).st_mode & 0o777, 0o640)
+        self.assertEqual(self.run_command("config", "get", "channel.tcp_local.relay").out, "h.example:26\n")
+        told = json.loads(self.run_command("config", "set", "listener.smtp.name", "mx", "--json").out)
+        self.assertEqual((told["old"], told["new"]), ("smtp", "mx"))
+
+    def test_set_refuses_what_would_be_wrong_and_changes_nothing(self) -> None:
+        before = self.text()
+        for key, value in (
+            ("server.workers", "-1"),
+            ("listener.smtp.channel", "nowhere"),
+            ("server.nothing", "1"),
+            ("queue", "1"),
+        ):
+            found = self.run_command("config", "set", key, value)
+            self.assertEqual((found.status, found.err.count("\n")), (1, 1), found.err)
+        self.assertIn("nothing was changed", self.run_command("config", "set", "server.workers", "-1").err)
+        self.assertEqual(self.text(), before)
+        self.assertEqual(os.listdir(os.path.dirname(self.file)), ["qmailpy.toml"])
+
+    def test_set_through_a_link_replaces_what_it_stands_for(self) -> None:
+        """As C{HOME/etc} may be a link to /etc/qmailpy."""
+        real = os.path.abspath(self.mktemp())
+        os.rename(os.path.join(self.home, "etc"), real)
+        os.symlink(real, os.path.join(self.home, "etc"))
+        self.assertEqual(self.run_command("config", "set", "server.workers", "2").status, 0)
+        self.assertTrue(os.path.islink(os.path.join(self.home, "etc")))
+        self.assertEqual(self.run_command("config", "get", "server.workers").out, "2\n")
