@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import suppress
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -43,7 +44,12 @@ class Line(Protocol):
         self._messages = Unpacker(DOWN_LIMIT)
         self._host: RoleHost | None = None
         self._file: log.LogFile | None = None
+        self._ending = False
         self.status = 0
+        reactor.addSystemEventTrigger("before", "shutdown", self._end)
+
+    def _end(self) -> None:
+        self._ending = True
 
     def say(self, message: Message) -> None:
         """Send a message up."""
@@ -61,17 +67,21 @@ class Line(Protocol):
                 self._host.reopen()
 
     def connectionLost(self, reason: Failure | None = None) -> None:
-        if reason is None or not reason.check(ConnectionDone):
+        if self._ending and not (reason is not None and reason.check(ConnectionDone)):
             return  # our own end: the reactor closes what is open
+        # Also when a message broke us (the exception is the reason then): without a line we are nobody's child.
         # Even if the reactor's thread should hang from here on, the timer ends the process.
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, ORPHAN_S)
-        self.log.error("the supervisor is gone: stopping")
+        self.status = 1
+        why = reason.getErrorMessage() if reason is not None else "no reason"
+        self.log.error("the line to the supervisor is cut ({why}): stopping", why=why)
         self.stop()
 
     def stop(self) -> None:
         """End this process in an orderly way."""
-        if self._reactor.running:
+        if not self._ending:
+            self._ending = True
             self._reactor.stop()
 
     def _start(self, message: Message) -> None:
@@ -82,7 +92,8 @@ class Line(Protocol):
             )
             log.begin(self._file)
         except OSError as error:
-            print(f"no log: {error}", file=sys.stderr)  # noqa: T201 - the supervisor logs it
+            with suppress(OSError):  # the supervisor reads it, if it is still there
+                print(f"no log: {error}", file=sys.stderr)  # noqa: T201
         sockets = {
             name: tuple(BoundSocket(handle, family) for handle, family in made)
             for name, made in message["sockets"].items()
