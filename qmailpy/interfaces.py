@@ -177,6 +177,7 @@ class IRecorder(Interface):
     """
 
     lane: str = Attribute("The lane's name: the shard's.")
+    behind: bool = Attribute("Whether lines wait in memory: after L{flush} because the log cannot be written.")
 
     def write(records: Iterable[LogRecord]) -> None:
         """Add records, in order; they go out with one write(2) for everything of this reactor turn."""

@@ -323,7 +323,7 @@ class Journal:
             try:
                 for at in range(0, self._segment_octets, _FILL):
                     self._files.pwrite(handle, bytes(min(_FILL, self._segment_octets - at)), at)
-                self._files.fsync(handle)
+                self._files.fsync(handle)  # the space is ours now, and fdatasync will have no metadata to write
             finally:
                 self._files.close(handle)
             self._files.sync_directory(self._directory)

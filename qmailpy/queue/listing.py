@@ -111,5 +111,5 @@ class Listing:
                 removed=self.removed,
             )
         for warning in self._shard.shelf.warnings:
-            self._log.error("queue shard {root}: {warning}", root=self._shard.layout.root, warning=warning)
+            self._log.error("queue shard {root}: {text}", root=self._shard.layout.root, text=warning)
         self._shard.shelf.warnings.clear()

@@ -170,7 +170,7 @@ class QueueShard:
         self.short: str = ""  # what there is too little of on the disk
         self.stopping = False
         for warning in recovered.warnings:
-            self._log.error("queue shard {name}: {warning}", name=name, warning=warning)
+            self._log.error("queue shard {name}: {text}", name=name, text=warning)
         if recovered.messages or recovered.missing:
             self._log.info(
                 "queue shard {name}: the journal told of {messages} messages, {lines} log lines were made up for",

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from errno import ENOSPC
 from typing import Any
 from zlib import crc32
 
@@ -227,10 +228,9 @@ class Shard:
             self._later(0, lambda: self._compose(generation, todo, filings))
             return
         # What finished after its slice has files by then, too, and is seen again in a later generation.
-        try:
-            books = self.recorder.checkpoint()
-        except OSError as problem:
-            self._postpone(problem)
+        books = self.recorder.checkpoint()
+        if self.recorder.behind:
+            self._postpone(OSError(ENOSPC, "the transaction log cannot be written"))
             return
         checkpoint = Checkpoint(generation + 1, self.state.sequence, self.ids.highest, books)
         sequences = [(message, [(copy, copy.sequence) for copy in message.copies.values()]) for message, _ in filings]

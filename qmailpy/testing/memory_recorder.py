@@ -22,6 +22,7 @@ class MemoryRecorder:
     lane: str = "0"
     records: list[LogRecord] = field(factory=list)
     synced: int = 0
+    behind: bool = False
 
     def write(self, records: Iterable[LogRecord]) -> None:
         for record in records:

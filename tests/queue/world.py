@@ -1,7 +1,7 @@
 """
 A node's queue on a disk that can lose power: everything real but the disk, the threads, the clock and the outside.
 
-The outside takes mail for C{ok@}, refuses C{bad@}, defers C{later@} twice and C{never@} for ever, and keeps what it took.
+The outside takes mail for C{ok@}, refuses C{bad@}, defers C{later@} twice and C{never@} for ever, and keeps all.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from random import Random
+from tempfile import gettempdir
 from typing import Any, cast
+from uuid import uuid4
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
@@ -19,14 +21,20 @@ from qmailpy.channels.local import LocalChannel
 from qmailpy.channels.parts import Parts
 from qmailpy.config.schema import ChannelConfig, Config, QueueConfig, ServerConfig
 from qmailpy.errors import Temporary
-from qmailpy.interfaces import IChannel, IRecorder
+from qmailpy.interfaces import IChannel
 from qmailpy.queue.committer import StepCommitter
 from qmailpy.queue.journal import Journal
 from qmailpy.queue.service import QueueShard, Surroundings, thd_open
+from qmailpy.records.reading import lines
+from qmailpy.records.record import LogRecord
+from qmailpy.records.text import LineFormat, Unreadable
+from qmailpy.stats.fold import apply
+from qmailpy.stats.items import STORED, Table
+from qmailpy.stats.lanes import Lane
+from qmailpy.stats.recorder import Recorder
 from qmailpy.testing.crashdisk import CrashDisk, PowerCut
 from qmailpy.testing.inline import InlineThreads
 from qmailpy.testing.memory_directory import MemoryDirectory
-from qmailpy.testing.memory_recorder import MemoryRecorder
 from qmailpy.values import (
     Content,
     Disposition,
@@ -135,13 +143,23 @@ class World:
         self.clock = Clock()
         self.clock.advance(START)
         self.outside = Outside()
-        self.recorder: IRecorder = MemoryRecorder()
+        self.lives = 1
         self.accepted: dict[str, tuple[Envelope, bytes]] = {}  # id: what was told 250
         self.offered: dict[str, tuple[Envelope, bytes]] = {}  # id: what a 250 may have been about to be told of
         self.shard: QueueShard | None = None
 
     def up(self, replay: bool = True) -> QueueShard:
         """Start. A power cut comes as an exception."""
+        self.recorder = Recorder(
+            self.clock,
+            self.disk,
+            f"{HOME}/log",
+            Lane(f"{gettempdir()}/qmailpy-none-{uuid4().hex}/counters", "0", self.clock.seconds),
+            "0",
+            self.config.log,
+            process=self.lives,
+            alone=True,
+        )
         directory = MemoryDirectory(["here.example"], [f"{name}@here.example" for name in ("ann", "bob", "eve")])
         parts = Parts(
             reactor=cast(Any, self.clock),
@@ -259,7 +277,7 @@ class World:
         disk = self.disk.kill() if killed else self.disk.reboot(survivors, reorder=reorder)
         after = World(disk, self.config)
         after.clock.advance(self.clock.seconds() - START + 1)
-        after.outside, after.recorder = self.outside, self.recorder
+        after.outside, after.lives = self.outside, self.lives + 1
         after.accepted, after.offered = dict(self.accepted), dict(self.offered)
         return after
 
@@ -275,3 +293,36 @@ class World:
                 _, _, rest = octets.partition(b"\nDelivered-To: ")
                 found.append(rest.partition(b"\n")[2].replace(b"\n", b"\r\n"))
         return found
+
+    def log(self) -> list[LogRecord]:
+        """The lines of the transaction log that can be read."""
+        self.recorder.flush()
+        path = f"{HOME}/log/mail.log_current"
+        if not self.disk.exists(path):
+            return []
+        found = []
+        form = LineFormat(self.config.log, "")
+        handle = self.disk.open(path)
+        for line in lines(self.disk, handle):
+            try:
+                found.append(form.record(line))
+            except Unreadable:
+                continue
+        self.disk.close(handle)
+        return found
+
+    def actions(self) -> str:
+        """Their action letters."""
+        return "".join(record.action.value for record in self.log())
+
+    def books(self) -> tuple[Table, Table]:
+        """The fold of the log, and the counters."""
+        table: Table = {}
+        for record in self.log():
+            apply(table, record)
+        return table, self.recorder.table
+
+    def stored(self) -> dict[str, int]:
+        """Recipients queued by channel, as the counters have it."""
+        self.recorder.flush()
+        return {channel: row[STORED + 1] for channel, row in self.recorder.table.items() if row[STORED + 1]}
