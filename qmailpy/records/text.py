@@ -384,7 +384,7 @@ class LineFormat:
             reason, left = _take_reason(left)
         if options.queue_time and action in _WITH_QUEUE_TIME:
             left, _, spent = left.rpartition(" ")
-            queue_time = None if spent == "-" else int(spent[:-4]) + int(spent[-3:]) / 1000
+            queue_time = None if spent == "-" else (int(spent[:-4]) * 1000 + int(spent[-3:])) / 1000
         if options.diagnostics and action is not _E:
             diagnostic, left = _plain(left), ""
         if left:

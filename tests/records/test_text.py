@@ -128,6 +128,11 @@ class LineTests(SynchronousTestCase):
             LineFormat(BARE).record(line)
 
     def test_queue_times_are_whole_milliseconds(self) -> None:
+        for spent in range(0, 100_000, 7):
+            record = evolve(DEQUEUED, queue_time=spent / 1000)
+            self.assertEqual(
+                LineFormat(LogConfig()).record(LineFormat(LogConfig()).line(record)), evolve(record, size_octets=2048)
+            )
         self.assertEqual([milliseconds(spent) for spent in (0.0564, -3.0, None, float("nan"))], [56, 0, None, None])
 
 

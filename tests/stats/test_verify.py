@@ -130,6 +130,13 @@ class VerifyTests(SynchronousTestCase):
             found = verdict(home, options)
             self.assertEqual((found.equal, len(found.notes)), (compared, 1 if compared else 0), found)
 
+    def test_all_of_the_logs_files_are_read(self) -> None:
+        for number in range(4):
+            self.write(enqueue(number), dequeue(number))
+            roll(self.home.disk, LOG)
+        found = verdict(self.home)
+        self.assertEqual((found.equal, found.records), (True, 8))
+
     def test_a_clear_shortens_the_work(self) -> None:
         """Reading begins where the clear was."""
         self.write(*(enqueue(number) for number in range(50)))
