@@ -203,7 +203,7 @@ class _Talk:
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
-        self._input = connection.makefile("rb")
+        self._input = b""  # received and not yet read; no makefile(), which would keep the connection open
 
     def send(self, octets: bytes) -> None:
         self._connection.sendall(octets)
@@ -228,12 +228,19 @@ class _Talk:
         """
         texts: list[str] = []
         for _ in range(_LINES):
-            line = self._input.readline(_LINE).decode("utf-8", "replace").rstrip("\r\n")
-            if not line:
-                raise ConnectionResetError("the daemon ended the connection")
+            line = self._line()
             if not line[:3].isdigit() or line[3:4] not in ("", " ", "-"):
                 break
             texts.append(line[4:])
             if line[3:4] != "-":
                 return Reply(int(line[:3]), "", "\n".join(texts))
         raise ConnectionAbortedError("what answers does not speak SMTP")
+
+    def _line(self) -> str:
+        while b"\n" not in self._input and len(self._input) < _LINE:
+            octets = self._connection.recv(_LINE)
+            if not octets:
+                raise ConnectionResetError("the daemon ended the connection")
+            self._input += octets
+        line, _, self._input = self._input.partition(b"\n")
+        return line.decode("utf-8", "replace").rstrip("\r")
