@@ -48,7 +48,7 @@ class TrustedNetworks:
         if not ip:
             return False
         address = ip_address(ip)
-        return any(address in network for network in self._networks if network.version == address.version)
+        return any(address in network for network in self._networks)  # never, when the families differ
 
 
 class ClientCounts:

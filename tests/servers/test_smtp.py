@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import sys
-from typing import Any
+from typing import Any, cast
 
 from attrs import evolve
 from twisted.internet.address import IPv4Address, UNIXAddress
@@ -397,8 +398,38 @@ class WaitingTests(SmtpTestCase):
         transport = self.ready()
         self.ask(transport, MAIL + b"RCPT TO:<slow@example.org>\r\n")
         transport.lose()
+        self.assertTrue(self.router.waiting["slow@example.org"][0].called, "the question was not given up")
         self.assertEqual(self.recorder.actions(), "OC")
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_what_the_socket_does_not_take_goes_by_the_transport(self) -> None:
+        """Replies are sent at once where that works, and keep their order where it does not."""
+
+        class Socket:
+            def __init__(self) -> None:
+                self.taken: list[int | OSError] = [1000, 3]
+                self.sent = b""
+
+            def send(self, octets: bytes) -> int:
+                result = self.taken.pop(0)
+                if isinstance(result, OSError):
+                    raise result
+                self.sent += octets[:result]
+                return min(result, len(octets))
+
+        for last in (3, BlockingIOError(), BrokenPipeError()):
+            transport = self.ready()
+            fake = Socket()
+            fake.taken[1] = last
+            transport.session._direct = cast(socket.socket, fake)
+            transport.clear()
+            for _ in range(3):
+                transport.session.dataReceived(b"NOOP\r\n")
+            self.assertEqual(fake.sent + transport.value(), b"250 2.0.0 Ok\r\n" * 3)
+            self.assertEqual(fake.taken, [])
+            self.assertIs(transport.producer, transport.session)
+            self.ask(transport, b"QUIT\r\n")
+            self.assertIsNone(transport.producer)
 
     def test_a_client_that_does_not_read_is_not_read_from(self) -> None:
         transport = self.ready()

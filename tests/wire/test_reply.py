@@ -23,6 +23,11 @@ class ReplyTests(SynchronousTestCase):
     def test_text_cannot_break_a_line(self) -> None:
         self.assertEqual(encode(Reply(550, "", "a\r\n250 ok\x00\xe9")), b"550-a?\r\n550 250 ok??\r\n")
 
+    def test_a_line_has_a_greatest_length(self) -> None:
+        """RFC 5321 s.4.5.3.1.5."""
+        first, second = encode(Reply(550, "5.1.1", "x" * 900 + "\n" + "y" * 900)).splitlines(keepends=True)
+        self.assertEqual((len(first), len(second)), (LINE_OCTETS, LINE_OCTETS))
+
     @given(st.text(), st.integers(200, 599))
     def test_any_text_makes_well_formed_lines(self, text: str, code: int) -> None:
         octets = encode(Reply(code, "4.0.0", text * 9))
