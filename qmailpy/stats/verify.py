@@ -22,7 +22,7 @@ from qmailpy.records.logfile import CUMULATIVE, CURRENT, YESTERDAY, file_number
 from qmailpy.records.reading import lines
 from qmailpy.records.text import LineFormat, Unreadable
 from qmailpy.stats.counters import LaneState
-from qmailpy.stats.fold import apply, balanced, restart_lowest
+from qmailpy.stats.fold import apply, balanced
 from qmailpy.stats.items import (
     FIRST_COUNT,
     FIRST_TIME_MS,
@@ -122,9 +122,8 @@ def thd_verify(files: Files, directory: str, options: LogConfig, lanes: list[Lan
 
 
 def _open(lane: LaneState) -> _Lane:
-    """The lane's books at its last clear: what was counted then, to go on from."""
+    """The lane's books at its last clear: what was counted then, the smallest Stored being that of then."""
     table = {channel: list(row) for channel, row in lane.baseline.table.items()}
-    restart_lowest(table)
     return _Lane(state=lane, last=lane.baseline.position.sequence, table=table)
 
 

@@ -144,7 +144,7 @@ class LaneTests(SynchronousTestCase):
         lane = self.lane()
         lane.store(rows(a=1), ["a"], Position())
         size = os.path.getsize(self.path)
-        for content in (bytes(size), random.Random(1).randbytes(size)):
+        for content in (bytes(size), random.Random(1).randbytes(size), bytes(HEADER_OCTETS)):
             with open(self.path, "r+b") as file:
                 file.write(content)
             self.assertRaises(CountersError, thd_read, self.path)

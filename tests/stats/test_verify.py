@@ -158,6 +158,16 @@ class VerifyTests(SynchronousTestCase):
             min(offset for offset in reads if offset), thd_read(self.home.counters)[1][0].baseline.position.offset
         )
 
+    def test_reading_begins_where_the_oldest_clear_was(self) -> None:
+        """A lane that was never cleared needs the whole log, whatever the others say."""
+        other, _ = self.home.start(lane="1")
+        self.write(*(enqueue(number) for number in range(50)))
+        other.write([enqueue(1)])
+        other.flush()
+        other.clear(keep_stored=False)
+        found = verdict(self.home)
+        self.assertEqual((found.equal, found.records), (True, 50))
+
     def test_many_differences_are_cut_short(self) -> None:
         self.write(*(enqueue(number, f"c{number}") for number in range(60)))
         lanes = thd_read(self.home.counters)[1]
