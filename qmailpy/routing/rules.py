@@ -16,7 +16,7 @@ from attrs import frozen
 
 from qmailpy.config.schema import RuleConfig
 
-_SUBSTITUTION = re.compile(r"\$(.)", re.DOTALL)
+_SUBSTITUTION = re.compile(r"\$([01]?[A-Za-z]|\$)")
 
 
 @frozen(kw_only=True)
@@ -81,8 +81,9 @@ def _rewritten(rule: RuleConfig, local: str, domain: str) -> str:
     """
     The rule's address template filled in.
 
-    C{$U} the local part, C{$0U} and C{$1U} are not known here; C{$D} the part of the domain that the pattern matched,
-    C{$H} the rest in front of it with its dot, C{$L} the address in a literal, C{$$} a dollar.
+    C{$U} the local part, C{$0U} the same without its subaddress, C{$1U} the subaddress; C{$D} the part of the domain
+    that the pattern matched, C{$H} the rest in front of it with its dot, C{$L} the address in a literal, C{$$} a dollar.
+    Anything else stays as it is.
     """
     matched = domain
     if rule.pattern in {".", "*"}:
@@ -91,6 +92,8 @@ def _rewritten(rule: RuleConfig, local: str, domain: str) -> str:
         matched = rule.pattern.lower()
     values = {
         "U": local,
+        "0U": local.partition("+")[0] or local,
+        "1U": local.partition("+")[2],
         "D": matched.removeprefix("."),
         "H": domain[: len(domain) - len(matched)] + ("." if matched.startswith(".") else ""),
         "L": domain.strip("[]"),

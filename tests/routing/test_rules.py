@@ -75,6 +75,8 @@ class RuleTests(SynchronousTestCase):
             (".example", "$U.$D@gate", "joe@a.example", "joe.example@gate"),
             ("[]", "$U+$L@Gate", "joe@[192.0.2.1]", "joe+192.0.2.1@gate"),
             (".", "$$U-$U@x.example", "joe@y.example", "$U-joe@x.example"),
+            (".", "$0U@x.example", "joe+lists@y.example", "joe@x.example"),
+            (".", "$1U.$x@x.example", "joe+lists@y.example", "lists.$x@x.example"),
             (".", "fixed@x.example", "joe@y.example", "fixed@x.example"),
             ("old.example", "$U@new.example", '"a@b"@old.example', '"a@b"@new.example'),
             ("old.example", "$U@new.example", "$D@old.example", "$D@new.example"),
