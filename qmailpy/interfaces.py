@@ -161,7 +161,7 @@ class IResolver(Interface):
 class BooksCheckpoint:
     """A point in the transaction log up to which it is durable, and what one lane's counters were there."""
 
-    file: int  # inode of the log file
+    file: int  # number of the log file (records.logfile.file_number), below 2^63; 0 = not known
     offset: int  # octets of it
     sequence: int  # last line of the lane before that point
     counters: Mapping[str, tuple[int, ...]]  # channel: values in the order of stats.items
