@@ -82,7 +82,7 @@ def _rewritten(rule: RuleConfig, local: str, domain: str) -> str:
     The rule's address template filled in.
 
     C{$U} the local part, C{$0U} the same without its subaddress, C{$1U} the subaddress; C{$D} the part of the domain
-    that the pattern matched, C{$H} the rest in front of it with its dot, C{$L} the address in a literal, C{$$} a dollar.
+    that the pattern matched, C{$H} the rest in front of it with its dot, C{$L} the literal's address, C{$$} a dollar.
     Anything else stays as it is.
     """
     matched = domain
