@@ -74,6 +74,10 @@ class LdapServerFactory(ServerFactory):
         self.connections.add(made)
         return made
 
+    def stopFactory(self) -> None:
+        """The last port is closed: nobody is served any more."""
+        self.end_all()
+
     def end_all(self) -> None:
         """End every connection at once, whatever is under way."""
         for one in list(self.connections):

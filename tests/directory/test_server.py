@@ -403,6 +403,18 @@ class BearingTests(ServerTestCase):
         self.clock.advance(61)
         self.assertTrue(transport.disconnecting)
 
+    def test_connections_end_with_the_last_port(self) -> None:
+        factory = self.endpoint.factory
+        for _ in range(2):
+            factory.doStart()
+        connection = self.connect()
+        factory.doStop()
+        self.endpoint.flush()
+        self.assertTrue(connection.open)
+        factory.doStop()
+        self.endpoint.flush()
+        self.assertFalse(connection.open)
+
     def test_too_many_connections_are_not_taken(self) -> None:
         factory = self.endpoint.factory
         factory.most = 1
