@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Any, cast
 
 from twisted.application.service import Service
 from twisted.internet.interfaces import IReactorTime
@@ -11,6 +10,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from qmailpy.config.schema import Config
+from qmailpy.disk.files import Files
 from qmailpy.errors import Temporary
 from qmailpy.interfaces import IEnqueue, IRecorder, IRouter
 from qmailpy.queue.shard import InThread
@@ -31,6 +31,7 @@ class Drops(Service):
         self,
         reactor: IReactorTime,
         config: Config,
+        files: Files,
         enqueue: IEnqueue,
         router: IRouter,
         recorder: IRecorder,
@@ -38,6 +39,7 @@ class Drops(Service):
     ) -> None:
         self._directory = config.path("queue", "drop")
         self._corrupt = config.path("queue", "drop-corrupt")
+        self._files = files
         self._enqueue = enqueue
         self._router = router
         self._recorder = recorder
@@ -56,32 +58,32 @@ class Drops(Service):
             self._loop.stop()
 
     async def _look(self) -> None:
-        files = cast(Any, self._enqueue)._around.files  # the queue's own way to the disk
-        for name, octets in await self._in_thread(self._thd_read, files):
+        for name, octets in await self._in_thread(self._thd_read):
             path = f"{self._directory}/{name}"
             try:
                 drop = read_drop(octets)
             except DropError as problem:
                 self._log.error("{path} cannot be read: {problem}; moved to drop-corrupt", path=path, problem=problem)
-                await self._in_thread(self._thd_set_aside, files, name)
+                await self._in_thread(self._thd_set_aside, name)
                 continue
             try:
                 await self._take(drop)
             except Temporary:
                 return  # the next look finds it again
-            await self._in_thread(self._thd_remove, files, path)
+            await self._in_thread(self._thd_remove, path)
 
-    def _thd_read(self, files: Any) -> list[tuple[str, bytes]]:
+    def _thd_read(self) -> list[tuple[str, bytes]]:
+        files = self._files
         names = sorted(name for name in files.listdir(self._directory) if not name.startswith((".", "tmp")))
         return [(name, files.read(f"{self._directory}/{name}")) for name in names[:BATCH]]
 
-    def _thd_set_aside(self, files: Any, name: str) -> None:
-        files.mkdir(self._corrupt)
-        files.rename(f"{self._directory}/{name}", f"{self._corrupt}/{name}")
+    def _thd_set_aside(self, name: str) -> None:
+        self._files.mkdir(self._corrupt)
+        self._files.rename(f"{self._directory}/{name}", f"{self._corrupt}/{name}")
 
-    def _thd_remove(self, files: Any, path: str) -> None:
-        files.unlink(path)
-        files.sync_directory(self._directory)
+    def _thd_remove(self, path: str) -> None:
+        self._files.unlink(path)
+        self._files.sync_directory(self._directory)
 
     async def _take(self, drop: Drop) -> None:
         """@raise Temporary: not now, all of it is to be tried again."""

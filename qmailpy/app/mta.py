@@ -27,7 +27,7 @@ from qmailpy.app.drops import Drops
 from qmailpy.app.rolling import Rolling
 from qmailpy.channels.parts import Parts
 from qmailpy.channels.process import Notices
-from qmailpy.channels.registry import make_channels
+from qmailpy.channels.registry import factory, make_channels
 from qmailpy.config.schema import Config, ListenerConfig
 from qmailpy.control.client import Json
 from qmailpy.directory.service import cached, ldap_directory
@@ -97,16 +97,7 @@ class MailWorker(Service):
             alone=first and config.server.workers <= 1,
         )
         self._recorders[shard] = recorder
-        parts = Parts(
-            reactor=reactor,
-            files=self._files,
-            directory=self._directory,
-            router=self._router,
-            resolver=self._resolver,
-            recorder=recorder,
-            config=config,
-        )
-        channels = make_channels(parts)
+        channels = make_channels(self._parts(recorder))
         self._channels += channels.values()
         return Surroundings(
             config=config,
@@ -122,21 +113,34 @@ class MailWorker(Service):
             replay=not self._same_session(shard),
         )
 
+    def _parts(self, recorder: Recorder) -> Parts:
+        return Parts(
+            reactor=self._reactor,
+            files=self._files,
+            directory=self._directory,
+            router=self._router,
+            resolver=self._resolver,
+            recorder=recorder,
+            config=self._config,
+        )
+
     def _same_session(self, shard: str) -> bool:
         """Whether this shard was last held under the supervisor that lives now: then only a process has died."""
-        path = self._config.path("run", f"session-{shard}")
         try:
-            with open(path) as source:
-                same = source.read() == self._context.session
+            with open(self._config.path("run", f"session-{shard}")) as source:
+                return source.read() == self._context.session
         except OSError:
-            same = False
-        if not same:
-            with open(path, "w") as target:
+            return False
+
+    def _note_session(self) -> None:
+        """Only now: had we died while repeating deliveries, the next process would have to do it again."""
+        for shard in self._context.shards:
+            with open(self._config.path("run", f"session-{shard}"), "w") as target:
                 target.write(self._context.session)
-        return same
 
     def _open(self, _: object) -> None:
         config = self._config
+        self._note_session()
         recorder = self._recorders[self._context.shards[0]]
         for listener in config.listeners:
             if listener.kind == "smtp":
@@ -144,7 +148,9 @@ class MailWorker(Service):
                 self._factories.append(factory)
                 self._ports += self._context.listen(listener.name, factory)
         if self._context.index == 0:
-            self._drops = Drops(self._reactor, config, self.queue.first, self._router, recorder, self.queue.in_thread)
+            self._drops = Drops(
+                self._reactor, config, self._files, self.queue.first, self._router, recorder, self.queue.in_thread
+            )
             self._drops.startService()
             self._rolling = Rolling(self._reactor, config, self._files, self._reopen, self.queue.in_thread)
             self._rolling.startService()
@@ -190,8 +196,35 @@ class MailWorker(Service):
         return None
 
     async def _reload(self, config: Config) -> None:
+        """Take another configuration: a channel to other hosts is made anew when its settings have changed."""
+        before, self._config = self._config, config
         self._router.reconfigure(config)
         self._directory.flush("")
+        changed = {
+            name: channel
+            for name, channel in config.channels.items()
+            if channel.kind == "smtp" and channel != before.channels.get(name)
+        }
+        for shard, queue in self.queue.shards.items():
+            parts = self._parts(self._recorders[shard])
+            made = {name: factory(channel.kind)(config, channel, parts) for name, channel in changed.items()}
+            former = {name: queue.runners[name].channel for name in made if name in queue.runners}
+            ended = queue.reconfigure(config, made)
+            self._channels += made.values()
+            for name, old in former.items():
+                if old is not None:
+                    ended[name].addCallback(partial(self._end_channel, old))
+        for name in config.channels.keys() - before.channels.keys():
+            self._log.warn("channel {name} is new: it is there after a restart", name=name)
+
+    async def _end(self, channel: IChannel) -> None:
+        self._channels.remove(channel)
+        await channel.stop()
+
+    def _end_channel(self, channel: IChannel, _: None) -> None:
+        Deferred.fromCoroutine(self._end(channel)).addErrback(
+            lambda failure: self._log.failure("bug while a channel ends", failure)
+        )
 
     def _reopen(self) -> None:
         for recorder in self._recorders.values():

@@ -7,7 +7,9 @@ copy's C{flying}), held, or done. Every attempt ends in one commit; only then ma
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
+from errno import EIO
 from random import Random
 from typing import Protocol
 
@@ -27,7 +29,7 @@ from qmailpy.queue.notices import wants_delay, wants_failure, warnings_passed
 from qmailpy.queue.retry import expired_reply, resumed, schedule_of
 from qmailpy.queue.shard import Shard
 from qmailpy.queue.state import Copy, Message, Pending
-from qmailpy.values import Content, Disposition, Envelope, Job, Recipient, Reply, Verdict
+from qmailpy.values import Content, Disposition, Envelope, Job, Priority, Recipient, Reply, Verdict
 
 READY = 2000  # units that may be ready at once; what is due beyond that stays on disk
 LOADING = 100  # messages read from their files at once
@@ -37,6 +39,8 @@ TEXT = 1000  # characters of a diagnostic kept
 BUG = Disposition(verdict=Verdict.DEFERRED, reply=Reply(451, "4.3.0", "internal error; the message is kept"))
 
 Failures = Sequence[tuple[Recipient, Disposition]]
+Told = Callable[[OSError | None], None]
+"""Called once a change is durable, or with why it is not and will not be."""
 
 
 class INotices(Protocol):
@@ -69,21 +73,24 @@ class Runner:
         clock: IReactorTime,
         seconds: Callable[[], float],
         chance: Random,
+        stopped: bool = False,
     ) -> None:
         """
         @param channel: C{None} for mail of a channel that is no longer configured: it waits.
+        @param stopped: an operator has stopped the channel.
         @param clock: timers.
         @param seconds: wall clock.
         """
         self.name = config.name
         self.channel = channel
-        self.stopped = config.stopped or channel is None
+        self.stopped = stopped or config.stopped or channel is None
         self.fair: FairQueue[tuple[int, ...]] = FairQueue(
             concurrency=config.concurrency,
             destination_concurrency=config.destination_concurrency if config.kind == "smtp" else 0,
             waiting_limit=READY // 4,
         )
         self.due = DueList()
+        self._hurried: array[int] = array("Q")  # entries that are due though their messages say later: run by hand
         self.jobs: dict[Unit[tuple[int, ...]], Job] = {}  # out now
         self._shard = shard
         self._config = config
@@ -94,6 +101,7 @@ class Runner:
         self._seconds = seconds
         self._chance = chance
         self._timer: IDelayedCall | None = None
+        self._former: list[tuple[set[Unit[tuple[int, ...]]], Deferred[None]]] = []
         self._loading = 0
         self._draining = False
         self._drained: list[Deferred[None]] = []
@@ -131,18 +139,22 @@ class Runner:
         self.due.push(max(when, 0.0), number)
         self._arm()
 
-    def _launch(self, message: Message, copy: Copy, now: float) -> None:
-        """Make ready what is due of a copy, and let the rest wait."""
+    def _launch(self, message: Message, copy: Copy, now: float, ahead: bool = False) -> None:
+        """
+        Make ready what is due of a copy, and let the rest wait.
+
+        @param ahead: before other mail, and however much waits for the destination.
+        """
         if copy.held is not None:
             return
         pending, flying = copy.pending, copy.flying
         now += 0.001  # the due list keeps milliseconds
-        priority = message.envelope.priority
+        priority = Priority.URGENT if ahead else message.envelope.priority
         if len(pending) == 1 and not flying:
             ((number, item),) = pending.items()
             if item.next_attempt <= now:
                 host = item.recipient.host
-                if self.fair.overflow(host):
+                if not ahead and self.fair.overflow(host):
                     self._park(copy, message.number, now)
                     return
                 flying.add(number)
@@ -155,7 +167,7 @@ class Runner:
                     by_host.setdefault(item.recipient.host, []).append(number)
             size = self._config.recipients_per_job
             for host, numbers in by_host.items():
-                if self.fair.overflow(host):
+                if not ahead and self.fair.overflow(host):
                     self._park(copy, message.number, now)
                     continue
                 flying.update(numbers)
@@ -171,7 +183,7 @@ class Runner:
     # --- the due list ----------------------------------------------------------------------------------------
 
     def _arm(self) -> None:
-        earliest = self.due.earliest()
+        earliest = 0.0 if self._hurried else self.due.earliest()
         if earliest is None or self.stopped or self._draining:
             return
         delay = max(0.0, earliest - self._seconds())
@@ -194,26 +206,34 @@ class Runner:
         if room < LOADING // 2:
             return  # whoever makes room calls again
         now = self._seconds()
+        hurried = [self._hurried.pop() for _ in range(min(room, len(self._hurried)))]
+        self._take_up_due(hurried, now, hurried=True)
+        self._take_up_due(self.due.pop_due(now, room - len(hurried)), now)
+        self._arm()
+
+    def _take_up_due(self, numbers: list[int], now: float, hurried: bool = False) -> None:
         to_load: list[int] = []
-        for number in self.due.pop_due(now, room):
+        for number in numbers:
             message = self._shard.state.messages.get(number)
             if message is None:
                 to_load.append(number)
             else:
-                self._due(message, now)
+                self._due(message, now, hurried)
         if to_load:
             self._loading += len(to_load)
-            self._shard.load(to_load).addBoth(self._loaded, to_load)
-        self._arm()
+            self._shard.load(to_load).addBoth(self._loaded, to_load, hurried)
 
-    def _due(self, message: Message, now: float) -> None:
+    def _due(self, message: Message, now: float, hurried: bool) -> None:
         copy = message.copies.get(self.name)
         if copy is not None:
             copy.waiting = False
+            if hurried:
+                for item in copy.pending.values():
+                    item.next_attempt = min(item.next_attempt, now)
             self._launch(message, copy, now)
             self._shard.evict(message)
 
-    def _loaded(self, result: list[Message] | Failure, numbers: list[int]) -> None:
+    def _loaded(self, result: list[Message] | Failure, numbers: list[int], hurried: bool) -> None:
         self._loading -= len(numbers)
         now = self._seconds()
         if isinstance(result, Failure):
@@ -222,7 +242,7 @@ class Runner:
                 self.push(now + 60.0, number)
         else:
             for message in result:
-                self._due(message, now)
+                self._due(message, now, hurried)
         self.refill()
         self.pump()
 
@@ -234,27 +254,29 @@ class Runner:
             return
         while (unit := self.fair.next()) is not None:
             self._start(unit)
-        if len(self.due) and len(self.fair) < READY // 2:
+        if (len(self.due) or self._hurried) and len(self.fair) < READY // 2:
             earliest = self.due.earliest()
-            if earliest is not None and earliest <= self._seconds():
+            if self._hurried or (earliest is not None and earliest <= self._seconds()):
                 self.refill()
 
     def _start(self, unit: Unit[tuple[int, ...]]) -> None:
         assert self.channel is not None
         message = self._shard.state.messages[unit.number]
         copy = message.copies[self.name]
-        items = [copy.pending[number] for number in unit.payload]
-        job = Job(
+        job = self.jobs[unit] = self._job(message, copy, unit.payload)
+        Deferred.fromCoroutine(self.channel.dequeue(job)).addBoth(self._ended, unit, message, copy, job)
+
+    def _job(self, message: Message, copy: Copy, numbers: tuple[int, ...]) -> Job:
+        items = [copy.pending[number] for number in numbers]
+        return Job(
             id=message.id,
             channel=self.name,
             envelope=message.envelope,
             content=message.content,
             recipients=tuple([item.recipient for item in items]),
-            numbers=unit.payload,
+            numbers=numbers,
             attempt=1 + max([item.attempts for item in items]),
         )
-        self.jobs[unit] = job
-        Deferred.fromCoroutine(self.channel.dequeue(job)).addBoth(self._ended, unit, message, copy, job)
 
     def _ended(
         self,
@@ -265,6 +287,8 @@ class Runner:
         job: Job,
     ) -> None:
         del self.jobs[unit]
+        if self._former:
+            self._tell_former(unit)
         self.fair.done(unit)
         self._unsettled += 1
         if isinstance(outcome, Failure) or len(outcome) != len(job.recipients):
@@ -276,7 +300,14 @@ class Runner:
         )
         self.pump()
 
-    async def _settle(self, message: Message, copy: Copy, job: Job, dispositions: Sequence[Disposition]) -> None:
+    async def _settle(
+        self,
+        message: Message,
+        copy: Copy,
+        job: Job,
+        dispositions: Sequence[Disposition],
+        told: Told | None = None,
+    ) -> None:
         now = self._seconds()
         onward: list[Op] = []  # what is enqueued goes before what it follows from
         held: list[Op] = []
@@ -312,7 +343,7 @@ class Runner:
         if tried:
             ops.append(Attempted(message.number, self.name, now, tuple([result for result, _ in tried])))
             ops += await self._warning(message, copy, tried, now)
-        self._commit(message, copy, job, ops + held)
+        self._commit(message, copy, job.numbers, ops + held, told)
 
     def _deferred(
         self, message: Message, item: Pending, disposition: Disposition, now: float
@@ -366,19 +397,59 @@ class Runner:
                 ops.insert(0, self._shard.new_message(*notice))
         return ops
 
-    def _commit(self, message: Message, copy: Copy, job: Job, ops: Sequence[Op]) -> None:
+    def _commit(
+        self, message: Message, copy: Copy, numbers: tuple[int, ...], ops: Sequence[Op], told: Told | None
+    ) -> None:
         def done(problem: OSError | None) -> None:
-            if problem is not None:
+            if problem is None:
+                self._unclaim(message, copy, numbers)
+            elif told is None:
                 if not isinstance(problem, JournalBroken):  # not even room for a mark: keep at it
-                    self._clock.callLater(1.0, self._commit, message, copy, job, ops)
+                    self._clock.callLater(1.0, self._commit, message, copy, numbers, ops, told)
                 return
-            copy.flying.difference_update(job.numbers)
-            self.wait(copy, message.number)
-            self._shard.evict(message)
-            self._unsettled -= 1
-            self._tell_drained()
+            elif not isinstance(problem, JournalBroken):
+                self._unclaim(message, copy, numbers)
+            if told is not None:
+                told(problem)
 
         self._shard.commit(ops, done)
+
+    def _unclaim(self, message: Message, copy: Copy, numbers: tuple[int, ...]) -> None:
+        """An attempt, or whatever else recipients were taken out for, is over."""
+        copy.flying.difference_update(numbers)
+        self.wait(copy, message.number)
+        self._shard.evict(message)
+        self._unsettled -= 1
+        self._tell_drained()
+
+    def reconfigure(self, channel: IChannel | None, config: ChannelConfig, queue: QueueConfig) -> Deferred[None]:
+        """
+        Go on with other settings; what is out ends under the old ones.
+
+        @param channel: C{None} = the one there is goes on.
+        @return: fires when nothing is out any more that was out at the call: the former channel may stop.
+        """
+        ended: Deferred[None] = Deferred()
+        self._former.append((set(self.jobs), ended))
+        self.channel = channel or self.channel
+        self._config, self._queue = config, queue
+        self._schedule = schedule_of(config, queue)
+        self.fair.concurrency = config.concurrency
+        self.fair.destination_concurrency = config.destination_concurrency if config.kind == "smtp" else 0
+        self.refill()
+        self.pump()
+        self._tell_former(None)
+        return ended
+
+    def _tell_former(self, unit: Unit[tuple[int, ...]] | None) -> None:
+        """A unit has ended: perhaps the last one of a former channel."""
+        for waiting in list(self._former):
+            units, ended = waiting
+            if unit is not None:
+                units.discard(unit)
+            if not units:
+                self._former.remove(waiting)
+                ended.callback(None)
 
     # --- by hand ---------------------------------------------------------------------------------------------
 
@@ -394,15 +465,76 @@ class Runner:
         self.stopped = True
 
     def run_now(self) -> None:
-        """Everything that waits is due."""
-        now = self._seconds()
-        for message in self._shard.state.messages.values():
-            copy = message.copies.get(self.name)
-            if copy is not None:
-                for item in copy.pending.values():
-                    item.next_attempt = min(item.next_attempt, now)
-        self.due.pull_in(now)
-        self._arm()
+        """Everything that waits is due, whatever its schedule says."""
+        self._hurried.extend(self.due.take_all())
+        self.refill()
+        self.pump()
+
+    def trying(self, message: Message, copy: Copy) -> bool:
+        """Whether recipients of a copy are out, or their attempt has ended and is not recorded yet."""
+        if not copy.flying:
+            return False
+        return len(copy.flying) > sum(len(unit.payload) for unit in self.fair.waiting_of(message.number))
+
+    def take_back(self, message: Message, copy: Copy) -> None:
+        """Nothing of a copy is ready any more; what is out stays out. The caller sees to it that the rest waits."""
+        for unit in self.fair.remove_message(message.number):
+            copy.flying.difference_update(unit.payload)
+
+    def expedite(self, message: Message, copy: Copy) -> None:
+        """Try what is left of a copy at once, ahead of others; all of it must be due."""
+        self.take_back(message, copy)
+        if self.stopped or self._draining or len(self.fair) >= READY:
+            copy.waiting = True
+            self.push(0.0, message.number)  # the first that is taken from the list
+            return
+        self._launch(message, copy, self._seconds(), ahead=True)
+        self.pump()
+
+    def remove(self, message: Message, copy: Copy, text: str, told: Told) -> bool:
+        """
+        Take what is left of a copy out of the queue without a word to its sender.
+
+        @param text: the diagnostic of the records.
+        @return: false when some of it is being tried: nothing is changed, and C{told} not called.
+        """
+        numbers = self._claim(message, copy)
+        if not numbers:
+            return False
+        results = tuple(Result(number, Outcome.REMOVED, text=text[:TEXT]) for number in numbers)
+        self._commit(message, copy, numbers, [Attempted(message.number, self.name, self._seconds(), results)], told)
+        return True
+
+    def give_back(self, message: Message, copy: Copy, reply: Reply, told: Told) -> bool:
+        """
+        Have what is left of a copy fail with this reply; the notice is enqueued in the same commit.
+
+        @return: as of L{remove}.
+        """
+        numbers = self._claim(message, copy)
+        if not numbers:
+            return False
+        job = self._job(message, copy, numbers)
+        said = [Disposition(verdict=Verdict.FAILED, reply=reply)] * len(numbers)
+
+        def failed(failure: Failure) -> None:
+            self._log.failure("cannot return message {id}", failure, id=message.id)
+            self._unclaim(message, copy, numbers)
+            told(OSError(EIO, "its content cannot be read, or there is a bug; the daemon's log has it"))
+
+        Deferred.fromCoroutine(self._settle(message, copy, job, said, told)).addErrback(failed)
+        return True
+
+    def _claim(self, message: Message, copy: Copy) -> tuple[int, ...]:
+        """All that is left of a copy, as if it were out; nothing when some of it is."""
+        self.take_back(message, copy)
+        if copy.flying:
+            self.wait(copy, message.number)
+            return ()
+        numbers = tuple(copy.pending)
+        copy.flying.update(numbers)
+        self._unsettled += 1
+        return numbers
 
     def drain(self) -> Deferred[None]:
         """Start nothing more; fires when nothing is out and everything is recorded."""

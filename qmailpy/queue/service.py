@@ -16,7 +16,7 @@ from attrs import frozen
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorFDSet, IReactorThreads, IReactorTime
-from twisted.internet.task import LoopingCall
+from twisted.internet.task import LoopingCall, deferLater
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -42,6 +42,8 @@ from qmailpy.queue.state import Copy, Message
 MEMORY = 64 * 1024 * 1024  # octets of small messages on their way in, a shard
 BACKLOG = 32 * 1024 * 1024  # octets on their way into the journal; beyond it new mail is told to come back
 UPKEEP_S = 1.0
+BUSY_S = 0.2  # how often a shard that is locked is tried again, and how many times
+BUSY_TRIES = 50
 
 
 class IQueueReactor(IReactorTime, IReactorFDSet, IReactorThreads):
@@ -50,6 +52,10 @@ class IQueueReactor(IReactorTime, IReactorFDSet, IReactorThreads):
 
 class ShardBusy(QmailpyError):
     """Another process owns the shard."""
+
+
+class NotOpen(QmailpyError):
+    """The queue cannot be looked at now."""
 
 
 @frozen(kw_only=True)
@@ -67,6 +73,7 @@ class Surroundings:
     in_thread: InThread
     committer: Callable[[Journal], ICommitter]  # started
     replay: bool  # deliveries may have been lost: anything but our own process may have died
+    stopped: Callable[[str], bool] = lambda name: False  # whether an operator has stopped a channel
 
 
 @frozen
@@ -115,6 +122,10 @@ def thd_open(name: str, around: Surroundings) -> Opened:
             durable=durable,
             replay=around.replay,
         ).thd_run()
+        # Channels that are no longer configured may have mail in the journal, which has to go somewhere.
+        others = {channel for message in recovered.state.messages.values() for channel in message.copies}
+        if not others <= set(config.channels):
+            shelf.thd_make(tuple(sorted(others)))
         journal.start()
     except BaseException:
         files.close(lock)
@@ -190,6 +201,7 @@ class QueueShard:
             clock=around.clock,
             seconds=around.seconds,
             chance=around.chance,
+            stopped=around.stopped(channel.name),
         )
         return runner
 
@@ -247,7 +259,7 @@ class QueueShard:
             raise Temporary(TROUBLE, str(self.shard.broken))
         if self.shard.backlog > BACKLOG:
             raise Temporary(TROUBLE, "the journal cannot keep up")
-        spill = self._around.config.queue.spill_octets
+        spill = self.config.queue.spill_octets
         return Intake(
             queue_id=queue_id,
             files=self._around.files,
@@ -260,6 +272,20 @@ class QueueShard:
             large=size_hint > spill,
         )
 
+    def reconfigure(self, config: Config, channels: Mapping[str, IChannel]) -> Mapping[str, Deferred[None]]:
+        """
+        Go on with another configuration.
+
+        @param channels: those that were made anew for it, by name.
+        @return: by channel: fires when the former one has nothing out any more.
+        """
+        self.config = config
+        return {
+            name: self.runners[name].reconfigure(channels.get(name), channel, config.queue)
+            for name, channel in config.channels.items()
+            if name in self.runners
+        }
+
     # --- upkeep ----------------------------------------------------------------------------------------------
 
     def space(self) -> Space:
@@ -268,7 +294,7 @@ class QueueShard:
 
     def look_at_space(self, space: Space) -> None:
         """Refuse new mail while the reserve is touched; say so once, and once when it is over."""
-        queue = self._around.config.queue
+        queue = self.config.queue
         # A quarter more before mail is taken again, so that it does not flutter.
         factor = 1.25 if self.short else 1.0
         short = ""
@@ -335,6 +361,16 @@ class QueueService(Service):
         self.ready: Deferred[None] = Deferred()
         """From startService on: fires when all shards are recovered, fails with why one is not."""
 
+    def open_shards(self) -> Mapping[str, QueueShard]:
+        """
+        The shards, for whoever looks at the queue from outside.
+
+        @raise NotOpen: they are still being recovered, or could not be.
+        """
+        if self._upkeep is None:
+            raise NotOpen("the queue is being taken up; try again in a moment")
+        return self.shards
+
     @property
     def first(self) -> QueueShard:
         """The shard that takes new mail."""
@@ -355,7 +391,7 @@ class QueueService(Service):
         in_thread = self.in_thread
         for name, make in self._make.items():
             around = make(in_thread, self._committer)
-            shard = QueueShard(await in_thread(thd_open, name, around), around)
+            shard = QueueShard(await self._opened(name, around), around)
             shard.shard.on_broken = self._broken
             self.shards[name] = shard
         for shard in self.shards.values():
@@ -363,6 +399,18 @@ class QueueService(Service):
         self._upkeep = LoopingCall(self._look_after)
         self._upkeep.clock = self._reactor
         self._upkeep.start(UPKEEP_S, now=False)
+
+    async def _opened(self, name: str, around: Surroundings) -> Opened:
+        """Open a shard; a command that works on the files of a stopped home keeps it for moments only."""
+        for _ in range(BUSY_TRIES):
+            try:
+                opened: Opened = await self.in_thread(thd_open, name, around)
+            except ShardBusy:
+                await deferLater(self._reactor, BUSY_S)
+            else:
+                return opened
+        last: Opened = await self.in_thread(thd_open, name, around)
+        return last
 
     def _broken(self, problem: OSError) -> None:
         self.on_broken(problem)
