@@ -111,15 +111,20 @@ def _certificate(config: Config, errors: list[str], warnings: list[str]) -> None
     warnings.extend(f"{paths[0]}: {line}" for line in dubious)
 
 
-def _ports(config: Config, path: str, warnings: list[str]) -> None:
-    """Ports that this user may not open; told as a warning, since the daemon may be started by another."""
+def first_free_port() -> int:
+    """The lowest port that any user may open."""
     try:
         with open("/proc/sys/net/ipv4/ip_unprivileged_port_start") as source:
-            free = int(source.read())
+            return int(source.read())
     except (OSError, ValueError):
-        free = 1024
+        return 1024
+
+
+def _ports(config: Config, path: str, warnings: list[str]) -> None:
+    """Ports that this user may not open; told as a warning, since the daemon may be started by another."""
     if os.geteuid() == 0:
         return
+    free = first_free_port()
     places = [(f"[[listener]] {listener.name}", listener.endpoint) for listener in config.listeners]
     if config.directory.endpoint:
         places.append(("[directory]", config.directory.endpoint))

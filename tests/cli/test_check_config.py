@@ -11,6 +11,7 @@ from unittest import mock
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from qmailpy.cli import check
 from qmailpy.cli.certificate import self_signed
 from qmailpy.cli.init import make_home
 from qmailpy.config.template import HomeChoices
@@ -107,6 +108,7 @@ class CheckTests(HomeCase):
     def test_low_ports_and_bare_hostnames_are_warnings(self) -> None:
         self.change("tcp:10025:interface=127.0.0.1", "tcp:25")
         self.change('"mx.example.org"', '"mx"')
+        self.patch(check, "first_free_port", lambda: 1024)  # containers often allow all
         with mock.patch("os.geteuid", return_value=1), mock.patch("os.access", return_value=True):
             found = self.run_command("check")
         self.assertEqual(found.status, 0)
@@ -166,10 +168,13 @@ class ConfigTests(HomeCase):
         self.assertEqual(os.listdir(os.path.dirname(self.file)), ["qmailpy.toml"])
 
     def test_set_through_a_link_replaces_what_it_stands_for(self) -> None:
-        """As C{HOME/etc} may be a link to /etc/qmailpy."""
-        real = os.path.abspath(self.mktemp())
+        """As C{HOME/etc} may be a link to /etc/qmailpy, and the file one into somebody's repository."""
+        real, kept = os.path.abspath(self.mktemp()), os.path.abspath(self.mktemp())
         os.rename(os.path.join(self.home, "etc"), real)
         os.symlink(real, os.path.join(self.home, "etc"))
+        os.rename(os.path.join(real, "qmailpy.toml"), kept)
+        os.symlink(kept, os.path.join(real, "qmailpy.toml"))
         self.assertEqual(self.run_command("config", "set", "server.workers", "2").status, 0)
         self.assertTrue(os.path.islink(os.path.join(self.home, "etc")))
+        self.assertTrue(os.path.islink(os.path.join(real, "qmailpy.toml")))
         self.assertEqual(self.run_command("config", "get", "server.workers").out, "2\n")

@@ -133,6 +133,7 @@ class ComposeTests(SynchronousTestCase):
             ("J. (x) \\", True, "From: joe@example.org (J. [x] )"),
             ('J. "x" Doe', False, 'From: "J. \\"x\\" Doe" <joe@example.org>'),
             ("Jörg", False, "From: =?utf-8?b?SsO2cmc=?= <joe@example.org>"),
+            ("a\x1b[2Jb", False, 'From: "a [2Jb" <joe@example.org>'),
             ("a\r\nBcc: evil@x.y", False, 'From: "a Bcc: evil@x.y" <joe@example.org>'),
         ):
             author = attrs.evolve(AUTHOR, name=name, comment_from=comment)

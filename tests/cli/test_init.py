@@ -138,11 +138,13 @@ class MakeHomeTests(SynchronousTestCase):
 
     def test_what_a_killed_init_left_is_taken_away(self) -> None:
         home = os.path.abspath(self.mktemp())
-        os.makedirs(os.path.join(home, "etc"))
-        with open(os.path.join(home, MARKER), "w"), open(os.path.join(home, "etc", "qmailpy.toml"), "w"):
-            pass
+        os.makedirs(os.path.join(home, "directory"))
+        for name in (MARKER, "stray", "directory/directory.sqlite"):
+            with open(os.path.join(home, name), "w") as target:
+                target.write("half")
         make_home(home, CHOICES, None, NOW)
         self.assertEqual(load(home).server.hostname, "mx.example.org")
+        self.assertNotIn("stray", os.listdir(home))
 
     def test_two_at_once_do_not_meet(self) -> None:
         home = os.path.abspath(self.mktemp())
@@ -169,6 +171,16 @@ class MakeHomeTests(SynchronousTestCase):
         self.assertIn("is there already", said)
         self.assertFalse(os.path.lexists(other))
         self.assertTrue(os.path.exists(made.config_file))
+
+    def test_a_failure_leaves_nothing_elsewhere_either(self) -> None:
+        for there in (False, True):
+            home, etc = os.path.abspath(self.mktemp()), os.path.abspath(self.mktemp())
+            if there:
+                os.makedirs(etc)
+            with mock.patch("os.chown", side_effect=PermissionError(1, "Operation not permitted")):
+                self.assertRaises(CommandError, make_home, home, CHOICES, Owner(1, 1), NOW, etc)
+            self.assertFalse(os.path.lexists(home))
+            self.assertEqual((os.path.lexists(etc), os.listdir(etc) if there else []), (there, []))
 
     def test_a_privileged_home_belongs_to_its_user_and_lets_others_send(self) -> None:
         home = os.path.abspath(self.mktemp())
