@@ -19,7 +19,7 @@ from twisted.trial.unittest import TestCase
 
 from qmailpy.config.schema import ListenerConfig, LogConfig, QueueConfig, TrustConfig
 from qmailpy.servers.smtp import SmtpFactory
-from qmailpy.testing.memory_queue import MemoryIntake, MemoryQueue
+from qmailpy.testing.memory_queue import Accepted, MemoryQueue
 from qmailpy.testing.memory_recorder import MemoryRecorder
 from qmailpy.testing.scripted_router import ScriptedRouter, local, unknown_user
 
@@ -32,18 +32,10 @@ class LaterQueue(MemoryQueue):
 
     reactor: IReactorTime
 
-    def begin(self, queue_id: str, flow: object = None, size_hint: int = 0) -> MemoryIntake:
+    def _commit(self, message: Accepted) -> Deferred[None]:
         self.held = True
-        self.reactor.callLater(0, self._release_all)
-        return super().begin(queue_id, None, size_hint)
-
-    def _release_all(self) -> None:
-        while self._waiting:
-            self.release()
-        if any(not intake.ended for intake in self.intakes):
-            self.reactor.callLater(0.001, self._release_all)
-        elif self._waiting:
-            self.reactor.callLater(0, self._release_all)
+        self.reactor.callLater(0, self.release)
+        return super()._commit(message)
 
 
 class SmtpServerTests(TestCase):

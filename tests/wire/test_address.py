@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -155,6 +155,7 @@ class AddressTests(SynchronousTestCase):
             self.assertFalse(valid_domain(bad), bad)
         self.assertTrue(valid_domain("bücher.example", utf8=True))
 
+    @settings(deadline=None)
     @given(st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=30))
     def test_any_printable_local_part_survives_the_wire(self, local: str) -> None:
         address = join(local, "example.org")
@@ -162,6 +163,7 @@ class AddressTests(SynchronousTestCase):
         self.assertEqual(parse_path(line, 0, sender=False), (address, len(line)))
         self.assertEqual(unquote(split(address)[0]), local)
 
+    @settings(deadline=None)
     @given(st.binary(max_size=60), st.booleans(), st.booleans())
     def test_garbage_is_refused_or_made_canonical(self, line: bytes, sender: bool, utf8: bool) -> None:
         for text in (line, b"<" + line + b">", b"<" + line + b"@example.org>", b'<"' + line + b'"@example.org>'):

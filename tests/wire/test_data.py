@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -41,6 +41,7 @@ WILD = st.lists(
 class DataTests(SynchronousTestCase):
     """RFC 5321 s.4.1.1.4 and s.4.5.2."""
 
+    @settings(deadline=None)
     @given(LINES, st.binary(max_size=5), st.data())
     def test_content_comes_out_as_it_was_sent_whatever_the_cut(
         self, lines: list[bytes], rest: bytes, data: st.DataObject
@@ -52,6 +53,7 @@ class DataTests(SynchronousTestCase):
             found, after, reader = read(pieces)
             self.assertEqual((found, after, reader.fault, reader.size), (content, rest, None, len(content)))
 
+    @settings(deadline=None)
     @given(WILD, st.booleans())
     def test_wild_octets_give_the_same_result_whatever_the_cut(self, parts: list[bytes], normalise: bool) -> None:
         octets = b"".join(parts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -62,6 +62,7 @@ class ReadingTests(SynchronousTestCase):
         self.assertEqual(priority("non-urgent"), Priority.NONURGENT)
         self.assertEqual(priority("whatever"), Priority.NORMAL)
 
+    @settings(deadline=None)
     @given(st.lists(st.sampled_from([b"\r\n", b":", b" ", b"a", b"\t", b"\xff", b"\r", b"\n", b"received:"])))
     def test_garbage_never_raises(self, parts: list[bytes]) -> None:
         octets = b"".join(parts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -28,6 +28,7 @@ class ReplyTests(SynchronousTestCase):
         first, second = encode(Reply(550, "5.1.1", "x" * 900 + "\n" + "y" * 900)).splitlines(keepends=True)
         self.assertEqual((len(first), len(second)), (LINE_OCTETS, LINE_OCTETS))
 
+    @settings(deadline=None)
     @given(st.text(), st.integers(200, 599))
     def test_any_text_makes_well_formed_lines(self, text: str, code: int) -> None:
         octets = encode(Reply(code, "4.0.0", text * 9))

@@ -7,7 +7,7 @@ import tracemalloc
 from collections.abc import Sequence
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -434,6 +434,7 @@ WORDS += [b"\r\n.\r\n", b"Received: x\r\n", b'"\\', b"@", b"RCPT TO:<", b"\xff"]
 class CutTests(SynchronousTestCase):
     """Cut the network anywhere."""
 
+    @settings(deadline=None)
     @given(st.lists(st.sampled_from(WORDS), max_size=25), st.booleans())
     def test_octets_mean_the_same_whole_and_one_by_one(self, words: list[bytes], normalise: bool) -> None:
         used = service(line_octets=120, message_octets=400, received=1, errors=5, junk=9, normalise=normalise)
@@ -451,6 +452,7 @@ class CutTests(SynchronousTestCase):
         self.assertEqual(first, second)
         self.assertEqual(whole.sent, single.sent)
 
+    @settings(deadline=None)
     @given(st.lists(st.one_of(st.binary(max_size=300), st.sampled_from(WORDS)), max_size=30))
     def test_garbage_never_raises(self, pieces: list[bytes]) -> None:
         session = Session(service(message_octets=100))
