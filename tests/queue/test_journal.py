@@ -1,0 +1,171 @@
+"""The journal by itself: what is written is found again, and nothing else is."""
+
+from __future__ import annotations
+
+import errno
+import struct
+from random import Random
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from qmailpy.interfaces import BooksCheckpoint
+from qmailpy.queue.codec import Checkpoint, encode_op
+from qmailpy.queue.journal import HEADER_OCTETS, Journal, JournalBroken, Position
+from qmailpy.testing.crashdisk import CrashDisk
+
+WHERE, ASIDE = "/q/journal", "/q/corrupt"
+
+
+def journal(disk: CrashDisk, octets: int = 1024) -> Journal:
+    """A journal on this disk, not yet recovered."""
+    return Journal(disk, WHERE, ASIDE, octets)
+
+
+def begun(disk: CrashDisk, octets: int = 1024) -> Journal:
+    """One at work."""
+    made = journal(disk, octets)
+    made.recover()
+    made.start()
+    return made
+
+
+def checkpoint(low: int, sequence: int) -> bytes:
+    """The payload of a checkpoint."""
+    return encode_op(Checkpoint(low, sequence, 0, BooksCheckpoint(0, 0, 0, {})))
+
+
+def found(disk: CrashDisk) -> list[bytes]:
+    """The payloads a restart finds."""
+    again = journal(disk)
+    again.recover()
+    return [payload for _, payload in again.records()]
+
+
+class JournalTests(SynchronousTestCase):
+    """Segments and records."""
+
+    def setUp(self) -> None:
+        self.disk = CrashDisk(directories=[WHERE, ASIDE])
+
+    @given(st.lists(st.lists(st.binary(max_size=300), min_size=1, max_size=5), max_size=8))
+    def test_what_was_written_is_found_in_order(self, batches: list[list[bytes]]) -> None:
+        """Over as many segments as it takes."""
+        disk = CrashDisk(directories=[WHERE, ASIDE])
+        at_work = begun(disk)
+        for batch in batches:
+            places = at_work.write([(payload, False) for payload in batch])
+            self.assertTrue(all(isinstance(place, Position) for place in places))
+        self.assertEqual(found(disk.reboot("none")), [payload for batch in batches for payload in batch])
+
+    def test_a_batch_is_one_write_and_one_sync(self) -> None:
+        """Group commit."""
+        at_work = begun(self.disk)
+        before = self.disk.count()
+        at_work.write([(b"a", False), (b"b", False), (b"c", True)])
+        self.assertEqual([kind for kind, _ in self.disk.operations[before:]], ["pwrite", "fdatasync"])
+
+    def test_the_space_of_a_segment_is_taken_before_it_is_used(self) -> None:
+        """Filled and synced when it is made, so that a record needs no metadata written."""
+        begun(self.disk)
+        kinds = [kind for kind, path in self.disk.operations if path.endswith("00000000")]
+        self.assertEqual(kinds[:3], ["create", "pwrite", "fsync"])
+
+    def test_a_recycled_segment_gives_back_nothing_of_its_former_life(self) -> None:
+        """The generation, and a mark and salt of its own."""
+        at_work = begun(self.disk)
+        for number in range(30):
+            at_work.write([(b"old %d" % number + bytes(200), False)])
+            if len(at_work.closed) > 1:
+                oldest = at_work.closed[0].generation
+                at_work.write([(checkpoint(oldest + 1, at_work.sequence), True)])
+                at_work.recycle(oldest)
+        self.assertLess(len(self.disk.listdir(WHERE)), 6)
+        left = [payload for payload in found(self.disk.reboot("none")) if payload.startswith(b"old")]
+        self.assertLess(len(left), 15)
+        self.assertEqual(left, sorted(left, key=lambda payload: int(payload[4:6].strip(b"\0"))))
+
+    def test_content_that_looks_like_a_record_is_not_one(self) -> None:
+        """Not even behind a torn record: who sends mail knows neither mark nor salt."""
+        at_work = begun(self.disk)
+        fake = struct.pack("<4sIQQI", b"QPJR", 3, at_work.generation, 2, 0) + b"bad"
+        at_work.write([(fake * 5, False)])
+        path = f"{WHERE}/00000000"
+        handle = self.disk.open(path)
+        self.disk.pwrite(handle, b"\xff", HEADER_OCTETS + 5)  # damage the real record's header
+        self.assertEqual(found(self.disk), [])
+
+    @given(st.integers(0, 2**32), st.integers(1, 6), st.integers(1, 6))
+    def test_of_a_torn_batch_only_whole_records_are_found(self, seed: int, first: int, second: int) -> None:
+        """And everything of the batches before it."""
+        disk = CrashDisk(directories=[WHERE, ASIDE])
+        at_work = begun(disk, 65536)
+        chance = Random(seed)
+        acknowledged = [chance.randbytes(chance.randrange(900)) for _ in range(first)]
+        at_work.write([(payload, False) for payload in acknowledged])
+        torn = [chance.randbytes(chance.randrange(2000)) for _ in range(second)]
+        disk.die_at = disk.count() + 1  # the write happens, the sync does not
+        try:
+            at_work.write([(payload, False) for payload in torn])
+        except BaseException as cut:
+            self.assertEqual(type(cut).__name__, "PowerCut")
+        left = found(disk.reboot(chance))
+        self.assertEqual(left[:first], acknowledged)
+        for payload in left[first:]:
+            self.assertIn(payload, torn)
+
+    def test_damage_inside_loses_one_record_and_is_told(self) -> None:
+        """What follows it is still found."""
+        at_work = begun(self.disk)
+        for number in range(20):
+            at_work.write([(b"%d" % number + bytes(150), False)])
+        handle = self.disk.open(f"{WHERE}/00000000")
+        self.disk.pwrite(handle, b"\xff", HEADER_OCTETS + 200)
+        again = journal(self.disk)
+        again.recover()
+        self.assertEqual(len(list(again.records())), 19)
+
+    def test_a_header_that_cannot_be_read_sets_the_segment_aside_whole(self) -> None:
+        """Nothing is deleted that was not understood."""
+        at_work = begun(self.disk)
+        at_work.write([(b"precious", False)])
+        handle = self.disk.open(f"{WHERE}/00000000")
+        self.disk.pwrite(handle, b"\xff", 20)
+        again = journal(self.disk)
+        again.recover()
+        self.assertEqual(self.disk.listdir(ASIDE), ["journal-00000000"])
+        self.assertIn(b"precious", self.disk.read(f"{ASIDE}/journal-00000000"))
+        self.assertEqual(len(again.warnings), 1)
+
+    def test_sequences_are_never_used_twice(self) -> None:
+        """Over restarts, and when everything has been retired."""
+        at_work = begun(self.disk)
+        at_work.write([(b"one", False), (b"two", False)])
+        again = begun(self.disk)
+        (place,) = again.write([(b"three", False)])
+        self.assertEqual(place, Position(2, 3))
+
+    def test_a_failed_sync_is_final(self) -> None:
+        """Nobody may be told 250; not even when the next sync would succeed."""
+        at_work = begun(self.disk)
+        self.disk.fail("fdatasync", number=errno.EIO)
+        with self.assertRaises(JournalBroken):
+            at_work.write([(b"lost", False)])
+
+    def test_when_the_disk_is_full_marks_go_on_and_new_mail_does_not(self) -> None:
+        """The last spare segment is kept for them."""
+        at_work = begun(self.disk)
+        self.disk.fail("open", number=errno.ENOSPC, path=f"{WHERE}/00000003", times=1000)
+        results = []
+        for _ in range(12):
+            results += at_work.write([(bytes(300), False), (bytes(30), True)])
+        mail, marks = results[::2], results[1::2]
+        self.assertTrue(all(isinstance(place, Position) for place in marks))
+        self.assertIsInstance(mail[-1], OSError)
+
+    def test_a_record_too_large_is_refused_alone(self) -> None:
+        """The others of its batch are not touched."""
+        at_work = begun(self.disk)
+        places = at_work.write([(b"a", False), (bytes(2000), False), (b"b", False)])
+        self.assertEqual([isinstance(place, Position) for place in places], [True, False, True])
