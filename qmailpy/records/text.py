@@ -71,9 +71,7 @@ _PREFIX = re.compile(r"(\d\d)-([A-Z][a-z][a-z])-(\d{4}) (\d\d):(\d\d):(\d\d)\.",
 _SYSTEM = re.compile(r"([^ ]*) \(([^()]*)\)")
 
 _CODES = [a + b for a in "ZYXWVUTSRQPONMLKJIHGFEDCBA" for b in "ZYXWVUTSRQPONMLKJIHGFEDCBA"]
-_CODE_OF = {code: number for number, code in enumerate(_CODES)}
-ATTEMPTS = len(_CODES) - 1
-"""The file field counts failed attempts up to here: ZZ, ZY, ... AA."""
+_CODE = re.compile(r"[A-Z]{2,}")
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuv"
 # The sub-directory of a queue file: bits 20-25 of the message number, which two digits of the id hold.
@@ -171,8 +169,22 @@ def _unescape(found: re.Match[str]) -> str:
     return chr(int(digits, 16))
 
 
+def _attempts_code(attempts: int) -> str:
+    """ZZ for none, ZY for one, ... AA, then YZZ: digits to the base 26, of which Z is 0."""
+    if attempts < len(_CODES):
+        return _CODES[max(attempts, 0)]
+    return _attempts_code(attempts // 26) + _CODES[attempts % 26][1]
+
+
+def _attempts(code: str) -> int:
+    number = 0
+    for letter in code:
+        number = number * 26 + ord("Z") - ord(letter)
+    return number
+
+
 def _file(file: QueueFile) -> str:
-    code = _CODES[min(max(file.attempts, 0), ATTEMPTS)]
+    code = _attempts_code(file.attempts)
     split = _SPLIT.get(file.id[7:9], "00")
     return f"{_word(file.channel)}/{split}/{code}{_word(file.id)}.{file.remaining:02d}{'+' if file.continued else ''}"
 
@@ -184,11 +196,14 @@ def _file_of(word: str) -> QueueFile | None:
     stem, _, remaining = name.rpartition(".")
     if len(split) != 2:
         raise Unreadable("not a file field")
+    code = _CODE.match(stem)  # ids have no capitals
+    if code is None:
+        raise Unreadable("not a file field")
     continued = remaining[-1:] == "+"
     return QueueFile(
         channel=_plain(channel),
-        id=_plain(stem[2:]),
-        attempts=_CODE_OF[stem[:2]],
+        id=_plain(stem[code.end() :]),
+        attempts=_attempts(code[0]),
         remaining=int(remaining[:-1] if continued else remaining),
         continued=continued,
     )

@@ -29,7 +29,7 @@ from qmailpy.records.record import LogRecord
 from qmailpy.records.text import CONNECTION, LineFormat, Unreadable, process_field
 from qmailpy.stats.counters import Position
 from qmailpy.stats.fold import apply, restart_lowest
-from qmailpy.stats.items import ITEMS, Row, Table
+from qmailpy.stats.items import ITEMS, STORED, Row, Table
 from qmailpy.stats.lanes import Lane
 
 RETRY_S = 1.0
@@ -190,6 +190,11 @@ class Recorder:
         at = self._position()
         counters = {channel: tuple(row) for channel, row in self._table.items()}
         return BooksCheckpoint(at.file, at.offset, at.sequence, counters)
+
+    def stored(self, channel: str) -> tuple[int, int, int]:
+        """See L{IRecorder.stored}."""
+        row = self._table.get(channel)
+        return (0, 0, 0) if row is None else (row[STORED], row[STORED + 1], row[STORED + 2])
 
     def thd_sync(self) -> None:
         """

@@ -32,7 +32,7 @@ files = st.builds(
     QueueFile,
     channel=st.sampled_from(["tcp_local", "local", "a/b"]),
     id=st.text(alphabet="0123456789abcdefghijklmnopqrstuv", min_size=15, max_size=15),
-    attempts=st.integers(0, 675),
+    attempts=st.integers(0, 800) | st.integers(0, 10**6),
     remaining=st.integers(0, 5000),
     continued=st.booleans(),
 )

@@ -117,6 +117,14 @@ class LineTests(SynchronousTestCase):
             line = LineFormat(LogConfig()).line(evolve(ENQUEUED, file=file))
             self.assertIn(f" local/{nn(number)}/ZZ{to_id(number, '0a')}.00 ".encode(), line)
 
+    def test_the_attempts_count_down_from_zz(self) -> None:
+        lines = LineFormat(LogConfig())
+        for attempts, code in ((0, "ZZ"), (1, "ZY"), (25, "ZA"), (26, "YZ"), (675, "AA"), (676, "YZZ"), (677, "YZY")):
+            file = QueueFile(channel="local", id="06kq9q5g5k3l0a0", attempts=attempts)
+            line = lines.line(evolve(ENQUEUED, file=file))
+            self.assertIn(f"/{code}06kq9q5g5k3l0a0.00 ".encode(), line)
+            self.assertEqual(lines.record(line).file, file)
+
     def test_the_clock_is_local_time_with_hundredths(self) -> None:
         lines = LineFormat(BARE)
         for at, ending in ((AT, b":13.72 "), (AT + 0.279, b":14.00 "), (AT - 1, b":12.72 ")):

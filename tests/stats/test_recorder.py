@@ -140,6 +140,16 @@ class RecorderTests(SynchronousTestCase):
         recorder.thd_sync()
         self.assertEqual(len(logged(self.disk.reboot("none"))), 2)
 
+    def test_it_tells_what_waits_and_what_is_stored(self) -> None:
+        recorder, _ = self.home.start()
+        self.assertEqual((recorder.behind, recorder.stored("local")), (False, (0, 0, 0)))
+        self.disk.fail("append", number=errno.ENOSPC)
+        recorder.write([enqueue(1)])
+        recorder.flush()
+        self.assertTrue(recorder.behind)
+        recorder.flush()
+        self.assertEqual((recorder.behind, recorder.stored("local")), (False, (1, 1, 2)))
+
     def test_a_record_that_cannot_be_written_costs_only_itself(self) -> None:
         recorder, _ = self.home.start()
         recorder.write([enqueue(1), evolve(enqueue(2), size_octets=cast("int", "x")), enqueue(3)])
