@@ -18,22 +18,22 @@ import socket
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
-from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IDelayedCall, IProtocol, IPushProducer, IReactorTime, ITCPTransport
+from twisted.internet.interfaces import IDelayedCall, IProtocol, IPushProducer, ITCPTransport
 from twisted.internet.tcp import Connection
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from qmailpy.config.schema import ListenerConfig, LogConfig, QueueConfig
 from qmailpy.errors import MailError
-from qmailpy.interfaces import IEnqueue, IFlow, IIntake, IRecorder, IRouter
+from qmailpy.interfaces import IFlow, IIntake
 from qmailpy.records.record import Action, LogRecord, QueueFile
-from qmailpy.servers.clients import ClientCounts, ReverseNames, TrustedNetworks, plain_address
-from qmailpy.values import Envelope, Recipient, Refused, Reply, RouteResult
+from qmailpy.servers.clients import plain_address
+from qmailpy.servers.site import Site, Transaction
+from qmailpy.values import Envelope, Refused, Reply, RouteResult
 from qmailpy.wire.headers import find, priority, received_field, source_system
-from qmailpy.wire.smtp import (
+from qmailpy.wire.smtp import SmtpCore
+from qmailpy.wire.smtp_events import (
     BadCommand,
     DataBegun,
     DataChunk,
@@ -45,8 +45,6 @@ from qmailpy.wire.smtp import (
     MailFrom,
     RcptTo,
     Reset,
-    Service,
-    SmtpCore,
 )
 
 _INTERNAL = Reply(451, "4.3.0", "Internal error, try again later")
@@ -61,43 +59,6 @@ _CLIENT_FULL = Reply(421, "4.7.0", "Too many connections from your address")
 _ANSWER, _FLOW, _OUTPUT = 1, 2, 4
 _LINGER_S = 30.0  # for a client to take our last words
 _ID_CHARACTERS = 250  # of a Message-ID, for the log
-
-
-@define(eq=False, kw_only=True)
-class Site:
-    """What the sessions of one listener share."""
-
-    reactor: IReactorTime
-    service: Service
-    listener: ListenerConfig
-    queue: QueueConfig
-    log: LogConfig
-    trusted: TrustedNetworks
-    enqueue: IEnqueue
-    router: IRouter
-    recorder: IRecorder
-    postmaster: str  # canonical address that "RCPT TO:<postmaster>" stands for
-    names: ReverseNames | None = None
-    counts: ClientCounts = field(factory=ClientCounts)
-    sessions: set[SmtpSession] = field(factory=set)
-    draining: bool = False
-    gone: Callable[[], None] | None = None  # called when a session has ended while draining
-
-
-class Transaction:
-    """From MAIL to its end."""
-
-    __slots__ = ("committing", "fault", "id", "intake", "mail", "named", "recipients", "rejected")
-
-    def __init__(self, queue_id: str, mail: MailFrom) -> None:
-        self.id = queue_id
-        self.mail = mail
-        self.recipients: dict[tuple[str, str, str], Recipient] = {}  # by channel, host and address
-        self.named: dict[str, None] = {}  # what the client named and we accepted, in order
-        self.intake: IIntake | None = None
-        self.fault: Reply | None = None  # of ours, while data arrived
-        self.rejected = False  # a J record was written
-        self.committing = False
 
 
 @implementer(IProtocol, IFlow, IPushProducer)

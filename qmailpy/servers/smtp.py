@@ -11,8 +11,9 @@ from zope.interface import implementer
 from qmailpy.config.schema import ListenerConfig, LogConfig, QueueConfig, TrustConfig
 from qmailpy.interfaces import IEnqueue, IRecorder, IResolver, IRouter
 from qmailpy.servers.clients import ReverseNames, TrustedNetworks
-from qmailpy.servers.session import Site, SmtpSession
-from qmailpy.wire.smtp import Limits, Service
+from qmailpy.servers.session import SmtpSession
+from qmailpy.servers.site import Site
+from qmailpy.wire.smtp_service import Limits, Service
 
 
 @implementer(IProtocolFactory)

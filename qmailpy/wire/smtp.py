@@ -15,7 +15,7 @@ that was refused they are commands (RFC 2920 s.3.1 has the client wait, so both 
 What the core refuses by itself it answers by itself: unknown, malformed and untimely commands. It bounds the length of
 a line, the number of errors and of commands that lead to no mail, and what may arrive while it waits.
 
-Extensions are rows of a table (L{EXTENSIONS}): what EHLO announces and which parameters MAIL and RCPT take.
+Which extensions there are is told by the L{Service<qmailpy.wire.smtp_service.Service>}.
 """
 
 from __future__ import annotations
@@ -23,12 +23,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from attrs import field, frozen
-
 from qmailpy.values import Reply
 from qmailpy.wire.address import parse_path
-from qmailpy.wire.data import TOO_LARGE, DataReader
+from qmailpy.wire.data import DataReader
 from qmailpy.wire.reply import encode
+from qmailpy.wire.smtp_events import (
+    BadCommand,
+    DataBegun,
+    DataChunk,
+    DataEnded,
+    DataRefused,
+    Ended,
+    Event,
+    Greeted,
+    MailFrom,
+    RcptTo,
+    Reset,
+)
+from qmailpy.wire.smtp_service import Limits, ParameterParser, Service
 
 BACKLOG_OCTETS = 262144
 """
@@ -38,178 +50,6 @@ near: a reactor hands over 64 KiB at once.
 
 _QUOTE_OCTETS = 200  # of a bad command, kept for the log
 _HELO_OCTETS = 255
-
-
-@frozen(kw_only=True)
-class Limits:
-    """What a session may do."""
-
-    message_octets: int = 52428800
-    received: int = 100  # Received fields
-    line_octets: int = 2048  # a command with its line end; RFC 5321 s.4.5.3.1.4 asks for 512 and more with parameters
-    errors: int = 20  # bad or refused commands before the session is ended; a message that is accepted forgives them
-    junk: int = 200  # commands since the last message that bring no mail (NOOP, RSET, VRFY ...)
-    messages: int = 1000  # transactions
-    normalise: bool = False  # a CR or LF alone is a line end to be corrected, not a fault
-
-
-# Events.
-
-
-@frozen
-class Greeted:
-    """EHLO or HELO; forgets an open transaction, as L{Reset} does."""
-
-    helo: str
-    extended: bool
-
-
-@frozen(kw_only=True)
-class MailFrom:
-    """MAIL. Asks: may this sender begin?"""
-
-    address: str  # "" for the null sender
-    size: int = 0  # octets announced, 0 when not
-    body: str = ""  # "7BIT", "8BITMIME" or "" when not announced
-
-
-@frozen(kw_only=True)
-class RcptTo:
-    """RCPT. Asks: is this a recipient?"""
-
-    address: str
-
-
-@frozen
-class DataBegun:
-    """DATA. Asks: is there room for a message?"""
-
-
-@frozen
-class DataChunk:
-    """Content of the message: CRLF line ends, not dot-stuffed, no bare CR or LF, no NUL."""
-
-    octets: bytes
-
-
-@frozen
-class DataEnded:
-    """The message is complete. Asks: has it been accepted? Either way the transaction is over."""
-
-    size: int
-    head: bytes  # the header section, at most data.HEAD_OCTETS of it
-
-
-@frozen
-class DataRefused:
-    """The message is complete and has a fault; that has been answered. The transaction is over."""
-
-    reply: Reply
-    size: int
-
-
-@frozen
-class Reset:
-    """RSET: an open transaction is forgotten."""
-
-
-@frozen
-class BadCommand:
-    """A command that was refused for its form, its time or because there is no such command; it has been answered."""
-
-    line: bytes  # as received, at most 200 octets
-    reply: Reply
-
-
-@frozen
-class Ended:
-    """Nothing more will be read: send what L{SmtpCore.take} has, then close."""
-
-    reply: Reply  # 221 after QUIT, else 421
-
-
-Event = Greeted | MailFrom | RcptTo | DataBegun | DataChunk | DataEnded | DataRefused | Reset | BadCommand | Ended
-
-
-# Extensions.
-
-ParameterParser = Callable[[str | None, Limits], Any]
-"""
-Takes the value of a parameter (C{None}: it had none) and gives what goes into the event's field, or the L{Reply} that
-refuses it.
-"""
-
-
-@frozen(kw_only=True)
-class Extension:
-    """A row of the table: one keyword of the answer to EHLO and the parameters that come with it."""
-
-    keyword: str
-    argument: Callable[[Limits], str] | None = None
-    mail: Mapping[str, tuple[str, ParameterParser]] = field(factory=dict)  # parameter: (field of MailFrom, parser)
-    rcpt: Mapping[str, tuple[str, ParameterParser]] = field(factory=dict)  # parameter: (field of RcptTo, parser)
-
-
-def _size(value: str | None, limits: Limits) -> int | Reply:
-    """RFC 1870 s.3: up to 20 digits."""
-    if value is None or not (value.isascii() and value.isdigit()) or len(value) > 20:
-        return Reply(501, "5.5.4", "SIZE needs a number")
-    size = int(value)
-    return size if size <= limits.message_octets else TOO_LARGE
-
-
-def _body(value: str | None, limits: Limits) -> str | Reply:
-    """RFC 6152 s.2."""
-    body = (value or "").upper()
-    return body if body in ("7BIT", "8BITMIME") else Reply(501, "5.5.4", "BODY is 7BIT or 8BITMIME")
-
-
-EXTENSIONS: tuple[Extension, ...] = (
-    Extension(keyword="PIPELINING"),
-    Extension(keyword="SIZE", argument=lambda limits: str(limits.message_octets), mail={"SIZE": ("size", _size)}),
-    Extension(keyword="8BITMIME", mail={"BODY": ("body", _body)}),
-    Extension(keyword="ENHANCEDSTATUSCODES"),
-)
-
-
-@frozen(kw_only=True)
-class Service:
-    """What the sessions of one listener have in common; replies that never change are encoded once, here."""
-
-    hostname: str
-    limits: Limits = Limits()
-    extensions: tuple[Extension, ...] = EXTENSIONS
-    greeting: bytes = field(init=False)
-    helo: bytes = field(init=False)
-    ehlo: bytes = field(init=False)
-    mail: Mapping[str, tuple[str, ParameterParser]] = field(init=False)
-    rcpt: Mapping[str, tuple[str, ParameterParser]] = field(init=False)
-
-    @greeting.default
-    def _greeting(self) -> bytes:
-        return encode(Reply(220, "", f"{self.hostname} ESMTP qmailpy"))
-
-    @helo.default
-    def _helo(self) -> bytes:
-        return encode(Reply(250, "", self.hostname))
-
-    @ehlo.default
-    def _ehlo(self) -> bytes:
-        lines = [self.hostname]
-        for row in self.extensions:
-            lines.append(row.keyword if row.argument is None else f"{row.keyword} {row.argument(self.limits)}")
-        return encode(Reply(250, "", "\n".join(lines)))
-
-    @mail.default
-    def _mail(self) -> Mapping[str, tuple[str, ParameterParser]]:
-        return {name: parser for row in self.extensions for name, parser in row.mail.items()}
-
-    @rcpt.default
-    def _rcpt(self) -> Mapping[str, tuple[str, ParameterParser]]:
-        return {name: parser for row in self.extensions for name, parser in row.rcpt.items()}
-
-
-# Replies.
 
 _MAIL_OK = b"250 2.1.0 Sender ok\r\n"
 _RCPT_OK = b"250 2.1.5 Recipient ok\r\n"
@@ -241,7 +81,7 @@ _TOO_MANY_MESSAGES = Reply(421, "4.7.0", "Too many messages in this session")
 _TOO_EAGER = Reply(421, "4.7.0", "Too much sent without waiting for replies")
 _NOT_SMTP = Reply(421, "4.7.0", "This is SMTP")
 
-_IDLE, _OPEN, _MAIL_ASKED, _RCPT_ASKED, _DATA_ASKED, _END_ASKED = range(6)
+_IDLE, _MAIL_ASKED, _RCPT_ASKED, _DATA_ASKED, _END_ASKED = range(5)
 # _waiting has one of the last four while a question is out, and _IDLE else.
 _DEFAULTS = {_MAIL_ASKED: _MAIL_OK, _RCPT_ASKED: _RCPT_OK, _DATA_ASKED: _DATA_OK, _END_ASKED: _MESSAGE_OK}
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.values import Reply
-from qmailpy.wire.smtp import (
-    BACKLOG_OCTETS,
+from qmailpy.wire.smtp import BACKLOG_OCTETS, SmtpCore
+from qmailpy.wire.smtp_events import (
     BadCommand,
     DataBegun,
     DataChunk,
@@ -21,15 +21,12 @@ from qmailpy.wire.smtp import (
     DataRefused,
     Ended,
     Event,
-    Extension,
     Greeted,
-    Limits,
     MailFrom,
     RcptTo,
     Reset,
-    Service,
-    SmtpCore,
 )
+from qmailpy.wire.smtp_service import Extension, Limits, Service
 
 SERVICE = Service(hostname="mx.example.org")
 QUESTIONS = (MailFrom, RcptTo, DataBegun, DataEnded)

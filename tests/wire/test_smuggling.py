@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from qmailpy.wire.smtp import DataChunk, DataEnded, DataRefused, MailFrom, Service
+from qmailpy.wire.smtp_events import DataChunk, DataEnded, DataRefused, MailFrom
+from qmailpy.wire.smtp_service import Service
 from tests.wire.test_smtp import ENVELOPE, HELLO, Session, service
 
 VARIANTS = [

@@ -1,0 +1,86 @@
+"""
+What an SMTP client's octets mean: the events of L{qmailpy.wire.smtp.SmtpCore}.
+
+Those that ask a question hold the session until it is answered.
+"""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from qmailpy.values import Reply
+
+
+@frozen
+class Greeted:
+    """EHLO or HELO; forgets an open transaction, as L{Reset} does."""
+
+    helo: str
+    extended: bool
+
+
+@frozen(kw_only=True)
+class MailFrom:
+    """MAIL. Asks: may this sender begin?"""
+
+    address: str  # "" for the null sender
+    size: int = 0  # octets announced, 0 when not
+    body: str = ""  # "7BIT", "8BITMIME" or "" when not announced
+
+
+@frozen(kw_only=True)
+class RcptTo:
+    """RCPT. Asks: is this a recipient?"""
+
+    address: str
+
+
+@frozen
+class DataBegun:
+    """DATA. Asks: is there room for a message?"""
+
+
+@frozen
+class DataChunk:
+    """Content of the message: CRLF line ends, not dot-stuffed, no bare CR or LF, no NUL."""
+
+    octets: bytes
+
+
+@frozen
+class DataEnded:
+    """The message is complete. Asks: has it been accepted? Either way the transaction is over."""
+
+    size: int
+    head: bytes  # the header section, at most data.HEAD_OCTETS of it
+
+
+@frozen
+class DataRefused:
+    """The message is complete and has a fault; that has been answered. The transaction is over."""
+
+    reply: Reply
+    size: int
+
+
+@frozen
+class Reset:
+    """RSET: an open transaction is forgotten."""
+
+
+@frozen
+class BadCommand:
+    """A command that was refused for its form, its time or because there is no such command; it has been answered."""
+
+    line: bytes  # as received, at most 200 octets
+    reply: Reply
+
+
+@frozen
+class Ended:
+    """Nothing more will be read: send what L{SmtpCore.take} has, then close."""
+
+    reply: Reply  # 221 after QUIT, else 421
+
+
+Event = Greeted | MailFrom | RcptTo | DataBegun | DataChunk | DataEnded | DataRefused | Reset | BadCommand | Ended
