@@ -188,6 +188,9 @@ class IRecorder(Interface):
     def checkpoint() -> BooksCheckpoint:
         """Flush, then tell where we are. Durable only once L{thd_sync} has returned after it."""
 
+    def stored(channel: str) -> tuple[int, int, int]:
+        """Messages, recipients and blocks of a channel that are in the queue by the lane's counters, up to a flush."""
+
     def thd_sync() -> None:
         """Make the log durable up to the last flush (fdatasync of the file, and of a just rolled one). Blocks."""
 

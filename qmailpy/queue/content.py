@@ -34,6 +34,14 @@ class FileContent:
         finally:
             self._files.close(handle)
 
+    def piece(self, offset: int, octets: int) -> bytes:
+        """A part of the content; shorter at its end."""
+        handle = self._files.open(self.path)
+        try:
+            return self._files.pread(handle, max(0, min(octets, self.size - offset)), offset)
+        finally:
+            self._files.close(handle)
+
     def header(self, limit: int = 65536) -> bytes:
         found = b""
         for piece in self.chunks(4096):

@@ -303,6 +303,16 @@ class FairQueue(Generic[P]):
         self._waiting -= len(removed)
         return removed
 
+    def waiting_of(self, number: int) -> list[Unit[P]]:
+        """What waits of a message, in no particular order."""
+        message = self._messages.get(number)
+        return [unit for lane in message.lanes for unit in lane.messages[number]] if message is not None else []
+
+    @property
+    def messages(self) -> int:
+        """Messages with something waiting."""
+        return len(self._messages)
+
     def set_limit(self, destination: str, limit: int | None) -> None:
         """
         Adjust the concurrency of one destination; units beyond a lowered limit are not called back.

@@ -323,7 +323,8 @@ class Shard:
         return self._loads.run(self._load, numbers)
 
     def _load(self, numbers: Sequence[int]) -> Deferred[list[Message]]:
-        absent = [number for number in numbers if number not in self.state.messages]
+        state = self.state
+        absent = [number for number in numbers if number not in state.messages and not state.finished(number)]
 
         def adopt(found: list[Message]) -> list[Message]:
             for message in found:

@@ -138,14 +138,17 @@ class State:
         """
         A change of a message in memory.
 
-        @param op: any but Enqueued, whose message must be here, and Checkpoint, which changes nothing.
+        @param op: any but Enqueued and Checkpoint, which change nothing; its message must be here, unless it left
+            while the op was on its way (an operator holds what is just being delivered): then nothing is changed.
         @return: its lines.
         """
         self.sequence = position.sequence
         if isinstance(op, Checkpoint | Enqueued):
             return []
-        message = self.messages[op.number]
-        copy = message.copies[op.channel]
+        message = self.messages.get(op.number)
+        copy = message.copies.get(op.channel) if message is not None else None
+        if message is None or copy is None:
+            return []
         lines: list[LogRecord] = []
         if isinstance(op, Attempted):
             lines = list(_attempted_lines(message, copy, op))
@@ -167,6 +170,10 @@ class State:
             if not message.copies:
                 self._finish(message)
         return lines
+
+    def finished(self, number: int) -> bool:
+        """Whether a message is done with though its files are still there: they tell of the past."""
+        return number not in self.messages and any(number in touched for touched in self.touched.values())
 
     def touch(self, message: Message, generation: int) -> None:
         """The files of a message are to be brought up to date before that generation is retired."""

@@ -9,6 +9,8 @@ from zope.interface import implementer
 
 from qmailpy.interfaces import BooksCheckpoint, IRecorder
 from qmailpy.records.record import LogRecord
+from qmailpy.stats.fold import apply
+from qmailpy.stats.items import STORED, Table, zeros
 
 
 @implementer(IRecorder)
@@ -33,6 +35,13 @@ class MemoryRecorder:
 
     def checkpoint(self) -> BooksCheckpoint:
         return BooksCheckpoint(0, len(self.records), len(self.records), {})
+
+    def stored(self, channel: str) -> tuple[int, int, int]:
+        table: Table = {}
+        for record in self.records:
+            apply(table, record)
+        messages, recipients, size = table.get(channel, zeros())[STORED : STORED + 3]
+        return messages, recipients, size
 
     def thd_sync(self) -> None:
         self.synced = len(self.records)

@@ -69,13 +69,14 @@ class DueTests(SynchronousTestCase):
         self.assertEqual(due.pop_due(now, 1 << 30), [number for when, number in sorted(entries) if when <= now])
         self.assertEqual(len(due), sum(1 for when, _ in entries if when > now))
 
-    def test_pulled_in_entries_are_due_and_the_others_keep_their_order(self) -> None:
-        """As when a channel is run by hand."""
+    def test_all_numbers_are_taken_out(self) -> None:
+        """As when a channel is run by hand: 8 octets each while they wait for their turn."""
         due = DueList()
-        for when, number in ((NOW - 5, 7), (NOW + 3, 3), (NOW + 1, 4)):
+        for when, number in ((NOW - 5, 7), (NOW + 3, 3), (NOW + 1, (1 << 64) - 1)):
             due.push(when, number)
-        due.pull_in(NOW)
-        self.assertEqual(due.pop_due(NOW, 9), [7, 3, 4])
+        taken = due.take_all()
+        self.assertEqual((sorted(taken), taken.itemsize), ([3, 7, (1 << 64) - 1], 8))
+        self.assertEqual((len(due), due.earliest()), (0, None))
 
     def test_entry_takes_at_most_70_octets(self) -> None:
         """A million waiting messages are 70 MB at most: the integer as allocated and its place in the list."""
