@@ -12,11 +12,11 @@ from twisted.logger import Logger
 from qmailpy.config.schema import Config
 from qmailpy.disk.files import Files
 from qmailpy.errors import Temporary
-from qmailpy.interfaces import IEnqueue, IRecorder, IRouter
+from qmailpy.interfaces import IEnqueue, IRouter
 from qmailpy.queue.shard import InThread
-from qmailpy.records.record import Action, LogRecord, QueueFile
 from qmailpy.values import Envelope, Recipient, Refused
 from qmailpy.wire.drop import Drop, DropError, read_drop
+from qmailpy.wire.headers import received_field
 
 LOOK_S = 5.0
 BATCH = 50  # files read at once
@@ -34,7 +34,6 @@ class Drops(Service):
         files: Files,
         enqueue: IEnqueue,
         router: IRouter,
-        recorder: IRecorder,
         in_thread: InThread,
     ) -> None:
         self._directory = config.path("queue", "drop")
@@ -42,9 +41,10 @@ class Drops(Service):
         self._files = files
         self._enqueue = enqueue
         self._router = router
-        self._recorder = recorder
         self._in_thread = in_thread
         self._source = next((each.channel for each in config.listeners if each.name == "inject"), "local")
+        self._process = next((name for name, each in config.channels.items() if each.kind == "process"), "process")
+        self._hostname = config.server.hostname
         self._loop = LoopingCall(self._look)
         self._loop.clock = reactor
 
@@ -86,37 +86,34 @@ class Drops(Service):
         self._files.sync_directory(self._directory)
 
     async def _take(self, drop: Drop) -> None:
-        """@raise Temporary: not now, all of it is to be tried again."""
+        """
+        Enqueue it. An address that leads nowhere, or not now, is left to the process channel, which gives it back to
+        the sender or tries again: whoever dropped the mail was told that we have it.
+
+        @raise Temporary: not now, all of it is to be tried again.
+        """
         recipients: list[Recipient] = []
         queue_id = self._enqueue.new_id()
         now = time.time()
         for address in drop.recipients:
             result = await self._router.route(address, self._source)
             if isinstance(result, Refused):
-                if result.reply.temporary:
-                    raise Temporary(result.reply)
-                self._recorder.write(
-                    [
-                        LogRecord(
-                            action=Action.REJECTED,
-                            time=now,
-                            source=self._source,
-                            destination=self._source,
-                            sender=drop.sender,
-                            original_to=address,
-                            current_to=address,
-                            file=QueueFile(channel=self._source, id=queue_id, attempts=0),
-                            diagnostic=str(result.reply),
-                        )
-                    ]
-                )
-                continue
-            recipients += result.recipients
-        if not recipients:
-            return
+                recipients.append(Recipient(address=address, original=address, channel=self._process))
+            else:
+                recipients += result.recipients
+        trace = received_field(
+            helo=self._hostname,
+            ip="",
+            host=self._hostname,
+            protocol="SMTP",
+            queue_id=queue_id,
+            moment=now,
+            recipient=drop.recipients[0] if len(drop.recipients) == 1 else "",
+        )
         envelope = Envelope(
             sender=drop.sender, recipients=tuple(recipients), source=self._source, arrival=now, protocol="SMTP"
         )
         intake = self._enqueue.begin(queue_id, None, len(drop.content))
+        intake.write(trace)
         intake.write(drop.content)
         await intake.commit(envelope)

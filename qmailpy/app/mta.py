@@ -30,6 +30,7 @@ from qmailpy.channels.process import Notices
 from qmailpy.channels.registry import factory, make_channels
 from qmailpy.config.schema import Config, ListenerConfig
 from qmailpy.control.client import Json
+from qmailpy.directory.address import POSTMASTER
 from qmailpy.directory.service import cached, ldap_directory
 from qmailpy.disk.files import RealFiles
 from qmailpy.interfaces import IChannel
@@ -149,7 +150,7 @@ class MailWorker(Service):
                 self._ports += self._context.listen(listener.name, factory)
         if self._context.index == 0:
             self._drops = Drops(
-                self._reactor, config, self._files, self.queue.first, self._router, recorder, self.queue.in_thread
+                self._reactor, config, self._files, self.queue.first, self._router, self.queue.in_thread
             )
             self._drops.startService()
             self._rolling = Rolling(self._reactor, config, self._files, self._reopen, self.queue.in_thread)
@@ -169,6 +170,7 @@ class MailWorker(Service):
             queue=config.queue,
             log=config.log,
             trust=config.trust,
+            postmaster=config.server.postmaster or POSTMASTER,
             resolver=self._resolver,
         )
 

@@ -130,6 +130,10 @@ class ControlProtocol(AMP, TimeoutMixin):
 
     def ampBoxReceived(self, box: AmpBox) -> None:
         self._box_octets = 0
+        if not box:  # Twisted would raise
+            self.log.warn("control connection closed: an empty box")
+            self._cut()
+            return
         super().ampBoxReceived(box)
 
     def unhandledError(self, failure: Failure) -> None:

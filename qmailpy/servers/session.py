@@ -18,6 +18,7 @@ import socket
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
+from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IProtocol, IPushProducer, ITCPTransport
 from twisted.internet.tcp import Connection
@@ -123,15 +124,18 @@ class SmtpSession:
         site, transport = self._site, self.transport
         peer = transport.getPeer()
         self._ip = plain_address(getattr(peer, "host", ""))
-        self._trusted = self._ip in site.trusted
+        host = transport.getHost()
+        # Who may open our UNIX socket is one of us: its mode says so.
+        unix = isinstance(host, UNIXAddress)
+        self._trusted = unix or self._ip in site.trusted
         if ITCPTransport.providedBy(transport):
             transport.setTcpNoDelay(True)
         if isinstance(transport, Connection) and not transport.TLS:
             self._direct = transport.socket
         if site.log.connections:
-            host = transport.getHost()
             ours = plain_address(getattr(host, "host", ""))
-            self._ends = f"TCP|{ours}|{getattr(host, 'port', 0)}|{self._ip}|{getattr(peer, 'port', 0)}"
+            ends = f"TCP|{ours}|{getattr(host, 'port', 0)}|{self._ip}|{getattr(peer, 'port', 0)}"
+            self._ends = "UNIX" if unix else ends
         site.sessions.add(self)
         count = site.counts.add(self._ip)
         self._heard = site.reactor.seconds()

@@ -120,8 +120,11 @@ def _date(second: int) -> str:
 
 def source_system(helo: str, name: str, ip: str) -> str:
     """
-    Who sent it, in the form of the transaction log: C{"helo (rdns [ip])"}, or C{"helo ([ip])"} without reverse DNS.
+    Who sent it, in the form of the transaction log: C{"helo (rdns [ip])"}, or C{"helo ([ip])"} without reverse DNS, or
+    C{"helo"} when it came by other ways than TCP.
     """
+    if not ip:
+        return helo
     return f"{helo} ({name} [{ip}])" if name else f"{helo} ([{ip}])"
 
 

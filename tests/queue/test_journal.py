@@ -15,6 +15,7 @@ from qmailpy.queue.codec import Checkpoint, encode_op
 from qmailpy.queue.journal import HEADER_OCTETS, Journal, JournalBroken, Position
 from qmailpy.testing.crashdisk import CrashDisk
 
+payloads = st.binary(max_size=300).map(lambda octets: b"r" + octets)  # none that pretends to be a checkpoint
 WHERE, ASIDE = "/q/journal", "/q/corrupt"
 
 
@@ -49,7 +50,7 @@ class JournalTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.disk = CrashDisk(directories=[WHERE, ASIDE])
 
-    @given(st.lists(st.lists(st.binary(max_size=300), min_size=1, max_size=5), max_size=8))
+    @given(st.lists(st.lists(payloads, min_size=1, max_size=5), max_size=8))
     def test_what_was_written_is_found_in_order(self, batches: list[list[bytes]]) -> None:
         """Over as many segments as it takes."""
         disk = CrashDisk(directories=[WHERE, ASIDE])
@@ -102,9 +103,9 @@ class JournalTests(SynchronousTestCase):
         disk = CrashDisk(directories=[WHERE, ASIDE])
         at_work = begun(disk, 65536)
         chance = Random(seed)
-        acknowledged = [chance.randbytes(chance.randrange(900)) for _ in range(first)]
+        acknowledged = [b"r" + chance.randbytes(chance.randrange(900)) for _ in range(first)]
         at_work.write([(payload, False) for payload in acknowledged])
-        torn = [chance.randbytes(chance.randrange(2000)) for _ in range(second)]
+        torn = [b"r" + chance.randbytes(chance.randrange(2000)) for _ in range(second)]
         disk.die_at = disk.count() + 1  # the write happens, the sync does not
         try:
             at_work.write([(payload, False) for payload in torn])
