@@ -9,6 +9,7 @@ appending: lines of several processes never mix. A log that cannot be written co
 from __future__ import annotations
 
 import os
+import re
 import stat
 import time
 from typing import cast
@@ -24,6 +25,16 @@ TRACE_LIMIT = 32000
 
 _ESCAPES = {number: f"\\x{number:02x}" for number in (*range(32), *range(127, 160))}
 _ESCAPES |= {9: "\\t", 10: "\\n", 13: "\\r", 0x2028: "\\u2028", 0x2029: "\\u2029", 92: "\\\\"}
+
+
+_NOISE = re.compile(r"_Datagram starting on \d+\Z|\(UDP Port \d+ Closed\)\Z")
+"""What Twisted tells of each UDP socket, of which every question to the DNS has its own; it has no switch for that."""
+
+
+def noise(event: LogEvent) -> bool:
+    """Whether nobody wants to read it."""
+    text = event.get("log_text") if event.get("log_namespace") == "log_legacy" else None
+    return isinstance(text, str) and _NOISE.match(text) is not None
 
 
 def escaped(text: str) -> str:
@@ -90,7 +101,7 @@ class LogFile:
         os.close(old)
 
     def __call__(self, event: LogEvent) -> None:
-        if event.get("log_level") is LogLevel.debug:
+        if event.get("log_level") is LogLevel.debug or noise(event):
             return
         octets = line(event, self._name, os.getpid()).encode("utf-8", "backslashreplace")
         for handle in (self._handle, 1) if self._console else (self._handle,):

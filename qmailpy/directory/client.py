@@ -295,7 +295,9 @@ class LdapDirectory:
         return connection
 
     async def _connect(self) -> LdapConnection:
-        return cast(LdapConnection, await self._endpoint.connect(Factory.forProtocol(LdapConnection)))
+        factory = Factory.forProtocol(LdapConnection)
+        factory.noisy = False
+        return cast(LdapConnection, await self._endpoint.connect(factory))
 
     async def _check(self, dn: str, password: bytes) -> bool:
         """Whether C{dn} may bind with that password."""

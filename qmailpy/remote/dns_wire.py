@@ -110,7 +110,9 @@ class ReactorAsk:
         kind = TCP6ClientEndpoint if ":" in server[0] else TCP4ClientEndpoint
         endpoint = kind(self._reactor, server[0], server[1], timeout=max(1, int(timeout_s)))
         stream = _Stream(query, answer)
-        await endpoint.connect(Factory.forProtocol(lambda: stream))
+        factory = Factory.forProtocol(lambda: stream)
+        factory.noisy = False
+        await endpoint.connect(factory)
         try:
             return await answer
         finally:

@@ -147,7 +147,9 @@ class Pool:
         kind = TCP6ClientEndpoint if ":" in peer.address else TCP4ClientEndpoint
         endpoint = kind(self._dialler, peer.address, peer.port, timeout=self._config.connect_timeout_s)
         try:
-            await endpoint.connect(Factory.forProtocol(lambda: session))
+            factory = Factory.forProtocol(lambda: session)
+            factory.noisy = False
+            await endpoint.connect(factory)
         except Exception as error:  # ConnectError and its kin, OSError for want of sockets
             raise Unreached(self._unreached(peer, error)) from error
         try:
