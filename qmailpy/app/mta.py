@@ -78,6 +78,11 @@ class MailWorker(Service):
         self.queue.on_broken = self._broken
         context.control.add("directory.flush", self._flush_directory)
         context.control.add("counters.clear", self._clear_counters)
+        QueueMethods(
+            QueueOperations(
+                lambda: parts_of(self.queue.open_shards()), config, time.time, self._switches, self.queue.in_thread
+            )
+        ).register(context.control)
         self.queue.startService()
         self.queue.ready.addCallbacks(self._open, self._cannot_open)
 
@@ -112,6 +117,7 @@ class MailWorker(Service):
             in_thread=in_thread,
             committer=committer,
             replay=not self._same_session(shard),
+            stopped=self._switches.thd_stopped().__contains__,
         )
 
     def _parts(self, recorder: Recorder) -> Parts:

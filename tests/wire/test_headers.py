@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.values import Priority
+from qmailpy.wire import headers
 from qmailpy.wire.headers import (
     complete,
     count_received,
@@ -96,6 +97,8 @@ class BuildingTests(SynchronousTestCase):
         zone = os.environ.get("TZ")
         os.environ["TZ"] = "XYZ-5:30"  # POSIX counts the other way: five and a half hours ahead of UTC
         time.tzset()
+        headers._date.cache_clear()  # what other tests had formatted in their zone
+        self.addCleanup(headers._date.cache_clear)
 
         def restore() -> None:
             if zone is None:
@@ -108,7 +111,6 @@ class BuildingTests(SynchronousTestCase):
 
     def test_dates(self) -> None:
         """RFC 5322 s.3.3; the seconds' cache must not mix them up."""
-        # Far from the moments other tests use, as what was formatted in another zone is still kept.
         self.assertEqual(date(NOON + 0.9), "Tue, 27 Feb 2007 17:30:00 +0530")
         self.assertEqual(date(NOON + 1), "Tue, 27 Feb 2007 17:30:01 +0530")
         self.assertEqual(date(NOON), "Tue, 27 Feb 2007 17:30:00 +0530")
