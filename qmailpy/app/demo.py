@@ -92,8 +92,9 @@ class Demonstration:
             self._sink = demo_sink.listen(self._reactor, stage.sink_port, REMOTE, self._taken.append)
         except CannotListenError as error:
             raise CommandError(
-                f"the sink cannot listen on port {stage.sink_port}: {error.socketError.strerror}; end what does, or "
-                f"choose another port: qmailpy --home {stage.home} config set channel.tcp_local.relay 127.0.0.1:PORT"
+                f"the sink cannot listen on port {stage.sink_port}: {error.socketError.strerror}; end what does "
+                "(another demonstration?), or choose another port: "
+                f"qmailpy --home {stage.home} config set channel.tcp_local.relay 127.0.0.1:PORT"
             ) from error
         show.done(f"sink for {REMOTE} on 127.0.0.1:{stage.sink_port}")
         self._daemon = Daemon()

@@ -4,6 +4,7 @@ The programs the demonstration runs: qmailpy's own commands, and the daemon.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 
 from attrs import frozen
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.python.failure import Failure
@@ -94,9 +96,9 @@ class Daemon(ProcessProtocol):
     def processEnded(self, reason: Failure) -> None:
         ended: Any = reason.value
         status: int = -ended.signal if ended.signal else ended.exitCode
+        self._status = status
         if not self.ready.called:
             self.ready.errback(Failure(CommandError(self._why())))
-        self._status = status
         for waiting in self._waiting:
             if not waiting.called:
                 waiting.callback(status)
@@ -105,6 +107,11 @@ class Daemon(ProcessProtocol):
         """The last words of a daemon that did not start."""
         lines = [printable(line) for line in self._said.decode("utf-8", "replace").splitlines() if line.strip()]
         return "the daemon did not start: " + ("; ".join(lines[-3:]) or "it said nothing")
+
+    def _signal(self, number: int) -> None:
+        if self.transport is not None:
+            with contextlib.suppress(ProcessExitedAlready):  # its output is still open: processEnded will follow
+                self.transport.signalProcess(number)
 
     def end(self) -> Deferred[int]:
         """Fires with its exit status when it has ended; a signal's number is negative."""
@@ -121,9 +128,9 @@ class Daemon(ProcessProtocol):
         @return: its exit status, as L{end}.
         """
         self.ready.addErrback(lambda _: None)
-        if self._status is None and self.transport is not None:
-            self.transport.signalProcess(signal.SIGTERM)
-            late = reactor.callLater(limit_s, self.transport.signalProcess, signal.SIGKILL)
+        if self._status is None:
+            self._signal(signal.SIGTERM)
+            late = reactor.callLater(limit_s, self._signal, signal.SIGKILL)
             await self.end()
             if late.active():
                 late.cancel()

@@ -81,6 +81,21 @@ def bind(where: Endpoint) -> list[socket.socket]:
     return made
 
 
+def _remedy(error: OSError, where: Endpoint, name: str) -> str:
+    """What helps against the usual mistakes, to be put behind the error."""
+    if where.kind == "unix":
+        return ""
+    key = "directory.endpoint" if name == LDAP else f"listener.{name}.endpoint"
+    other = f"choose another with: qmailpy config set {key} tcp:PORT"
+    if error.errno == errno.EADDRINUSE:
+        return f'; see what has the port with: ss -ltnp "sport = {where.port}"; or {other}'
+    if error.errno == errno.EACCES:
+        return f"; ports below 1024 are root's: start as root, or {other}"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"; this machine does not have that address; {other}"
+    return ""
+
+
 class Listening:
     """All sockets of the daemon, by role and listener."""
 
@@ -106,7 +121,8 @@ class Listening:
             except ValueError as error:
                 problems.append(f"listener {name}: {error}")
             except OSError as error:
-                problems.append(f"listener {name}: cannot listen on {endpoint}: {error.strerror or error}")
+                why = f"{error.strerror or error}{_remedy(error, where, name)}"
+                problems.append(f"listener {name}: cannot listen on {endpoint}: {why}")
             else:
                 self._made.setdefault(role, {})[name] = made
                 self.endpoints[name] = endpoint
