@@ -36,8 +36,11 @@ from qmailpy.disk.files import RealFiles
 from qmailpy.interfaces import IChannel
 from qmailpy.queue.committer import ICommitter
 from qmailpy.queue.journal import Journal
+from qmailpy.queue.methods import QueueMethods
 from qmailpy.queue.service import QueueService, Surroundings
 from qmailpy.queue.shard import InThread
+from qmailpy.queue.switches import Switches
+from qmailpy.queue.view import QueueOperations, parts_of
 from qmailpy.remote.dns_wire import resolver
 from qmailpy.routing.router import Router
 from qmailpy.servers.smtp import SmtpFactory
@@ -55,6 +58,7 @@ class MailWorker(Service):
         self._reactor = context.reactor
         self._config = context.config
         self._files = RealFiles()
+        self._switches = Switches(self._files, context.config.path("queue", "stopped"))
         self._factories: list[SmtpFactory] = []
         self._ports: list[IListeningPort] = []
         self._channels: list[IChannel] = []

@@ -77,12 +77,25 @@ class ChannelSummary:
 
 
 @frozen(kw_only=True)
+class QueueJob:
+    """An attempt under way."""
+
+    channel: str
+    id: str
+    attempt: int  # 1 for the first
+    recipients: int
+    host: str = ""  # where to, for channels with a next hop
+    size_octets: int = 0
+    sender: str = ""
+
+
+@frozen(kw_only=True)
 class HistoryEvent:
-    """Something that happened to a message."""
+    """Something that happened to a message, or (the last ones) how it stands: "waiting" until then, "held" now."""
 
     time: float
     channel: str
-    event: str  # "enqueued", "delivered", "deferred", "failed", "held", "released", "warned"
+    event: str  # "enqueued", "delivered", "failed", "deleted", "waiting", "held"
     recipients: int = 0  # how many it concerned
     text: str = ""  # reply or reason
 
@@ -95,7 +108,7 @@ class MessageRecipient:
     original: str
     channel: str
     host: str = ""
-    state: str = "waiting"  # "waiting", "delivered" or "failed"
+    state: str = "waiting"  # "waiting", "delivered", "failed" or "deleted"
     last_error: str = ""
 
 

@@ -18,7 +18,7 @@ from qmailpy.queue.codec import Damaged
 from qmailpy.queue.content import FileContent
 from qmailpy.queue.ids import to_number
 from qmailpy.queue.layout import Layout
-from qmailpy.queue.papers import decode_copy, decode_info, encode_copy, encode_info
+from qmailpy.queue.papers import Info, decode_copy, decode_info, encode_copy, encode_info
 from qmailpy.queue.state import Copy, Message
 from qmailpy.values import Content, MemoryContent
 
@@ -182,6 +182,22 @@ class Shelf:
         message.filed = True
         message.channels = info.channels
         return message
+
+    def thd_copy(self, channel: str, number: int) -> tuple[Info, Copy] | None:
+        """
+        One copy of a message as its files have it, without the content; C{None} when it has gone or is damaged.
+
+        Changes nothing: what is damaged is set aside when somebody wants to work with it.
+
+        @raise OSError: the disk cannot be read.
+        """
+        try:
+            copy = self._load_copy(channel, number)
+            if copy is None or not copy.pending:
+                return None
+            return decode_info(self._files.read(self._layout.info(number))), copy
+        except (FileNotFoundError, Damaged):
+            return None
 
     def _load_copy(self, channel: str, number: int) -> Copy | None:
         found: list[Copy] = []

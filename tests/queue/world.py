@@ -25,6 +25,7 @@ from qmailpy.interfaces import IChannel
 from qmailpy.queue.committer import StepCommitter
 from qmailpy.queue.journal import Journal
 from qmailpy.queue.service import QueueShard, Surroundings, thd_open
+from qmailpy.queue.switches import Switches
 from qmailpy.records.reading import lines
 from qmailpy.records.record import LogRecord
 from qmailpy.records.text import LineFormat, Unreadable
@@ -147,6 +148,7 @@ class World:
         self.accepted: dict[str, tuple[Envelope, bytes]] = {}  # id: what was told 250
         self.offered: dict[str, tuple[Envelope, bytes]] = {}  # id: what a 250 may have been about to be told of
         self.shard: QueueShard | None = None
+        self.switches = Switches(disk, f"{HOME}/queue/stopped")
 
     def up(self, replay: bool = True) -> QueueShard:
         """Start. A power cut comes as an exception."""
@@ -188,6 +190,7 @@ class World:
             in_thread=in_thread,
             committer=committer,
             replay=replay,
+            stopped=self.switches.thd_stopped().__contains__,
         )
         self.shard = QueueShard(thd_open("0", around), around)
         self.shard.take_up()

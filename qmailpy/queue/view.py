@@ -1,0 +1,282 @@
+"""
+The queue in an operator's hands: what L{QueueReading} shows, and the changes. Every change is journalled through
+C{Shard.commit} and its lines go to the log like those of any other attempt, so the books need not know of operators.
+
+A copy of which recipients are being tried is I{busy}: it is not deleted or returned. It may be held; that counts from
+the end of the attempt on. What is only ready, waiting for its turn, is taken back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+from twisted.internet.defer import Deferred, gatherResults, succeed
+
+from qmailpy.config.schema import Config
+from qmailpy.errors import QmailpyError
+from qmailpy.queue.codec import Held, Op, Released
+from qmailpy.queue.content import FileContent
+from qmailpy.queue.entries import BUSY, DONE, REFUSED, UNKNOWN, ActionResult, Target
+from qmailpy.queue.ids import shard_of, to_number
+from qmailpy.queue.reading import Part, QueueReading
+from qmailpy.queue.runner import Told
+from qmailpy.queue.service import QueueShard
+from qmailpy.queue.shard import Shard
+from qmailpy.queue.showing import one_line
+from qmailpy.queue.state import Copy, Message
+from qmailpy.queue.switches import Switches
+from qmailpy.values import Reply
+
+BATCH = 200
+"""Targets of one call at most."""
+
+REASON = 400
+"""Characters of a reason that are kept."""
+
+DELETED = "deleted by the operator"
+
+_BUSY = "it is being delivered at this moment"
+_ABSENT = "not in the queue"
+
+Act = Callable[[Part, Message, Copy], Awaitable[ActionResult]]
+
+
+class QueueOperations(QueueReading):
+    """The shards of one process, looked at and changed."""
+
+    def __init__(
+        self,
+        parts: Callable[[], Sequence[Part]],
+        config: Config,
+        seconds: Callable[[], float],
+        switches: Switches,
+        in_thread: Callable[..., Deferred[bool]],
+    ) -> None:
+        """
+        @param switches: where stopped channels are remembered.
+        """
+        super().__init__(parts, config, seconds)
+        self._switches = switches
+        self._in_thread = in_thread
+
+    # --- copies ----------------------------------------------------------------------------------------------
+
+    async def hold(self, targets: Sequence[Target], reason: str) -> list[ActionResult]:
+        """
+        No attempts of these copies until they are released; of one that is held already the reason changes.
+
+        As the other three: one result a copy, or one for a target that is unknown; once it is durable.
+
+        @raise QmailpyError: more than L{BATCH} targets.
+        """
+        why = one_line(reason, REASON)
+
+        async def act(part: Part, message: Message, copy: Copy) -> ActionResult:
+            await _committed(part.shard, [Held(message.number, copy.channel, why)])
+            if copy.held is None:
+                return _result(message, copy, UNKNOWN, "it left the queue meanwhile")
+            part.runner(copy.channel).take_back(message, copy)
+            return _result(message, copy, DONE)
+
+        return await self._each(targets, act)
+
+    async def release(self, targets: Sequence[Target]) -> list[ActionResult]:
+        """Try these copies at once, ahead of others, whether they were held or waiting."""
+
+        async def act(part: Part, message: Message, copy: Copy) -> ActionResult:
+            runner = part.runner(copy.channel)
+            if copy.held is None and runner.trying(message, copy):
+                return _result(message, copy, BUSY, _BUSY)
+            await _committed(part.shard, [Released(message.number, copy.channel, self._seconds())])
+            if not copy.pending:
+                return _result(message, copy, UNKNOWN, "it left the queue meanwhile")
+            runner.expedite(message, copy)
+            return _result(message, copy, DONE)
+
+        return await self._each(targets, act)
+
+    async def delete(self, targets: Sequence[Target]) -> list[ActionResult]:
+        """Take these copies out of the queue; nobody is told."""
+
+        async def act(part: Part, message: Message, copy: Copy) -> ActionResult:
+            runner = part.runner(copy.channel)
+            return await _taken(message, copy, lambda told: runner.remove(message, copy, DELETED, told))
+
+        return await self._each(targets, act)
+
+    async def return_(self, targets: Sequence[Target], reason: str) -> list[ActionResult]:
+        """Have what is left of these copies fail with the reason; their senders are told as of any other failure."""
+        reply = Reply(550, "5.0.0", one_line(reason, REASON) or "returned by the operator")
+
+        async def act(part: Part, message: Message, copy: Copy) -> ActionResult:
+            runner = part.runner(copy.channel)
+            return await _taken(message, copy, lambda told: runner.give_back(message, copy, reply, told))
+
+        return await self._each(targets, act)
+
+    async def _each(self, targets: Sequence[Target], act: Act) -> list[ActionResult]:
+        if len(targets) > BATCH:
+            raise QmailpyError(f"{len(targets)} messages at once; {BATCH} is the most")
+        here = {part.name: part for part in self._parts()}
+        answers: list[Deferred[list[ActionResult]]] = []
+        touched: list[tuple[Part, Message]] = []
+        trouble: dict[str, str] = {}
+        for part in here.values():
+            numbers = [to_number(target.id) for target in targets if _shard(target.id) == part.name]
+            try:
+                await part.shard.load(list(dict.fromkeys(numbers)))
+            except OSError as problem:
+                trouble[part.name] = problem.strerror or str(problem)
+        # All begin in this turn of the reactor. What was loaded for one shard may have gone while another was loaded:
+        # then it is loaded anew.
+        for target in targets:
+            name = _shard(target.id)
+            found = here.get(name)
+            if name in trouble:
+                refused = ActionResult(id=target.id, channel=target.channel, outcome=REFUSED, text=trouble[name])
+                answers.append(succeed([refused]))
+            elif found is None:
+                answers.append(succeed([_unknown(target)]))
+            else:
+                answers.append(Deferred.fromCoroutine(self._one(found, target, act, touched)))
+        results = await gatherResults(answers, consumeErrors=True)
+        for part, message in touched:
+            _let_go(part.shard, message)
+        return [result for each in results for result in each]
+
+    async def _one(
+        self, part: Part, target: Target, act: Act, touched: list[tuple[Part, Message]]
+    ) -> list[ActionResult]:
+        number = to_number(target.id)
+        message = part.shard.state.messages.get(number)
+        if message is None:
+            try:
+                found = await part.shard.load([number])
+            except OSError as problem:
+                return [ActionResult(id=target.id, channel=target.channel, outcome=REFUSED, text=str(problem))]
+            message = found[0] if found else None
+        copies = (
+            [copy for copy in message.copies.values() if target.channel in ("", copy.channel)]
+            if message is not None
+            else []
+        )
+        if message is None or not copies:
+            return [_unknown(target)]
+        touched.append((part, message))
+        # All of them begin before one ends: the first may let go of the message.
+        work = [Deferred.fromCoroutine(_guarded(act, part, message, copy)) for copy in copies]
+        return await gatherResults(work, consumeErrors=True)
+
+    # --- channels --------------------------------------------------------------------------------------------
+
+    async def stop(self, channel: str) -> tuple[bool, bool]:
+        """
+        No more attempts of a channel, over restarts too.
+
+        @return: whether there is such a channel; whether it was running.
+        @raise OSError: that cannot be written down; nothing was changed.
+        """
+        if not await self._known(channel):
+            return False, False
+        changed = await self._in_thread(self._switches.thd_switch, channel, True)
+        for part in self._parts():
+            runner = part.runners.get(channel)
+            if runner is not None:
+                changed = changed or not runner.stopped
+                runner.stop()
+        return True, changed
+
+    async def start(self, channel: str) -> tuple[bool, bool]:
+        """The reverse; what is due is tried at once. One that the configuration stops is started for this life."""
+        if not await self._known(channel):
+            return False, False
+        changed = await self._in_thread(self._switches.thd_switch, channel, False)
+        for part in self._parts():
+            runner = part.runners.get(channel)
+            if runner is not None:
+                before = runner.stopped
+                runner.start()
+                changed = changed or before is not runner.stopped
+        return True, changed
+
+    async def run(self, channel: str) -> tuple[bool, int]:
+        """
+        Try all mail of a channel now, whatever its schedule says.
+
+        @param channel: "" = every channel.
+        @return: whether there is such a channel; how many copies were waiting.
+        @raise QmailpyError: it is stopped.
+        """
+        if channel and not await self._known(channel):
+            return False, 0
+        waiting = 0
+        for part in self._parts():
+            for runner in list(part.runners.values()):
+                if channel in ("", runner.name):
+                    if channel and runner.stopped:
+                        raise QmailpyError(f"channel {channel} is stopped")
+                    if not runner.stopped:
+                        waiting += len(runner.due)
+                        runner.run_now()
+        return True, waiting
+
+    async def _known(self, channel: str) -> bool:
+        return channel in self._config.channels or channel in await self._channels(self._parts())
+
+
+def parts_of(shards: Mapping[str, QueueShard]) -> list[Part]:
+    """The shards of a queue service, or of a command that has opened some."""
+    return [
+        Part(name=one.name, shard=one.shard, recorder=one.shard.recorder, runners=one.runners, runner=one.runner)
+        for one in shards.values()
+    ]
+
+
+def _shard(queue_id: str) -> str:
+    try:
+        return shard_of(queue_id)
+    except ValueError:
+        return ""
+
+
+def _result(message: Message, copy: Copy, outcome: str, text: str = "") -> ActionResult:
+    return ActionResult(id=message.id, channel=copy.channel, outcome=outcome, text=text)
+
+
+def _unknown(target: Target) -> ActionResult:
+    return ActionResult(id=target.id, channel=target.channel, outcome=UNKNOWN, text=_ABSENT)
+
+
+async def _guarded(act: Act, part: Part, message: Message, copy: Copy) -> ActionResult:
+    try:
+        return await act(part, message, copy)
+    except OSError as problem:
+        return _result(message, copy, REFUSED, problem.strerror or str(problem))
+
+
+def _committed(shard: Shard, ops: Sequence[Op]) -> Deferred[None]:
+    """Fires when the changes are durable, applied and in the log; fails with OSError."""
+    result: Deferred[None] = Deferred()
+    shard.commit(ops, lambda problem: result.callback(None) if problem is None else result.errback(problem))
+    return result
+
+
+async def _taken(message: Message, copy: Copy, take: Callable[[Told], bool]) -> ActionResult:
+    """Have a runner take a copy out."""
+    result: Deferred[OSError | None] = Deferred()
+    if not take(result.callback):
+        return _result(message, copy, BUSY, _BUSY)
+    problem = await result
+    if problem is not None:
+        raise problem
+    return _result(message, copy, DONE)
+
+
+def _let_go(shard: Shard, message: Message) -> None:
+    """
+    A message that was read from its files for an operator need not keep its content in memory until they are up to
+    date: thousands of them may be changed in a row.
+    """
+    if message.filed and not message.generation and message.content.in_memory and not message.busy:
+        message.content = FileContent(shard.files, shard.layout.mess(message.number), message.size)
+    shard.evict(message)
