@@ -205,6 +205,7 @@ class MailWorker(Service):
     async def _clear_counters(self, keep_stored: bool = False) -> Json:
         for recorder in self._recorders.values():
             recorder.clear(keep_stored)
+            await self.queue.in_thread(recorder.thd_sync)
         return None
 
     async def _reload(self, config: Config) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from twisted.application.service import Service
@@ -15,7 +17,7 @@ from qmailpy.control.client import Json, call_all
 from qmailpy.disk.files import Files
 from qmailpy.errors import CommandError
 from qmailpy.queue.shard import InThread
-from qmailpy.records.logfile import roll
+from qmailpy.records.logfile import CURRENT, roll
 
 
 def seconds_until(clock: str, now: float) -> float:
@@ -53,7 +55,22 @@ class Rolling(Service):
 
     def startService(self) -> None:
         super().startService()
+        if self._config.log.roll:
+            self._in_thread(self._thd_missed).addCallbacks(
+                lambda missed: self._roll() if missed else None,
+                lambda failure: self._log.error("log rollover: {why}", why=failure.value),
+            )
         self._arm()
+
+    def _thd_missed(self) -> bool:
+        """Whether the log was last written before the latest time of day at which it should have been rolled."""
+        now = time.time()
+        latest = now + seconds_until(self._config.log.roll, now) - 86400
+        try:
+            found = os.stat(self._config.path("log", CURRENT))
+        except FileNotFoundError:
+            return False
+        return found.st_size > 0 and found.st_mtime < latest
 
     def stopService(self) -> None:
         super().stopService()
@@ -65,13 +82,17 @@ class Rolling(Service):
             self._call = self._reactor.callLater(seconds_until(self._config.log.roll, time.time()), self._ring)
 
     def _ring(self) -> None:
+        self._roll()
+        self._arm()
+
+    def _roll(self) -> None:
         self._in_thread(self._thd_roll).addCallbacks(
             lambda _: self._rolled(), lambda failure: self._log.error("log rollover: {why}", why=failure.value)
         )
-        self._arm()
 
     def _thd_roll(self) -> None:
-        roll(self._files, self._config.path("log"))
+        with suppress(BlockingIOError):  # somebody else is rolling
+            roll(self._files, self._config.path("log"))
 
     def _rolled(self) -> None:
         self._reopen()
