@@ -81,5 +81,5 @@ class RollingTests(SynchronousTestCase):
         made.startService()
         self.clock.advance(100000)
         self.assertEqual(self.reopened, 0)
-        self.successResultOf(Deferred.fromCoroutine(made.roll()))  # type: ignore[arg-type]
+        self.successResultOf(Deferred.fromCoroutine(made.roll()))
         self.assertEqual(self.reopened, 1)
