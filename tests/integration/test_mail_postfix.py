@@ -1,0 +1,103 @@
+"""A real Postfix before us and behind us: what it sends arrives, and what we send arrives, octet for octet."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from qmailpy.records.record import Action
+from tests.integration.daemon_process import until
+from tests.integration.node import NodeCase, trace_and_message, without_received
+from tests.integration.peers.client import Talk
+from tests.integration.peers.postfix import MESSAGES, Postfix, kind
+
+
+def our_part(octets: bytes) -> bytes:
+    """Of a message that Postfix has put fields before: what it got from the other side, line ends as they are."""
+    marker = octets.index(b"From: <a@client.example>")
+    return octets[marker:]
+
+
+class PostfixSends(NodeCase):
+    """All its mail goes to us: to mailboxes here, or on to the sink."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.postfix = Postfix(f"virtual_mailbox_domains =\ndefault_transport = smtp:[127.0.0.1]:{self.node.port}\n")
+        self.addCleanup(self.postfix.close)
+
+    def test_messages_of_several_kinds(self) -> None:
+        """Each to a mailbox and, through us, to the sink: 8 bits, long lines, dots, blank lines, 1 MB."""
+        with Talk(self.postfix.port) as talk:
+            for name in MESSAGES:
+                reply = talk.mail("a@client.example", ["alice@example.org", "x@remote.example"], kind(name))
+                self.assertTrue(reply.startswith("250"), reply)
+        delivered = {}
+        for octets in self.node.wait_mailbox("alice", len(MESSAGES)):
+            text = our_part(trace_and_message(octets)[1])
+            delivered[text.partition(b"Subject: ")[2].partition(b"\n")[0].decode()] = text
+        relayed = {}
+        for mail in self.sink.wait_mails(len(MESSAGES)):
+            text = our_part(without_received(mail.content))
+            relayed[text.partition(b"Subject: ")[2].partition(b"\r\n")[0].decode()] = text
+        for name in MESSAGES:
+            self.assertEqual(delivered[name], kind(name).replace(b"\r\n", b"\n"), name)
+            self.assertEqual(relayed[name], kind(name), name)
+        self.wait_idle()
+
+    def test_fifty_recipients_of_one_message(self) -> None:
+        """They come in one transaction and leave in one."""
+        people = [f"u{number}@remote.example" for number in range(50)]
+        with Talk(self.postfix.port) as talk:
+            self.assertTrue(talk.mail("a@client.example", people, kind("dots")).startswith("250"))
+        (mail,) = self.sink.wait_mails(1)
+        self.assertEqual(sorted(mail.recipients), sorted(people))
+        self.assertEqual(our_part(mail.content), kind("dots"))
+        self.wait_idle()
+        found = self.counted()["tcp_local"]["delivered"]
+        before = self.before.get("tcp_local", {}).get("delivered", (0, 0, 0))
+        self.assertEqual((found[0] - before[0], found[1] - before[1]), (1, 50))
+
+    def test_a_user_who_is_not_there_comes_back_by_postfix(self) -> None:
+        """It gets our 550 at RCPT and builds the notice itself; we have a J record and no message."""
+        with Talk(self.postfix.port) as talk:
+            talk.mail("a@client.example", ["nobody@example.org"], kind("plain"))
+        (mail,) = self.sink.wait_mails(1)  # the notice, relayed by us
+        self.assertEqual((mail.sender, mail.recipients), ("", ["a@client.example"]))
+        self.assertIn(b"5.1.1", mail.content)
+        (rejected,) = self.node.records(Action.REJECTED)[-1:]
+        self.assertEqual(rejected.original_to, "nobody@example.org")
+        self.wait_idle()
+
+
+class PostfixReceives(NodeCase):
+    """The next hop of all our remote mail is a Postfix with Maildirs."""
+
+    postfix: ClassVar[Postfix]
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.postfix = Postfix("virtual_mailbox_domains = remote.example")  # type: ignore[misc]
+        self.addCleanup(self.postfix.close)
+        # A channel's relay is read at the start; the sink's port is what Postfix cannot have.
+        self.node.stop()
+        self.node.set({"channel.tcp_local.relay": f"127.0.0.1:{self.postfix.port}"})
+        self.node.start()
+
+    def test_messages_of_several_kinds(self) -> None:
+        """One connection, one after the other; an unknown domain is refused by it and comes back to alice."""
+        with self.node.talk() as talk:
+            for name in MESSAGES:
+                reply = talk.mail("alice@example.org", ["x@remote.example"], kind(name))
+                self.assertTrue(reply.startswith("250"), reply)
+        until(lambda: len(self.postfix.mailbox()) == len(MESSAGES), 20)
+        found = {}
+        for octets in self.postfix.mailbox():
+            text = our_part(octets)
+            found[text.partition(b"Subject: ")[2].partition(b"\n")[0].decode()] = text
+        for name in MESSAGES:
+            self.assertEqual(found[name], kind(name).replace(b"\r\n", b"\n"), name)
+        self.wait_idle()
+        self.assertEqual(self.node.mailbox("alice"), [])
+        (last,) = self.node.records(Action.DEQUEUED)[-1:]
+        self.assertIn("250", last.diagnostic)
+        self.assertIn("queued as", last.diagnostic)
