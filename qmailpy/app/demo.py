@@ -23,6 +23,7 @@ from email.utils import formatdate
 from typing import Any
 
 from rich.console import Console
+from twisted.internet import defer
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
@@ -102,7 +103,7 @@ class Demonstration:
         began = time.monotonic()
         try:
             await self._daemon.ready.addTimeout(START_S, self._reactor)
-        except TimeoutError:
+        except defer.TimeoutError:
             raise CommandError(
                 f"the daemon was not ready after {START_S:g} s; see {stage.home}/log/qmailpy.log"
             ) from None

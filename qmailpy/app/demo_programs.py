@@ -21,6 +21,7 @@ from qmailpy.cli.output import printable
 from qmailpy.errors import CommandError
 
 READY = b"qmailpy is ready"
+HOPELESS = b"restarts are held back"
 _KEPT_OCTETS = 16384  # of the daemon's words, for a failure
 
 
@@ -92,6 +93,8 @@ class Daemon(ProcessProtocol):
         self._said = (self._said + data)[-_KEPT_OCTETS:]
         if not self.ready.called and READY in self._said:
             self.ready.callback(None)
+        elif not self.ready.called and HOPELESS in self._said:
+            self.ready.errback(Failure(CommandError(self._why())))
 
     def processEnded(self, reason: Failure) -> None:
         ended: Any = reason.value
@@ -106,7 +109,8 @@ class Daemon(ProcessProtocol):
     def _why(self) -> str:
         """The last words of a daemon that did not start."""
         lines = [printable(line) for line in self._said.decode("utf-8", "replace").splitlines() if line.strip()]
-        return "the daemon did not start: " + ("; ".join(lines[-3:]) or "it said nothing")
+        worst = [line for line in lines if " critical " in line][-1:] or lines[-3:]
+        return "the daemon did not start: " + ("; ".join(worst) or "it said nothing")
 
     def _signal(self, number: int) -> None:
         if self.transport is not None:
