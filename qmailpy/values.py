@@ -198,6 +198,16 @@ class Mailbox:
 
 
 @frozen(kw_only=True)
+class ScramSecret:
+    """What is kept of a password for SCRAM-SHA-256 (RFC 5802 s.3): enough to check a proof, not to make one."""
+
+    salt: bytes
+    iterations: int
+    stored_key: bytes = field(repr=False)  # 32 octets
+    server_key: bytes = field(repr=False)  # 32 octets
+
+
+@frozen(kw_only=True)
 class Alias:
     """A directory entry that stands for other addresses."""
 
