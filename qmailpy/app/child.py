@@ -65,6 +65,10 @@ class Line(Protocol):
                 Deferred.fromCoroutine(self._reload(self._host, decode(message["config"])))
             elif do == "reopen" and self._host is not None:
                 self._host.reopen()
+            elif do == "flush" and self._host is not None:
+                Deferred.fromCoroutine(self._host.flush(message["what"]))
+            elif do == "ping":
+                self.say({"say": "pong"})
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         if self._ending and not (reason is not None and reason.check(ConnectionDone)):
@@ -98,6 +102,7 @@ class Line(Protocol):
             name: tuple(BoundSocket(handle, family) for handle, family in made)
             for name, made in message["sockets"].items()
         }
+        secret = message.get("secret")
         self._host = RoleHost(
             self._reactor,
             config,
@@ -111,6 +116,9 @@ class Line(Protocol):
             reload=lambda: self.say({"say": "reload"}),
             reopen_log=self._file.reopen if self._file else lambda: None,
             roles=message["roles"],
+            secret=secret.encode() if secret else None,
+            changed=lambda what: self.say({"say": "changed", "what": what}),
+            control=message.get("control"),
         )
         self._reactor.addSystemEventTrigger("before", "shutdown", self._host.stopService)
         try:

@@ -51,6 +51,8 @@ class ChildContext:
     ready: Callable[[], None]  # the role calls it once, when it is open for business
     control: Registry  # methods of this process's control socket
     hooks: Hooks = field(default=Factory(Hooks))
+    secret: bytes | None = field(default=None, repr=False)  # the workers' for the directory; None = read it yourself
+    changed: Callable[[list[str]], None] = lambda what: None  # tells the workers' caches; see Changes
 
     @property
     def name(self) -> str:

@@ -79,12 +79,13 @@ def effective(wanted: Config, running: Config, bound: dict[str, str]) -> tuple[C
             late.append(f"listener {one.name} has a new endpoint {one.endpoint}")
         listeners.append(evolve(one, endpoint=old.endpoint))
     late += [f"listener {name} is new" for name in new]
-    for key in ("workers", "user", "group"):
+    fixed = ("workers", "user", "group", "directory_user")
+    for key in fixed:
         if getattr(wanted.server, key) != getattr(running.server, key):
             late.append(f"[server] {key} has changed")
     if wanted.directory.endpoint != running.directory.endpoint:
         late.append("[directory] endpoint has changed")
-    server = evolve(wanted.server, workers=running.server.workers, user=running.server.user, group=running.server.group)
+    server = evolve(wanted.server, **{key: getattr(running.server, key) for key in fixed})
     directory = evolve(wanted.directory, endpoint=running.directory.endpoint)
     return evolve(wanted, listeners=tuple(listeners), server=server, directory=directory), late
 
@@ -102,11 +103,19 @@ class Running(Protocol):
 
     def reopen(self) -> None: ...
 
+    @property
+    def answering(self) -> bool: ...
+
 
 class OneProcess:
-    """All roles in this process, as the supervisor would run them in children."""
+    """
+    All roles in this process, as the supervisor would run them in children.
+
+    @ivar answering: always; whoever asks is this process itself.
+    """
 
     log = Logger()
+    answering = True
 
     def __init__(
         self,
@@ -142,12 +151,17 @@ class OneProcess:
                 stop=lambda: asked("stop"),
                 reload=lambda: asked("reload"),
                 roles=roles,
+                changed=self._changed,
             )
             self._hosts.append(host)
 
     def start(self) -> None:
         for host in self._hosts:
             host.startService()
+
+    def _changed(self, what: list[str]) -> None:
+        for host in self._hosts:
+            Deferred.fromCoroutine(host.flush(what))
 
     def _ready(self, name: str) -> None:
         self.log.info("{name} is ready", name=name)
@@ -255,9 +269,13 @@ class Daemon(Service):
         self._seat.notifier.tell("READY=1", f"STATUS=serving {self._config.server.hostname}")
         period = self._seat.notifier.watchdog_s
         if period and self._watchdog is None:
-            self._watchdog = LoopingCall(self._seat.notifier.tell, "WATCHDOG=1")
+            self._watchdog = LoopingCall(self._watch)
             self._watchdog.clock = self._reactor
             self._watchdog.start(period / 2)
+
+    def _watch(self) -> None:
+        if self._work is not None and self._work.answering:
+            self._seat.notifier.tell("WATCHDOG=1")
 
     def _take_signals(self) -> None:
         # Not Twisted's own handlers: after SIGTERM twistd ends by the same signal, and we promise exit status 0.

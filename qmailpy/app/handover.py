@@ -7,7 +7,12 @@ one. A message is a JSON object with its length in four octets (big-endian) in f
     down  {"do": "start", ...}     once, first            up  {"say": "ready"}          open for business
           {"do": "reload", "config": ...}                     {"say": "reloaded"}
           {"do": "reopen"}         log files were rolled      {"say": "refused", "why": TEXT}
+          {"do": "ping"}           alive?                     {"say": "pong"}
+          {"do": "flush", "what": [TEXT...]}                  {"say": "changed", "what": [TEXT...]}
                                                               {"say": "reload"}, {"say": "stop"}  asked for by a person
+
+What the directory says has C{changed} (addresses, domains, "" for everything) the mail workers are told to C{flush}
+from their caches.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ import qmailpy
 from qmailpy.app.context import BoundSocket, ChildContext
 from qmailpy.config.schema import Config
 from qmailpy.control.client import Json
+from qmailpy.control.commands import RemoteError
 from qmailpy.errors import CommandError
 from qmailpy.servers.control import ControlServer, Registry
 
@@ -47,12 +48,18 @@ class RoleHost(Service):
         reload: Callable[[], None],
         reopen_log: Callable[[], None] = lambda: None,
         roles: str = ROLES,
+        secret: bytes | None = None,
+        changed: Callable[[list[str]], None] = lambda what: None,
+        control: int | None = None,
     ) -> None:
         """
         @param stop: ends the daemon in an orderly way, as SIGTERM does (the control method C{stop}).
         @param reload: has the configuration read anew, as SIGHUP does (the control method C{reload}).
         @param reopen_log: opens the daemon's own log again.
         @param roles: name of the module that has the role.
+        @param secret: what the workers show the directory; C{None} = they read it themselves.
+        @param changed: tells the mail workers what has changed in the directory.
+        @param control: descriptor of the control socket; C{None} = it is made here.
         """
         self.context = ChildContext(
             reactor=reactor,
@@ -65,6 +72,8 @@ class RoleHost(Service):
             session=session,
             ready=ready,
             control=Registry(),
+            secret=secret,
+            changed=changed,
         )
         self._clock: IReactorTime = reactor
         self._started = self._clock.seconds()
@@ -72,7 +81,7 @@ class RoleHost(Service):
         self._reload = reload
         self._reopen_log = reopen_log
         self._roles = roles
-        self._server = ControlServer(reactor, config.home, self.context.name, self.context.control)
+        self._server = ControlServer(reactor, config.home, self.context.name, self.context.control, control)
 
     def startService(self) -> None:
         """@raise Exception: whatever keeps the role from starting."""
@@ -128,6 +137,14 @@ class RoleHost(Service):
                 hook()
             except Exception:
                 self.log.failure("{name}: a log could not be opened again", name=self.context.name)
+
+    async def flush(self, what: list[str]) -> None:
+        """Have the role's cache of the directory, if it has one by now, forget addresses and domains ("" = all)."""
+        for one in what:
+            try:
+                await self.context.control.call("directory.flush", {"address": one})
+            except RemoteError:
+                return
 
     async def _status(self) -> Json:
         return {

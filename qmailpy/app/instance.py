@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 from attrs import frozen
 
-from qmailpy.app.privileges import Identity
+from qmailpy.disk.rights import Identity
 from qmailpy.errors import CommandError
 
 PATIENCE_S = 5.0

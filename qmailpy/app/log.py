@@ -18,7 +18,7 @@ from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, global
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from qmailpy.app.privileges import Identity
+from qmailpy.disk.rights import Identity
 
 TEXT_LIMIT = 4000
 TRACE_LIMIT = 32000
@@ -87,6 +87,8 @@ class LogFile:
         if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
             os.close(handle)
             raise OSError(0, "is no plain file", self._path)
+        if self._owner is not None and found.st_uid in (0, self._owner.uid) and found.st_mode & 0o060 != 0o060:
+            os.fchmod(handle, 0o660)  # the directory process writes it too: another user of the same group
         return handle
 
     def reopen(self) -> None:

@@ -71,7 +71,7 @@ class MailWorker(Service):
     def startService(self) -> None:
         super().startService()
         context, config = self._context, self._config
-        self._server = ldap_directory(self._reactor, config)
+        self._server = ldap_directory(self._reactor, config, context.secret)
         self._directory = cached(self._reactor, config, self._server)
         self._router = Router(config, self._directory)
         self._resolver = resolver(self._reactor, config.dns)

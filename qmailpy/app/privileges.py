@@ -1,4 +1,10 @@
-"""Who the mail processes run as, and the limits they run under."""
+"""
+Whom the processes run as, and the limits they run under.
+
+Started as root, the mail workers are C{[server] user} and the directory process is C{[server] directory_user}: who
+parses mail from the network can then not read password hashes. Where that cannot be had, all processes are one user,
+and L{Users.word} says so and why.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +17,27 @@ import sys
 
 from attrs import frozen
 
-from qmailpy.config.schema import ServerConfig
+from qmailpy.config.schema import Config, ServerConfig
+from qmailpy.disk.rights import Identity
 from qmailpy.errors import CommandError, ConfigError
 
 
-@frozen
-class Identity:
-    """A user and group to become."""
+@frozen(kw_only=True)
+class Users:
+    """Whom the processes become; C{None} = they stay who we are."""
 
-    uid: int
-    gid: int
+    workers: Identity | None
+    directory: Identity | None
+    word: str  # about the separation, for the log
+
+    @property
+    def apart(self) -> bool:
+        """Whether the directory has a user of its own."""
+        return self.workers != self.directory
+
+    def of(self, role: str) -> Identity | None:
+        """Whom the processes of a role become."""
+        return self.directory if role == "directory" else self.workers
 
 
 def identity(server: ServerConfig) -> Identity | None:
@@ -48,6 +65,59 @@ def identity(server: ServerConfig) -> Identity | None:
     if problems:
         raise ConfigError(tuple(problems))
     return Identity(uid, gid) if uid else None
+
+
+def users(config: Config) -> Users:
+    """
+    Who is to run what on this home.
+
+    The directory process has the workers' group, for the log; what it makes is its user's alone.
+
+    @raise ConfigError: a configured user or group does not exist (C{directory_user} may be missing).
+    @raise CommandError: HOME/directory belongs to somebody who will not serve it; names the remedy.
+    """
+    server, folder = config.server, config.path("directory")
+    workers = identity(server)
+    if workers is None:
+        word = f"all processes run as user {os.geteuid()}: the directory's passwords are not kept from those of mail"
+        return Users(workers=None, directory=None, word=word)
+    directory, why = _directory_user(config, workers)
+    try:
+        found = os.stat(folder).st_uid
+    except OSError:
+        found = directory.uid  # the directory process will say what is wrong with it
+    if found == workers.uid and directory != workers:
+        # A home from before there was such a user: it goes on as it was.
+        right = f"chown -R {server.directory_user}:{server.group} {folder}"
+        directory, why = workers, f"{folder} belongs to {server.user}; stop qmailpy, then: {right}"
+    elif found != directory.uid:
+        name = pwd.getpwuid(directory.uid).pw_name
+        remedy = f"chown -R {name}:{server.group} {folder}"
+        raise CommandError(
+            f"{folder} belongs to user {found} and not to {name}, who serves it; right would be: {remedy}"
+        )
+    if why:
+        word = f"all processes run as user {server.user}: passwords are not kept from the mail workers ({why})"
+    else:
+        word = f"the mail workers run as user {server.user}, the directory as {server.directory_user}"
+    return Users(workers=workers, directory=directory, word=word)
+
+
+def _directory_user(config: Config, workers: Identity) -> tuple[Identity, str]:
+    """Whom the directory process should become, and why not somebody of its own ("" if it does)."""
+    wanted = config.server.directory_user
+    if config.server.workers == 0:
+        return workers, "with workers = 0 everything is one process"
+    if not wanted or wanted == config.server.user:
+        return workers, "[server] directory_user is the same"
+    try:
+        uid = pwd.getpwnam(wanted).pw_uid
+    except KeyError:
+        remedy = f"useradd --system --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin {wanted}"
+        return workers, f"there is no user {wanted}; stop qmailpy, then: {remedy}"
+    if uid in (0, workers.uid):
+        return workers, f"[server] directory_user {wanted} is no user of its own"
+    return Identity(uid, workers.gid), ""
 
 
 def check_reach(who: Identity, home: str) -> None:

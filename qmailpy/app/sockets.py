@@ -14,15 +14,21 @@ import os
 import socket
 import stat
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 
 from qmailpy.config.endpoint import Endpoint, parse_endpoint
 from qmailpy.config.schema import Config
 from qmailpy.control.client import short_path
+from qmailpy.directory.paths import SOCKET
+from qmailpy.disk.rights import Identity, acting_as
 from qmailpy.errors import ConfigError
 from qmailpy.servers.ports import BACKLOG
 
 LDAP = "ldap"
 """Name under which the directory role finds the sockets of C{[directory] endpoint}."""
+
+OWN = "ldap-own"
+"""Name under which it finds the socket of our own workers, HOME/run/ldap.sock."""
 
 
 def _bind_inet(family: socket.AddressFamily, address: str, where: Endpoint) -> socket.socket:
@@ -99,7 +105,10 @@ def _remedy(error: OSError, where: Endpoint, name: str) -> str:
 class Listening:
     """All sockets of the daemon, by role and listener."""
 
-    def __init__(self) -> None:
+    def __init__(self, owner: Identity | None = None) -> None:
+        """@param owner: the workers' user: makes and keeps the sockets below HOME. C{None} = who we are."""
+        self._owner = owner
+        self._home = ""
         self._made: dict[str, dict[str, list[socket.socket]]] = {}
         self._paths: list[str] = []
         self.endpoints: dict[str, str] = {}  # by listener name, as bound
@@ -110,14 +119,18 @@ class Listening:
 
         @raise ConfigError: what cannot be bound, one line each; then nothing is left open.
         """
+        self._home = config.home
         wanted = [("mta", one.name, one.endpoint) for one in config.listeners]
+        # For the workers alone: not even the directory's user needs its name.
+        wanted.append(("directory", OWN, f"unix:{SOCKET}:mode=600"))
         if config.directory.endpoint:
             wanted.append(("directory", LDAP, config.directory.endpoint))
         problems = []
         for role, name, endpoint in wanted:
             try:
                 where = parse_endpoint(endpoint, config.home)
-                made = bind(where)
+                with self._acting(where.path):
+                    made = bind(where)
             except ValueError as error:
                 problems.append(f"listener {name}: {error}")
             except OSError as error:
@@ -143,6 +156,10 @@ class Listening:
                 listening.close()
         self._made.clear()
         for path in self._paths:
-            if os.path.lexists(path):
+            with suppress(FileNotFoundError), self._acting(path):
                 os.unlink(path)
         self._paths.clear()
+
+    def _acting(self, path: str) -> AbstractContextManager[None]:
+        """As the workers below HOME, where they could have laid a trap for root; as ourselves elsewhere."""
+        return acting_as(self._owner if path.startswith(self._home + "/") else None)

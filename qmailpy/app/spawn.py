@@ -2,7 +2,8 @@
 Starts the children as processes of their own.
 
 Descriptors of a child: 0 nothing, 1 standard output (shared, in the foreground), 2 a pipe whose lines go to the
-daemon's log, 3 messages down, 4 messages up, 5 the children's lock, 10 and on the listening sockets. The end of 3 is
+daemon's log, 3 messages down, 4 messages up, 5 the children's lock, 6 the control socket, 10 and on the listening
+sockets. The end of 3 is
 how a child learns that the supervisor is gone.
 """
 
@@ -10,7 +11,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from socket import socket
 from typing import Any
 
@@ -23,13 +25,17 @@ from twisted.python.failure import Failure
 from qmailpy.app.handover import UP_LIMIT, Message, Unpacker, encode, pack
 from qmailpy.app.host import ROLES
 from qmailpy.app.log import escaped
-from qmailpy.app.privileges import Identity
+from qmailpy.app.privileges import Users
 from qmailpy.app.supervisor import Keeper, Place
 from qmailpy.config.schema import Config
+from qmailpy.directory.paths import SERVICE, directory_path, thd_read_secret
+from qmailpy.disk.rights import acting_as, owner
+from qmailpy.servers.control import bind_control, control_path
 
 DOWN = 3
 UP = 4
 LOCK = 5
+CONTROL = 6
 FIRST_SOCKET = 10
 
 LINE_LIMIT = 8192
@@ -41,8 +47,13 @@ class ChildProcess(ProcessProtocol):
     log = Logger()
     transport: IProcessTransport
 
-    def __init__(self, name: str, keeper: Keeper, start: Message) -> None:
+    def __init__(self, name: str, keeper: Keeper, start: Message, gone: Callable[[], None] = lambda: None) -> None:
+        """
+        @param start: the first message.
+        @param gone: called when the process has ended, before the keeper is told.
+        """
         self._name = name
+        self._tidy = gone
         self._keeper = keeper
         self._start = start
         self._messages = Unpacker(UP_LIMIT)
@@ -95,6 +106,7 @@ class ChildProcess(ProcessProtocol):
 
     def processExited(self, reason: Failure) -> None:
         self._gone = True
+        self._tidy()
         value = reason.value
         if isinstance(value, ProcessTerminated):
             how = f"signal {value.signal}" if value.signal else f"exit status {value.exitCode}"
@@ -110,6 +122,8 @@ class ChildProcess(ProcessProtocol):
 class Processes:
     """L{qmailpy.app.supervisor.Spawn} with real processes."""
 
+    log = Logger()
+
     def __init__(
         self,
         reactor: IReactorProcess,
@@ -117,21 +131,21 @@ class Processes:
         sockets: Mapping[str, Mapping[str, Sequence[socket]]],
         lock: int,
         session: str,
-        who: Identity | None,
+        users: Users,
         console: bool,
         roles: str = ROLES,
     ) -> None:
         """
         @param sockets: listening sockets by role and listener.
         @param lock: descriptor of the children's lock.
-        @param who: whom the children become; C{None} = who we are.
+        @param users: whom the children become.
         @param console: whether children also log to standard output.
         """
         self._reactor = reactor
         self._sockets = sockets
         self._lock = lock
         self._session = session
-        self._who = who
+        self._users = users
         self._console = console
         self._roles = roles
         self._nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
@@ -140,6 +154,7 @@ class Processes:
         descriptors: dict[int, Any] = {0: self._nothing, 1: 1, 2: "r", DOWN: "w", UP: "r", LOCK: self._lock}
         if not self._console:
             descriptors[1] = self._nothing
+        who = self._users.of(place.role)
         passed: dict[str, list[tuple[int, int]]] = {}
         for name, made in self._sockets.get(place.role, {}).items():
             for listening in made:
@@ -154,16 +169,42 @@ class Processes:
             "sockets": passed,
             "console": self._console,
             "roles": self._roles,
+            "control": CONTROL,
         }
-        child = ChildProcess(place.name, keeper, start)
-        self._reactor.spawnProcess(
-            child,
-            sys.executable,
-            # -P: the directory the daemon was started in is no place to import from.
-            [sys.executable, "-P", "-m", "qmailpy.app.child", place.role, str(place.index)],
-            env=dict(os.environ),
-            uid=self._who.uid if self._who else None,
-            gid=self._who.gid if self._who else None,
-            childFDs=descriptors,
-        )
+        if place.role == "mta":
+            start["secret"] = self._secret(config)
+        path = control_path(config.home, place.name)
+        child = ChildProcess(place.name, keeper, start, lambda: self._remove(path))
+        # The directory's user has no right to make a socket where commands look for it; and it is the workers' user and
+        # root who may connect, whoever answers.
+        with acting_as(self._users.workers):
+            control = bind_control(config.home, place.name)
+        with control:
+            descriptors[CONTROL] = control.fileno()
+            self._reactor.spawnProcess(
+                child,
+                sys.executable,
+                # -P: the directory the daemon was started in is no place to import from.
+                [sys.executable, "-P", "-m", "qmailpy.app.child", place.role, str(place.index)],
+                env=dict(os.environ),
+                uid=who.uid if who else None,
+                gid=who.gid if who else None,
+                childFDs=descriptors,
+            )
         return child
+
+    def _remove(self, path: str) -> None:
+        with suppress(OSError), acting_as(self._users.workers):
+            os.unlink(path)
+
+    def _secret(self, config: Config) -> str | None:
+        """
+        What workers show the directory; its file is closed to them. C{None} when there is none to be had: the worker
+        says so.
+        """
+        try:
+            with acting_as(owner(directory_path(config.home))):
+                return thd_read_secret(config.home, SERVICE).decode("ascii")
+        except (OSError, ValueError) as error:
+            self.log.error("the workers' secret cannot be read: {error}", error=str(error))
+            return None

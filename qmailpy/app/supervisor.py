@@ -8,11 +8,16 @@ A child's life::
        +---- died --------+--------------------+         (again at once, then as L{Restarts} says)
     any --stop--> STOPPING (told to end) --died--> GONE  (or killed when the drain limit is over)
 
+A child that lives and does not answer is killed as well: every L{PING_S} seconds each is asked, and one that has not
+answered for L{SILENCE_S} (L{STARTING} times as long while it starts) is as good as dead. Questions are counted, not
+seconds: a machine that slept, or a clock that was set, kills nobody.
+
 The supervisor keeps no mail state and parses nothing from the network. Pure of processes: L{Spawn} starts them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Protocol
@@ -20,6 +25,7 @@ from typing import Protocol
 from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from qmailpy.app.handover import Message, encode
@@ -29,6 +35,12 @@ from qmailpy.values import first_line
 
 PATIENCE_S = 10.0
 """How long the next rank waits for the one before to be ready: mail does not stay away because a directory does."""
+
+
+PING_S = 5.0
+SILENCE_S = 60.0
+STARTING = 5
+FLUSH_MOST = 100  # names in one message that we pass on; the directory sends no more than half as many
 
 
 @frozen(kw_only=True)
@@ -94,9 +106,23 @@ class _Kept:
     log = Logger()
 
     def __init__(
-        self, place: Place, clock: IReactorTime, spawn: Spawn, changed: Callable[[], None], asked: Callable[[str], None]
+        self,
+        place: Place,
+        clock: IReactorTime,
+        spawn: Spawn,
+        changed: Callable[[], None],
+        asked: Callable[[str], None],
+        flush: Callable[[list[str]], None],
+        patience: int,
     ) -> None:
+        """
+        @param patience: questions that may stay without an answer.
+        """
         self.place = place
+        self._flush = flush
+        self._patience = patience
+        self._unanswered = 0
+        self.hung = False
         self.state = State.GONE
         self.child: Child | None = None
         self._clock = clock
@@ -118,6 +144,8 @@ class _Kept:
         self._later = None
         assert self.config is not None
         self._since = self._clock.seconds()
+        self._unanswered = 0
+        self.hung = False
         self.state = State.STARTING
         try:
             self.child = self._spawn(self.place, self.config, self)
@@ -128,6 +156,7 @@ class _Kept:
 
     def said(self, message: Message) -> None:
         said = message.get("say")
+        self._unanswered = 0
         if said == "ready" and self.state is State.STARTING:
             self.state = State.READY
             took = self._clock.seconds() - self._since
@@ -138,13 +167,29 @@ class _Kept:
             self.log.error("{name} keeps the old configuration: {why}", name=self.place.name, why=why)
         elif said == "reloaded":
             self.log.info("{name} has the new configuration", name=self.place.name)
-
+        elif said == "changed":
+            what = message.get("what")
+            if isinstance(what, list) and len(what) <= FLUSH_MOST and all(isinstance(one, str) for one in what):
+                self._flush(what)
         elif said in ("reload", "stop"):
             self.log.info("{name} passes on a wish: {wish}", name=self.place.name, wish=said)
             self._asked(said)
 
+    def ping(self) -> None:
+        """Ask whether it is alive; one that has not answered for too long is ended."""
+        if self.child is None or self.state is State.STOPPING:
+            return
+        if self._unanswered < self._patience * (STARTING if self.state is State.STARTING else 1):
+            self._unanswered += 1
+            self.child.send({"do": "ping"})
+        elif not self.hung:
+            self.hung = True
+            self.log.error("{name} does not answer any more: killed", name=self.place.name)
+            self.child.kill()
+
     def ended(self, how: str, clean: bool) -> None:
         self.child = None
+        self.hung = False
         if self.state in (State.STOPPING, State.GONE):
             self.state = State.GONE
             report = self.log.info if clean else self.log.warn
@@ -184,6 +229,8 @@ class Supervisor:
     All children.
 
     @ivar ready: whether every child is open for business.
+    @ivar answering: whether no child has been silent for too long. One that was is killed and started again, so this
+        is false only while even that does not help.
     """
 
     log = Logger()
@@ -196,13 +243,22 @@ class Supervisor:
         config: Config,
         on_ready: Callable[[], None] = lambda: None,
         asked: Callable[[str], None] = lambda wish: None,
+        silence_s: float = SILENCE_S,
     ) -> None:
         """
         @param on_ready: called once, when all are ready for the first time.
         @param asked: called with C{"reload"} or C{"stop"} when somebody asked a child for it.
+        @param silence_s: how long a child may stay without an answer.
         """
         self._clock = clock
-        self._kept = [_Kept(place, clock, spawn, self._changed, asked) for place in places]
+        period = min(PING_S, silence_s / 4)
+        self._kept = [
+            _Kept(place, clock, spawn, self._changed, asked, self._flush, math.ceil(silence_s / period))
+            for place in places
+        ]
+        self._pings = LoopingCall(self._ping)
+        self._pings.clock = clock
+        self._period = period
         self._config = config
         self._on_ready: Callable[[], None] | None = on_ready
         self._ranks = sorted({place.rank for place in places})
@@ -215,13 +271,27 @@ class Supervisor:
     def ready(self) -> bool:
         return all(kept.state is State.READY for kept in self._kept)
 
+    @property
+    def answering(self) -> bool:
+        return not any(kept.hung for kept in self._kept)
+
     def children(self) -> dict[str, tuple[State, int]]:
         """State and process id (0 = none) by name."""
         return {kept.place.name: (kept.state, kept.child.pid if kept.child else 0) for kept in self._kept}
 
     def start(self) -> None:
         """Start the first rank; the others follow as ranks become ready."""
+        self._pings.start(self._period, now=False)
         self._next_rank()
+
+    def _ping(self) -> None:
+        for kept in self._kept:
+            kept.ping()
+
+    def _flush(self, what: list[str]) -> None:
+        for kept in self._kept:
+            if kept.place.role == "mta" and kept.child is not None:
+                kept.child.send({"do": "flush", "what": what})
 
     def _next_rank(self) -> None:
         if self._patience is not None and self._patience.active():
@@ -280,6 +350,8 @@ class Supervisor:
         if self._stopped is not None:
             raise RuntimeError("stopped twice")
         stopped = self._stopped = Deferred()
+        if self._pings.running:
+            self._pings.stop()
         if self._patience is not None:
             self._patience.cancel()
             self._patience = None

@@ -16,6 +16,7 @@ from typing import Any
 
 from twisted.application.service import IService
 from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
 from twisted.python import usage
 
 from qmailpy.app import log
@@ -23,12 +24,13 @@ from qmailpy.app.daemon import Daemon, OneProcess, Running, Seat, places
 from qmailpy.app.host import ROLES
 from qmailpy.app.instance import acquire, make_run
 from qmailpy.app.notify import from_environment
-from qmailpy.app.privileges import become, check_reach, identity, raise_file_limit
+from qmailpy.app.privileges import become, check_reach, raise_file_limit, users
 from qmailpy.app.sockets import Listening
 from qmailpy.app.spawn import Processes
-from qmailpy.app.supervisor import Supervisor
+from qmailpy.app.supervisor import SILENCE_S, Supervisor
 from qmailpy.config.load import load
 from qmailpy.config.schema import Config
+from qmailpy.directory.paths import directory_path
 from qmailpy.errors import ConfigError, QmailpyError
 
 DEFAULT_HOME = "/var/lib/qmailpy"
@@ -42,6 +44,7 @@ class Options(usage.Options):
     optParameters = [
         ["home", "H", os.environ.get("QMAILPY_HOME", DEFAULT_HOME), "the home: configuration, queue, mail, logs"],
         ["roles", None, ROLES, "module the process roles come from (tests)"],
+        ["silence", None, SILENCE_S, "seconds a process may stay without an answer (tests)", float],
     ]
 
     def postOptions(self) -> None:
@@ -69,7 +72,11 @@ def makeService(options: Options) -> IService:
     os.umask(0o077)
     try:
         service: IService = prepare(
-            reactor, load(options["home"]), console=options.get("console", False), roles=options["roles"]
+            reactor,
+            load(options["home"]),
+            console=options.get("console", False),
+            roles=options["roles"],
+            silence_s=options["silence"],
         )
     except ConfigError as error:
         sys.exit("\n".join(error.problems))
@@ -81,25 +88,30 @@ def makeService(options: Options) -> IService:
     return service
 
 
-def prepare(reactor: Any, config: Config, *, console: bool, roles: str) -> Daemon:
+def prepare(reactor: Any, config: Config, *, console: bool, roles: str, silence_s: float = SILENCE_S) -> Daemon:
     """
     Take what the daemon needs while we may, and build it.
 
     @param console: also log to standard output.
+    @param silence_s: how long a process may stay without an answer.
     @raise ConfigError: user, group or listeners cannot be had.
-    @raise CommandError: another daemon runs.
+    @raise CommandError: another daemon runs, or a user may not do what is to be his.
     @raise OSError: the log cannot be opened.
     """
     raise_file_limit()
-    who = identity(config.server)
+    ours = users(config)
+    who = ours.workers
     make_run(config.home, who)
     if who is not None:
         check_reach(who, config.path("run"))
+    if ours.directory is not None and ours.apart:
+        check_reach(ours.directory, directory_path(config.home))
     instance = acquire(config.home)
-    listening = Listening()
+    listening = Listening(who)
     listening.open(config)
     logfile = log.LogFile(config.path("log", "qmailpy.log"), "qmailpy", console=console, owner=who)
     log.add(logfile)
+    Logger().info("{word}", word=ours.word)
     seat = Seat(instance=instance, listening=listening, logfile=logfile, notifier=from_environment(os.environ))
     session = secrets.token_hex(8)
 
@@ -115,11 +127,11 @@ def prepare(reactor: Any, config: Config, *, console: bool, roles: str) -> Daemo
             sockets={role: listening.of(role) for role in ("directory", "mta")},
             lock=instance.children_lock,
             session=session,
-            who=who,
+            users=ours,
             console=console,
             roles=roles,
         )
-        return Supervisor(reactor, places(config), processes, config, ready, asked)
+        return Supervisor(reactor, places(config), processes, config, ready, asked, silence_s)
 
     in_thread = partial(deferToThreadPool, reactor, reactor.getThreadPool())
     return Daemon(reactor, config, seat, make, load, in_thread)

@@ -229,6 +229,7 @@ CHECKS: Mapping[type, Mapping[str, Check]] = {
         "domain": optional(domain),
         "user": matching(r"[a-z0-9_][a-z0-9_.-]{0,31}", "the name of a system user"),
         "group": matching(r"[a-z0-9_][a-z0-9_.-]{0,31}", "the name of a system group"),
+        "directory_user": optional(matching(r"[a-z0-9_][a-z0-9_.-]{0,31}", "the name of a system user")),
         "workers": between(0, 256),
         "postmaster": optional(address),
         "drain_s": between(0.1, 3600),

@@ -19,6 +19,7 @@ class ServerConfig:
     hostname: str  # our name in greetings, Received fields and records
     user: str = "qmailpy"  # the workers' user when started as root; ignored otherwise
     group: str = "qmailpy"
+    directory_user: str = "qmailpy-dir"  # the directory process's, so that workers cannot read it; "" = user
     workers: int = 1  # mail workers, each with a shard of the queue; 0 = everything in one process
     domain: str = ""  # completes addresses without one in mail submitted by commands; "" = hostname
     postmaster: str = ""  # address; "" = postmaster@ the first domain

@@ -63,7 +63,8 @@ def short_path(path: str) -> Iterator[str]:
     if len(os.fsencode(path)) <= PATH_LIMIT:
         yield path
         return
-    handle = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    # O_PATH: the right to pass through is enough, as with the plain path.
+    handle = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield f"/proc/self/fd/{handle}/{os.path.basename(path)}"
     finally:

@@ -8,22 +8,26 @@ process is L{embedded_directory} through L{cached}, with or without the server f
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
 from twisted.application.internet import StreamServerEndpointService
 from twisted.application.service import MultiService, Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.endpoints import UNIXClientEndpoint, UNIXServerEndpoint, serverFromString
-from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint, IStreamServerEndpoint
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
+from zope.interface import implementer
 
 from qmailpy.config.schema import Config
+from qmailpy.control.client import short_path
 from qmailpy.directory import setup
 from qmailpy.directory.cache import CachedDirectory
 from qmailpy.directory.client import LdapDirectory
 from qmailpy.directory.embedded import EmbeddedDirectory
+from qmailpy.directory.paths import socket_path
 from qmailpy.directory.server import LdapServerFactory
 from qmailpy.directory.store import Store
 from qmailpy.interfaces import IDirectory
@@ -70,11 +74,6 @@ class _Connections(Service):
         self._factory.end_all()
 
 
-def socket_path(home: str) -> str:
-    """The UNIX socket our own processes reach the server on; a path of 108 octets or more cannot be listened on."""
-    return f"{home}/run/ldap.sock"
-
-
 def server_service(
     reactor: Any,
     config: Config,
@@ -103,20 +102,45 @@ def server_service(
     return whole
 
 
-def ldap_directory(reactor: Any, config: Config) -> LdapDirectory:
+@implementer(IStreamClientEndpoint)
+class _SocketEndpoint:
+    """L{UNIXClientEndpoint} for paths of any length."""
+
+    def __init__(self, reactor: Any, path: str) -> None:
+        self._reactor = reactor
+        self._path = path
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        """Fires with the protocol."""
+        # Twisted connects in a later turn of the reactor: the short name must live until then.
+        held = ExitStack()
+        try:
+            name = held.enter_context(short_path(self._path))
+        except OSError as error:
+            return fail(error)
+        connecting: Deferred[IProtocol] = UNIXClientEndpoint(self._reactor, name).connect(protocolFactory)
+
+        def release(result: Any) -> Any:
+            held.close()
+            return result
+
+        return connecting.addBoth(release)
+
+
+def ldap_directory(reactor: Any, config: Config, secret: bytes | None = None) -> LdapDirectory:
     """
     The home's directory over its UNIX socket.
 
-    Reads the service identity's secret now, so that a process may drop its rights to do so afterwards.
+    @param secret: the service identity's; C{None} = read from its file now.
     @raise OSError: the secret cannot be read.
     """
-    secret = setup.thd_read_secret(config.home, setup.SERVICE)
+    known = setup.thd_read_secret(config.home, setup.SERVICE) if secret is None else secret
     return LdapDirectory(
         reactor,
-        UNIXClientEndpoint(reactor, socket_path(config.home)),
+        _SocketEndpoint(reactor, socket_path(config.home)),
         config.directory.base,
         service=str(setup.identity_name(config.directory.base, setup.SERVICE)),
-        secret=lambda: secret,
+        secret=lambda: known,
         timeout_s=config.directory.timeout_s,
     )
 

@@ -12,17 +12,21 @@ import os
 import secrets
 
 from qmailpy.directory import accounts, names, password, store
+from qmailpy.directory.paths import ADMIN, SERVICE, directory_path, secret_path, thd_read_secret
 from qmailpy.directory.schema import Entry
 from qmailpy.disk.files import RealFiles, replace_all
 from qmailpy.errors import CommandError
 
-ADMIN = "admin"
-SERVICE = "service"
-
-
-def directory_path(home: str) -> str:
-    """Where the embedded directory of a home is."""
-    return os.path.join(home, "directory")
+__all__ = [
+    "ADMIN",
+    "SERVICE",
+    "create",
+    "directory_path",
+    "identity_name",
+    "secret_path",
+    "store_path",
+    "thd_read_secret",
+]
 
 
 def store_path(home: str) -> str:
@@ -30,20 +34,9 @@ def store_path(home: str) -> str:
     return os.path.join(directory_path(home), store.FILE)
 
 
-def secret_path(home: str, identity: str) -> str:
-    """The file with the secret of L{ADMIN} or L{SERVICE}."""
-    return os.path.join(directory_path(home), f"{identity}.secret")
-
-
 def identity_name(base: str, identity: str) -> names.Name:
     """The name L{ADMIN} or L{SERVICE} binds with."""
     return names.parse(base).child("cn", identity)
-
-
-def thd_read_secret(home: str, identity: str) -> bytes:
-    """The secret of an identity. @raise OSError: it cannot be read."""
-    with open(secret_path(home, identity), "rb") as file:
-        return file.read(4096).strip()
 
 
 def create(home: str, base: str, domain: str) -> str:

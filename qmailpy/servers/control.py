@@ -224,32 +224,60 @@ class ControlFactory(Factory):
         return protocol
 
 
+def control_path(home: str, name: str) -> str:
+    """Where the control socket of C{ROLE-INDEX} is."""
+    return os.path.join(home, DIRECTORY, f"{name}.sock")
+
+
+def bind_control(home: str, name: str) -> socket.socket:
+    """
+    A listening control socket in place of whatever had its name; the caller's user alone may connect.
+
+    @raise OSError: it cannot be made.
+    """
+    path = control_path(home, name)
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    if os.path.lexists(path):
+        os.unlink(path)  # of a process that was killed: the place is ours, by the daemon's lock
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with short_path(path) as short:
+            listening.bind(short)
+        # Until listen() nobody can connect, so that the mode is in force before the first connection.
+        os.chmod(path, 0o600)
+        listening.setblocking(False)
+        listening.listen(CONNECTIONS)
+    except BaseException:
+        listening.close()
+        raise
+    return listening
+
+
 class ControlServer(Service):
-    """
-    Listens while it runs.
+    """Listens while it runs."""
 
-    @param name: C{ROLE-INDEX}.
-    """
-
-    def __init__(self, reactor: Any, home: str, name: str, registry: Registry) -> None:
+    def __init__(self, reactor: Any, home: str, name: str, registry: Registry, handle: int | None = None) -> None:
+        """
+        @param name: C{ROLE-INDEX}.
+        @param handle: descriptor of the socket, where somebody else made it and will remove its name; this object
+            closes it. C{None}: it makes and removes the socket itself.
+        """
         self._reactor = reactor
-        self._path = os.path.join(home, DIRECTORY, f"{name}.sock")
+        self._home = home
+        self._name = name
+        self._handle = handle
         self._factory = ControlFactory(registry, reactor)
         self._port: IListeningPort | None = None
 
     def startService(self) -> None:
         """@raise OSError: the socket cannot be made."""
         super().startService()
-        os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
-        if os.path.lexists(self._path):
-            os.unlink(self._path)  # of a process that was killed: the place is ours, by the daemon's lock
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening, short_path(self._path) as name:
-            listening.bind(name)
-            # Until listen() nobody can connect, so that the mode is in force before the first connection.
-            os.chmod(self._path, 0o600)
-            listening.setblocking(False)
-            listening.listen(CONNECTIONS)
-            self._port = adopt(self._reactor, listening.fileno(), socket.AF_UNIX, self._factory)
+        if self._handle is None:
+            with bind_control(self._home, self._name) as listening:
+                self._port = adopt(self._reactor, listening.fileno(), socket.AF_UNIX, self._factory)
+        else:
+            self._port = adopt(self._reactor, self._handle, socket.AF_UNIX, self._factory)
+            os.close(self._handle)
 
     async def _stop(self) -> None:
         port, self._port = self._port, None
@@ -264,6 +292,7 @@ class ControlServer(Service):
     def stopService(self) -> Deferred[None]:
         """Fires when nobody can connect any more; answers under way are written out."""
         super().stopService()
-        if self._port is not None and os.path.lexists(self._path):
-            os.unlink(self._path)
+        path = control_path(self._home, self._name)
+        if self._port is not None and self._handle is None and os.path.lexists(path):
+            os.unlink(path)
         return Deferred.fromCoroutine(self._stop())

@@ -17,7 +17,7 @@ from qmailpy.app.instance import acquire, holders, make_run
 from qmailpy.app.log import LogFile, line
 from qmailpy.app.notify import from_environment
 from qmailpy.app.privileges import identity, raise_file_limit
-from qmailpy.app.sockets import LDAP, Listening
+from qmailpy.app.sockets import LDAP, OWN, Listening
 from qmailpy.config.schema import Config, DirectoryConfig, ListenerConfig, ServerConfig
 from qmailpy.errors import CommandError, ConfigError
 
@@ -94,7 +94,7 @@ class Sockets(SynchronousTestCase):
         listening = Listening()
         self.addCleanup(listening.close)
         listening.open(self.config("tcp:0:interface=127.0.0.1", directory="tcp:0:interface=127.0.0.1"))
-        self.assertEqual([*listening.of("directory")], [LDAP])
+        self.assertEqual([*listening.of("directory")], [OWN, LDAP])
         (one,) = listening.of("mta")["l0"]
         self.assertFalse(one.getblocking())
         self.assertFalse(one.get_inheritable())

@@ -11,9 +11,9 @@ import time
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from qmailpy.app.privileges import Identity
 from qmailpy.control import call, call_all, clear_counters, flush_directory, running
 from qmailpy.control.client import short_path
+from qmailpy.disk.rights import Identity
 from qmailpy.errors import CommandError
 from tests.integration.daemon_process import ROOT, DaemonProcess, answer, configure, gone, read, until
 
@@ -317,7 +317,7 @@ class Privileges(SynchronousTestCase):
         if os.geteuid() != 0:
             return
         script = (
-            "import os\nfrom qmailpy.app.privileges import Identity, become\n"
+            "import os\nfrom qmailpy.app.privileges import become\nfrom qmailpy.disk.rights import Identity\n"
             f"become({Identity(65534, 65534)!r})\n"
             "print(os.getresuid(), os.getresgid(), os.getgroups())\n"
             "try:\n    os.setuid(0)\nexcept PermissionError:\n    print('kept out')\n"

@@ -20,6 +20,7 @@ from twisted.trial.unittest import TestCase
 from qmailpy.config.schema import Config, ServerConfig
 from qmailpy.directory import service, setup
 from qmailpy.directory.accounts import Accounts
+from qmailpy.directory.paths import socket_path
 from qmailpy.directory.store import Store
 from qmailpy.errors import Temporary
 from qmailpy.values import Alias, Mailbox
@@ -62,7 +63,7 @@ class ServedTestCase(DirectoryTestCase):
 
     def start(self) -> None:
         self.tcp = _Endpoint(reactor, 0, interface="127.0.0.1")
-        unix = UNIXServerEndpoint(reactor, service.socket_path(self.home), mode=0o600, wantPID=True)
+        unix = UNIXServerEndpoint(reactor, socket_path(self.home), mode=0o600, wantPID=True)
         self.server = service.server_service(
             reactor, self.config, endpoints=[self.tcp, unix], changed=self.changed.append
         )
