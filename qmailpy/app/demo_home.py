@@ -62,7 +62,7 @@ async def prepare(reactor: Any, home: str) -> Stage:
         passwords[told["postmaster"]] = told["password"]
         _keep(home, passwords)
     config = load(home)
-    port, sink_port = _ports(config)
+    port, sink_port = ports(config)
     domain = config.server.domain or config.server.hostname
     passwords = passwords or _known(home)
     users = json.loads((await command(reactor, home, "user", "list", "--json")).output)
@@ -78,7 +78,7 @@ async def prepare(reactor: Any, home: str) -> Stage:
     )
 
 
-def _ports(config: Config) -> tuple[int, int]:
+def ports(config: Config) -> tuple[int, int]:
     """Where mail is submitted, and where the sink has to be."""
     advice = "run the demonstration on another with --home (make run ARGS='--home DIRECTORY')"
     relay = next((one.relay for one in config.channels.values() if one.kind == "smtp"), "")
