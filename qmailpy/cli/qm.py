@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 import click
 
 from qmailpy.cli.context import Context
-from qmailpy.cli.output import print_error, print_line
+from qmailpy.cli.output import print_error, print_json, print_line
 from qmailpy.cli.qm_session import Session, cache_folder, heading
 from qmailpy.cli.qm_words import QmGroup, Word, unique
 from qmailpy.errors import CommandError, ConfigError
@@ -37,12 +37,13 @@ WORDS = {
     "help": Word("qmailpy.cli.qm:help_", "Tell about the commands."),
     "history": Word("qmailpy.cli.qm_show:history", "Show what happened to messages."),
     "hold": Word("qmailpy.cli.qm_change:hold", "Hold messages: no attempts until they are released."),
+    "jobs": Word("qmailpy.cli.qm_list:jobs", "List what is being tried at this moment."),
     "messages": Word("qmailpy.cli.qm_list:messages", "List the waiting messages with attempts and errors."),
     "quit": Word("qmailpy.cli.qm:leave", "Leave the prompt."),
     "read": Word("qmailpy.cli.qm_show:read", "Show the envelope and the content of messages."),
     "release": Word("qmailpy.cli.qm_change:release", "Release held messages and try them at once."),
     "return": Word("qmailpy.cli.qm_change:return_", "Return messages to their senders."),
-    "run": Word("qmailpy.cli.qm:run", "Execute commands from a file."),
+    "run": Word("qmailpy.cli.qm:run", "Try a channel's mail now; or execute commands from a file."),
     "start": Word("qmailpy.cli.qm_change:start", "Start a channel that was stopped."),
     "stop": Word("qmailpy.cli.qm_change:stop", "Stop a channel: mail for it is kept."),
     "summarize": Word("qmailpy.cli.qm_list:summarize", "One line a channel: messages, size, oldest."),
@@ -109,10 +110,29 @@ def help_(ctx: click.Context, command: tuple[str, ...]) -> None:
 
 
 @click.command()
-@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+@click.argument("what", metavar="[CHANNEL|FILE]", default="")
+@click.option("--json", "as_json", is_flag=True, help="The result for a channel as JSON.")
 @click.pass_obj
-def run(session: Session, file: str) -> None:
-    """Execute the commands in FILE, one a line; lines that begin with ! or # are comments."""
+def run(session: Session, what: str, as_json: bool) -> None:
+    """
+    Try all mail of CHANNEL now, whatever its schedule says; of every channel when none is named.
+
+    Or execute the commands in FILE, one a line; lines that begin with ! or # are comments. What is the name of a file
+    is taken for one.
+    """
+    if what and os.path.isfile(what):
+        _run_file(session, what)
+        return
+    if "/" in what:
+        raise click.UsageError(f"there is no file {what!r}")
+    waiting = session.view.run(what)
+    if as_json:
+        print_json({"channel": what, "waiting": waiting})
+    else:
+        print_line(f"%QM-I-RUN, {f'channel {what}' if what else 'all channels'}: {waiting} waiting, tried now")
+
+
+def _run_file(session: Session, file: str) -> None:
     if session.depth >= DEPTH:
         raise CommandError(f"{file}: files that run files are nested too deeply")
     session.depth += 1

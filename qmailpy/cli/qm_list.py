@@ -208,6 +208,26 @@ def _next(entry: QueueEntry) -> str:
 
 
 @click.command()
+@click.argument("channel", default="")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.pass_obj
+def jobs(session: Session, channel: str, as_json: bool) -> None:
+    """List the attempts under way, of all channels or of CHANNEL: which message goes where."""
+    found = [job for job in session.view.jobs() if channel in ("", job.channel)]
+    if as_json:
+        print_json([to_json(job) for job in found])
+        return
+    for name, group in groupby(found, lambda job: job.channel):
+        print_line(f"channel {name}")
+        for host, some in groupby(group, lambda job: job.host):
+            print_line(f"  host {host}" if host else "  this node")
+            for job in some:
+                count = f"{job.recipients} recipient{'s' * (job.recipients != 1)}"
+                print_line(f"    message {job.id}, attempt {job.attempt}, {count}, {blocks(job.size_octets)} blocks")
+    print_line(f"{len(found)} job{'s' * (len(found) != 1)} under way.")
+
+
+@click.command()
 @click.option("--heading/--no-heading", "head", default=True, help="The heading (the default).")
 @click.option("--trailing/--no-trailing", default=True, help="The totals (the default).")
 @click.option("--held/--no-held", "show_held", default=False, help="Also how many are held.")

@@ -41,6 +41,13 @@ C{queue.summary {}} -> C{{"channels": [ChannelSummary...]}}
 C{queue.stop_channel {"channel": NAME}}, C{queue.start_channel {"channel": NAME}} -> C{{"known": bool, "changed": bool}}
     No more attempts of this channel, over restarts too, until it is started; mail for it is still accepted. start
     also starts work at once. C{changed} is false when it was so already.
+
+C{queue.jobs {}} -> C{{"jobs": [QueueJob...]}}
+    The attempts under way, 1,000 at most.
+
+C{queue.run {"channel": NAME}} -> C{{"known": bool, "waiting": int}}
+    All mail of the channel is tried now, whatever its schedule says; held mail is not. An empty name means all channels
+    that are not stopped. C{waiting} is how many copies were waiting, about.
 """
 
 from __future__ import annotations
@@ -53,7 +60,8 @@ from typing import Protocol, TypeVar
 
 from attrs import evolve, frozen
 
-from qmailpy.control.client import TIMEOUT_S, Json, NotRunningError, call, running
+from qmailpy.config.load import load
+from qmailpy.control.client import TIMEOUT_S, Json, call, running
 from qmailpy.errors import CommandError
 from qmailpy.queue.entries import (
     UNKNOWN,
@@ -63,6 +71,7 @@ from qmailpy.queue.entries import (
     MessageEnvelope,
     QueueEntry,
     QueueFilter,
+    QueueJob,
     Target,
     from_json,
     to_json,
@@ -123,6 +132,16 @@ class QueueView(Protocol):
 
     def start(self, channel: str) -> bool:
         """Start a channel; false when it was running. @raise CommandError: there is no such channel."""
+
+    def run(self, channel: str) -> int:
+        """
+        Try all mail of a channel ("" = of every one) now; how many copies were waiting, about.
+
+        @raise CommandError: there is no such channel, it is stopped, or the daemon is not running.
+        """
+
+    def jobs(self) -> Sequence[QueueJob]:
+        """The attempts under way, by channel."""
 
 
 Ask = Callable[[str, str, dict[str, Json]], Json]
@@ -235,6 +254,19 @@ class LiveQueueView:
     def start(self, channel: str) -> bool:
         return self._switch("queue.start_channel", channel)
 
+    def run(self, channel: str) -> int:
+        answers = [self._call(worker, "queue.run", {"channel": channel}) for worker in self._workers]
+        if not any(answer.get("known") for answer in answers):
+            raise CommandError(f"there is no channel {channel}")
+        counts = [answer.get("waiting") for answer in answers]
+        return sum(count for count in counts if isinstance(count, int))
+
+    def jobs(self) -> Sequence[QueueJob]:
+        found: list[QueueJob] = []
+        for worker in self._workers:
+            found += _values(QueueJob, self._call(worker, "queue.jobs", {}).get("jobs"))
+        return sorted(found, key=lambda job: (job.channel, job.host, job.id))
+
     def _switch(self, method: str, channel: str) -> bool:
         answers = [self._call(worker, method, {"channel": channel}) for worker in self._workers]
         if not any(answer.get("known") for answer in answers):
@@ -296,11 +328,14 @@ def live_view(home: str) -> LiveQueueView | None:
 
 def open_view(home: str) -> QueueView:
     """
-    The queue of C{home}.
+    The queue of C{home}: its daemon's, or its files where none runs.
 
     @raise CommandError: it cannot be seen.
+    @raise ConfigError: the home's configuration cannot be read.
     """
     view = live_view(home)
-    if view is None:
-        raise NotRunningError(f"the daemon is not running on {home}")
-    return view
+    if view is not None:
+        return view
+    from qmailpy.cli.offline import OfflineQueueView  # the queue itself and all it needs: not for a running daemon
+
+    return OfflineQueueView(load(home))

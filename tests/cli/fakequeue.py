@@ -22,6 +22,7 @@ from qmailpy.queue.entries import (
     MessageRecipient,
     QueueEntry,
     QueueFilter,
+    QueueJob,
     Target,
     from_json,
     to_json,
@@ -154,6 +155,26 @@ class FakeQueue:
         self.stopped.discard(channel)
         return changed
 
+    def run(self, channel: str) -> int:
+        if channel:
+            self._known(channel)
+        self.done.append(("run", "", channel))
+        return sum(channel in ("", one.channel) for one in self.list)
+
+    def jobs(self) -> Sequence[QueueJob]:
+        return [
+            QueueJob(
+                channel=one.channel,
+                id=one.id,
+                attempt=one.attempts + 1,
+                recipients=one.remaining,
+                host="h.example",
+                size_octets=one.size_octets,
+            )
+            for one in self.list
+            if one.busy
+        ]
+
     def _known(self, channel: str) -> None:
         if channel not in self.channels:
             raise CommandError(f"there is no channel {channel}")
@@ -194,6 +215,11 @@ class FakeWorker:
             return {"found": events is not None, "events": [to_json(one) for one in events or ()]}
         if method == "queue.summary":
             return {"channels": [to_json(one) for one in queue.summary()]}
+        if method == "queue.jobs":
+            return {"jobs": [to_json(one) for one in queue.jobs()]}
+        if method == "queue.run":
+            known = arguments["channel"] in {"", *queue.channels}
+            return {"known": known, "waiting": queue.run(arguments["channel"]) if known else 0}
         if method in ("queue.stop_channel", "queue.start_channel"):
             if arguments["channel"] not in queue.channels:
                 return {"known": False, "changed": False}

@@ -397,6 +397,25 @@ class PromptTests(QmCase):
         self.assertEqual(result.exit_code, 1)
         self.assertIn("nested too deeply", result.output)
 
+    def test_channel_is_run_and_a_file_is_taken_for_a_file(self) -> None:
+        """Both are called run: the one of imsimta, the other of its qm."""
+        self.assertIn("channel tcp_local", self.out("run", "tcp_local"))
+        self.assertIn("all channels", self.out("run"))
+        self.assertEqual(self.queue.done, [("run", "", "tcp_local"), ("run", "", "")])
+        self.assertIn("nowhere", self.fails("run", "nowhere"))
+        self.assertIn("no file", self.fails("run", "/no/such/file"))
+
+    def test_jobs_are_listed_by_channel_and_host(self) -> None:
+        """As the job controller's."""
+        self.queue.list = [entry(1, busy=True, next_attempt=None), entry(2)]
+        self.assertEqual(
+            self.out("jobs"),
+            f"channel tcp_local\n  host h.example\n    message {IDS[0]}, attempt 1, 1 recipient, 2 blocks\n"
+            "1 job under way.\n",
+        )
+        self.assertEqual(self.out("jobs", "local"), "0 jobs under way.\n")
+        self.assertEqual(json.loads(self.out("jobs", "--json"))[0]["host"], "h.example")
+
     def test_date_and_exit_work_without_a_prompt(self) -> None:
         """As one-shot commands; quit is exit."""
         self.assertRegex(self.out("date"), r"\(UTC\)\n$")

@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.cli.queueview import LiveQueueView, QueueView, open_view
 from qmailpy.control import Json
-from qmailpy.errors import CommandError
+from qmailpy.errors import CommandError, ConfigError
 from qmailpy.queue.entries import BUSY, DONE, UNKNOWN, QueueEntry, QueueFilter, Target
 from tests.cli.fakequeue import CONTENT, IDS, FakeQueue, FakeWorker, entry
 
@@ -115,6 +115,17 @@ class ViewContract:
         )
         self.assertRaises(CommandError, view.stop, "nowhere")
 
+    def test_jobs_are_the_attempts_under_way(self: Any) -> None:
+        """Of all workers."""
+        (job,) = self.view().jobs()
+        self.assertEqual((job.id, job.channel, job.attempt, job.host), (IDS[3], "tcp_local", 1, "h.example"))
+
+    def test_channel_is_run_by_all_who_have_it(self: Any) -> None:
+        """An unknown one is an error."""
+        view = self.view()
+        self.assertEqual((view.run("tcp_local"), view.run("")), (8, 9))
+        self.assertRaises(CommandError, view.run, "nowhere")
+
 
 class MemoryTests(ViewContract, SynchronousTestCase):
     """The fake itself."""
@@ -198,7 +209,7 @@ class NonsenseTests(SynchronousTestCase):
         LiveQueueView(ask, ["mta-0", "mta-1"]).delete([Target(IDS[0], "local")])
         self.assertEqual(asked, [[[IDS[0], "local"]]])
 
-    def test_home_without_a_daemon_is_one_line(self) -> None:
-        """Nothing runs there."""
-        with self.assertRaises(CommandError):
+    def test_place_that_is_no_home_is_told(self) -> None:
+        """Neither a daemon nor a configuration."""
+        with self.assertRaises(ConfigError):
             open_view(self.mktemp())
