@@ -1,8 +1,8 @@
 """
 C{qmailpy check}: everything that is wrong with a home's configuration and the files it needs, in one go.
 
-Errors keep the daemon from working, warnings do not. The network is not asked: the answer is the same on a machine that
-is not connected.
+Errors keep the daemon from working or lay open what should be kept; warnings do neither. The network is not asked: the
+answer is the same on a machine that is not connected.
 """
 
 from __future__ import annotations
@@ -13,12 +13,18 @@ import os
 import click
 
 from qmailpy.cli.context import Context
-from qmailpy.cli.home import WRITABLE, owner
+from qmailpy.cli.home import DIRECTORIES, KEEPERS, WRITABLE, Keeper, Owners, make, owners
 from qmailpy.cli.output import print_json, print_line, printable
 from qmailpy.config.endpoint import parse_endpoint
 from qmailpy.config.load import config_path
 from qmailpy.config.schema import Config
 from qmailpy.errors import CommandError, ConfigError
+
+_INSIDE = ("etc", "tls", "directory")
+"""Where what lies inside is looked at, too."""
+
+_CLOSED = ("tls", "directory", "queue", "queue/drop", "mail", "run/control")
+"""What nobody but the owner may pass through."""
 
 
 @click.command()
@@ -54,7 +60,8 @@ def examine_home(context: Context) -> tuple[list[str], list[str]]:
     errors: list[str] = []
     warnings: list[str] = []
     path = config_path(context.home)
-    _directories(config, path, errors)
+    _directories(config, path, errors, warnings)
+    _relays(config, path, errors)
     _certificate(config, errors, warnings)
     _ports(config, path, warnings)
     if "." not in config.server.hostname:
@@ -63,27 +70,57 @@ def examine_home(context: Context) -> tuple[list[str], list[str]]:
     return errors, warnings
 
 
-def _directories(config: Config, path: str, errors: list[str]) -> None:
-    """Whether the daemon can write where it must."""
-    root = os.geteuid() == 0
-    uid = os.geteuid()
-    if root:
+def _directories(config: Config, path: str, errors: list[str], warnings: list[str]) -> None:
+    """Whether the daemon can write where it must, and nobody else can read or write what is not for him."""
+    server = config.server
+    belong: Owners | None = None
+    if os.geteuid() == 0:
         try:
-            uid = owner(config.server.user, config.server.group).uid
+            belong = owners(server.user, server.group, server.directory_user)
         except CommandError as error:
             errors.append(f"{path}: [server] user: {error}")
             return
     for name in WRITABLE:
         folder = config.path(name)
         if not os.path.isdir(folder):
-            errors.append(f"{folder}: is no directory; right would be one that {config.server.user} may write to")
-        elif root and uid != 0:
-            found = os.stat(folder)
-            if found.st_uid != uid:
-                remedy = f"right would be: chown -R {config.server.user}:{config.server.group} {folder}"
-                errors.append(f"{folder}: belongs to user {found.st_uid} and not to {config.server.user}; {remedy}")
-        elif not os.access(folder, os.W_OK | os.X_OK):
+            errors.append(f"{folder}: is no directory; right would be one that {server.user} may write to")
+        elif belong is None and not os.access(folder, os.W_OK | os.X_OK):
             errors.append(f"{folder}: is not writable for you; run this as the daemon's user, or: chmod u+rwx {folder}")
+    if belong is None or belong.workers.uid == 0:
+        return
+    for name in KEEPERS:
+        if os.path.isdir(config.path(name)):
+            _kept(config, name, belong, errors)
+    if belong.directory == belong.workers:
+        why = f"passwords are not kept from the mail workers, all being user {server.user}"
+        folder, user = config.path("directory"), server.directory_user
+        remedy = f"{make(user)}; chown -R {user}:{server.group} {folder}" if user else "a user of its own"
+        warnings.append(f"{path}: [server] directory_user: {why}; better would be: {remedy}")
+
+
+def _kept(config: Config, name: str, belong: Owners, errors: list[str]) -> None:
+    """Whether a directory of a home, and what lies in it, belongs to who it should and is closed to others."""
+    folder = config.path(name) if name else config.home
+    keeper = KEEPERS[name]
+    uid = belong.of(keeper).uid
+    server = config.server
+    if keeper is Keeper.ROOT:
+        user = group = "root"
+    else:
+        user, group = (server.user if uid == belong.workers.uid else server.directory_user), server.group
+    places = [folder]
+    if name in _INSIDE:
+        places += [os.path.join(folder, each) for each in sorted(os.listdir(folder))]
+    for place in places:
+        found = os.lstat(place) if place != folder else os.stat(place)
+        if found.st_uid != uid:
+            remedy = f"right would be: chown {'-R ' if name else ''}{user}:{group} {folder}"
+            errors.append(f"{place}: belongs to user {found.st_uid} and not to {user}; {remedy}")
+            break
+    wanted = DIRECTORIES[name]
+    if os.stat(folder).st_mode & ~wanted & (0o077 if name in _CLOSED else 0o022):
+        what = "is open to others" if name in _CLOSED else "can be changed by others"
+        errors.append(f"{folder}: {what}; right would be: chmod {wanted:o} {folder}")
 
 
 def _certificate(config: Config, errors: list[str], warnings: list[str]) -> None:
@@ -109,6 +146,19 @@ def _certificate(config: Config, errors: list[str], warnings: list[str]) -> None
     wrong, dubious = examine_pair(octets[0], octets[1], config.server.hostname, datetime.datetime.now(datetime.UTC))
     errors.extend(f"{paths[0]}: {line}" for line in wrong)
     warnings.extend(f"{paths[0]}: {line}" for line in dubious)
+
+
+def _relays(config: Config, path: str, errors: list[str]) -> None:
+    """Whether the channels will understand where they are to send their mail."""
+    from qmailpy.remote.mx import destination
+
+    for channel in config.channels.values():
+        if channel.relay:
+            try:
+                destination(channel.relay, channel.port, trusted=True)
+            except ValueError as error:
+                right = 'right would be as in "relay.example.org:25"'
+                errors.append(f"{path}: [channel.{channel.name}] relay: {error}; {right}")
 
 
 def first_free_port() -> int:

@@ -1,8 +1,9 @@
 """
 C{qmailpy domain}, C{user} and C{alias}: who is here.
 
-They work on the directory's file, whether the daemon runs or not; one that runs is told, so that its caches forget at
-once. Passwords come from standard input or a terminal, never from the command line, where others could read them.
+They work on the directory's file, as root or as its user, whether the daemon runs or not; one that runs is told, so
+that its caches forget at once. Passwords come from standard input or a terminal, never from the command line, where
+others could read them.
 """
 
 from __future__ import annotations
@@ -17,12 +18,11 @@ import click
 
 from qmailpy.cli.context import Context
 from qmailpy.cli.output import print_error, print_json, print_line, print_table
+from qmailpy.cli.store import open_store
 from qmailpy.control import flush_directory
 from qmailpy.directory.accounts import Accounts
 from qmailpy.directory.address import BadAddress, maildir, own
 from qmailpy.directory.schema import STATUSES
-from qmailpy.directory.setup import store_path
-from qmailpy.directory.store import Store
 from qmailpy.errors import CommandError
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -34,11 +34,9 @@ _PASSWORD = click.option(
 
 @contextmanager
 def _accounts(context: Context) -> Iterator[Accounts]:
-    store = Store(store_path(context.home))
-    try:
-        yield Accounts(store, context.config.directory.base)
-    finally:
-        store.thd_close()
+    base = context.config.directory.base
+    with open_store(context.home) as store:
+        yield Accounts(store, base)
 
 
 def notify_directory_change(home: str, *what: str) -> None:
@@ -165,8 +163,9 @@ def domain_delete(context: Context, name: str, force: bool, yes: bool) -> None:
     """Delete DOMAIN; the mail of its users stays on disk."""
     with _accounts(context) as accounts:
         found = accounts.thd_domain(name)
-        if found.users + found.aliases and force:
-            _sure(f"Delete {found.name} with {found.users} users and {found.aliases} aliases?", yes)
+    if found.users + found.aliases and force:
+        _sure(f"Delete {found.name} with {found.users} users and {found.aliases} aliases?", yes)
+    with _accounts(context) as accounts:
         accounts.thd_delete_domain(name, force=force)
     notify_directory_change(context.home, found.name)
     print_line(f"deleted {found.name}")
@@ -190,9 +189,11 @@ def user_add(
 ) -> None:
     """Add the mailbox ADDRESS."""
     with _accounts(context) as accounts:
-        if not adopt and not accounts.thd_known(address):
-            _no_old_mail(context, address)
-        secret = _secret(password_stdin)
+        known = accounts.thd_known(address)
+    if not adopt and not known:
+        _no_old_mail(context, address)  # with our own rights: HOME/mail is closed to the directory's user
+    secret = _secret(password_stdin)
+    with _accounts(context) as accounts:
         added = accounts.thd_add_user(address, secret=secret, name=name, quota_octets=quota, forwards=forward)
     notify_directory_change(context.home, added.address)
     without = "" if secret else " without a password: qmailpy user passwd gives it one"
@@ -278,9 +279,10 @@ def user_passwd(context: Context, address: str, password_stdin: bool) -> None:
     """Give the user ADDRESS another password."""
     with _accounts(context) as accounts:
         found = accounts.thd_user(address)
-        secret = _secret(password_stdin)
-        if secret is None:
-            raise CommandError("no password given; --password-stdin reads one from standard input")
+    secret = _secret(password_stdin)
+    if secret is None:
+        raise CommandError("no password given; --password-stdin reads one from standard input")
+    with _accounts(context) as accounts:
         accounts.thd_set_password(address, secret)
     notify_directory_change(context.home, found.address)
     print_line(f"changed the password of {found.address}")
@@ -317,7 +319,8 @@ def user_delete(context: Context, address: str, yes: bool) -> None:
     """Delete the user ADDRESS and its aliases; its mail stays on disk."""
     with _accounts(context) as accounts:
         found = accounts.thd_user(address)
-        _sure(f"Delete {found.address}?", yes)
+    _sure(f"Delete {found.address}?", yes)
+    with _accounts(context) as accounts:
         accounts.thd_delete_user(address)
     notify_directory_change(context.home, found.address, *found.aliases)
     place = context.config.path("mail", found.store)

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 import click
 from attrs import frozen
 
-from qmailpy.cli.home import DIRECTORIES, Owner, caller_names, owner
+from qmailpy.cli.home import DIRECTORIES, DIRECTORY_USER, KEEPERS, Keeper, Owners, caller_names, make, owners
 from qmailpy.cli.output import print_json, print_line
 from qmailpy.config.load import DEFAULT_ETC, DEFAULT_HOME, FILE_NAME, parse
 from qmailpy.config.schema import Config
@@ -59,6 +59,11 @@ class Made:
 )
 @click.option("--user", default="qmailpy", show_default=True, help="System user of the daemon when started as root.")
 @click.option("--group", default="", help="Its group; as the user unless given.")
+@click.option(
+    "--directory-user",
+    default="",
+    help=f"System user of the directory process, who alone can read passwords; {DIRECTORY_USER} if there is one.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Tell what was made as JSON.")
 def init(
     home: str,
@@ -69,6 +74,7 @@ def init(
     trust: tuple[str, ...],
     user: str,
     group: str,
+    directory_user: str,
     as_json: bool,
 ) -> None:
     """
@@ -76,16 +82,17 @@ def init(
 
     HOME must be empty or not there yet; nothing is ever overwritten.
     """
-    belongs: Owner | None = None
+    belongs: Owners | None = None
     if unprivileged:
         user, group = caller_names()
     elif os.geteuid() == 0:
-        belongs = owner(user, group or user)
+        belongs = owners(user, group or user, directory_user or DIRECTORY_USER, must=bool(directory_user))
     choices = HomeChoices(
         hostname=ascii_domain(hostname),
         domain=ascii_domain(domain),
         user=user,
         group=group or user,
+        directory_user=directory_user or DIRECTORY_USER,
         unprivileged=unprivileged,
         relay=relay,
         trust=trust,
@@ -111,6 +118,10 @@ def init(
         print_line(f"  listens on     {listener.endpoint} ({listener.name})")
     print_line(f"  first user     {made.postmaster}")
     print_line(f"  password       {made.password}    (not kept in clear: note it now)")
+    if belongs is not None and belongs.directory == belongs.workers:
+        print_line(f"note: passwords are not kept from the mail workers: the directory is {user}'s as well. Better:")
+        print_line(f"  {make(choices.directory_user)}")
+        print_line(f"  chown -R {choices.directory_user}:{choices.group} {made.home}/directory")
     print_line("next:")
     print_line(f"  twistd -n qmailpy --home {made.home}")
     print_line(f"  qmailpy --home {made.home} user add NAME@{choices.domain}")
@@ -129,13 +140,13 @@ def ascii_domain(text: str) -> str:
 
 
 def make_home(
-    home: str, choices: HomeChoices, belongs: Owner | None, now: datetime.datetime, etc: str | None = None
+    home: str, choices: HomeChoices, belongs: Owners | None, now: datetime.datetime, etc: str | None = None
 ) -> Made:
     """
     Make a home.
 
     @param home: absolute path.
-    @param belongs: who shall own it; C{None} leaves it to this process's user.
+    @param belongs: who shall own what; C{None} leaves it to this process's user.
     @param now: with its time zone.
     @param etc: directory for the configuration that C{HOME/etc} becomes a link to; C{None} = /etc/qmailpy for the
         default home unless it is unprivileged, else C{HOME/etc} itself.
@@ -238,7 +249,7 @@ def _fill(home: str, text: str, config: Config, choices: HomeChoices, now: datet
         os.chmod(path, mode & 0o700 if choices.unprivileged else mode)
     certificate, key = self_signed(config.server.hostname, now)
     for name, octets, mode in (
-        (KEY, key, 0o640),
+        (KEY, key, 0o600),
         (CERTIFICATE, certificate, 0o644),
     ):
         replace(files, os.path.join(home, name), octets)
@@ -262,18 +273,19 @@ def _fill(home: str, text: str, config: Config, choices: HomeChoices, now: datet
     )
 
 
-def _give(home: str, belongs: Owner) -> None:
+def _give(home: str, belongs: Owners) -> None:
     """
-    Give the home to the daemon's user; what it need only read (configuration, certificate) stays root's, and its group
-    may read it.
+    Give the parts of a home to their users; what none of them may change (HOME itself, configuration, certificate)
+    stays root's.
     """
-    os.chown(home, belongs.uid, belongs.gid)
-    for top in os.listdir(home):
-        uid = os.geteuid() if top in ("etc", "tls") else belongs.uid
-        path = os.path.join(home, top)
-        os.chown(path, uid, belongs.gid, follow_symlinks=False)
-        if os.path.islink(path):
+    for top in ("", *os.listdir(home)):
+        keeper = KEEPERS.get(top, Keeper.ROOT)
+        who = belongs.of(keeper)
+        uid = os.geteuid() if keeper is Keeper.ROOT else who.uid
+        path = os.path.join(home, top) if top else home
+        os.chown(path, uid, who.gid, follow_symlinks=False)
+        if not top or os.path.islink(path):
             continue
         for folder, folders, names in os.walk(path):
             for name in (*folders, *names):
-                os.chown(os.path.join(folder, name), uid, belongs.gid, follow_symlinks=False)
+                os.chown(os.path.join(folder, name), uid, who.gid, follow_symlinks=False)

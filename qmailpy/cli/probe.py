@@ -7,9 +7,8 @@ from twisted.internet.defer import Deferred, maybeDeferred
 
 from qmailpy.cli.context import Context
 from qmailpy.cli.output import print_json, print_line
+from qmailpy.cli.store import open_store
 from qmailpy.directory.embedded import EmbeddedDirectory
-from qmailpy.directory.setup import store_path
-from qmailpy.directory.store import Store
 from qmailpy.errors import CommandError
 from qmailpy.routing.router import Router, Trace
 from qmailpy.values import Refused
@@ -58,16 +57,14 @@ def rewrite(context: Context, address: str, source: str, as_json: bool) -> None:
 
 def _traced(context: Context, address: str, source: str) -> Trace:
     """Ask the router; without a reactor, for the embedded directory answers at once in this thread."""
-    store = Store(store_path(context.home))
+    config = context.config
     found: list[Trace] = []
     failed: list[BaseException] = []
-    try:
-        router = Router(context.config, EmbeddedDirectory(store, maybeDeferred))
+    with open_store(context.home) as store:
+        router = Router(config, EmbeddedDirectory(store, maybeDeferred))
         local, at, domain = address.strip().rpartition("@")
         asked = Deferred.fromCoroutine(router.trace(f"{local}{at}{domain.lower()}", source))
         asked.addCallbacks(found.append, lambda failure: failed.append(failure.value))
-    finally:
-        store.thd_close()
     if failed:
         raise failed[0]
     if not found:

@@ -26,6 +26,7 @@ class HomeChoices:
     domain: str
     user: str = "qmailpy"
     group: str = "qmailpy"
+    directory_user: str = "qmailpy-dir"
     unprivileged: bool = False  # everything on 127.0.0.1, at the standard ports + L{UNPRIVILEGED}
     relay: str = ""  # HOST:PORT for all outbound mail; "" = by MX
     trust: Sequence[str] = ()  # networks; empty = the template's
@@ -47,6 +48,7 @@ def home_text(choices: HomeChoices) -> str:
         "server.domain": choices.domain,
         "server.user": choices.user,
         "server.group": choices.group,
+        "server.directory_user": choices.directory_user,
     }
     if choices.relay:
         values["channel.tcp_local.relay"] = choices.relay

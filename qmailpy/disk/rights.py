@@ -29,7 +29,8 @@ def acting_as(who: Identity | None) -> Iterator[None]:
     """
     The rights of C{who} while the body runs, on every thread of the process: keep it short.
 
-    The real and the saved user stay root, so that C{who} may neither signal nor trace this process meanwhile.
+    The real and the saved user stay root, so that C{who} may neither signal nor trace this process meanwhile. One may
+    be within another: the inner one counts.
 
     @param who: C{None} or whoever this process is already: nothing changes.
     @raise OSError: the system does not let us; the body has not run.
@@ -39,14 +40,16 @@ def acting_as(who: Identity | None) -> Iterator[None]:
         return
     uid, gid, groups = os.geteuid(), os.getegid(), os.getgroups()
     try:
+        os.seteuid(os.getuid())
         os.setgroups([who.gid])
         os.setegid(who.gid)
         os.seteuid(who.uid)
         yield
     finally:
-        os.seteuid(uid)
-        os.setegid(gid)
+        os.seteuid(os.getuid())
         os.setgroups(groups)
+        os.setegid(gid)
+        os.seteuid(uid)
 
 
 def owner(path: str) -> Identity | None:
@@ -54,7 +57,7 @@ def owner(path: str) -> Identity | None:
     Whom root has to act as to work in a directory: its owner; C{None} when that is root, when we are not root, or when
     there is no such directory.
     """
-    if os.geteuid() != 0:
+    if os.getuid() != 0:
         return None
     try:
         found = os.lstat(path)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import grp
 import json
 import os
+import pwd
 import shutil
 import tomllib
 from unittest import mock
@@ -13,8 +15,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.cli import check
 from qmailpy.cli.certificate import self_signed
+from qmailpy.cli.home import Owners
 from qmailpy.cli.init import make_home
 from qmailpy.config.template import HomeChoices
+from qmailpy.disk.rights import Identity
 from tests.cli.running import Outcome, invoke
 
 NOW = datetime.datetime.now(datetime.UTC)
@@ -24,9 +28,6 @@ class HomeCase(SynchronousTestCase):
     """With a home of its own."""
 
     def setUp(self) -> None:
-        import grp
-        import pwd
-
         self.home = os.path.abspath(self.mktemp())
         user, group = pwd.getpwuid(os.geteuid()).pw_name, grp.getgrgid(os.getegid()).gr_name
         choices = HomeChoices(
@@ -81,11 +82,61 @@ class CheckTests(HomeCase):
         self.assertIn(f"{self.home}/queue/drop: is no directory", found.err)
 
     def test_a_directory_of_somebody_else_is_an_error(self) -> None:
-        other = mock.Mock(uid=4711)
-        with mock.patch("os.geteuid", return_value=0), mock.patch("qmailpy.cli.check.owner", return_value=other):
+        workers, directory = (Identity(os.geteuid() + n, 815) for n in (1, 2))
+        user = pwd.getpwuid(os.geteuid()).pw_name
+        with (
+            mock.patch("os.geteuid", return_value=0),
+            mock.patch("qmailpy.cli.check.owners", return_value=Owners(workers, directory)),
+        ):
             found = self.run_command("check")
         self.assertEqual(found.status, 1)
-        self.assertIn("right would be: chown -R", found.err)
+        group = grp.getgrgid(os.getegid()).gr_name
+        self.assertIn(f"not to {user}; right would be: chown -R {user}:{group} {self.home}/queue\n", found.err)
+        right = f"chown -R qmailpy-dir:{group} {self.home}/directory"
+        self.assertIn(f"not to qmailpy-dir; right would be: {right}\n", found.err)
+
+    def test_what_is_open_to_others_is_an_error(self) -> None:
+        """As root, of a home with users of its own; each error names the command that mends it."""
+        me = Identity(os.geteuid(), os.getegid())
+        bare = mock.Mock(of=lambda keeper: me, workers=mock.Mock(uid=4711), directory=me)
+        for name, mode, right in (
+            ("", 0o777, "711"),
+            ("etc", 0o775, "755"),
+            ("tls", 0o750, "700"),
+            ("directory", 0o710, "700"),
+            ("mail", 0o701, "700"),
+            ("log", 0o770, "750"),
+        ):
+            folder = os.path.join(self.home, name) if name else self.home
+            os.chmod(folder, mode)
+            with (
+                mock.patch("os.geteuid", return_value=0),
+                mock.patch("qmailpy.cli.check.owners", return_value=bare),
+            ):
+                found = self.run_command("check")
+            self.assertEqual(found.status, 1)
+            self.assertIn(f"right would be: chmod {right} {folder}\n", found.err)
+            self.assertEqual(found.err.count("right would be"), 1, found.err)
+            os.chmod(folder, int(right, 8))
+
+    def test_a_directory_without_a_user_of_its_own_is_a_warning(self) -> None:
+        one = Identity(os.geteuid(), os.getegid())
+        bare = mock.Mock(of=lambda keeper: one, workers=mock.Mock(uid=4711))
+        bare.directory = bare.workers
+        with mock.patch("os.geteuid", return_value=0), mock.patch("qmailpy.cli.check.owners", return_value=bare):
+            found = self.run_command("check")
+        self.assertEqual(found.status, 0)
+        self.assertIn("warning: ", found.err)
+        self.assertIn("[server] directory_user: passwords are not kept from the mail workers", found.err)
+
+    def test_a_relay_that_the_channel_would_not_understand_is_an_error(self) -> None:
+        """What the configuration's own check lets pass is still put to those who will use it."""
+        self.change('relay = ""', 'relay = "relay.example.org"')
+        self.assertEqual(self.run_command("check").status, 0)
+        with mock.patch("qmailpy.remote.mx.destination", side_effect=ValueError("malformed port in 'x'")):
+            found = self.run_command("check")
+        self.assertEqual(found.status, 1)
+        self.assertIn("[channel.tcp_local] relay: malformed port in 'x'; right would be", found.err)
 
     def test_a_directory_that_is_not_writable_is_an_error(self) -> None:
         with mock.patch("os.geteuid", return_value=1), mock.patch("os.access", return_value=False):

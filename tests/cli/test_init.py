@@ -14,16 +14,18 @@ from cryptography import x509
 from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.cli.certificate import examine_pair, self_signed
-from qmailpy.cli.home import DIRECTORIES, Owner
+from qmailpy.cli.home import DIRECTORIES, Owners
 from qmailpy.cli.init import MARKER, ascii_domain, make_home
 from qmailpy.config.load import load
 from qmailpy.config.template import HomeChoices
 from qmailpy.disk.files import RealFiles
+from qmailpy.disk.rights import Identity
 from qmailpy.errors import CommandError
 from tests.cli.running import invoke
 
 NOW = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC)
 CHOICES = HomeChoices(hostname="mx.example.org", domain="example.org", unprivileged=True)
+ONE = Owners(Identity(1, 1), Identity(1, 1))
 
 
 def mode(path: str) -> int:
@@ -178,7 +180,7 @@ class MakeHomeTests(SynchronousTestCase):
             if there:
                 os.makedirs(etc)
             with mock.patch("os.chown", side_effect=PermissionError(1, "Operation not permitted")):
-                self.assertRaises(CommandError, make_home, home, CHOICES, Owner(1, 1), NOW, etc)
+                self.assertRaises(CommandError, make_home, home, CHOICES, ONE, NOW, etc)
             self.assertFalse(os.path.lexists(home))
             self.assertEqual((os.path.lexists(etc), os.listdir(etc) if there else []), (there, []))
 
@@ -191,14 +193,18 @@ class MakeHomeTests(SynchronousTestCase):
 
         choices = HomeChoices(hostname="mx.example.org", domain="example.org")
         with mock.patch("os.chown", chown):
-            make_home(home, choices, Owner(4711, 815), NOW)
-        for name in (".", "queue", "queue/drop", "mail", "run/counters", "directory/directory.sqlite", "log"):
+            make_home(home, choices, Owners(Identity(4711, 815), Identity(4712, 815)), NOW)
+        for name in ("queue", "queue/drop", "mail", "run/counters", "log"):
             self.assertEqual(given[name], (4711, 815), name)
-        for name in ("etc", "etc/qmailpy.toml", "tls", "tls/key.pem"):
+        for name in ("directory", "directory/directory.sqlite", "directory/service.secret"):
+            self.assertEqual(given[name], (4712, 815), name)
+        for name in (".", "etc", "etc/qmailpy.toml", "tls", "tls/key.pem"):
             self.assertEqual(given[name], (os.geteuid(), 815), name)
         self.assertEqual((mode(home), mode(f"{home}/run"), mode(f"{home}/etc")), (0o711, 0o711, 0o755))
-        self.assertEqual((mode(f"{home}/queue"), mode(f"{home}/mail"), mode(f"{home}/run/control")), (0o700,) * 3)
-        self.assertEqual((mode(f"{home}/tls/key.pem"), mode(f"{home}/etc/qmailpy.toml")), (0o640, 0o644))
+        self.assertEqual(
+            [mode(f"{home}/{name}") for name in ("queue", "mail", "run/control", "directory", "tls")], [0o700] * 5
+        )
+        self.assertEqual((mode(f"{home}/tls/key.pem"), mode(f"{home}/etc/qmailpy.toml")), (0o600, 0o644))
 
     def test_root_without_the_user_is_told_how_to_make_it(self) -> None:
         home = self.mktemp()
@@ -207,6 +213,27 @@ class MakeHomeTests(SynchronousTestCase):
         self.assertEqual(found.status, 1)
         self.assertIn("there is no system user nobody-such; make it with: adduser --system", found.err)
         self.assertFalse(os.path.lexists(home))
+
+    def test_a_directory_user_that_was_asked_for_must_be_there(self) -> None:
+        """The one that goes without saying need not; then all is the workers', and init says what would be better."""
+        somebody = pwd.getpwuid(1).pw_name
+        with mock.patch("os.geteuid", return_value=0):
+            found = invoke(
+                *("init", self.mktemp(), "--hostname", "a.b", "--domain", "b.c", "--user", somebody),
+                *("--directory-user", "nobody-such"),
+            )
+        self.assertEqual(found.status, 1)
+        self.assertIn("there is no system user nobody-such; make it with: adduser", found.err)
+        home = self.mktemp()
+        with (
+            mock.patch("os.geteuid", return_value=0),
+            mock.patch("os.chown"),
+            mock.patch("qmailpy.cli.init.DIRECTORY_USER", "nobody-such"),
+        ):
+            found = invoke("init", home, "--hostname", "a.b", "--domain", "b.c", "--user", somebody)
+        self.assertEqual((found.status, found.err), (0, ""))
+        self.assertIn("passwords are not kept from the mail workers", found.out)
+        self.assertIn(f"chown -R nobody-such:{somebody} ", found.out)
 
 
 class CertificateTests(SynchronousTestCase):
