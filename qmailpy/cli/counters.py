@@ -12,6 +12,7 @@ from typing import Protocol
 
 import click
 
+from qmailpy.cli.context import need
 from qmailpy.cli.output import print_json, print_line
 from qmailpy.config.load import load
 from qmailpy.control import call_all
@@ -60,6 +61,7 @@ def counters() -> None:
 @click.pass_obj
 def show(context: Homed, channels: bool, associations: bool, headers: bool, output: str | None, as_json: bool) -> None:
     """Show the counters of all channels."""
+    need(context.home)
     try:
         sizes, lanes = thd_read(_path(context.home))
     except CountersError as error:
@@ -87,6 +89,7 @@ def clear(context: Homed, channels: bool, associations: bool) -> None:
     With -associations alone Stored is zero too and goes negative as the mail leaves that is queued now; the smallest
     value is kept, and the value less the smallest is then the true one (--json shows all three).
     """
+    need(context.home)
     keep_stored = channels or not associations
     if control_clear(context.home, keep_stored):
         return
@@ -105,6 +108,7 @@ def clear(context: Homed, channels: bool, associations: bool) -> None:
 @click.pass_obj
 def create_file(context: Homed, max_channels: int | None) -> None:
     """Make the counters file, which the daemon makes by itself too. One that is there stays."""
+    need(context.home)
     path = _path(context.home)
     if not os.path.exists(path):
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
@@ -125,6 +129,7 @@ def delete(context: Homed) -> None:
 
     A running daemon makes it again, with its counts, when it next has something to count.
     """
+    need(context.home)
     try:
         os.unlink(_path(context.home))
     except FileNotFoundError:

@@ -21,6 +21,7 @@ from attrs import frozen
 from qmailpy.cli.context import Context
 from qmailpy.cli.output import print_error
 from qmailpy.config.load import DEFAULT_HOME
+from qmailpy.control.client import RIGHTS
 from qmailpy.errors import CommandError, ConfigError
 
 
@@ -146,7 +147,8 @@ def run(arguments: Sequence[str], name: str = "qmailpy") -> int:
         print_error("whoever read the output went away")
         return 1
     except OSError as error:
-        print_error(": ".join(str(part) for part in (error.filename, error.strerror or error) if part))
+        remedy = RIGHTS if isinstance(error, PermissionError) else ""
+        print_error(": ".join(str(part) for part in (error.filename, error.strerror or error) if part) + remedy)
         return 1
     except Exception as error:
         return _bug(error)

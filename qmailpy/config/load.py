@@ -83,7 +83,8 @@ def load(home: str) -> Config:
         remedy = f"make a home with: qmailpy init {home} --hostname NAME --domain NAME (or name yours with --home)"
         raise ConfigError((f"{path}: there is no such file; {remedy}",)) from None
     except OSError as error:
-        raise ConfigError((f"{path}: cannot be read: {error.strerror or error}",)) from None
+        remedy = "; run this as root or as the server's user" if isinstance(error, PermissionError) else ""
+        raise ConfigError((f"{path}: cannot be read: {error.strerror or error}{remedy}",)) from None
     if len(octets) > MAX_OCTETS:
         raise ConfigError((f"{path}: is larger than {MAX_OCTETS} octets",))
     try:

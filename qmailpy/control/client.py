@@ -32,6 +32,9 @@ RESPONSE_LIMIT = 16 * 1024 * 1024  # as in qmailpy.control.commands, which would
 TIMEOUT_S = 30.0
 PATH_LIMIT = 107  # octets a UNIX socket's address has room for
 
+RIGHTS = "; run this as root or as the server's user"
+"""Behind an error that says "Permission denied"."""
+
 _NAME = re.compile(r"([a-z]{1,32})-([0-9]{1,4})\.sock")
 
 
@@ -91,7 +94,8 @@ def _sockets(home: str) -> list[Endpoint]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise CommandError(f"{folder}: {error.strerror}") from error
+        remedy = RIGHTS if isinstance(error, PermissionError) else ""
+        raise CommandError(f"{folder}: {error.strerror}{remedy}") from error
     found = []
     for name in names:
         match = _NAME.fullmatch(name)
@@ -113,9 +117,7 @@ def running(home: str) -> list[Endpoint]:
         except (ConnectionError, FileNotFoundError):
             continue
         except PermissionError as error:
-            raise CommandError(
-                f"{endpoint.path}: {error.strerror}; run this as root or as the server's user"
-            ) from error
+            raise CommandError(f"{endpoint.path}: {error.strerror}{RIGHTS}") from error
         except OSError:
             continue  # a full backlog or a socket in its last moments: not answering
         alive.append(endpoint)

@@ -245,7 +245,7 @@ class Accounts:
         with _told(""):
             entry = next(iter(self.store.thd_by_key("associateddomain", domain)), None)
         if entry is None:
-            raise CommandError(f"there is no domain {domain} here")
+            raise CommandError(f"there is no domain {domain} here; make it with: qmailpy domain add {domain}")
         return entry
 
     def _user_entry(self, address: str) -> Entry:

@@ -153,3 +153,10 @@ class CountersTests(CountersCase):
         self.assertIsInstance(result.exception, CommandError)
         self.assertIn("local received_messages: counted 2, in the log 0", result.output)
         self.assertFalse(json.loads(self.call("verify", "--json").output)["equal"])
+
+    def test_without_a_home_nothing_is_made(self) -> None:
+        """A mistyped HOME is told, with the remedy; no counters appear where nobody looks for them."""
+        self.home += "/none"
+        for words in (("show",), ("clear",), ("create",), ("delete",)):
+            self.assertIn("qmailpy init", str(self.call(*words).exception))
+        self.assertFalse(os.path.exists(self.home))

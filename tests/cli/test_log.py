@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from types import SimpleNamespace
 
@@ -10,8 +11,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.cli import log as module
 from qmailpy.cli.log import log
+from qmailpy.config.schema import LogConfig
 from qmailpy.disk.files import RealFiles
 from qmailpy.errors import CommandError
+from qmailpy.records.record import Action, LogRecord, QueueFile
+from qmailpy.records.text import LineFormat
 
 
 class LogTests(SynchronousTestCase):
@@ -76,5 +80,30 @@ class LogTests(SynchronousTestCase):
         handle = RealFiles().lock(f"{self.home}/log/mail.log_lock")
         self.assertEqual(str(self.call("roll").exception), "another process is rolling the log")
         os.close(handle)
-        self.home += "/none"
+        self.home += "/log"
         self.assertEqual(str(self.call("roll").exception), "there is no log directory: is it a home?")
+
+    def test_without_a_home_the_remedy_is_named(self) -> None:
+        """The most common mistake of all: HOME was forgotten or mistyped."""
+        self.home += "/none"
+        for words in (("tail",), ("roll",)):
+            self.assertIn("qmailpy init", str(self.call(*words).exception))
+
+    def test_tail_as_json_is_a_record_a_line(self) -> None:
+        """What cannot be read is passed on as it stands: a reader must not think it was never there."""
+        record = LogRecord(
+            action=Action.DEQUEUED,
+            time=1.5,
+            source="local",
+            sender="a@example.org",
+            original_to="b@example.org",
+            current_to="c@example.org",
+            file=QueueFile(channel="local", id="0", attempts=0),
+            queue_time=0.25,
+        )
+        self.patch(module, "load", lambda home: SimpleNamespace(log=LogConfig(), server=SimpleNamespace(hostname="h")))
+        self.write(LineFormat(LogConfig()).line(record) + b"torn\n")
+        found, torn = map(json.loads, self.call("tail", "--json").output.splitlines())
+        self.assertEqual((found["action"], found["source"], found["current_to"]), ("D", "local", "c@example.org"))
+        self.assertEqual((found["file"]["id"], found["queue_time"], found["time"]), ("0", 0.25, 1.5))
+        self.assertEqual(torn, {"unreadable": "torn"})
