@@ -30,8 +30,8 @@ class Idle:
     def describe(self) -> str:
         """One line."""
         return (
-            f"{self.connections} connections: worker {self.worker / 1e6:.0f} MB (without them {self.before / 1e6:.0f}), "
-            f"all processes {self.daemon / 1e6:.0f} MB, a new one is greeted after {self.answers_s * 1000:.0f} ms"
+            f"{self.connections} connections: worker {self.worker / 1e6:.0f} MB (without them {self.before / 1e6:.0f}"
+            f"), all processes {self.daemon / 1e6:.0f} MB, a new one is greeted after {self.answers_s * 1000:.0f} ms"
         )
 
 
