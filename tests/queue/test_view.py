@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -10,7 +10,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.errors import QmailpyError
 from qmailpy.queue.entries import BUSY, DONE, UNKNOWN, ActionResult, QueueEntry, QueueFilter, Target
+from qmailpy.queue.ids import to_number
+from qmailpy.queue.listing import Listing
+from qmailpy.queue.reading import QueueReading
 from qmailpy.queue.view import QueueOperations, parts_of
+from qmailpy.queue.walk import _thd_run
 from qmailpy.records.record import Action
 from qmailpy.stats.fold import balanced
 from qmailpy.stats.items import STORED, Table
@@ -403,6 +407,15 @@ class ChannelTests(ViewCase):
         self.world.send("ok@out.example")
         self.assertEqual(self.listed(), [])
 
+    def test_mail_released_in_a_stopped_channel_is_tried_when_it_is_started(self) -> None:
+        """At once then, though its schedule said later."""
+        first = self.world.send("later@out.example")
+        self.do(self.view.stop("tcp_local"))
+        self.do(self.view.release([Target(first)]))
+        self.assertEqual(self.actions(), "EQ")
+        self.do(self.view.start("tcp_local"))
+        self.assertEqual(self.actions(), "EQQ")
+
     def test_unknown_channel_is_not_stopped(self) -> None:
         """Nor written down."""
         self.assertEqual(self.do(self.view.stop("nowhere")), (False, False))
@@ -441,16 +454,71 @@ class ChannelTests(ViewCase):
         self.assertEqual(self.view.jobs(), [])
 
 
-class ListingTests(ViewCase):
-    """What the start finds in files, while an operator is already at work."""
+class RaceTests(ViewCase):
+    """What happens between two steps of something longer."""
 
-    def test_copy_that_is_loaded_before_it_is_listed_is_tried_all_the_same(self) -> None:
-        """Its entry comes though it is in memory by then."""
-        first = self.world.send("later@out.example")
-        self.world.down()
-        self.world = self.world.crash("all")
-        self.up()
-        state = self.world.shard.shard.state  # type: ignore[union-attr]
-        self.assertNotIn(first, [one.id for one in state.messages.values()])
-        self.world.wait(100000)
-        self.assertEqual(self.listed(), [])
+    def test_copy_that_moves_while_the_directories_are_read_is_listed(self) -> None:
+        """It was held while chan/ was read, and waits when hold/ is; by then it has left memory again."""
+        first = self.world.send("never@out.example")
+        self.do(self.view.hold([Target(first)], "x"))
+        self.world.settle()
+        self.world.settle()
+        assert self.world.shard is not None
+        shard = self.world.shard.shard
+        self.assertEqual(shard.state.messages, {})
+        gates: list[Deferred[None]] = []
+
+        def slow(function: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
+            if function is not _thd_run:
+                return in_thread(function, *arguments)
+            gate: Deferred[None] = Deferred()
+            gates.append(gate)
+            return gate.addCallback(lambda _: function(*arguments))
+
+        shard.in_thread = slow
+        running = Deferred.fromCoroutine(self.view.page(QueueFilter(channel="tcp_local"), None, 9))
+        self.assertEqual(len(gates), 1)
+        gates[0].callback(None)
+        self.do(self.view.release([Target(first)]))
+        self.world.settle()
+        self.world.settle()
+        self.assertEqual(shard.state.messages, {})
+        gates[1].callback(None)
+        entries, _ = self.successResultOf(running)
+        self.assertEqual([(one.id, one.held) for one in entries], [(first, False)])
+
+    def test_copy_that_is_in_memory_when_its_file_is_listed_gets_its_entry(self) -> None:
+        """It was brought there for another copy or by an operator, and nothing else would see to it."""
+        first = self.world.send("never@out.example")
+        self.world.settle()
+        assert self.world.shard is not None
+        shard = self.world.shard.shard
+        self.do(self.view.hold([Target(self.world.send("never@out.example"))], "held mail has none"))
+        number = to_number(first)
+        self.successResultOf(shard.load([number]))
+        self.assertIn(number, shard.state.messages)
+        found: list[int] = []
+        listing = Listing(shard, 1 << 64, (), lambda channel, when, number: found.append(number))
+        self.successResultOf(listing.run())
+        self.assertEqual(found, [number])
+
+    def test_two_shards_are_one_list(self) -> None:
+        """Even if two messages have the same number, and a page ends between them."""
+        other = World(CrashDisk(directories=[HOME, f"{HOME}/log"]))
+        other.up()
+        for world in (self.world, other):
+            for _ in range(3):
+                world.send("never@out.example")
+        assert self.world.shard is not None and other.shard is not None
+        other.shard.name, other.shard.layout.code = "1", "01"
+        shards = {"0": self.world.shard, "1": other.shard}
+        view = QueueReading(lambda: parts_of(shards), self.world.config, self.world.clock.seconds)
+        seen: list[str] = []
+        cursor: str | None = None
+        for _ in range(7):
+            entries, cursor = self.successResultOf(
+                Deferred.fromCoroutine(view.page(QueueFilter(channel="tcp_local"), cursor, 1))
+            )
+            seen += [one.id for one in entries]
+        self.assertEqual(len(set(seen)), 6)
+        self.assertEqual(seen, sorted(seen))
