@@ -8,9 +8,17 @@ So replies keep the order of the commands however long an answer takes (RFC 2920
 
     connected --EHLO/HELO--> ready --MAIL--> mail --RCPT--> recipients --DATA/354--> data --CRLF.CRLF--> ready
     RSET, EHLO and HELO lead to ready from everywhere but data; QUIT, or a reply of 421, ends it.
+    ready --STARTTLS/220--> L{SmtpCore.secure} --> connected
+    ready --AUTH/334--> exchange, of which every line is an answer --235--> ready
 
 Octets behind a DATA command that was answered 354 are message data even if they came before the answer; behind a DATA
 that was refused they are commands (RFC 2920 s.3.1 has the client wait, so both are its own doing).
+
+After a 220 to STARTTLS nothing is read until L{SmtpCore.secure}; what came behind the command in the clear ends the
+session (RFC 3207 s.4.2 wants it dropped, and an honest client has sent nothing). An authentication exchange is led by
+a L{sasl<qmailpy.wire.sasl>} machine; only what it cannot know is asked (L{AuthStep}).
+
+LMTP (RFC 2033) is the same with another greeting, and a reply a recipient behind the data.
 
 What the core refuses by itself it answers by itself: unknown, malformed and untimely commands. It bounds the length of
 a line, the number of errors and of commands that lead to no mail, and what may arrive while it waits.
@@ -21,13 +29,15 @@ Which extensions there are is told by the L{Service<qmailpy.wire.smtp_service.Se
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
-from qmailpy.values import Reply
-from qmailpy.wire.address import parse_path
+from qmailpy.values import Reply, ScramSecret
+from qmailpy.wire import sasl
+from qmailpy.wire import smtp_replies as say
 from qmailpy.wire.data import DataReader
 from qmailpy.wire.reply import encode
+from qmailpy.wire.smtp_arguments import parameters, path
 from qmailpy.wire.smtp_events import (
+    AuthStep,
     BadCommand,
     DataBegun,
     DataChunk,
@@ -39,8 +49,9 @@ from qmailpy.wire.smtp_events import (
     MailFrom,
     RcptTo,
     Reset,
+    StartTls,
 )
-from qmailpy.wire.smtp_service import Limits, ParameterParser, Service
+from qmailpy.wire.smtp_service import Service
 
 BACKLOG_OCTETS = 262144
 """
@@ -51,39 +62,22 @@ near: a reactor hands over 64 KiB at once.
 _QUOTE_OCTETS = 200  # of a bad command, kept for the log
 _HELO_OCTETS = 255
 
-_MAIL_OK = b"250 2.1.0 Sender ok\r\n"
-_RCPT_OK = b"250 2.1.5 Recipient ok\r\n"
-_DATA_OK = b"354 End data with <CR><LF>.<CR><LF>\r\n"
-_MESSAGE_OK = b"250 2.0.0 Message accepted\r\n"
-_RESET_OK = b"250 2.0.0 Reset\r\n"
-_NOOP_OK = b"250 2.0.0 Ok\r\n"
-_VRFY = b"252 2.0.0 Cannot verify, but will take mail for it and try\r\n"
-_HELP = b"214 2.0.0 EHLO HELO MAIL RCPT DATA RSET NOOP VRFY QUIT: see RFC 5321\r\n"
-_BYE = Reply(221, "2.0.0", "Bye")
-_LINE_TOO_LONG = Reply(500, "5.5.2", "Command line too long")
-_BARE_LF = Reply(500, "5.5.2", "A command ends with CR LF")
-_UNKNOWN = Reply(500, "5.5.1", "Unknown command")
-_NOT_HERE = Reply(502, "5.5.1", "Command not implemented")
-_NO_ARGUMENT = Reply(501, "5.5.4", "Command takes no argument")
-_HELO_FIRST = Reply(503, "5.5.1", "EHLO or HELO first")
-_HELO_NAME = Reply(501, "5.5.4", "EHLO and HELO need your host name")
-_MAIL_FIRST = Reply(503, "5.5.1", "MAIL first")
-_MAIL_TWICE = Reply(503, "5.5.1", "A transaction is open already")
-_MAIL_SYNTAX = Reply(501, "5.5.4", "Syntax: MAIL FROM:<address>")
-_RCPT_FIRST = Reply(503, "5.5.1", "RCPT first")
-_RCPT_SYNTAX = Reply(501, "5.5.4", "Syntax: RCPT TO:<address>")
-_NO_RECIPIENTS = Reply(554, "5.5.1", "No valid recipients")
-_TWICE = Reply(501, "5.5.4", "Parameter given twice")
-_PARAMETER = Reply(555, "5.5.4", "Unknown parameter")
-_TOO_MANY_ERRORS = Reply(421, "4.7.0", "Too many errors")
-_TOO_MUCH_JUNK = Reply(421, "4.7.0", "Too many commands without a message")
-_TOO_MANY_MESSAGES = Reply(421, "4.7.0", "Too many messages in this session")
-_TOO_EAGER = Reply(421, "4.7.0", "Too much sent without waiting for replies")
-_NOT_SMTP = Reply(421, "4.7.0", "This is SMTP")
+_IDLE, _MAIL_ASKED, _RCPT_ASKED, _DATA_ASKED, _END_ASKED, _TLS_ASKED, _AUTH_ASKED = range(7)
+# _waiting has one of the others while a question is out, and _IDLE else.
+_DEFAULTS = {
+    _MAIL_ASKED: say.MAIL_OK,
+    _RCPT_ASKED: say.RCPT_OK,
+    _DATA_ASKED: say.DATA_OK,
+    _END_ASKED: say.MESSAGE_OK,
+    _TLS_ASKED: say.TLS_OK,
+    _AUTH_ASKED: say.AUTH_OK,
+}
+_SASL_LINE = sasl.LINE_OCTETS + 2
+_HIDDEN = b"(hidden)"
 
-_IDLE, _MAIL_ASKED, _RCPT_ASKED, _DATA_ASKED, _END_ASKED = range(5)
-# _waiting has one of the last four while a question is out, and _IDLE else.
-_DEFAULTS = {_MAIL_ASKED: _MAIL_OK, _RCPT_ASKED: _RCPT_OK, _DATA_ASKED: _DATA_OK, _END_ASKED: _MESSAGE_OK}
+
+def _no_bindings() -> Mapping[str, bytes]:
+    return {}
 
 
 class SmtpCore:
@@ -94,6 +88,7 @@ class SmtpCore:
     @ivar extended: it said EHLO.
     @ivar in_data: between a 354 and the end of data.
     @ivar waiting: an event has asked a question that is still to be answered.
+    @ivar authenticated: an AUTH was accepted.
     @ivar closed: nothing more is read.
     @ivar recipients: recipients accepted in this transaction.
     """
@@ -101,18 +96,22 @@ class SmtpCore:
     __slots__ = (
         "_at",
         "_backlog",
+        "_bindings",
         "_buffer",
         "_data",
         "_errors",
         "_events",
+        "_hide",
         "_in_mail",
         "_junk",
         "_messages",
         "_out",
         "_overlong",
         "_refused",
+        "_sasl",
         "_service",
         "_waiting",
+        "authenticated",
         "closed",
         "extended",
         "helo",
@@ -134,7 +133,11 @@ class SmtpCore:
         self._junk = 0
         self._messages = 0
         self._refused = False  # a recipient of this transaction was refused
+        self._sasl: sasl.Machine | None = None  # its exchange is under way
+        self._bindings: Callable[[], Mapping[str, bytes]] = _no_bindings
+        self._hide = False  # what comes may be a password sent too early: not for the log
         self.recipients = 0
+        self.authenticated = False
         self.closed = False
         self.extended = False
         self.helo = ""
@@ -150,6 +153,39 @@ class SmtpCore:
     def greet(self) -> None:
         """Say hello; once, when the connection is made."""
         self._send(self._service.greeting)
+
+    def secure(
+        self, service: Service, bindings: Callable[[], Mapping[str, bytes]] = _no_bindings, *, greet: bool = False
+    ) -> None:
+        """
+        TLS begins: behind a L{StartTls} that was accepted, or before anything else. Forgets all that was said in the
+        clear (RFC 3207 s.4.2).
+
+        @param service: what the session offers from now on.
+        @param bindings: gives the channel bindings, for L{sasl.server}; called when they are needed.
+        @param greet: say hello inside, as where TLS is implicit.
+        """
+        self._service = service
+        self._bindings = bindings
+        self._forget()
+        self._buffer = b""
+        self._at = 0
+        self._backlog = None
+        self.authenticated = self.extended = False
+        self.helo = ""
+        if greet:
+            self.greet()
+
+    def secret(self, secret: ScramSecret) -> None:
+        """Answer a L{AuthStep} that wants a secret; L{proceed} tells what comes of it."""
+        if self._waiting != _AUTH_ASKED or self._sasl is None:
+            raise RuntimeError("a secret nobody wants")
+        self._waiting = _IDLE
+        if self.closed:
+            return
+        if self._events is None:
+            self._events = []
+        self._advance(self._sasl.secret(secret), self._events)
 
     def take(self) -> bytes:
         """What is to be sent since the last call, oldest first."""
@@ -227,8 +263,8 @@ class SmtpCore:
         self._backlog += octets
         if len(self._backlog) <= BACKLOG_OCTETS:
             return []
-        self.close(_TOO_EAGER)
-        return [Ended(_TOO_EAGER)]
+        self.close(say.TOO_EAGER)
+        return [Ended(say.TOO_EAGER)]
 
     def _settle(self, accepted: bool, octets: bytes) -> None:
         """Note the answer to the question that is out."""
@@ -238,6 +274,8 @@ class SmtpCore:
         self._waiting = _IDLE
         if self.closed:
             return
+        if asked == _END_ASKED and self._service.lmtp:
+            octets *= self.recipients  # RFC 2033 s.4.2: one for each that was accepted
         self._send(octets)
         if asked == _RCPT_ASKED:
             if accepted:
@@ -250,10 +288,16 @@ class SmtpCore:
             if accepted:
                 limits = self._service.limits
                 self._data = DataReader(limits.message_octets, limits.received, limits.normalise)
-        else:
+        elif asked == _END_ASKED:
             self._forget()
             if accepted:
                 self._errors = self._junk = 0
+        elif asked == _AUTH_ASKED:
+            self._sasl = None
+            self.authenticated = accepted
+        elif accepted and self._backlog:  # STARTTLS
+            self._send(encode(say.TLS_INJECTED))
+            self._end(say.TLS_INJECTED)
 
     def _forget(self) -> None:
         """There is no transaction now."""
@@ -268,6 +312,7 @@ class SmtpCore:
         self._backlog = None
         self._data = None
         self._overlong = None
+        self._sasl = None
 
     def _end(self, reply: Reply) -> None:
         """End the session behind a reply that has been sent."""
@@ -280,13 +325,13 @@ class SmtpCore:
     def _count_error(self) -> None:
         self._errors += 1
         if self._errors > self._service.limits.errors and not self.closed:
-            self._send(encode(_TOO_MANY_ERRORS))
-            self._end(_TOO_MANY_ERRORS)
+            self._send(encode(say.TOO_MANY_ERRORS))
+            self._end(say.TOO_MANY_ERRORS)
 
     def _parse(self, events: list[Event]) -> list[Event]:
         """Read on in the buffer until it is used up, a question is out or the session ends."""
-        line_octets = self._service.limits.line_octets
         while self._waiting == _IDLE and not self.closed:
+            line_octets = self._service.limits.line_octets if self._sasl is None else _SASL_LINE
             if self._data is not None:
                 if self._at >= len(self._buffer):
                     break
@@ -305,14 +350,19 @@ class SmtpCore:
                     else self._buffer[at : at + min(_QUOTE_OCTETS, line_octets)]
                 )
                 self._overlong = None
-                self._bad(start, _LINE_TOO_LONG, events)
+                if self._sasl is None:
+                    self._bad(start, say.LINE_TOO_LONG, events)
+                else:
+                    self._give_up_auth(say.AUTH_TOO_LONG, events)
             elif end > at and self._buffer[end - 1] == 0x0D:
-                self._command(self._buffer[at : end - 1], events)
+                self._line(self._buffer[at : end - 1], events)
             elif self._service.limits.normalise:
-                self._command(self._buffer[at:end], events)
+                self._line(self._buffer[at:end], events)
+            elif self._sasl is not None:
+                self._give_up_auth(say.BARE_LF, events)
             else:
                 # Answered rather than overlooked, so that a client which never sends CRLF learns why.
-                self._bad(self._buffer[at:end], _BARE_LF, events)
+                self._bad(self._buffer[at:end], say.BARE_LF, events)
         if self._events is not None:
             events += self._events
             self._events = None
@@ -341,30 +391,35 @@ class SmtpCore:
             self._waiting = _END_ASKED
             events.append(DataEnded(data.size, data.head))
         else:
+            self._send(encode(fault) * (self.recipients if self._service.lmtp else 1))
             self._forget()
-            self._send(encode(fault))
             events.append(DataRefused(fault, data.size))
             self._count_error()
 
     def _bad(self, line: bytes, reply: Reply, events: list[Event]) -> None:
         self._send(encode(reply))
-        events.append(BadCommand(line[:_QUOTE_OCTETS], reply))
+        events.append(BadCommand(_HIDDEN if self._hide else line[:_QUOTE_OCTETS], reply))
         self._count_error()
 
-    def _command(self, line: bytes, events: list[Event]) -> None:
+    def _line(self, line: bytes, events: list[Event]) -> None:
+        """A line that is not data: a command, or an answer in an authentication exchange."""
+        if self._sasl is not None:
+            self._auth_answer(line, events)
+            return
         verb, _, argument = line.partition(b" ")
-        parser = _COMMANDS.get(verb.upper())
+        parser = (_LMTP_COMMANDS if self._service.lmtp else _COMMANDS).get(verb.upper())
         if parser is not None:
+            self._hide = False
             parser(self, line, argument, events)
             return
         verb = verb.rstrip().upper()
         if verb in _FOREIGN:
             # A browser or a script made to talk to us: the rest of what it sends is no mail either.
-            events.append(BadCommand(line[:_QUOTE_OCTETS], _NOT_SMTP))
-            self._send(encode(_NOT_SMTP))
-            self._end(_NOT_SMTP)
+            events.append(BadCommand(line[:_QUOTE_OCTETS], say.NOT_SMTP))
+            self._send(encode(say.NOT_SMTP))
+            self._end(say.NOT_SMTP)
         else:
-            self._bad(line, _NOT_HERE if verb in _KNOWN else _UNKNOWN, events)
+            self._bad(line, say.NOT_HERE if verb in _KNOWN else say.UNKNOWN, events)
 
     def _ehlo(self, line: bytes, argument: bytes, events: list[Event]) -> None:
         self._hello(line, argument, events, True)
@@ -376,7 +431,7 @@ class SmtpCore:
         """RFC 5321 s.4.1.1.1. The name is a claim and goes to log and trace only: any visible ASCII will do."""
         name = argument.strip(b" ")
         if not name or len(name) > _HELO_OCTETS or name.translate(None, _VISIBLE):
-            self._bad(line, _HELO_NAME, events)
+            self._bad(line, say.HELO_NAME, events)
             return
         if self.helo:
             self._count_junk()
@@ -388,25 +443,25 @@ class SmtpCore:
 
     def _mail(self, line: bytes, argument: bytes, events: list[Event]) -> None:
         if not self.helo:
-            self._bad(line, _HELO_FIRST, events)
+            self._bad(line, say.LHLO_FIRST if self._service.lmtp else say.HELO_FIRST, events)
             return
         if self._in_mail:
-            self._bad(line, _MAIL_TWICE, events)
+            self._bad(line, say.MAIL_TWICE, events)
             return
         service = self._service
         if self._messages >= service.limits.messages:
-            self._send(encode(_TOO_MANY_MESSAGES))
-            self._end(_TOO_MANY_MESSAGES)
+            self._send(encode(say.TOO_MANY_MESSAGES))
+            self._end(say.TOO_MANY_MESSAGES)
             return
-        found = _path(argument, b"FROM:", sender=True)
+        found = path(argument, b"FROM:", sender=True)
         if found is None or isinstance(found, Reply):
-            self._bad(line, found or _MAIL_SYNTAX, events)
+            self._bad(line, found or say.MAIL_SYNTAX, events)
             return
         address, end = found
         if end == len(argument):
             event = MailFrom(address=address)
         else:
-            fields = _parameters(argument[end:], service.mail, service.limits)
+            fields = parameters(argument[end:], service.mail, service.limits)
             if isinstance(fields, Reply):
                 self._bad(line, fields, events)
                 return
@@ -417,18 +472,18 @@ class SmtpCore:
 
     def _rcpt(self, line: bytes, argument: bytes, events: list[Event]) -> None:
         if not self._in_mail:
-            self._bad(line, _MAIL_FIRST if self.helo else _HELO_FIRST, events)
+            self._bad(line, say.MAIL_FIRST if self.helo else say.HELO_FIRST, events)
             return
-        found = _path(argument, b"TO:", sender=False)
+        found = path(argument, b"TO:", sender=False)
         if found is None or isinstance(found, Reply):
             self._refused = True
-            self._bad(line, found or _RCPT_SYNTAX, events)
+            self._bad(line, found or say.RCPT_SYNTAX, events)
             return
         address, end = found
         if end == len(argument):
             event = RcptTo(address=address)
         else:
-            fields = _parameters(argument[end:], self._service.rcpt, self._service.limits)
+            fields = parameters(argument[end:], self._service.rcpt, self._service.limits)
             if isinstance(fields, Reply):
                 self._refused = True
                 self._bad(line, fields, events)
@@ -439,49 +494,119 @@ class SmtpCore:
 
     def _data_command(self, line: bytes, argument: bytes, events: list[Event]) -> None:
         if argument.strip(b" "):
-            self._bad(line, _NO_ARGUMENT, events)
+            self._bad(line, say.NO_ARGUMENT, events)
         elif self.recipients:
             self._waiting = _DATA_ASKED
             events.append(DataBegun())
         elif self._refused:
             # A client that pipelines could not know (RFC 2920 s.3.1): no error of its.
-            self._send(encode(_NO_RECIPIENTS))
+            self._send(encode(say.NO_RECIPIENTS_LMTP if self._service.lmtp else say.NO_RECIPIENTS))
         else:
-            self._bad(line, _RCPT_FIRST if self._in_mail else _MAIL_FIRST, events)
+            self._bad(line, say.RCPT_FIRST if self._in_mail else say.MAIL_FIRST, events)
+
+    def _starttls(self, line: bytes, argument: bytes, events: list[Event]) -> None:
+        """RFC 3207 s.4."""
+        service = self._service
+        if not service.starttls:
+            self._bad(line, say.TLS_TWICE if service.secured else say.NOT_HERE, events)
+        elif argument.strip(b" "):
+            self._bad(line, say.NO_ARGUMENT, events)
+        elif not self.extended:
+            self._bad(line, say.LHLO_FIRST if service.lmtp else say.EHLO_FIRST, events)
+        elif self._at < len(self._buffer):
+            self._bad(line, say.TLS_INJECTED, events)
+            self._end(say.TLS_INJECTED)
+        else:
+            self._forget()
+            self._waiting = _TLS_ASKED
+            events.append(StartTls())
+
+    def _auth(self, line: bytes, argument: bytes, events: list[Event]) -> None:
+        """RFC 4954 s.4. The line is logged without what may be a password."""
+        service = self._service
+        name, sign, text = argument.strip(b" ").partition(b" ")
+        line = b"AUTH " + name if name.isalnum() or b"-" in name else b"AUTH"
+        initial = sasl.decode_initial(text) if sign else None
+        machine: sasl.Machine | None = None
+        if not service.mechanisms:
+            refusal = say.TLS_FIRST if service.auth_secured else say.NOT_HERE
+        elif not self.extended:
+            refusal = say.LHLO_FIRST if service.lmtp else say.EHLO_FIRST
+        elif self.authenticated:
+            refusal = say.AUTH_TWICE
+        elif self._in_mail:
+            refusal = say.NOT_NOW
+        elif not name:
+            refusal = say.AUTH_SYNTAX
+        elif name.decode("ascii", "replace").upper() not in service.mechanisms:
+            refusal = say.AUTH_UNKNOWN
+        elif sign and initial is None:
+            refusal = say.AUTH_BASE64
+        else:
+            machine = sasl.server(name.decode("ascii"), self._bindings())
+            refusal = say.AUTH_UNKNOWN
+        if machine is None:
+            self._bad(line, refusal, events)
+        else:
+            self._sasl = machine
+            self._advance(machine.start(initial), events)
+        self._hide = True  # a client that does not listen may send its password as if it were a command
+
+    def _auth_answer(self, line: bytes, events: list[Event]) -> None:
+        octets = sasl.decode(line)
+        if line == b"*":
+            self._give_up_auth(say.AUTH_CANCELLED, events)
+        elif octets is None:
+            self._give_up_auth(say.AUTH_BASE64, events)
+        elif self._sasl is not None:
+            self._advance(self._sasl.respond(octets), events)
+
+    def _give_up_auth(self, reply: Reply, events: list[Event]) -> None:
+        self._sasl = None
+        self._hide = False
+        self._bad(b"AUTH", reply, events)
+        self._hide = True
+
+    def _advance(self, step: sasl.Step, events: list[Event]) -> None:
+        if isinstance(step, sasl.Challenge):
+            self._send(b"334 %b\r\n" % sasl.encode(step.octets))
+        else:
+            self._waiting = _AUTH_ASKED
+            events.append(AuthStep(step))
 
     def _rset(self, line: bytes, argument: bytes, events: list[Event]) -> None:
         if argument.strip(b" "):
-            self._bad(line, _NO_ARGUMENT, events)
+            self._bad(line, say.NO_ARGUMENT, events)
             return
         self._forget()
-        self._send(_RESET_OK)
+        self._send(say.RESET_OK)
         events.append(Reset())
         self._count_junk()
 
     def _quit(self, line: bytes, argument: bytes, events: list[Event]) -> None:
         if argument.strip(b" "):
-            self._bad(line, _NO_ARGUMENT, events)
+            self._bad(line, say.NO_ARGUMENT, events)
             return
-        self._send(encode(_BYE))
-        self._end(_BYE)
+        self._send(encode(say.BYE))
+        self._end(say.BYE)
 
     def _noop(self, line: bytes, argument: bytes, events: list[Event]) -> None:
-        self._send(_NOOP_OK)
+        self._send(say.NOOP_OK)
         self._count_junk()
 
     def _vrfy(self, line: bytes, argument: bytes, events: list[Event]) -> None:
-        self._send(_VRFY)
+        self._send(say.VRFY)
         self._count_junk()
 
     def _help(self, line: bytes, argument: bytes, events: list[Event]) -> None:
-        self._send(_HELP)
+        self._send(say.HELP)
         self._count_junk()
 
     def _count_junk(self) -> None:
         self._junk += 1
         if self._junk > self._service.limits.junk and not self.closed:
-            self._send(encode(_TOO_MUCH_JUNK))
-            self._end(_TOO_MUCH_JUNK)
+            self._send(encode(say.TOO_MUCH_JUNK))
+            self._end(say.TOO_MUCH_JUNK)
 
 
 CommandParser = Callable[[SmtpCore, bytes, bytes, list[Event]], None]
@@ -497,51 +622,15 @@ _COMMANDS: dict[bytes, CommandParser] = {
     b"QUIT": SmtpCore._quit,
     b"VRFY": SmtpCore._vrfy,
     b"HELP": SmtpCore._help,
+    b"STARTTLS": SmtpCore._starttls,
+    b"AUTH": SmtpCore._auth,
+}
+_LMTP_COMMANDS: dict[bytes, CommandParser] = {
+    **{verb: parser for verb, parser in _COMMANDS.items() if verb not in (b"EHLO", b"HELO")},
+    b"LHLO": SmtpCore._ehlo,
 }
 # Commands of SMTP that we know of and do not have.
 _KNOWN = frozenset((b"EXPN", b"TURN", b"SEND", b"SOML", b"SAML"))
 # First words of other protocols.
 _FOREIGN = frozenset((b"GET", b"POST", b"PUT", b"HEAD", b"CONNECT", b"OPTIONS"))
 _VISIBLE = bytes(range(0x21, 0x7F))
-
-
-def _path(argument: bytes, word: bytes, *, sender: bool) -> tuple[str, int] | Reply | None:
-    """
-    C{FROM:<path>} or C{TO:<path>}; C{None} when it is not of that form. A blank before the path is forgiven: many
-    clients send one.
-    """
-    at = len(word)
-    if argument[:at] != word and argument[:at].upper() != word:
-        return None
-    while argument[at : at + 1] == b" ":
-        at += 1
-    found = parse_path(argument, at, sender=sender)
-    if not isinstance(found, Reply) and argument[found[1] : found[1] + 1] not in (b"", b" "):
-        return None
-    return found
-
-
-def _parameters(
-    text: bytes, table: Mapping[str, tuple[str, ParameterParser]], limits: Limits
-) -> dict[str, Any] | Reply:
-    """
-    RFC 5321 s.4.1.2 C{Mail-parameters}, by C{table}.
-
-    @return: fields of the event by name, or the refusal.
-    """
-    fields: dict[str, Any] = {}
-    for word in text.split(b" "):
-        if not word:
-            continue
-        name, sign, value = word.decode("ascii", "replace").partition("=")
-        row = table.get(name.upper())
-        if row is None:
-            return _PARAMETER
-        target, parse = row
-        if target in fields:
-            return _TWICE
-        found = parse(value if sign else None, limits)
-        if isinstance(found, Reply):
-            return found
-        fields[target] = found
-    return fields

@@ -9,11 +9,12 @@ from __future__ import annotations
 from attrs import frozen
 
 from qmailpy.values import Reply
+from qmailpy.wire.sasl import CheckPassword, Failed, Proven, SecretWanted
 
 
 @frozen
 class Greeted:
-    """EHLO or HELO; forgets an open transaction, as L{Reset} does."""
+    """EHLO, HELO or LHLO; forgets an open transaction, as L{Reset} does."""
 
     helo: str
     extended: bool
@@ -26,6 +27,7 @@ class MailFrom:
     address: str  # "" for the null sender
     size: int = 0  # octets announced, 0 when not
     body: str = ""  # "7BIT", "8BITMIME" or "" when not announced
+    auth: str = ""  # always "": see smtp_service
 
 
 @frozen(kw_only=True)
@@ -64,6 +66,24 @@ class DataRefused:
 
 
 @frozen
+class StartTls:
+    """
+    STARTTLS. Asks: can TLS begin? Behind an acceptance send what L{SmtpCore.take} has, begin TLS and call
+    L{SmtpCore.secure<qmailpy.wire.smtp.SmtpCore.secure>}.
+    """
+
+
+@frozen
+class AuthStep:
+    """
+    An authentication exchange has come to a point where others must decide. Asks: for L{SecretWanted} by
+    L{SmtpCore.secret<qmailpy.wire.smtp.SmtpCore.secret>}, else is it who it says?
+    """
+
+    step: SecretWanted | CheckPassword | Proven | Failed
+
+
+@frozen
 class Reset:
     """RSET: an open transaction is forgotten."""
 
@@ -83,4 +103,17 @@ class Ended:
     reply: Reply  # 221 after QUIT, else 421
 
 
-Event = Greeted | MailFrom | RcptTo | DataBegun | DataChunk | DataEnded | DataRefused | Reset | BadCommand | Ended
+Event = (
+    Greeted
+    | MailFrom
+    | RcptTo
+    | DataBegun
+    | DataChunk
+    | DataEnded
+    | DataRefused
+    | StartTls
+    | AuthStep
+    | Reset
+    | BadCommand
+    | Ended
+)

@@ -8,6 +8,7 @@ L{MailFrom<qmailpy.wire.smtp_events.MailFrom>} or L{RcptTo<qmailpy.wire.smtp_eve
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -70,13 +71,48 @@ EXTENSIONS: tuple[Extension, ...] = (
 )
 
 
+def _auth(value: str | None, limits: Limits) -> str | Reply:
+    """
+    RFC 4954 s.5: who had submitted it, by the word of the client. Nobody's word is taken for that here, so it is looked
+    at for its form alone and gone, as s.5 allows.
+    """
+    found = xtext(value or "", limits.line_octets)
+    return Reply(501, "5.5.4", "AUTH needs an address or <>") if not found else ""
+
+
+def xtext(value: str, most: int) -> str | None:
+    """
+    RFC 3461 s.4: printable ASCII, with C{+} and two upper-case hexadecimal digits for anything else.
+
+    @param most: characters it may have.
+    @return: the decoded text; C{None} when it is not of that form, or holds a control character.
+    """
+    if len(value) > most or _XTEXT.fullmatch(value) is None:
+        return None
+    text = _HEXCHAR.sub(lambda found: chr(int(found[1], 16)), value)
+    return text if text.isascii() and text.isprintable() else None
+
+
+_XTEXT = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*")
+_HEXCHAR = re.compile(r"\+([0-9A-F]{2})")
+
+
 @frozen(kw_only=True)
 class Service:
-    """What the sessions of one listener have in common; replies that never change are encoded once, here."""
+    """
+    What the sessions of one listener have in common; replies that never change are encoded once, here.
+
+    A listener with TLS has two: what is offered in the clear, and what is offered inside.
+    """
 
     hostname: str
     limits: Limits = Limits()
     extensions: tuple[Extension, ...] = EXTENSIONS
+    lmtp: bool = False  # RFC 2033
+    starttls: bool = False  # it may be asked for (RFC 3207)
+    secured: bool = False  # inside TLS
+    mechanisms: tuple[str, ...] = ()  # SASL mechanisms that may be used now, the strongest first (RFC 4954)
+    auth_secured: bool = False  # there would be some inside TLS
     greeting: bytes = field(init=False)
     helo: bytes = field(init=False)
     ehlo: bytes = field(init=False)
@@ -85,7 +121,7 @@ class Service:
 
     @greeting.default
     def _greeting(self) -> bytes:
-        return encode(Reply(220, "", f"{self.hostname} ESMTP qmailpy"))
+        return encode(Reply(220, "", f"{self.hostname} {'LMTP' if self.lmtp else 'ESMTP'} qmailpy"))
 
     @helo.default
     def _helo(self) -> bytes:
@@ -96,11 +132,18 @@ class Service:
         lines = [self.hostname]
         for row in self.extensions:
             lines.append(row.keyword if row.argument is None else f"{row.keyword} {row.argument(self.limits)}")
+        if self.starttls:
+            lines.append("STARTTLS")
+        if self.mechanisms:
+            lines.append(" ".join(("AUTH", *self.mechanisms)))
         return encode(Reply(250, "", "\n".join(lines)))
 
     @mail.default
     def _mail(self) -> Mapping[str, tuple[str, ParameterParser]]:
-        return {name: parser for row in self.extensions for name, parser in row.mail.items()}
+        table = {name: parser for row in self.extensions for name, parser in row.mail.items()}
+        if self.mechanisms:
+            table["AUTH"] = ("auth", _auth)
+        return table
 
     @rcpt.default
     def _rcpt(self) -> Mapping[str, tuple[str, ParameterParser]]:

@@ -1,0 +1,55 @@
+"""
+What stands behind MAIL and RCPT: a path and parameters (RFC 5321 s.4.1.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from qmailpy.values import Reply
+from qmailpy.wire.address import parse_path
+from qmailpy.wire.smtp_service import Limits, ParameterParser
+
+_TWICE = Reply(501, "5.5.4", "Parameter given twice")
+_PARAMETER = Reply(555, "5.5.4", "Unknown parameter")
+
+
+def path(argument: bytes, word: bytes, *, sender: bool) -> tuple[str, int] | Reply | None:
+    """
+    C{FROM:<path>} or C{TO:<path>}; C{None} when it is not of that form. A blank before the path is forgiven: many
+    clients send one.
+    """
+    at = len(word)
+    if argument[:at] != word and argument[:at].upper() != word:
+        return None
+    while argument[at : at + 1] == b" ":
+        at += 1
+    found = parse_path(argument, at, sender=sender)
+    if not isinstance(found, Reply) and argument[found[1] : found[1] + 1] not in (b"", b" "):
+        return None
+    return found
+
+
+def parameters(text: bytes, table: Mapping[str, tuple[str, ParameterParser]], limits: Limits) -> dict[str, Any] | Reply:
+    """
+    RFC 5321 s.4.1.2 C{Mail-parameters}, by C{table}.
+
+    @return: fields of the event by name, or the refusal.
+    """
+    fields: dict[str, Any] = {}
+    for word in text.split(b" "):
+        if not word:
+            continue
+        name, sign, value = word.decode("ascii", "replace").partition("=")
+        row = table.get(name.upper())
+        if row is None:
+            return _PARAMETER
+        target, parse = row
+        if target in fields:
+            return _TWICE
+        found = parse(value if sign else None, limits)
+        if isinstance(found, Reply):
+            return found
+        fields[target] = found
+    return fields
