@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import random
 from itertools import count
-from typing import Any, cast
+from typing import Any
 
 from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
-from qmailpy.channels.local import LocalChannel
 from qmailpy.channels.parts import Parts
 from qmailpy.channels.process import Notices, ProcessChannel
 from qmailpy.config.schema import BounceConfig, ChannelConfig, Config, RuleConfig
-from qmailpy.queue.committer import StepCommitter
-from qmailpy.queue.journal import Journal
-from qmailpy.queue.service import QueueShard, Surroundings, thd_open
-from qmailpy.routing.router import Router
 from qmailpy.stats.fold import apply, balanced
 from qmailpy.stats.items import DELIVERED, FAILED, RECEIVED, SUBMITTED, Table
 from qmailpy.testing.crashdisk import CrashDisk, PowerCut
-from qmailpy.testing.inline import InlineThreads
 from qmailpy.testing.memory_directory import MemoryDirectory
-from qmailpy.testing.memory_recorder import MemoryRecorder
-from tests.queue.world import HOME, World, configuration, in_thread
+from tests.queue.world import HOME, World, configuration
 
 ANN = "ann@here.example"
 
@@ -44,45 +37,17 @@ class BounceWorld(World):
 
     def __init__(self, disk: CrashDisk, config: Config | None = None) -> None:
         super().__init__(disk, config or bounce_configuration())
-        self.directory = MemoryDirectory(["here.example"], [ANN, "pm@here.example"])
+        self.users = MemoryDirectory(["here.example"], [ANN, "pm@here.example"])
 
-    def up(self, replay: bool = True) -> QueueShard:
-        parts = Parts(
-            reactor=cast(Any, self.clock),
-            files=self.disk,
-            directory=self.directory,
-            router=Router(self.config, self.directory),
-            resolver=cast(Any, None),
-            recorder=self.recorder,
-            config=self.config,
-        )
+    def directory(self) -> MemoryDirectory:
+        return self.users
 
-        def committer(journal: Journal) -> StepCommitter:
-            self.committer = StepCommitter(journal)
-            return self.committer
+    def channels(self, parts: Parts) -> dict[str, IChannel]:
+        process = ProcessChannel(self.config, self.config.channels["process"], parts)
+        return {**super().channels(parts), "process": process}
 
-        channels = self.config.channels
-        around = Surroundings(
-            config=self.config,
-            files=self.disk,
-            recorder=self.recorder,
-            channels={
-                "local": LocalChannel(self.config, channels["local"], parts, InlineThreads()),
-                "process": ProcessChannel(self.config, channels["process"], parts),
-                "tcp_local": self.outside,
-            },
-            notices=Notices(self.config),
-            clock=self.clock,
-            seconds=self.clock.seconds,
-            chance=random.Random(7),
-            in_thread=in_thread,
-            committer=committer,
-            replay=replay,
-        )
-        self.shard = QueueShard(thd_open("0", around), around)
-        self.shard.take_up()
-        self.pump()
-        return self.shard
+    def notices(self) -> Notices:
+        return Notices(self.config)
 
     def revived(self, survivors: Any) -> BounceWorld:
         """The next life after a power cut."""
@@ -96,13 +61,13 @@ class BounceWorld(World):
 
 class BounceTests(SynchronousTestCase):
     def make(self, **bounce: Any) -> BounceWorld:
-        world = BounceWorld(CrashDisk(directories=[HOME]), bounce_configuration(**bounce))
+        world = BounceWorld(CrashDisk(directories=[HOME, f"{HOME}/log"]), bounce_configuration(**bounce))
         world.up()
         return world
 
     def books(self, world: World) -> Table:
         table: Table = {}
-        for record in cast(MemoryRecorder, world.recorder).records:
+        for record in world.log():
             apply(table, record)
         self.assertTrue(all(balanced(row) for row in table.values()))
         return table
@@ -115,10 +80,7 @@ class BounceTests(SynchronousTestCase):
         self.assertIn(b"multipart/report", notice)
         self.assertIn(queue_id.encode(), notice)
         self.assertEqual(world.mailbox("pm"), [])
-        records = [
-            (record.action.value, record.source, record.destination)
-            for record in cast(MemoryRecorder, world.recorder).records
-        ]
+        records = [(record.action.value, record.source, record.destination) for record in world.log()]
         self.assertIn(("E", "tcp_local", "process"), records)
         self.assertIn(("E", "process", "local"), records)
         self.assertLess(records.index(("E", "process", "local")), records.index(("D", "process", "")))
@@ -141,7 +103,7 @@ class BounceTests(SynchronousTestCase):
         [notice] = world.mailbox("pm")
         self.assertIn(b"Subject: Undeliverable notice\r\n", notice)
         self.books(world)
-        del world.directory.entries["pm@here.example"]
+        del world.users.entries["pm@here.example"]
         world.send("bad@out.example", sender="bad@elsewhere.example")
         self.assertEqual(len(world.mailbox("pm")), 1)
         row = self.books(world)["process"]
@@ -158,7 +120,7 @@ class BounceTests(SynchronousTestCase):
     def test_no_report_is_lost_however_the_power_fails(self) -> None:
         """At every step: what was accepted is told of, at least once, after the next start."""
         for die_at in count():
-            disk = CrashDisk(directories=[HOME])
+            disk = CrashDisk(directories=[HOME, f"{HOME}/log"])
             world = BounceWorld(disk)
             world.up()
             disk.die_at = disk.count() + die_at

@@ -24,11 +24,13 @@ from qmailpy.errors import Temporary
 from qmailpy.interfaces import IChannel
 from qmailpy.queue.committer import StepCommitter
 from qmailpy.queue.journal import Journal
+from qmailpy.queue.runner import INotices
 from qmailpy.queue.service import QueueShard, Surroundings, thd_open
 from qmailpy.queue.switches import Switches
 from qmailpy.records.reading import lines
 from qmailpy.records.record import LogRecord
 from qmailpy.records.text import LineFormat, Unreadable
+from qmailpy.routing.router import Router
 from qmailpy.stats.fold import apply
 from qmailpy.stats.items import STORED, Table
 from qmailpy.stats.lanes import Lane
@@ -150,6 +152,19 @@ class World:
         self.shard: QueueShard | None = None
         self.switches = Switches(disk, f"{HOME}/queue/stopped")
 
+    def directory(self) -> MemoryDirectory:
+        """Who lives here."""
+        return MemoryDirectory(["here.example"], [f"{name}@here.example" for name in ("ann", "bob", "eve")])
+
+    def channels(self, parts: Parts) -> dict[str, IChannel]:
+        """The ways out."""
+        local = LocalChannel(self.config, self.config.channels["local"], parts, InlineThreads())
+        return {"local": local, "tcp_local": self.outside}
+
+    def notices(self) -> INotices:
+        """Who writes to senders."""
+        return PlainNotices()
+
     def up(self, replay: bool = True) -> QueueShard:
         """Start. A power cut comes as an exception."""
         self.recorder = Recorder(
@@ -162,17 +177,16 @@ class World:
             process=self.lives,
             alone=True,
         )
-        directory = MemoryDirectory(["here.example"], [f"{name}@here.example" for name in ("ann", "bob", "eve")])
+        directory = self.directory()
         parts = Parts(
             reactor=cast(Any, self.clock),
             files=self.disk,
             directory=directory,
-            router=cast(Any, None),
+            router=Router(self.config, directory),
             resolver=cast(Any, None),
             recorder=self.recorder,
             config=self.config,
         )
-        local = LocalChannel(self.config, self.config.channels["local"], parts, InlineThreads())
 
         def committer(journal: Journal) -> StepCommitter:
             self.committer = StepCommitter(journal)
@@ -182,8 +196,8 @@ class World:
             config=self.config,
             files=self.disk,
             recorder=self.recorder,
-            channels={"local": local, "tcp_local": self.outside},
-            notices=PlainNotices(),
+            channels=self.channels(parts),
+            notices=self.notices(),
             clock=self.clock,
             seconds=self.clock.seconds,
             chance=Random(7),
@@ -278,7 +292,7 @@ class World:
         self.disk.cut()
         self._silence()
         disk = self.disk.kill() if killed else self.disk.reboot(survivors, reorder=reorder)
-        after = World(disk, self.config)
+        after = type(self)(disk, self.config)
         after.clock.advance(self.clock.seconds() - START + 1)
         after.outside, after.lives = self.outside, self.lives + 1
         after.accepted, after.offered = dict(self.accepted), dict(self.offered)
