@@ -28,6 +28,7 @@ DEPTH = 8
 HISTORY = 1000
 
 WORDS = {
+    "clean": Word("qmailpy.cli.qm_clean:clean", "Hold or delete messages by what they say."),
     "counters": Word("qmailpy.cli.counters:counters", "Show and clear the channel counters."),
     "date": Word("qmailpy.cli.qm:date", "Print the date and time."),
     "delete": Word("qmailpy.cli.qm_change:delete", "Delete messages, without a notice to anybody."),
@@ -47,6 +48,7 @@ WORDS = {
     "start": Word("qmailpy.cli.qm_change:start", "Start a channel that was stopped."),
     "stop": Word("qmailpy.cli.qm_change:stop", "Stop a channel: mail for it is kept."),
     "summarize": Word("qmailpy.cli.qm_list:summarize", "One line a channel: messages, size, oldest."),
+    "top": Word("qmailpy.cli.qm_clean:top", "Show the most frequent subjects, senders or recipients."),
 }
 
 

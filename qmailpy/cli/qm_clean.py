@@ -1,0 +1,169 @@
+"""
+What the queue manager does by what messages say: C{top} counts, C{clean} holds or deletes.
+
+Senders and recipients come with the list of the queue; subject and body have to be read from each message, which takes
+its time. The first C{LISTED} copies are looked at.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any
+
+import click
+
+from qmailpy.cli.output import print_json, print_line
+from qmailpy.cli.qm_session import LISTED, Session, warn
+from qmailpy.cli.queueview import BATCH
+from qmailpy.errors import CommandError
+from qmailpy.queue.entries import DONE, ActionResult, QueueEntry, QueueFilter, Target, pattern, to_json
+from qmailpy.wire.headers import find, split
+
+CONTENT = 256
+"""Octets of a body that are compared and shown, as the ancestor's default range."""
+
+HEADER = 65536
+"""Octets of a message that are read for its subject and the beginning of its body."""
+
+KINDS = ("subject", "from", "to", "domain_to", "content")
+
+
+def _values(session: Session, entry: QueueEntry, kinds: set[str]) -> dict[str, tuple[str, ...]]:
+    """What a copy has of each kind; nothing for a message that has just left."""
+    found: dict[str, tuple[str, ...]] = {
+        "from": (entry.sender or "<>",),
+        "to": entry.recipients,
+        "domain_to": tuple({one.rpartition("@")[2] for one in entry.recipients}),
+    }
+    if kinds & {"subject", "content"}:
+        message = session.view.read(entry.id)
+        octets = b""
+        for piece in message.content if message is not None else ():
+            octets += piece
+            if len(octets) >= HEADER:
+                break
+        header, body = split(octets[:HEADER])
+        found["subject"] = (find(header, "subject").get("subject", ""),)
+        found["content"] = (body[:CONTENT].decode("utf-8", "replace"),)
+    return {kind: values for kind, values in found.items() if kind in kinds}
+
+
+def _entries(session: Session, wanted: QueueFilter) -> list[QueueEntry]:
+    # All of them first: the messages cannot be read while the list of a stopped home is under way.
+    found = list(islice(session.view.entries(wanted), LISTED + 1))
+    if len(found) > LISTED:
+        warn(f"only the first {LISTED} of the queue are looked at")
+    return found[:LISTED]
+
+
+@click.command()
+@click.argument("channel", default="")
+@click.option("--subject", is_flag=True, help="Count subjects (the default).")
+@click.option("--from", "by_from", is_flag=True, help="Count senders.")
+@click.option("--to", "by_to", is_flag=True, help="Count recipients.")
+@click.option("--domain-to", is_flag=True, help="Count domains of recipients.")
+@click.option("--content", is_flag=True, help=f"Count beginnings of bodies ({CONTENT} octets).")
+@click.option("--held/--no-held", default=None, help="Only messages that are held; or only others.")
+@click.option("--ignore-zz", is_flag=True, help="Not those that were never tried yet.")
+@click.option("--min-count", type=click.IntRange(1), default=2, show_default=True, help="Show what is there so often.")
+@click.option("--top", "most", type=click.IntRange(1), default=20, show_default=True, help="Show so many of a kind.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.pass_obj
+def top(
+    session: Session,
+    channel: str,
+    subject: bool,
+    by_from: bool,
+    by_to: bool,
+    domain_to: bool,
+    content: bool,
+    held: bool | None,
+    ignore_zz: bool,
+    min_count: int,
+    most: int,
+    as_json: bool,
+) -> None:
+    """Show the most frequent subjects (or senders, recipients...) of what is queued, of all channels or of CHANNEL."""
+    asked = dict(zip(KINDS, (subject, by_from, by_to, domain_to, content), strict=True))
+    kinds = {kind for kind, wanted in asked.items() if wanted} or {"subject"}
+    counts: dict[str, Counter[str]] = {kind: Counter() for kind in KINDS if kind in kinds}
+    for entry in _entries(session, QueueFilter(channel=channel, held=held, failed=ignore_zz, envelope=True)):
+        for kind, values in _values(session, entry, kinds).items():
+            counts[kind].update(values)
+    shown = {
+        kind: [(value, count) for value, count in counter.most_common(most) if count >= min_count]
+        for kind, counter in counts.items()
+    }
+    if as_json:
+        print_json({kind: [{"value": value, "count": count} for value, count in rows] for kind, rows in shown.items()})
+        return
+    for kind, rows in shown.items():
+        print_line(f"{'Count':>10}  {kind}")
+        for value, count in rows:
+            print_line(f"{count:>10}  {' '.join(value.split())}")
+
+
+@click.command()
+@click.argument("channel", default="")
+@click.option("--subject", default="", metavar="TEXT", help="Text in the subject (with * and ?: the whole of it).")
+@click.option("--from", "by_from", default="", metavar="ADDRESS", help="The sender.")
+@click.option("--to", "by_to", default="", metavar="ADDRESS", help="A recipient.")
+@click.option("--domain-to", default="", metavar="DOMAIN", help="The domain of a recipient.")
+@click.option("--content", default="", metavar="TEXT", help=f"Text in the first {CONTENT} octets of the body.")
+@click.option(
+    "--match", type=click.Choice(["and", "or"], case_sensitive=False), default="and", help="All of them (the default)."
+)
+@click.option("--delete", "action", flag_value="delete", help="Delete what is found.")
+@click.option("--hold", "action", flag_value="hold", default="hold", help="Hold what is found (the default).")
+@click.option("--min-length", type=click.IntRange(1), default=24, show_default=True, help="Refuse shorter texts.")
+@click.option("--ignore-zz", is_flag=True, help="Not those that were never tried yet.")
+@click.option("--verbose", is_flag=True, help="A line for each message.")
+@click.option("--yes", is_flag=True, help="Do not ask before deleting.")
+@click.option("--json", "as_json", is_flag=True, help="The results as JSON.")
+@click.pass_obj
+def clean(session: Session, /, channel: str, action: str, match: str, **options: Any) -> None:
+    """
+    Hold or delete the messages that fit, of all channels or of CHANNEL.
+
+    For when somebody has filled the queue: at least one text, and for safety's sake none shorter than -min_length.
+    """
+    texts = (options["subject"], options["by_from"], options["by_to"], options["domain_to"], options["content"])
+    tests = {kind: pattern(text) for kind, text in zip(KINDS, texts, strict=True) if text}
+    if not tests:
+        raise click.UsageError("give at least one of -subject, -from, -to, -domain_to, -content")
+    short = next((text for text in texts if text and len(text) < options["min_length"]), None)
+    if short is not None:
+        raise CommandError(f"{short!r} is shorter than {options['min_length']} characters; see -min_length")
+    asked = QueueFilter(channel=channel, held=None, failed=options["ignore_zz"], envelope=True)
+    targets = [
+        Target(entry.id, entry.channel)
+        for entry in _entries(session, asked)
+        if not (entry.held and action == "hold") and _fits(session, entry, tests, match.lower() == "and")
+    ]
+    if targets and action == "delete" and not options["yes"]:
+        session.confirm(f"Delete {len(targets)} message{'s' * (len(targets) != 1)}?")
+    results = list(_acted(session, action, targets))
+    if options["as_json"]:
+        print_json([to_json(result) for result in results])
+    done = [result for result in results if result.outcome == DONE]
+    if not options["as_json"]:
+        past = "deleted" if action == "delete" else "held"
+        for result in done if options["verbose"] else ():
+            print_line(f"%QM-I-{past.upper()}, {past} the message {result.id} in {result.channel}")
+        print_line(f"{len(done)} message{'s' * (len(done) != 1)} {past}.")
+    if len(done) < len(results):
+        raise CommandError(f"{len(results) - len(done)} messages were being delivered or have left")
+
+
+def _acted(session: Session, action: str, targets: list[Target]) -> Iterator[ActionResult]:
+    for at in range(0, len(targets), BATCH):
+        some = targets[at : at + BATCH]
+        yield from session.view.delete(some) if action == "delete" else session.view.hold(some, "held by clean")
+
+
+def _fits(session: Session, entry: QueueEntry, tests: dict[str, Callable[[str], bool]], every: bool) -> bool:
+    found = _values(session, entry, set(tests))
+    verdicts = (any(map(test, found[kind])) for kind, test in tests.items())
+    return all(verdicts) if every else any(verdicts)
