@@ -1,0 +1,142 @@
+"""
+What was sent: every message with its checksum, who was to get it, and what the server said about it.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from hashlib import sha256
+from random import Random
+
+from attrs import Factory, define, frozen
+
+from benchmarks.node import DOMAIN
+
+REMOTE = "remote.example"
+MARK = b"X-Token: "
+USERS = tuple(f"user{number}" for number in range(8))
+SENDER = "sender"
+"""Local user whose mail comes back."""
+
+# What the sink does with a remote recipient, by the beginning of its address.
+TAKEN = "ok-"
+LATER = "later-"  # 451 at first
+REFUSED = "no-"  # 550: the sender gets a notice
+
+
+class Fate(Enum):
+    """What the sender of a message was told."""
+
+    UNKNOWN = "no answer"
+    ACCEPTED = "250"
+    REFUSED = "refused"
+
+
+@define(eq=False)
+class Sent:
+    """A message and its envelope."""
+
+    token: str
+    digest: bytes  # SHA-256 of the content with CRLF
+    size: int
+    recipients: tuple[str, ...]
+    accepted: tuple[str, ...] = ()  # those RCPT said 250 to
+    fate: Fate = Fate.UNKNOWN
+
+    def expected(self) -> tuple[str, ...]:
+        """Recipients that the server has promised to serve."""
+        return self.accepted if self.fate is Fate.ACCEPTED else ()
+
+
+@define(eq=False)
+class Ledger:
+    """All messages sent, and all that the sink got."""
+
+    sent: dict[str, Sent] = Factory(dict)  # by token
+    arrived: dict[tuple[str, str], list[bytes]] = Factory(dict)  # (token, recipient): digests, one each time
+    put_off: set[str] = Factory(set)  # recipients that had their 451
+
+    def accepted(self) -> int:
+        """How many messages were acknowledged."""
+        return sum(one.fate is Fate.ACCEPTED for one in self.sent.values())
+
+
+@frozen
+class Mail:
+    """A message to be sent."""
+
+    sent: Sent
+    content: bytes  # CRLF, not dot-stuffed
+
+
+def compose(token: str, chance: Random, *, large: bool = True) -> Mail:
+    """
+    A message of its own: sizes, line forms and recipients by chance.
+
+    @param large: now and then one that does not fit into the journal.
+    """
+    recipients = _recipients(token, chance)
+    size = chance.choice((200, 900, 3000, 9000))
+    if large and chance.random() < 0.02:
+        size = chance.randrange(140_000, 600_000)
+    lines = [
+        MARK + token.encode(),
+        f"From: <{SENDER}@{DOMAIN}>".encode(),
+        b"Subject: torture " + token.encode(),
+        b"",
+    ]
+    length = 0
+    while length < size:
+        line = chance.choice((_text, _dots, _octets, _empty))(chance)
+        lines.append(line)
+        length += len(line) + 2
+    content = b"\r\n".join(lines) + b"\r\n"
+    return Mail(Sent(token, sha256(content).digest(), len(content), recipients), content)
+
+
+def _recipients(token: str, chance: Random) -> tuple[str, ...]:
+    local = [f"{user}@{DOMAIN}" for user in chance.sample(USERS, 3)]
+    taken, later, refused = (f"{prefix}{token}@{REMOTE}" for prefix in (TAKEN, LATER, REFUSED))
+    kinds = (
+        (10, local[:1]),
+        (3, local),
+        (3, [taken]),
+        (3, [*local[:2], taken]),
+        (2, [later]),
+        (2, [local[0], taken, later]),
+        (2, [refused]),
+        (2, [local[0], later, refused]),
+    )
+    return tuple(chance.choices([one for _, one in kinds], [weight for weight, _ in kinds])[0])
+
+
+def _text(chance: Random) -> bytes:
+    return b"The quick brown fox jumps over the lazy dog %016x" % chance.getrandbits(64)
+
+
+def _dots(chance: Random) -> bytes:
+    return b"." * chance.randrange(1, 4)
+
+
+def _octets(chance: Random) -> bytes:
+    return bytes(octet for octet in chance.randbytes(70) if octet not in b"\r\n\0")
+
+
+def _empty(chance: Random) -> bytes:
+    return b""
+
+
+def digest_after_mark(octets: bytes) -> tuple[str, bytes]:
+    """
+    Token and checksum of a message as it arrived, whatever fields were put on top of it.
+
+    @param octets: with CRLF line ends.
+    @return: ("", b"") when it is none of ours.
+    """
+    at = octets.find(MARK)
+    while at > 0 and octets[at - 2 : at] != b"\r\n":
+        at = octets.find(MARK, at + 1)
+    if at < 0:
+        return "", b""
+    token = octets[at + len(MARK) : octets.find(b"\r\n", at)].decode("ascii", "replace")
+    return token, sha256(memoryview(octets)[at:]).digest()
