@@ -28,6 +28,7 @@ class IDnsReactor(IReactorTime, IReactorTCP, IReactorUDP):
 class _Datagram(DatagramProtocol):
     """One question over UDP."""
 
+    noisy = False
     transport: IUDPTransport
 
     def __init__(self, query: bytes, server: tuple[str, int], answer: Deferred[bytes]) -> None:
