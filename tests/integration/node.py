@@ -77,7 +77,8 @@ class Node:
 
     def __init__(self, settings: Settings, users: Iterable[str] = ("alice", "bob"), home: str | None = None) -> None:
         """
-        @param settings: as C{qmailpy config set} names them; a value of C{None} removes the key.
+        @param settings: as C{qmailpy config set} names them; a value of C{None} removes the key. C{rewrite} is a list
+            of rules that go before those that are there.
         @param users: of example.org, beside postmaster.
         @param home: where; by default in a new temporary directory.
         """
@@ -103,6 +104,9 @@ class Node:
             document: Any = tomlkit.parse(source.read())
         for key, value in settings.items():
             *tables, last = key.split(".")
+            if not tables and isinstance(value, list):  # [[rewrite]]: before those that are there
+                document[key] = [*value, *(dict(one) for one in document[key])]
+                continue
             place = document
             for table in tables:
                 if table == "listener":
@@ -447,7 +451,18 @@ class NodeCase(SynchronousTestCase):
         end = time.monotonic() + limit_s
         while (found := grown(self.before, self.counted())) != expected and time.monotonic() < end:
             time.sleep(0.01)
-        self.assertEqual(found, expected)
+        self.assertEqual(found, expected, f"\nfound {found}")
+
+    def until(self, condition: Callable[[], bool], limit_s: float = LIMIT_S) -> float:
+        """L{until}, telling what was counted and recorded when it was in vain."""
+        try:
+            return until(condition, limit_s)
+        except AssertionError as error:
+            last = "\n".join(
+                f"{one.action.value} {one.source} {one.destination} {one.current_to} {one.file} {one.diagnostic}"
+                for one in self.node.records()[-30:]
+            )
+            raise AssertionError(f"{error}\n{grown(self.before, self.counted())}\n{last}") from None
 
     def wait_idle(self, limit_s: float = LIMIT_S) -> None:
         """Until nothing is queued any more."""
@@ -455,7 +470,4 @@ class NodeCase(SynchronousTestCase):
         def idle() -> bool:
             return all(row["stored"]["recipients"] == 0 for row in self.node.counters().values())
 
-        try:
-            until(idle, limit_s)
-        except AssertionError as error:
-            raise AssertionError(f"mail waits still: {error}: {self.counted()}") from None
+        self.until(idle, limit_s)

@@ -123,6 +123,8 @@ class Sink:
             line = until(b"\r\n").decode().removesuffix("\r\n")
             word = line.split(" ")[0].upper()
             usual = {"EHLO": EHLO, "DATA": "354 go on", "QUIT": "221 2.0.0 bye"}.get(word, "250 2.0.0 fine")
+            if word == "DATA" and not mail.recipients:
+                usual = "554 5.5.1 no recipients"
             reply = self._reply(line, usual)
             if word == "MAIL":
                 mail = Mail(sender=line.partition("<")[2].partition(">")[0], connection=number)
