@@ -4,9 +4,10 @@ The mail store: Maildir++ below HOME/mail, as any other tool reads it.
 A message is written to C{tmp/} and renamed into C{new/}; its name is made of the queue id and the recipient's number,
 so that a delivery can be found again::
 
-    HOME/mail/DOMAIN/USER/Maildir/new/{arrival}.Q{id}R{number}.{host},S={size}
+    HOME/mail/DOMAIN/USER/Maildir/new/{arrival}.Q{id}R{number}.{host},S={size},W={size with CRLF}
 
-The file holds C{Return-Path}, C{Delivered-To} and the message, with LF line ends; C{S} is its size. Nothing is synced
+The file holds C{Return-Path}, C{Delivered-To} and the message, with LF line ends; C{S} is its size, C{W} its size with
+CRLF line ends, for whoever lists mailboxes (it is left out when the last line has no end: programs disagree then). Nothing is synced
 when a delivery returns: the queue's journal still covers it. L{Store.thd_sync} makes deliveries durable in groups, and
 after an unclean stop L{Store.thd_replay} finds each one whole, or writes it (again). Replay ends before anything else
 reads or moves mail.
@@ -28,6 +29,7 @@ from attrs import frozen
 
 from qmailpy.disk.files import Files
 from qmailpy.values import Content, Reply
+from qmailpy.wire.pop3_message import SizeCount
 
 FEW = 8
 """
@@ -129,8 +131,9 @@ class Store:
     def _thd_deliver(self, delivery: Delivery) -> Delivered:
         fresh = self._thd_mailbox(delivery.mailbox)
         temporary = self._temporary(delivery)
-        size, crc = self._thd_write(temporary, thd_octets(delivery))
-        path = self._new(delivery, size)
+        count = SizeCount()
+        _, crc = self._thd_write(temporary, _counted(count, thd_octets(delivery)))
+        path = self._new(delivery, count)
         self._thd_place(temporary, path)
         return Delivered(path, delivery.mailbox, crc, fresh)
 
@@ -147,12 +150,13 @@ class Store:
         @raise OSError: as in L{thd_deliver}.
         """
         self._thd_mailbox(delivery.mailbox)
-        size = crc = 0
-        for octets in thd_octets(delivery):
-            size, crc = size + len(octets), crc32(octets, crc)
+        crc = 0
+        count = SizeCount()
+        for octets in _counted(count, thd_octets(delivery)):
+            crc = crc32(octets, crc)
         temporary = self._temporary(delivery)
-        new = self._new(delivery, size)
-        if not doubtful and self._thd_whole(new, delivery, size):
+        new = self._new(delivery, count)
+        if not doubtful and self._thd_whole(new, delivery, count.octets):
             # Under a second name in cur/, which a cut may leave, it would be the same file.
             found = [new]
         else:
@@ -160,7 +164,7 @@ class Store:
             if not found or self._files.exists(new):
                 found.append(new)
             for path in found:
-                if doubtful or not self._thd_whole(path, delivery, size):
+                if doubtful or not self._thd_whole(path, delivery, count.octets):
                     self._thd_write(temporary, thd_octets(delivery))
                     self._thd_place(temporary, path)
         if self._files.exists(temporary):  # a second name left by a torn rename, or a torn file
@@ -223,8 +227,9 @@ class Store:
     def _temporary(self, delivery: Delivery) -> str:
         return f"{self._where(delivery.mailbox)}/{_TMP}/{self._base(delivery)}"
 
-    def _new(self, delivery: Delivery, size: int) -> str:
-        return f"{self._where(delivery.mailbox)}/new/{self._base(delivery)},S={size}"
+    def _new(self, delivery: Delivery, count: SizeCount) -> str:
+        wire = f",W={count.size}" if count.last == b"\n" else ""
+        return f"{self._where(delivery.mailbox)}/new/{self._base(delivery)},S={count.octets}{wire}"
 
     def _thd_mailbox(self, mailbox: str) -> bool:
         """Make the mailbox when it is not there; whether its directories may not be durable."""
@@ -333,6 +338,12 @@ class Store:
             return self._files.open(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
+
+
+def _counted(count: SizeCount, pieces: Iterable[bytes]) -> Iterator[bytes]:
+    for octets in pieces:
+        count.feed(octets)
+        yield octets
 
 
 def _field_value(address: str) -> bytes:

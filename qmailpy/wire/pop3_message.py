@@ -10,40 +10,34 @@ from __future__ import annotations
 END = b".\r\n"
 
 
-def wire_size(octets: int, lf: int, crlf: int, ended: bool) -> int:
+class SizeCount:
     """
     Octets of a message on the wire, before dot-stuffing (RFC 1939 s.11: as LIST and STAT tell it).
 
-    @param octets: as stored.
-    @param lf: line feeds in it.
-    @param crlf: line feeds in it that have a CR before them.
-    @param ended: its last line has an end (or there is no line).
+    @ivar octets: as stored.
+    @ivar last: the last one of them.
     """
-    return octets + lf - crlf + (0 if ended else 2)
-
-
-class SizeCount:
-    """L{wire_size} of a message that comes in pieces."""
 
     def __init__(self) -> None:
-        self._octets = self._lf = self._crlf = 0
-        self._last = b"\n"
+        self.octets = 0
+        self.last = b""
+        self._lf = self._crlf = 0
 
     def feed(self, octets: bytes) -> None:
-        """Count the next piece."""
+        """Count the next piece of what is stored."""
         if not octets:
             return
-        self._octets += len(octets)
+        self.octets += len(octets)
         self._lf += octets.count(b"\n")
         self._crlf += octets.count(b"\r\n")
-        if self._last == b"\r" and octets[:1] == b"\n":
+        if self.last == b"\r" and octets[:1] == b"\n":
             self._crlf += 1
-        self._last = octets[-1:]
+        self.last = octets[-1:]
 
     @property
     def size(self) -> int:
-        """Of what was fed so far."""
-        return wire_size(self._octets, self._lf, self._crlf, self._last == b"\n")
+        """Of what was fed so far, with the end its last line may lack."""
+        return self.octets + self._lf - self._crlf + (2 if self.last not in (b"", b"\n") else 0)
 
 
 def encode(stored: bytes) -> bytes:

@@ -22,7 +22,8 @@ BOX = "example.org/ann/Maildir"
 WHERE = f"{HOME}/mail/{BOX}"
 MESSAGE = b"Received: from x\r\nSubject: hello\r\n\r\nbody\r\n.dot\r\n"
 STORED = b"Return-Path: <bob@example.com>\nDelivered-To: ann@example.org\n" + MESSAGE.replace(b"\r\n", b"\n")
-NAME = f"1700000000.Qabcdefghijklm00R2.mx.example.org,S={len(STORED)}"
+ON_THE_WIRE = len(STORED) + STORED.count(b"\n")
+NAME = f"1700000000.Qabcdefghijklm00R2.mx.example.org,S={len(STORED)},W={ON_THE_WIRE}"
 
 
 @frozen
@@ -87,6 +88,12 @@ class DeliveryTests(SynchronousTestCase):
     def test_a_message_that_is_not_in_memory_is_stored_alike(self) -> None:
         self.store.thd_deliver(delivery(PiecesContent((MESSAGE[:16], MESSAGE[16:17], MESSAGE[17:]))))
         self.assertEqual(self.disk.read(f"{WHERE}/new/{NAME}"), STORED)
+
+    def test_without_an_end_of_its_last_line_the_size_on_the_wire_is_left_out(self) -> None:
+        """Programs disagree about it: Dovecot counts no CRLF that it adds."""
+        self.store.thd_deliver(delivery(MESSAGE[:-2]))
+        (name,) = self.disk.listdir(f"{WHERE}/new")
+        self.assertTrue(name.endswith(f",S={len(STORED) - 1}"))
 
     def test_the_null_sender_is_an_empty_path(self) -> None:
         self.assertTrue(b"".join(thd_octets(evolve(delivery(), sender=""))).startswith(b"Return-Path: <>\n"))
