@@ -44,3 +44,7 @@ class ConfigError(QmailpyError):
 
 class CommandError(QmailpyError):
     """A command cannot do what it was asked; the text is one line for standard error."""
+
+
+class MailboxInUse(QmailpyError):
+    """Another session has the mailbox for itself."""

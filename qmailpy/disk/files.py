@@ -33,6 +33,9 @@ class Files(Protocol):
     def open(self, path: str, *, create: bool = False, exclusive: bool = False, append: bool = False) -> int:
         """Open for reading and writing (mode 0600 when created)."""
 
+    def open_for_reading(self, path: str) -> int:
+        """Open a plain file that others may have made: no link is followed, and a pipe does not keep us waiting."""
+
     def close(self, handle: int) -> None: ...
 
     def pread(self, handle: int, length: int, offset: int) -> bytes: ...
@@ -102,6 +105,9 @@ class RealFiles:
         if append:
             flags |= os.O_APPEND
         return os.open(path, flags, 0o600)
+
+    def open_for_reading(self, path: str) -> int:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
 
     def close(self, handle: int) -> None:
         os.close(handle)

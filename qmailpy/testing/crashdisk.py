@@ -241,6 +241,9 @@ class CrashDisk:
                 raise _error(IsADirectoryError, errnos.EISDIR, path)
             return self._handle(node, path, append)
 
+    def open_for_reading(self, path: str) -> int:
+        return self.open(path)
+
     def close(self, handle: int) -> None:
         with self._guard:
             self._alive()
