@@ -7,10 +7,10 @@ so that a delivery can be found again::
     HOME/mail/DOMAIN/USER/Maildir/new/{arrival}.Q{id}R{number}.{host},S={size},W={size with CRLF}
 
 The file holds C{Return-Path}, C{Delivered-To} and the message, with LF line ends; C{S} is its size, C{W} its size with
-CRLF line ends, for whoever lists mailboxes (it is left out when the last line has no end: programs disagree then). Nothing is synced
-when a delivery returns: the queue's journal still covers it. L{Store.thd_sync} makes deliveries durable in groups, and
-after an unclean stop L{Store.thd_replay} finds each one whole, or writes it (again). Replay ends before anything else
-reads or moves mail.
+CRLF line ends, for whoever lists mailboxes (it is left out when the last line has no end: programs disagree then).
+Nothing is synced when a delivery returns: the queue's journal still covers it. L{Store.thd_sync} makes deliveries
+durable in groups, and after an unclean stop L{Store.thd_replay} finds each one whole, or writes it (again). Replay ends
+before anything else reads or moves mail.
 
 What fails is an C{OSError} for that one mailbox; L{trouble} says what its sender or the next attempt gets.
 
