@@ -9,7 +9,11 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 FIRST_S = 0.02  # one operation may touch several addresses
 EVERY_S = 0.25
 MOST = 50
-"""Addresses named in one message, which has room for so many of any length; more are one word for everything."""
+CHARACTERS = 5000
+"""
+Names in one message, and their length together; more are one word for everything. A character is at most six octets in
+JSON: a message that supervisor and child can pass on in any case.
+"""
 
 
 class Changes:
@@ -27,7 +31,7 @@ class Changes:
         """An address or a domain ("" = everything) is not what it was."""
         if "" not in self._what:
             self._what.add(what)
-            if len(self._what) > MOST:
+            if len(self._what) > MOST or sum(map(len, self._what)) > CHARACTERS:
                 self._what = {""}
         if self._later is None:
             wait = max(FIRST_S, self._told + EVERY_S - self._clock.seconds())

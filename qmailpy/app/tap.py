@@ -111,11 +111,11 @@ def prepare(reactor: Any, config: Config, *, console: bool, roles: str, silence_
     listening.open(config)
     logfile = log.LogFile(config.path("log", "qmailpy.log"), "qmailpy", console=console, owner=who)
     log.add(logfile)
-    Logger().info("{word}", word=ours.word)
     seat = Seat(instance=instance, listening=listening, logfile=logfile, notifier=from_environment(os.environ))
     session = secrets.token_hex(8)
 
     def make(ready: Callable[[], None], asked: Callable[[str], None]) -> Running:
+        Logger().info("{word}", word=ours.word)
         if config.server.workers == 0:
             if who is not None:
                 become(who)

@@ -10,7 +10,17 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.app.handover import Message, decode
 from qmailpy.app.restarts import LIMIT, WINDOW_S, YOUNG_S, Restarts
-from qmailpy.app.supervisor import PATIENCE_S, Keeper, Place, State, Supervisor
+from qmailpy.app.supervisor import (
+    FLUSH_MOST,
+    PATIENCE_S,
+    PING_S,
+    SILENCE_S,
+    STARTING,
+    Keeper,
+    Place,
+    State,
+    Supervisor,
+)
 from qmailpy.config.schema import Config, ServerConfig
 
 CONFIG = Config(home="/nowhere", server=ServerConfig(hostname="mail.example.org"))
@@ -59,7 +69,7 @@ class PaperSpawn:
         return [child.name for child in self.children]
 
 
-class Supervising(SynchronousTestCase):
+class SupervisorCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.spawn = PaperSpawn()
@@ -78,6 +88,8 @@ class Supervising(SynchronousTestCase):
             child.ready()
         return list(self.spawn.children)
 
+
+class Supervising(SupervisorCase):
     def test_the_directory_is_ready_before_workers_start(self) -> None:
         self.supervisor.start()
         self.assertEqual(self.spawn.names(), ["directory-0"])
@@ -196,6 +208,84 @@ class Supervising(SynchronousTestCase):
         for said in ({"say": "reload"}, {"say": "stop"}, {"say": "x"}, {}, {"say": ["ready"]}, {"say": "ready"}):
             child.keeper.said(said)
         self.assertEqual(self.told, ["ready", "reload", "stop"])
+
+
+class Silence(SupervisorCase):
+    """A child that lives and does not answer is as good as dead."""
+
+    def ticks(self, count: int) -> None:
+        for _ in range(count):
+            self.clock.advance(PING_S)
+
+    def test_children_that_answer_are_left_alone(self) -> None:
+        children = self.all_ready()
+        for _ in range(30):
+            self.ticks(1)
+            for child in children:
+                self.assertEqual(child.sent[-1], {"do": "ping"})
+                child.keeper.said({"say": "pong"})
+        self.assertEqual([child.signals for child in children], [[], [], []])
+
+    def test_one_that_stays_silent_is_killed_and_started_again(self) -> None:
+        """After SILENCE_S and not before; until its successor is there the service manager hears nothing from us."""
+        children = self.all_ready()
+        for _ in range(int(SILENCE_S / PING_S)):
+            self.ticks(1)
+            children[0].keeper.said({"say": "pong"})
+            children[2].keeper.said({"say": "pong"})
+        self.assertEqual((children[1].signals, self.supervisor.answering), ([], True))
+        self.ticks(1)
+        self.assertEqual([child.signals for child in children], [[], ["KILL"], []])
+        self.assertFalse(self.supervisor.answering)
+        children[0].keeper.said({"say": "pong"})
+        children[2].keeper.said({"say": "pong"})
+        self.ticks(1)
+        self.assertEqual(children[1].signals, ["KILL"], "once")
+        children[1].die()
+        self.assertTrue(self.supervisor.answering)
+        self.assertEqual(self.spawn.names()[3:], ["mta-0"])
+        self.spawn.children[3].ready()
+        self.ticks(int(SILENCE_S / PING_S))
+        self.assertEqual(self.spawn.children[3].signals, [])
+
+    def test_a_start_may_take_longer(self) -> None:
+        self.supervisor.start()
+        child = self.spawn.children[0]
+        self.ticks(int(STARTING * SILENCE_S / PING_S))
+        self.assertEqual(child.signals, [])
+        self.ticks(1)
+        self.assertEqual(child.signals, ["KILL"])
+
+    def test_a_clock_that_jumps_kills_nobody(self) -> None:
+        """A machine that slept: seconds have passed, and nobody was asked meanwhile."""
+        children = self.all_ready()
+        self.clock.advance(86400.0)
+        self.assertEqual([child.signals for child in children], [[], [], []])
+
+    def test_one_that_was_told_to_end_has_the_drain_limit_and_no_other(self) -> None:
+        children = self.all_ready()
+        stopped = self.supervisor.stop(10 * SILENCE_S)
+        self.ticks(int(2 * SILENCE_S / PING_S))
+        self.assertEqual([child.signals for child in children], [[], ["TERM"], ["TERM"]])
+        for child in reversed(children):
+            child.die("exit status 0")
+        self.successResultOf(stopped)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class Flushes(SupervisorCase):
+    def test_what_the_directory_says_has_changed_the_workers_are_told_to_forget(self) -> None:
+        directory, *workers = self.all_ready()
+        directory.keeper.said({"say": "changed", "what": ["a@b.example", "b.example"]})
+        for worker in workers:
+            self.assertEqual(worker.sent, [{"do": "flush", "what": ["a@b.example", "b.example"]}])
+        self.assertEqual(directory.sent, [])
+
+    def test_nonsense_is_not_passed_on(self) -> None:
+        directory, *workers = self.all_ready()
+        for what in (None, "a@b", [1], ["a"] * (FLUSH_MOST + 1)):
+            directory.keeper.said({"say": "changed", "what": what})
+        self.assertEqual([worker.sent for worker in workers], [[], []])
 
 
 class RestartTimes(SynchronousTestCase):

@@ -264,6 +264,26 @@ class OneProcessMode(DaemonCase):
         self.assertIn(b"qmailpy cannot start: No module named", daemon.output)
 
 
+class Hung(DaemonCase):
+    def test_a_child_that_lives_and_does_not_answer_is_replaced(self) -> None:
+        """SIGSTOP stands for whatever may hold a process up for ever; the limit is a minute outside of tests."""
+        daemon = DaemonProcess(self.home(), "--silence", "0.8")
+        self.addCleanup(daemon.clean_up)
+        daemon.ready()
+        victim, other = daemon.pid("mta-0"), daemon.pid("directory-0")
+        os.kill(victim, signal.SIGSTOP)
+        daemon.wait_for("mta-0 does not answer any more: killed")
+        daemon.wait_for("mta-0 is ready", 2)
+        self.assertTrue(gone(victim))
+        pid, connection = daemon.talk()
+        connection.close()
+        self.assertNotEqual(pid, victim)
+        self.assertEqual(daemon.pid("directory-0"), other)
+        daemon.signal(signal.SIGTERM)
+        self.assertEqual(daemon.end(), 0, daemon.output)
+        self.assertEqual(daemon.output.count(b"does not answer"), 1)
+
+
 class ServiceManager(DaemonCase):
     def test_it_is_told_when_all_is_ready_and_hears_from_us(self) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:

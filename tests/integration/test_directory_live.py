@@ -1,0 +1,97 @@
+"""Changes made with LDAP tools reach the running mail workers; a home of any length serves them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
+
+from qmailpy.control import call
+from qmailpy.directory.paths import secret_path, socket_path
+from tests.integration.daemon_process import until
+from tests.integration.node import Node, quick
+
+ENTRY = """dn: uid={0},dc=example.org,o=qmailpy
+objectClass: inetOrgPerson
+objectClass: qmailUser
+uid: {0}
+cn: {0}
+sn: {0}
+mail: {0}@example.org
+
+"""
+REMEMBERED = {"directory.positive_s": 3600.0, "directory.negative_s": 3600.0}
+
+
+class LiveCase(SynchronousTestCase):
+    timeout = 60
+
+    def node(self, workers: int = 1, home: str | None = None) -> Node:
+        node = Node({**quick(1), **REMEMBERED, "server.workers": workers}, ("alice",), home=home)
+        self.addCleanup(node.clean_up)
+        return node.start()
+
+    def rcpt(self, node: Node, name: str) -> str:
+        with node.talk() as talk:
+            talk.say("MAIL FROM:<a@client.example>")
+            return talk.say(f"RCPT TO:<{name}@example.org>")[:3]
+
+    def tool(self, node: Node, name: str, text: str) -> None:
+        """Run an LDAP tool as the administrator."""
+        if not shutil.which(name):
+            raise SkipTest(f"no {name}; apt-get install ldap-utils")
+        port = re.findall(r"LdapServerFactory starting on (\d+)$", node.printed(), re.MULTILINE)[-1]
+        login = ["-x", "-H", f"ldap://127.0.0.1:{port}", "-D", "cn=admin,o=qmailpy", "-y"]
+        subprocess.run(
+            [name, *login, secret_path(node.home, "admin")], input=text.encode(), check=True, capture_output=True
+        )
+
+
+class ChangedElsewhere(LiveCase):
+    def check(self, node: Node) -> None:
+        self.assertEqual((self.rcpt(node, "alice"), self.rcpt(node, "late")), ("250", "550"))
+        self.tool(node, "ldapadd", ENTRY.format("late"))
+        self.assertLess(until(lambda: self.rcpt(node, "late") == "250"), 1.0)
+        status = "dn: uid=late,dc=example.org,o=qmailpy\nreplace: accountStatus\naccountStatus: disabled\n"
+        self.tool(node, "ldapmodify", status)
+        self.assertLess(until(lambda: self.rcpt(node, "late") == "550"), 1.0)
+        self.assertEqual(self.rcpt(node, "alice"), "250")
+
+    def test_the_next_recipient_sees_it_although_the_answer_was_remembered(self) -> None:
+        """Both workers: answers, and the answer that there is nobody, are kept for an hour here."""
+        node = self.node(2)
+        self.check(node)
+        # Many at once: the cache forgets them all, the workers stay as quick as they were.
+        self.assertEqual({self.rcpt(node, "u299") for _ in range(8)}, {"550"})
+        self.tool(node, "ldapadd", "".join(ENTRY.format(f"u{number}") for number in range(300)))
+        until(lambda: {self.rcpt(node, "u299") for _ in range(8)} == {"250"}, 1.0)
+        self.assertEqual(node.stop(), 0)
+        self.assertNotIn("Traceback", node.printed())
+        left = sorted(os.listdir(node.path("directory")))
+        self.assertEqual(left, ["admin.secret", "directory.sqlite", "service.secret"], "the store is closed at the end")
+
+    def test_it_is_the_same_in_one_process(self) -> None:
+        node = self.node(0)
+        self.check(node)
+        self.assertEqual(node.stop(), 0)
+
+
+class LongPaths(LiveCase):
+    def test_a_home_longer_than_a_socket_address_takes_mail_for_its_users(self) -> None:
+        """The workers' way to the directory and that of C{qmailpy inject} are UNIX sockets: 107 octets each."""
+        base = tempfile.mkdtemp(prefix="qmailpy-test-")
+        self.addCleanup(shutil.rmtree, base)
+        node = self.node(home=os.path.join(base, "long" * 30, "home"))
+        self.assertGreater(len(socket_path(node.home)), 120)
+        self.assertEqual((self.rcpt(node, "alice"), self.rcpt(node, "nobody")), ("250", "550"))
+        node.qmailpy("inject", "alice@example.org", octets=b"From: a@example.org\n\nhello\n")
+        self.assertEqual(len(node.wait_mailbox("alice", 1)), 1)
+        old = node.kill("directory-0")
+        call(node.home, "mta-0", "directory.flush", address="")
+        self.assertEqual(self.rcpt(node, "alice"), "250", "who asks while it is restarted waits")
+        self.assertNotEqual(node.pid("directory-0"), old)
+        self.assertEqual(node.stop(), 0)
