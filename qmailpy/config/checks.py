@@ -181,8 +181,8 @@ def clock(value: str) -> str:
 
 
 def pattern(value: str) -> str:
-    """What a rewrite rule matches."""
-    if value in {".", "[]"} or is_domain(value.removeprefix(".").replace("*", "x")):
+    """What a rewrite rule matches. A star stands alone: within a name the rules would look for a host called so."""
+    if value in {".", "*", "[]"} or is_domain(value.removeprefix(".")):
         return ""
     if value.startswith("[") and value.endswith("]"):
         try:
@@ -191,7 +191,7 @@ def pattern(value: str) -> str:
             pass
         else:
             return ""
-    return f'"{value}" matches nothing; right would be "host.example", ".example" (hosts below it), "[]" or "."'
+    return f'"{value}" matches nothing; right would be "host.example", ".example" (hosts below it), "[]", "." or "*"'
 
 
 def next_host(value: str) -> str:
