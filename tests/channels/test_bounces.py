@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from qmailpy.channels.parts import Parts
 from qmailpy.channels.process import Notices, ProcessChannel
 from qmailpy.config.schema import BounceConfig, ChannelConfig, Config, RuleConfig
+from qmailpy.interfaces import IChannel
 from qmailpy.stats.fold import apply, balanced
 from qmailpy.stats.items import DELIVERED, FAILED, RECEIVED, SUBMITTED, Table
 from qmailpy.testing.crashdisk import CrashDisk, PowerCut
