@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random, SystemRandom
 
 import click
@@ -54,15 +54,16 @@ class Torture:
         self._chance = chance
         self.tally = Tally()
 
-    def round(self) -> str:
+    def round(self, victim: str = "") -> str:
         """
         Let it work for a moment, kill, and see it come back.
 
+        @param victim: of L{VICTIMS}; "" = by chance.
         @return: one line about it.
         @raise OSError: it does not come back.
         """
         time.sleep(self._chance.uniform(0.1, 1.2))
-        victim = self._chance.choices(list(VICTIMS), list(VICTIMS.values()))[0]
+        victim = victim or self._chance.choices(list(VICTIMS), list(VICTIMS.values()))[0]
         self._kill(victim.removesuffix(" twice"))
         if victim.endswith("twice"):
             time.sleep(self._chance.uniform(0.0, 1.5))  # while it recovers, or just after
@@ -95,26 +96,27 @@ class Torture:
 
 
 def torment(
-    directory: str, *, rounds: int, seed: int, seconds: float, showing: Showing, senders: int = 8, pause_s: float = 0.03
+    directory: str, victims: Sequence[str], *, seed: int, seconds: float, showing: Showing
 ) -> tuple[Verdict, Tally]:
     """
     A whole run.
 
     @param directory: where the home is made.
+    @param victims: one a round: of L{VICTIMS}, "" by chance.
     @param seconds: no round begins later than this.
     @raise OSError: the daemon does not come back, or cannot be asked.
     """
-    ordeal = Ordeal(os.path.join(directory, "home"), seed=seed, senders=senders, pause_s=pause_s)
+    ordeal = Ordeal(os.path.join(directory, "home"), seed=seed)
     try:
         ordeal.start()
         ordeal.load.go()
         torture = Torture(ordeal, Random(seed))  # noqa: S311 - reproducible
         begun = time.monotonic()
-        for _ in range(rounds):
+        for victim in victims:
             if time.monotonic() - begun > seconds:
                 showing.say(f"{seconds:.0f} s are over")
                 break
-            showing.step(torture.round())
+            showing.step(torture.round(victim))
         verdict = ordeal.reckon(showing.say)
         ordeal.close(verdict)
         return verdict, torture.tally
@@ -143,7 +145,7 @@ def main(rounds: int, seed: int, seconds: float, keep: str | None) -> None:
         try:
             if keep:
                 os.makedirs(keep, exist_ok=True)
-            verdict, tally = torment(keep or directory, rounds=rounds, seed=seed, seconds=seconds, showing=showing)
+            verdict, tally = torment(keep or directory, [""] * rounds, seed=seed, seconds=seconds, showing=showing)
         except OSError as problem:
             showing.say(f"NOT all promises kept: {problem}")
             sys.exit(1)

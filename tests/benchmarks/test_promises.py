@@ -1,0 +1,152 @@
+"""The reckoning after torture finds every kind of broken promise."""
+
+from __future__ import annotations
+
+import os
+from random import Random
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from benchmarks.mailing import LATER, REFUSED, SENDER, TAKEN, USERS, Fate, Ledger, Mail, compose, digest_after_mark
+from benchmarks.node import DOMAIN
+from benchmarks.promises import Findings, Stored, check, thd_stored
+
+RECEIVED = b"Received: from load.example.net\r\n\tby mail.example.org; today\r\n"
+LOCAL = f"user1@{DOMAIN}"
+
+
+def delivered(mail: Mail, address: str = LOCAL, content: bytes | None = None) -> Stored:
+    """A Maildir file as it should be."""
+    top = f"Return-Path: <{SENDER}@{DOMAIN}>\r\nDelivered-To: {address}\r\n".encode()
+    octets = top + RECEIVED + (mail.content if content is None else content)
+    return Stored(user=address.partition("@")[0], path="new/1", octets=octets)
+
+
+def notice(*recipients: str) -> Stored:
+    """A notice as it should be."""
+    fields = "".join(f"Final-Recipient: rfc822;{one}\r\nAction: failed\r\n\r\n" for one in recipients)
+    return Stored(user=SENDER, path="new/2", octets=b"Return-Path: <>\r\nSubject: failed\r\n\r\n" + fields.encode())
+
+
+class CheckTests(SynchronousTestCase):
+    """L{check}."""
+
+    def setUp(self) -> None:
+        self.ledger = Ledger()
+
+    def mail(self, *recipients: str, fate: Fate = Fate.ACCEPTED) -> Mail:
+        """A message that was sent to these."""
+        mail = compose(f"T1x{len(self.ledger.sent)}", Random(1))
+        mail.sent.recipients = mail.sent.accepted = recipients
+        mail.sent.fate = fate
+        self.ledger.sent[mail.sent.token] = mail.sent
+        return mail
+
+    def faults(self, *stored: Stored) -> list[str]:
+        """What is found, as the first words of each."""
+        return [fault.partition(":")[0] for fault in check(self.ledger, stored).faults]
+
+    def test_what_is_in_place_is_no_fault(self) -> None:
+        """Local, remote and returned."""
+        mail = self.mail(LOCAL, "ok-T1x0@remote.example", "no-T1x0@remote.example")
+        self.ledger.arrived["T1x0", "ok-T1x0@remote.example"] = [mail.sent.digest]
+        found = check(self.ledger, [delivered(mail), notice("no-T1x0@remote.example")])
+        self.assertEqual(
+            found,
+            Findings(accepted=1, stored=1, relayed=1, returned=1),
+        )
+        self.assertTrue(found.kept)
+
+    def test_a_missing_delivery_of_each_kind_is_found(self) -> None:
+        """Only what was acknowledged is missed."""
+        self.mail(LOCAL, "ok-T1x0@remote.example", "no-T1x0@remote.example")
+        self.mail(LOCAL, fate=Fate.UNKNOWN)
+        self.assertEqual(self.faults(), ["lost"] * 3)
+
+    def test_an_octet_that_differs_is_found(self) -> None:
+        """In a Maildir and at the sink; and what is altered is missing, too."""
+        mail = self.mail(LOCAL, "ok-T1x0@remote.example")
+        self.ledger.arrived["T1x0", "ok-T1x0@remote.example"] = [b"another"]
+        content = mail.content[:-3] + b"!\r\n"
+        self.assertEqual(sorted(self.faults(delivered(mail, content=content))), ["altered", "altered", "lost", "lost"])
+
+    def test_a_file_cut_short_or_empty_is_found(self) -> None:
+        """As a power cut leaves it."""
+        mail = self.mail(LOCAL)
+        for octets, fault in ((b"", "invented"), (delivered(mail).octets[:-1], "altered")):
+            self.assertEqual(self.faults(Stored(user="user1", path="new/1", octets=octets)), [fault, "lost"])
+
+    def test_a_second_received_field_is_found(self) -> None:
+        """The same message delivered to itself."""
+        mail = self.mail(LOCAL)
+        self.assertIn("altered", self.faults(delivered(mail, content=RECEIVED + mail.content)))
+
+    def test_a_message_that_is_there_twice_is_found(self) -> None:
+        """In a Maildir, and a notice that came twice; at the sink it is only counted."""
+        mail = self.mail(LOCAL, "no-T1x0@remote.example", "ok-T1x0@remote.example")
+        self.ledger.arrived["T1x0", "ok-T1x0@remote.example"] = [mail.sent.digest] * 3
+        twice = [delivered(mail), notice("no-T1x0@remote.example")] * 2
+        found = check(self.ledger, twice)
+        self.assertEqual(len(found.duplicates), 2)
+        self.assertFalse(found.kept)
+        self.assertEqual(found.sink_duplicates, 2)
+
+    def test_what_nobody_sent_is_found(self) -> None:
+        """An unknown message, a known one for somebody else, notices about nobody and somebody else, at the sink."""
+        mail = self.mail(LOCAL)
+        stranger = compose("T9x9", Random(2))
+        self.ledger.arrived["T1x0", "ok-T1x0@remote.example"] = [mail.sent.digest]
+        faults = self.faults(
+            delivered(mail),
+            delivered(stranger),
+            delivered(mail, f"user2@{DOMAIN}"),
+            notice(),
+            notice("no-T9x9@remote.example"),
+        )
+        self.assertEqual(faults, ["invented"] * 5)
+
+    def test_a_recipient_refused_at_rcpt_must_get_nothing(self) -> None:
+        """The others may."""
+        mail = self.mail(LOCAL, f"user2@{DOMAIN}")
+        mail.sent.accepted = (f"user2@{DOMAIN}",)
+        faults = self.faults(delivered(mail), delivered(mail, f"user2@{DOMAIN}"))
+        self.assertEqual(faults, ["delivered though refused"])
+
+    def test_mail_whose_answer_was_lost_may_arrive(self) -> None:
+        """It is counted."""
+        mail = self.mail(LOCAL, fate=Fate.UNKNOWN)
+        found = check(self.ledger, [delivered(mail)])
+        self.assertEqual((found.extra, found.unanswered, found.kept), (1, 1, True))
+
+
+class MailTests(SynchronousTestCase):
+    """L{compose} and L{digest_after_mark}."""
+
+    def test_the_checksum_survives_fields_on_top_and_maildir_line_ends(self) -> None:
+        """Whatever octets the body has, no CR or LF is alone in it."""
+        for seed in range(30):
+            mail = compose("T1x1", Random(seed))
+            self.assertEqual(mail.content.count(b"\r"), mail.content.count(b"\r\n"))
+            self.assertEqual(mail.content.count(b"\n"), mail.content.count(b"\r\n"))
+            self.assertNotIn(b"\0", mail.content)
+            kept = (RECEIVED + mail.content).replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+            self.assertEqual(digest_after_mark(kept), ("T1x1", mail.sent.digest))
+
+    def test_chance_covers_all_kinds_of_recipients(self) -> None:
+        """Local, taken, late and refused ones; large messages now and then."""
+        mails = [compose(f"T1x{number}", Random(number)) for number in range(300)]
+        recipients = {recipient for mail in mails for recipient in mail.sent.recipients}
+        for prefix in (TAKEN, LATER, REFUSED, *USERS):
+            self.assertTrue(any(recipient.startswith(prefix) for recipient in recipients), prefix)
+        self.assertTrue(any(mail.sent.size > 131072 for mail in mails))
+
+    def test_maildirs_are_read_in_new_and_in_cur(self) -> None:
+        """With the line ends of the wire."""
+        top = self.mktemp()
+        for part, name in (("new", "a"), ("cur", "b:2,S"), ("tmp", "c")):
+            directory = os.path.join(top, DOMAIN, "user1", "Maildir", part)
+            os.makedirs(directory)
+            with open(os.path.join(directory, name), "wb") as target:
+                target.write(b"x\ny\n")
+        found = [(one.user, one.path.rpartition("/")[2], one.octets) for one in thd_stored(top)]
+        self.assertEqual(found, [("user1", "a", b"x\r\ny\r\n"), ("user1", "b:2,S", b"x\r\ny\r\n")])
