@@ -54,6 +54,8 @@ async def prepare(reactor: Any, home: str) -> Stage:
     @raise CommandError: it cannot be made, or is no home for a demonstration.
     @raise ConfigError: its configuration has errors.
     """
+    if os.path.isdir(home) and not os.access(home, os.R_OK | os.W_OK | os.X_OK):  # noqa: ASYNC240 - as below
+        raise CommandError(f"{home} belongs to another user; choose another directory with --home")
     made = not os.path.exists(config_path(home))  # noqa: ASYNC240 - at once, and nothing else runs
     passwords: dict[str, str] = {}
     if made:
