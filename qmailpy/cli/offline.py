@@ -16,7 +16,7 @@ from random import Random
 from typing import Any, TypeVar, cast
 
 from attrs import evolve
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from qmailpy.channels.local import LocalChannel
@@ -24,6 +24,7 @@ from qmailpy.channels.parts import Parts
 from qmailpy.channels.process import Notices
 from qmailpy.cli.output import print_error
 from qmailpy.cli.queueview import CONTENT_OCTETS, PAGE, QueuedMessage
+from qmailpy.cli.store import as_keeper
 from qmailpy.config.schema import Config
 from qmailpy.control.client import NotRunningError
 from qmailpy.directory.embedded import EmbeddedDirectory
@@ -257,7 +258,7 @@ class OpenShards:
         parts = Parts(
             reactor=cast(Any, clock),
             files=files,
-            directory=EmbeddedDirectory(self._store, maybeDeferred),
+            directory=EmbeddedDirectory(self._store, as_keeper(config.home)),
             router=cast(Any, None),  # for deliveries only, and there are none
             resolver=cast(Any, None),
             recorder=recorder,

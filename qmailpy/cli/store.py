@@ -42,7 +42,7 @@ def open_store(home: str) -> Iterator[Store]:
             store.thd_close()
 
 
-def at_once(home: str) -> InThread:
+def as_keeper(home: str) -> InThread:
     """
     Runs the store's functions now, each with its owner's rights; for commands that have other rights in between.
 
