@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
 from qmailpy.records.record import LogRecord
-from qmailpy.values import Alias, Disposition, Domain, Envelope, Job, Mailbox, RouteResult
+from qmailpy.values import Alias, Disposition, Domain, Envelope, Job, Mailbox, RouteResult, ScramSecret
 
 
 class IChannel(Interface):
@@ -124,6 +124,91 @@ class IDirectory(Interface):
 
     async def authenticate(login: str, password: bytes) -> Mailbox | None:
         """The mailbox whose password that is; C{None} for a wrong one and for an unknown login alike."""
+
+    async def scram(login: str) -> ScramSecret | None:
+        """
+        What SCRAM needs of whoever may log in as C{login}; C{None} for an unknown login, and where it was not kept.
+
+        For whoever checks logins alone; no copy is to be kept.
+        """
+
+
+class IHolder(Interface):
+    """A session that has a mailbox for itself: what the store asks when another one wants it."""
+
+    def silent_s() -> float:
+        """Seconds since its client was last heard of; 0 while it is being served."""
+
+    def evict() -> None:
+        """End the session without its update, and let go of the mailbox."""
+
+
+class IMessagePieces(Interface):
+    """A message on its way to a client: as POP3 sends it (CRLF, dot-stuffed), the final dot line included."""
+
+    more: bool = Attribute("Whether there is another piece.")
+
+    async def next() -> bytes:
+        """
+        The next piece, at most about 256 KiB.
+
+        @raise OSError: it cannot be read on.
+        """
+
+    def close() -> None:
+        """Let go of it; called once, at its end or before, never while C{next} is under way."""
+
+
+class IMaildrop(Interface):
+    """
+    A mailbox as one session has it: for itself, with the messages that were there when it was opened, oldest first.
+
+    Messages are counted from 0. One question at a time.
+    """
+
+    sizes: Sequence[int] = Attribute("Octets of each message with CRLF line ends, not dot-stuffed.")
+
+    def uid(index: int) -> str:
+        """
+        Its unique-id, 1 to 70 characters from 0x21 to 0x7E: no two messages of the mailbox ever have the same, and it
+        stays when the message is moved or flagged.
+        """
+
+    def at_hand(index: int) -> bytes | None:
+        """The message as POP3 sends it, without the final dot line, when it is in memory already; given out once."""
+
+    async def fetch(index: int, lines: int | None) -> IMessagePieces:
+        """
+        Begin to read a message.
+
+        @param lines: of the body, behind the header; C{None} = everything.
+        @raise FileNotFoundError: somebody else has removed it.
+        @raise OSError: it cannot be read.
+        """
+
+    async def update(deleted: Sequence[int], seen: Sequence[int]) -> int:
+        """
+        Remove messages, durably, and note of others that they were seen.
+
+        @return: how many could not be removed.
+        """
+
+    def release() -> Deferred[None]:
+        """Let others have the mailbox; fires when they can, which is behind what is under way. May be called again."""
+
+
+class IMailStore(Interface):
+    """Where mail is fetched from."""
+
+    async def open(mailbox: Mailbox, holder: IHolder) -> IMaildrop:
+        """
+        Take a mailbox for one session.
+
+        A holder that has been silent for long is evicted; a session must not be shut out by its own dead predecessor.
+
+        @raise MailboxInUse: another session has it.
+        @raise OSError: it cannot be opened.
+        """
 
 
 class IRouter(Interface):

@@ -2,7 +2,8 @@
 The operations of the LDAP server on the store, and who may do what.
 
 Anonymous clients may do nothing but bind. C{cn=admin,BASE} may do everything, C{cn=service,BASE} (our own workers) may
-look up, a user may see his own entry and change his own password. Nobody ever reads or tests C{userPassword}.
+look up, a user may see his own entry and change his own password. Nobody ever reads or tests C{userPassword};
+what SCRAM needs of it the service identity may ask for, by an operation of our own.
 Everything here blocks and runs in threads; refusals are L{Refusal}, with the result codes of RFC 4511 s.4.1.9.
 """
 
@@ -14,6 +15,7 @@ from typing import TypeVar
 
 from attrs import evolve, frozen
 
+from qmailpy.directory import address as addresses
 from qmailpy.directory import filters, names, schema
 from qmailpy.directory import password as passwords
 from qmailpy.directory.names import Name
@@ -22,6 +24,12 @@ from qmailpy.directory.setup import ADMIN, SERVICE
 from qmailpy.directory.store import Modification, Scope, Store, StoreError, Trouble, modified
 
 T = TypeVar("T")
+
+SCRAM_OPERATION = b"2.25.288879618623130678690261592698289982283"
+"""
+Our own extended operation (RFC 4511 s.4.12), its name made of a random UUID as X.667 has it: the request value is a
+login, the response value what L{Access.thd_scram} gives.
+"""
 
 SECRET = frozenset({"userpassword"})
 """Attributes that never leave the store."""
@@ -160,6 +168,22 @@ class Access:
         entry = _guard(self._store.thd_get, who.name) if inside else None
         return [_public(entry)] if entry is not None and filters.matches(what, entry) else []
 
+    def thd_scram(self, who: Identity, login: str) -> str:
+        """
+        What SCRAM needs of whoever may log in as C{login}, in its stored form; "" when there is nothing.
+
+        For L{Role.SERVICE} alone, not even for the admin: a name at a time, which the client has just given.
+
+        @raise Refusal: INSUFFICIENT_ACCESS, UNAVAILABLE.
+        """
+        if who.role is not Role.SERVICE:
+            raise Refusal(Code.INSUFFICIENT_ACCESS)
+        entry = _guard(self._store.thd_by_address, addresses.key(login))
+        secret = None
+        if entry is not None and schema.may_log_in(entry.attributes):
+            secret = passwords.scram(entry.values("userPassword"))
+        return "" if secret is None else passwords.scram_value(secret)
+
     def thd_compare(self, who: Identity, dn: str, attribute: str, value: str) -> bool:
         """Whether the entry has that value (RFC 4511 s.4.10). @raise Refusal: as L{thd_search}."""
         if attribute in SECRET:
@@ -234,7 +258,7 @@ class Access:
             entry = _guard(self._store.thd_get, name)
             if entry is None or not passwords.thd_verify(entry.values("userPassword"), old):
                 raise Refusal(Code.INVALID_CREDENTIALS)
-        hashed = (passwords.thd_hash(new),)
+        hashed = passwords.thd_stored(new)
         after = _guard(
             self._store.thd_modify,
             name,
@@ -260,8 +284,11 @@ def _hashed(attributes: Attributes) -> dict[str, tuple[str, ...]]:
     result = dict(attributes)
     for name in SECRET & result.keys():
         result[name] = tuple(
-            value if passwords.scheme(value) else passwords.thd_hash(value.encode("utf-8", "surrogateescape"))
+            one
             for value in result[name]
+            for one in (
+                (value,) if passwords.scheme(value) else passwords.thd_stored(value.encode("utf-8", "surrogateescape"))
+            )
         )
     return result
 

@@ -120,7 +120,7 @@ class Accounts:
         attributes["mailquotasize"] = (str(quota_octets),) if quota_octets else ()
         attributes["mailforwardingaddress"] = tuple(_target(one) for one in forwards)
         if secret is not None:
-            attributes["userpassword"] = (_hashed(secret),)
+            attributes["userpassword"] = _hashed(secret)
         with _told(f"{mail} is there already"):
             self.store.thd_add(Entry(self._free_name(mail), attributes))
         return self.thd_user(mail)
@@ -161,7 +161,7 @@ class Accounts:
     def thd_set_password(self, address: str, secret: bytes) -> None:
         """Give a user another password; the old one is void at once."""
         entry = self._user_entry(address)
-        self._set(entry.name, userpassword=(_hashed(secret),))
+        self._set(entry.name, userpassword=_hashed(secret))
 
     def thd_delete_user(self, address: str) -> User:
         """Delete a user and its aliases; the mail stays on disk."""
@@ -333,12 +333,12 @@ def _user(entry: Entry) -> User:
     )
 
 
-def _hashed(secret: bytes) -> str:
+def _hashed(secret: bytes) -> tuple[str, ...]:
     if not secret:
         raise CommandError("an empty password is not a password")
     if len(secret) > password.MOST:
         raise CommandError(f"a password may have {password.MOST} octets at most")
-    return password.thd_hash(secret)
+    return password.thd_stored(secret)
 
 
 def _domain(text: str) -> str:

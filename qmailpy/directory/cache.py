@@ -24,7 +24,7 @@ from zope.interface import Attribute, Interface, implementer
 
 from qmailpy.directory import address as addresses
 from qmailpy.interfaces import IDirectory
-from qmailpy.values import Alias, Domain, Mailbox
+from qmailpy.values import Alias, Domain, Mailbox, ScramSecret
 
 
 class Unknown(Enum):
@@ -105,6 +105,9 @@ class CachedDirectory:
         key = ("login " + digest, addresses.key(login))
         found: Mailbox | None = await self._ask(key, lambda: self._directory.authenticate(login, password))
         return found
+
+    async def scram(self, login: str) -> ScramSecret | None:
+        return await self._directory.scram(login)  # a secret is not kept longer than it is needed
 
     def flush(self, what: str = "") -> None:
         self._asking.clear()  # those who wait get their answer; who asks from now on does not join them

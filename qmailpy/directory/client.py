@@ -25,11 +25,12 @@ from zope.interface import implementer
 
 from qmailpy.directory import address as addresses
 from qmailpy.directory import ber, decode, schema
-from qmailpy.directory.access import Code
+from qmailpy.directory import password as passwords
+from qmailpy.directory.access import SCRAM_OPERATION, Code
 from qmailpy.directory.schema import Attributes
 from qmailpy.errors import Temporary
 from qmailpy.interfaces import IDirectory
-from qmailpy.values import Alias, Domain, Mailbox
+from qmailpy.values import Alias, Domain, Mailbox, ScramSecret
 
 _MESSAGE = 1048576  # octets; an entry with thousands of forwarding addresses still fits
 _MOST_OUTSTANDING = 1000  # questions on one connection
@@ -196,6 +197,16 @@ class LdapDirectory:
         mailbox = schema.recipient(found[1])
         return mailbox if isinstance(mailbox, Mailbox) else None
 
+    async def scram(self, login: str) -> ScramSecret | None:
+        request = pureldap.LDAPExtendedRequest(
+            requestName=SCRAM_OPERATION, requestValue=addresses.key(login).encode("utf-8", "surrogateescape")
+        )
+        answer, _ = await self._question(self._exchange(request))
+        if answer.resultCode != Code.SUCCESS:
+            # A directory that is not ours has no such operation: then nobody logs in by SCRAM.
+            return None
+        return passwords.scram([_text(answer.response or b"")])
+
     async def stop(self) -> None:
         """End all connections; questions under way fail."""
         self._stopped = True
@@ -228,11 +239,20 @@ class LdapDirectory:
         request = pureldap.LDAPSearchRequest(
             baseObject=self._base, filter=what, attributes=attributes, sizeLimit=2, timeLimit=int(self._timeout_s) or 1
         )
+        answer, found = await self._exchange(request)
+        if answer.resultCode not in (Code.SUCCESS, Code.SIZE_LIMIT, Code.NO_SUCH_OBJECT):
+            raise LdapTrouble(f"search: result code {answer.resultCode}")
+        if len(found) > 1 or answer.resultCode == Code.SIZE_LIMIT:
+            raise Temporary(schema.MISCONFIGURED, f"two entries for one key: {found[0].objectName!r} is one")
+        return (_text(found[0].objectName), _attributes(found[0])) if found else None
+
+    async def _exchange(self, request: Any) -> tuple[Any, list[Any]]:
+        """A request as the service identity: the final answer and the entries before it."""
         # A server that restarts cuts all our connections, one after the other: each may be tried, then a new one.
         for left in reversed(range(len(self._searching) + 1)):
             connection = await self._connection()
             try:
-                answer, found = await connection.ask(request)
+                answer: tuple[Any, list[Any]] = await connection.ask(request)
             except (ConnectionClosed, OSError, LdapTrouble) as problem:
                 if not left or self._stopped:
                     raise LdapTrouble(f"connection lost: {problem}") from None
@@ -241,12 +261,8 @@ class LdapDirectory:
                 # Cancelled by the timeout, most of all: a server that does not answer is not asked more on this line.
                 connection.drop()
                 raise
-            break
-        if answer.resultCode not in (Code.SUCCESS, Code.SIZE_LIMIT, Code.NO_SUCH_OBJECT):
-            raise LdapTrouble(f"search: result code {answer.resultCode}")
-        if len(found) > 1 or answer.resultCode == Code.SIZE_LIMIT:
-            raise Temporary(schema.MISCONFIGURED, f"two entries for one key: {found[0].objectName!r} is one")
-        return (_text(found[0].objectName), _attributes(found[0])) if found else None
+            return answer
+        raise AssertionError("unreachable")
 
     async def _connection(self) -> LdapConnection:
         """The next connection for searches, made and bound when it is not there."""

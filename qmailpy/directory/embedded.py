@@ -19,7 +19,7 @@ from qmailpy.directory import schema
 from qmailpy.directory.store import Store, StoreError
 from qmailpy.errors import Temporary
 from qmailpy.interfaces import IDirectory
-from qmailpy.values import Alias, Domain, Mailbox
+from qmailpy.values import Alias, Domain, Mailbox, ScramSecret
 
 InThread = Callable[..., Deferred[Any]]
 """Runs a function with its arguments elsewhere: C{partial(deferToThreadPool, reactor, pool)}, or C{maybeDeferred}."""
@@ -46,6 +46,10 @@ class EmbeddedDirectory:
         found: Mailbox | None = await self._hash_in_thread(self.thd_authenticate, login, password)
         return found
 
+    async def scram(self, login: str) -> ScramSecret | None:
+        found: ScramSecret | None = await self._in_thread(self.thd_scram, login)
+        return found
+
     def thd_domain(self, name: str) -> Domain | None:
         """L{IDirectory.domain}, blocking."""
         with _temporary():
@@ -67,6 +71,14 @@ class EmbeddedDirectory:
             return None
         found = schema.recipient(entry.attributes)
         return found if isinstance(found, Mailbox) else None
+
+    def thd_scram(self, login: str) -> ScramSecret | None:
+        """L{IDirectory.scram}, blocking."""
+        with _temporary():
+            entry = self._store.thd_by_address(addresses.key(login))
+        if entry is None or not schema.may_log_in(entry.attributes):
+            return None
+        return passwords.scram(entry.values("userPassword"))
 
 
 class _temporary:

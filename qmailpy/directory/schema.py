@@ -201,7 +201,7 @@ def _store(value: str) -> str:
 
 def _password(value: str) -> str:
     if not passwords.supported(value):
-        raise ValueError("has a scheme that is not supported ({ARGON2} and {SSHA} are)")
+        raise ValueError("has a scheme that is not supported ({ARGON2}, {SSHA} and {SCRAM-SHA-256} are)")
     return value
 
 

@@ -26,7 +26,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from qmailpy.directory import ber, decode, filters, schema
-from qmailpy.directory.access import NOBODY, Access, Code, Identity, Refusal, Role
+from qmailpy.directory.access import NOBODY, SCRAM_OPERATION, Access, Code, Identity, Refusal, Role
 from qmailpy.directory.embedded import InThread
 from qmailpy.directory.schema import Entry
 from qmailpy.directory.store import Change, Modification, Scope, Store
@@ -308,6 +308,10 @@ class LdapServer(BaseLDAPServer, TimeoutMixin):  # type: ignore[misc]  # ldaptor
         if name == pureldap.LDAPPasswordModifyRequest.oid:
             await self._change(self.factory.access.thd_password, *_password_change(request.requestValue))
             return pureldap.LDAPExtendedResponse(resultCode=Code.SUCCESS)
+        if name == SCRAM_OPERATION:
+            login = _text(_octets(request.requestValue or b""))
+            found = await self.factory.in_thread(self.factory.access.thd_scram, self._who, login)
+            return pureldap.LDAPExtendedResponse(resultCode=Code.SUCCESS, response=found)
         raise Refusal(Code.PROTOCOL_ERROR, "unknown extended operation")  # RFC 4511 s.4.12
 
     async def _change(self, function: Callable[..., Sequence[str]], *arguments: object) -> None:

@@ -8,7 +8,8 @@ from zope.interface import implementer
 
 from qmailpy.errors import Temporary
 from qmailpy.interfaces import IDirectory
-from qmailpy.values import Alias, Domain, Mailbox, Reply
+from qmailpy.values import Alias, Domain, Mailbox, Reply, ScramSecret
+from qmailpy.wire.sasl import derive
 
 
 @implementer(IDirectory)
@@ -57,6 +58,14 @@ class MemoryDirectory:
         if not isinstance(found, Mailbox) or not found.active or not password:
             return None
         return found if self.passwords.get(found.address) == password else None
+
+    async def scram(self, login: str) -> ScramSecret | None:
+        self._asked("scram", login)
+        key = login.lower()
+        found = self.entries.get(self.alternates.get(key, key))
+        if not isinstance(found, Mailbox) or not found.active or found.address not in self.passwords:
+            return None
+        return derive(self.passwords[found.address], b"salt of tests", 4096)
 
     def _asked(self, question: str, key: str) -> None:
         self.asked.append((question, key))

@@ -15,6 +15,7 @@ from qmailpy.errors import Temporary
 from qmailpy.interfaces import IDirectory
 from qmailpy.testing.memory_directory import MemoryDirectory
 from qmailpy.values import Alias, Domain, Mailbox
+from qmailpy.wire.sasl import derive
 from tests.directory.parts import AskingTestCase, PumpedEndpoint, example, identity, served
 
 _JOE = Mailbox(address="joe@example.org", path="example.org/joe/Maildir")
@@ -87,12 +88,32 @@ class ContractMixin(AskingTestCase):
         ):
             self.assertIsNone(self.ask(self.directory.authenticate(login, word)), (login, word[:20]))
 
+    def test_the_secret_of_scram_is_that_of_the_password(self) -> None:
+        """RFC 5802 s.3: what is kept is derived from the password, the salt and the iterations beside it."""
+        for login in ("joe@example.org", "JOE@example.org", "j.doe@example.org"):
+            found = self.ask(self.directory.scram(login))
+            assert found is not None
+            self.assertEqual(derive(b"sesame", found.salt, found.iterations), found)
+
+    def test_who_cannot_log_in_has_no_secret(self) -> None:
+        for login in (
+            "nobody@example.org",
+            "ann@example.org",
+            "info@example.org",
+            "",
+            "*",
+            "joe",
+            "\udcff@example.org",
+        ):
+            self.assertIsNone(self.ask(self.directory.scram(login)), repr(login))
+
     def test_away_is_temporary_and_never_nobody(self) -> None:
         self.break_off()
         for question in (
             lambda: self.directory.domain("fresh.example"),
             lambda: self.directory.lookup("fresh@example.org"),
             lambda: self.directory.authenticate("fresh@example.org", b"sesame"),
+            lambda: self.directory.scram("fresh@example.org"),
         ):
             answer = Deferred.fromCoroutine(question())
             self.step()

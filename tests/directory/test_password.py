@@ -8,6 +8,7 @@ import hashlib
 from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.directory import password
+from qmailpy.wire.sasl import derive
 
 
 class PasswordTests(SynchronousTestCase):
@@ -48,3 +49,42 @@ class PasswordTests(SynchronousTestCase):
     def test_a_password_too_long_is_none(self) -> None:
         long = b"x" * (password.MOST + 1)
         self.assertFalse(password.thd_verify([password.ssha(long)], long))
+
+
+class ScramTests(SynchronousTestCase):
+    """What is kept for SCRAM beside the hash (RFC 5803)."""
+
+    def test_both_forms_are_of_the_same_password(self) -> None:
+        hashed, scram = password.thd_stored(b"sesame")
+        self.assertTrue(hashed.startswith("{ARGON2}"))
+        self.assertRegex(scram, r"^\{SCRAM-SHA-256\}32768:[A-Za-z0-9+/=]{24}\$[A-Za-z0-9+/=]{44}:[A-Za-z0-9+/=]{44}$")
+        found = password.scram([hashed, scram])
+        assert found is not None
+        self.assertEqual(derive(b"sesame", found.salt, found.iterations), found)
+        self.assertEqual(password.scram_value(found), scram)
+        self.assertTrue(password.supported(scram))
+
+    def test_a_password_saslprep_forbids_has_only_the_hash(self) -> None:
+        self.assertEqual(len(password.thd_stored(b"\xff\xfe")), 1)
+
+    def test_a_secret_alone_verifies_the_password_too(self) -> None:
+        """As where secrets were brought from elsewhere."""
+        scram = password.thd_stored(b"sesame")[1]
+        self.assertTrue(password.thd_verify([scram], b"sesame"))
+        self.assertFalse(password.thd_verify([scram], b"Sesame"))
+
+    def test_beside_a_hash_it_costs_no_time(self) -> None:
+        """A wrong password must take as long as an unknown name, which has one hash computed for it."""
+        asked: list[bytes] = []
+        self.patch(password, "_CHECKS", {**password._CHECKS, "SCRAM-SHA-256": lambda *a: asked.append(a[1])})
+        self.assertFalse(password.thd_verify(password.thd_stored(b"sesame"), b"x"))
+        self.assertEqual(asked, [])
+
+    def test_what_is_no_secret_is_none(self) -> None:
+        good = password.thd_stored(b"sesame")[1]
+        for bad in (
+            *("", "{SCRAM-SHA-256}", good[:-2], good.replace("32768", "1"), good.replace("32768", "9999999")),
+            *(good.replace("$", ":"), good + "x", good.replace("SHA-256", "SHA-1"), "{SCRAM-SHA-256}4096:a$b:c"),
+        ):
+            self.assertIsNone(password.scram([bad]), bad)
+            self.assertFalse(password.supported(bad), bad)

@@ -14,7 +14,7 @@ from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.directory import password
-from qmailpy.directory.access import Code
+from qmailpy.directory.access import SCRAM_OPERATION, Code
 from qmailpy.directory.client import LdapConnection
 from qmailpy.directory.server import LdapServerFactory
 from tests.directory.parts import BASE, example, identity, served
@@ -157,6 +157,7 @@ class AccessTests(ServerTestCase):
                 shown = json.dumps([[str(part) for part in entry.attributes] for entry in found]).lower()
                 self.assertNotIn("userpassword", shown)
                 self.assertNotIn("argon2", shown)
+                self.assertNotIn("scram", shown)
 
     def test_nobody_tests_a_password_by_filter_or_compare(self) -> None:
         connection = self.connect(_ADMIN)
@@ -166,6 +167,15 @@ class AccessTests(ServerTestCase):
             pureldap.LDAPAttributeDescription("userPassword"), pureldap.LDAPAssertionValue("x")
         )
         self.assertEqual(self.code(connection, pureldap.LDAPCompareRequest(_JOE, ava)), Code.INSUFFICIENT_ACCESS)
+
+    def test_only_the_service_asks_for_a_secret_of_scram(self) -> None:
+        """Never an LDAP client's: neither the admin nor the user himself, and not by reading userPassword."""
+        request = pureldap.LDAPExtendedRequest(requestName=SCRAM_OPERATION, requestValue=b"joe@example.org")
+        for who in (None, _ADMIN, (_JOE, b"sesame")):
+            answer, _ = self.tell(self.connect(who), request)
+            self.assertEqual((answer.resultCode, answer.response), (Code.INSUFFICIENT_ACCESS, None))
+        answer, _ = self.tell(self.connect(_SERVICE), request)
+        self.assertEqual(answer.response[:15], b"{SCRAM-SHA-256}")
 
     def test_the_service_looks_up_and_changes_nothing(self) -> None:
         connection = self.connect(_SERVICE)

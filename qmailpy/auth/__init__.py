@@ -1,0 +1,1 @@
+"""Logins: twisted.cred over the directory, and the brake on guessing."""
