@@ -33,7 +33,7 @@ if [ "$(cat "$stamp" 2> /dev/null)" != "$state" ]; then
     what=.
     [ "$goal" = test ] && what='.[dev]'
     echo "bootstrap: installing qmailpy into $VENV"
-    # compat: with the other kind of editable install twistd does not find the plugin (style.md, docs/hacking.md).
+    # compat: with the other kind of editable install twistd does not find the plugin.
     "$VENV/bin/python" -m pip install -qq --disable-pip-version-check \
         --editable "$what" --config-settings editable_mode=compat ||
         fail "pip could not install qmailpy; its words are above"
