@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from typing import cast
+from unittest import mock
 
 from attrs import evolve
+from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
-from qmailpy.app.daemon import effective, places, shards
+from qmailpy.app.daemon import Daemon, Running, Seat, effective, places, shards
 from qmailpy.config.schema import Config, DirectoryConfig, ListenerConfig, ServerConfig
 
 CONFIG = Config(
@@ -45,11 +49,39 @@ class Shards(SynchronousTestCase):
         )
 
 
+class Watching(SynchronousTestCase):
+    def test_the_service_manager_hears_from_us_only_while_children_answer(self) -> None:
+        """Or it would never end a daemon whose children are stuck where no signal reaches them."""
+        clock = MemoryReactorClock()
+        told: list[str] = []
+        notifier = mock.Mock(watchdog_s=10.0, tell=lambda *lines: told.extend(lines))
+        seat = Seat(instance=mock.Mock(), listening=mock.Mock(), logfile=mock.Mock(), notifier=notifier)
+        work = mock.Mock(answering=True)
+        ready: list[Callable[[], None]] = []
+
+        def make(tell: Callable[[], None], asked: Callable[[str], None]) -> Running:
+            ready.append(tell)
+            return cast(Running, work)
+
+        daemon = Daemon(clock, CONFIG, seat, make, lambda home: CONFIG, mock.Mock())
+        daemon.startService()
+        ready[0]()
+        self.assertEqual(told.count("WATCHDOG=1"), 1)
+        clock.advance(5.0)
+        self.assertEqual(told.count("WATCHDOG=1"), 2)
+        work.answering = False
+        clock.advance(5.0)
+        self.assertEqual(told.count("WATCHDOG=1"), 2)
+        work.answering = True
+        clock.advance(5.0)
+        self.assertEqual(told.count("WATCHDOG=1"), 3)
+
+
 class Reload(SynchronousTestCase):
     def test_settings_change_and_what_is_bound_stays(self) -> None:
         wanted = evolve(
             CONFIG,
-            server=ServerConfig(hostname="new.example.org", workers=4, user="other"),
+            server=ServerConfig(hostname="new.example.org", workers=4, user="other", directory_user="third"),
             directory=DirectoryConfig(endpoint="tcp:1389", positive_s=1.0),
             listeners=(
                 ListenerConfig(name="smtp", kind="smtp", endpoint="tcp:2525", errors=3),
@@ -67,7 +99,7 @@ class Reload(SynchronousTestCase):
                 ("inside", "tcp:26", 20),
             ],
         )
-        for word in ("smtp", "inside", "new", "workers", "user", "[directory]"):
+        for word in ("smtp", "inside", "new", "workers", "user", "directory_user", "[directory]"):
             self.assertTrue(any(word in line for line in late), (word, late))
 
     def test_an_unchanged_configuration_needs_no_restart(self) -> None:

@@ -12,6 +12,8 @@ import sysconfig
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from qmailpy.config.schema import ServerConfig
+
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 FIND = """
@@ -79,6 +81,27 @@ class Unit(SynchronousTestCase):
         done = subprocess.run(["systemd-analyze", "verify", path], capture_output=True, text=True, check=False)
         own = [line for line in done.stderr.splitlines() if os.path.basename(path) in line]
         self.assertEqual(own, [])
+
+
+class Users(SynchronousTestCase):
+    """etc/qmailpy.sysusers."""
+
+    def test_it_makes_the_users_of_the_template(self) -> None:
+        with open(os.path.join(ROOT, "etc", "qmailpy.sysusers")) as source:
+            lines = [line.split(None, 3) for line in source if line.strip() and not line.startswith("#")]
+        server = ServerConfig(hostname="m")
+        self.assertEqual([line[:3] for line in lines], [["u", server.user, "-"], ["u", server.directory_user, "-"]])
+
+    def test_systemd_takes_it(self) -> None:
+        """Only where it can be tried without making anybody."""
+        tool = shutil.which("systemd-sysusers")
+        if tool is None:
+            return
+        command = [tool, "--dry-run", os.path.join(ROOT, "etc", "qmailpy.sysusers")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        self.assertEqual(
+            (done.returncode, [line for line in done.stderr.splitlines() if ".sysusers:" in line]), (0, [])
+        )
 
 
 class Bootstrap(SynchronousTestCase):

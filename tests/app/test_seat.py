@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
 import socket
 import stat
 import subprocess
 import sys
 import time
+from unittest import mock
 
 from twisted.logger import LogLevel
 from twisted.python.failure import Failure
@@ -16,9 +19,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from qmailpy.app.instance import acquire, holders, make_run
 from qmailpy.app.log import LogFile, line
 from qmailpy.app.notify import from_environment
-from qmailpy.app.privileges import identity, raise_file_limit
+from qmailpy.app.privileges import Users, identity, raise_file_limit, users
 from qmailpy.app.sockets import LDAP, OWN, Listening
 from qmailpy.config.schema import Config, DirectoryConfig, ListenerConfig, ServerConfig
+from qmailpy.disk.rights import Identity
 from qmailpy.errors import CommandError, ConfigError
 
 
@@ -237,6 +241,55 @@ class Privileges(SynchronousTestCase):
     def test_root_as_the_configured_user_stays_root(self) -> None:
         self.patch(os, "geteuid", lambda: 0)
         self.assertIsNone(identity(ServerConfig(hostname="m", user="root", group="root")))
+
+    def users(self, **server: object) -> Users:
+        """Of a root that runs qmailpy as user 1, with a directory that belongs to C{self.keeper}."""
+        self.patch(os, "geteuid", lambda: 0)
+        one = pwd.getpwuid(1)
+        config = Config(
+            home="/nowhere",
+            server=ServerConfig(hostname="m", user=one.pw_name, group=grp.getgrgid(one.pw_gid).gr_name, **server),  # type: ignore[arg-type]
+        )
+        with mock.patch("os.stat", return_value=mock.Mock(st_uid=self.keeper)):
+            return users(config)
+
+    keeper = 2
+
+    def test_the_directory_has_a_user_of_its_own_in_the_workers_group(self) -> None:
+        found = self.users(directory_user=pwd.getpwuid(2).pw_name)
+        group = pwd.getpwuid(1).pw_gid
+        self.assertEqual((found.of("mta"), found.of("directory")), (Identity(1, group), Identity(2, group)))
+        self.assertTrue(found.apart)
+        self.assertIn(f"the directory as {pwd.getpwuid(2).pw_name}", found.word)
+
+    def test_where_that_cannot_be_had_there_is_one_user_and_a_word_why(self) -> None:
+        self.keeper = 1
+        for server, why in (
+            ({"directory_user": "no-such-user"}, "there is no user no-such-user; stop qmailpy, then: useradd --system"),
+            ({"directory_user": ""}, "directory_user is the same"),
+            ({"directory_user": pwd.getpwuid(1).pw_name}, "directory_user is the same"),
+            ({"directory_user": "root"}, "root is no user of its own"),
+            ({"directory_user": pwd.getpwuid(2).pw_name, "workers": 0}, "everything is one process"),
+            ({"directory_user": pwd.getpwuid(2).pw_name}, "chown -R"),
+        ):
+            found = self.users(**server)
+            self.assertEqual((found.directory, found.apart), (found.workers, False), server)
+            self.assertIn(why, found.word)
+            self.assertIn("passwords are not kept from the mail workers", found.word)
+
+    def test_a_directory_of_somebody_else_is_refused_with_the_remedy(self) -> None:
+        self.keeper = 2
+        error = self.assertRaises(CommandError, self.users, directory_user="no-such-user")
+        self.assertIn(f"belongs to user 2 and not to {pwd.getpwuid(1).pw_name}", str(error))
+        self.keeper = 3
+        error = self.assertRaises(CommandError, self.users, directory_user=pwd.getpwuid(2).pw_name)
+        self.assertIn(f"right would be: chown -R {pwd.getpwuid(2).pw_name}:", str(error))
+
+    def test_without_root_one_user_runs_all(self) -> None:
+        self.patch(os, "geteuid", lambda: 1000)
+        found = users(Config(home="/nowhere", server=ServerConfig(hostname="m")))
+        self.assertEqual((found.workers, found.directory, found.apart), (None, None, False))
+        self.assertIn("all processes run as user 1000", found.word)
 
     def test_the_file_limit_is_the_hard_one(self) -> None:
         import resource
