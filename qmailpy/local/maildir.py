@@ -78,6 +78,21 @@ def sanitised_host(hostname: str) -> str:
     return _UNSAFE.sub(lambda found: "".join(f"\\{octet:03o}" for octet in found[0].encode()), hostname)[:100]
 
 
+def mailbox_path(root: str, mailbox: str) -> str:
+    """
+    Where a mailbox is.
+
+    @param root: HOME/mail.
+    @param mailbox: C{Mailbox.path}.
+    @raise OSError: the path is none. It comes from the directory, which others may write: it never leads out of the
+        store.
+    """
+    parts = mailbox.split("/")
+    if "\0" in mailbox or any(part in {"", ".", ".."} for part in parts):
+        raise OSError(errno.EINVAL, "not a mailbox path", mailbox)
+    return f"{root}/{mailbox}"
+
+
 def trouble(error: OSError) -> Reply:
     """What a mailbox that cannot be written means: always temporary, for an operator can mend it."""
     if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EFBIG}:
@@ -215,11 +230,7 @@ class Store:
                 self._known[one.mailbox] = True
 
     def _where(self, mailbox: str) -> str:
-        # The path comes from the directory, which others may write: it never leads out of the store.
-        parts = mailbox.split("/")
-        if "\0" in mailbox or any(part in {"", ".", ".."} for part in parts):
-            raise OSError(errno.EINVAL, "not a mailbox path", mailbox)
-        return f"{self._root}/{mailbox}"
+        return mailbox_path(self._root, mailbox)
 
     def _base(self, delivery: Delivery) -> str:
         return f"{int(delivery.arrival)}.Q{delivery.id}R{delivery.number}.{self._host}"
