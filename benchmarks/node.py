@@ -130,7 +130,7 @@ class Node:
             timeout=limit_s,
             check=False,
             cwd=ROOT,
-            env={**os.environ, "QMAILPY_HOME": self.home},
+            env={**os.environ, "PYTHONPATH": ROOT, "QMAILPY_HOME": self.home},
         )
         return done.returncode, done.stdout + done.stderr
 
