@@ -8,10 +8,18 @@ import shutil
 import subprocess
 import tempfile
 
-from twisted.trial.unittest import SkipTest, SynchronousTestCase
+from twisted.internet import reactor
+from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 
+from qmailpy.app.context import BoundSocket, ChildContext
+from qmailpy.app.directory import DirectoryServer
+from qmailpy.app.sockets import Listening
+from qmailpy.config.schema import Config, DirectoryConfig, ServerConfig
 from qmailpy.control import call
-from qmailpy.directory.paths import secret_path, socket_path
+from qmailpy.directory.paths import directory_path, secret_path, socket_path
+from qmailpy.directory.service import ldap_directory
+from qmailpy.directory.setup import create
+from qmailpy.servers.control import Registry
 from tests.integration.daemon_process import until
 from tests.integration.node import Node, quick
 
@@ -71,13 +79,52 @@ class ChangedElsewhere(LiveCase):
         until(lambda: {self.rcpt(node, "u299") for _ in range(8)} == {"250"}, 1.0)
         self.assertEqual(node.stop(), 0)
         self.assertNotIn("Traceback", node.printed())
-        left = sorted(os.listdir(node.path("directory")))
-        self.assertEqual(left, ["admin.secret", "directory.sqlite", "service.secret"], "the store is closed at the end")
 
     def test_it_is_the_same_in_one_process(self) -> None:
         node = self.node(0)
         self.check(node)
         self.assertEqual(node.stop(), 0)
+
+
+class Ending(TestCase):
+    def setUp(self) -> None:
+        self.home = os.path.abspath(self.mktemp())
+        os.makedirs(os.path.join(self.home, "run"))
+        create(self.home, "o=qmailpy", "example.org")
+
+    async def test_the_store_is_closed_when_the_service_has_stopped(self) -> None:
+        """Not left to the end of the process: what SQLite keeps beside its file is folded in and gone."""
+        home = self.home
+        config = Config(home=home, server=ServerConfig(hostname="m"), directory=DirectoryConfig(endpoint=""))
+        listening = Listening()
+        listening.open(config)
+        context = ChildContext(
+            reactor=reactor,
+            config=config,
+            home=home,
+            role="directory",
+            index=0,
+            shards=(),
+            sockets={
+                name: tuple(BoundSocket(os.dup(one.fileno()), int(one.family)) for one in made)
+                for name, made in listening.of("directory").items()
+            },
+            session="",
+            ready=lambda: None,
+            control=Registry(),
+        )
+        server = DirectoryServer(context)
+        server.startService()
+        worker = ldap_directory(reactor, config)
+        try:
+            self.assertIsNotNone(await worker.lookup("postmaster@example.org"))
+            self.assertIn("directory.sqlite-wal", os.listdir(directory_path(home)))
+        finally:
+            await worker.stop()
+            await server.stopService()
+            listening.close()
+        left = sorted(os.listdir(directory_path(home)))
+        self.assertEqual(left, ["admin.secret", "directory.sqlite", "service.secret"])
 
 
 class LongPaths(LiveCase):
