@@ -130,7 +130,7 @@ class Recovery:
                 return ()  # it had finished and its files were gone already; its lines are durable (docs/queue.md s.5)
             state.messages[op.number] = found
         copy = found.copies.get(op.channel)
-        if copy is None or copy.sequence >= position.sequence:
+        if copy is None or copy.filed >= position.sequence:
             return ()  # its file knows
         if isinstance(op, Attempted) and op.channel in self._durable:
             for part in op.results:

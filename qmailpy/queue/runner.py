@@ -8,12 +8,10 @@ copy's C{flying}), held, or done. Every attempt ends in one commit; only then ma
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from errno import EIO
 from random import Random
-from typing import Protocol
 
-from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
@@ -21,40 +19,25 @@ from twisted.python.failure import Failure
 
 from qmailpy.config.schema import ChannelConfig, QueueConfig
 from qmailpy.interfaces import IChannel
-from qmailpy.queue.codec import Attempted, Enqueued, Held, Op, Outcome, Result, Warned
+from qmailpy.queue.codec import Attempted, Op, Outcome, Result
 from qmailpy.queue.due import DueList
 from qmailpy.queue.fair import FairQueue, Unit
 from qmailpy.queue.journal import JournalBroken
-from qmailpy.queue.notices import wants_delay, wants_failure, warnings_passed
-from qmailpy.queue.retry import expired_reply, resumed, schedule_of
+from qmailpy.queue.retry import resumed, schedule_of
 from qmailpy.queue.shard import Shard
-from qmailpy.queue.state import Copy, Message, Pending
-from qmailpy.values import Content, Disposition, Envelope, Job, Priority, Recipient, Reply, Verdict
+from qmailpy.queue.state import Copy, Message
+from qmailpy.queue.verdicts import TEXT, INotices, Settlement, Verdicts, others_out
+from qmailpy.values import Disposition, Job, Priority, Reply, Verdict
 
 READY = 2000  # units that may be ready at once; what is due beyond that stays on disk
 LOADING = 100  # messages read from their files at once
 PARKED_S = 15.0  # how long a unit of a destination with too many ready ones waits on disk
-TEXT = 1000  # characters of a diagnostic kept
+WITHHELD_S = 60.0  # how long failures wait for the rest of their message to be told of together
 
 BUG = Disposition(verdict=Verdict.DEFERRED, reply=Reply(451, "4.3.0", "internal error; the message is kept"))
 
-Failures = Sequence[tuple[Recipient, Disposition]]
 Told = Callable[[OSError | None], None]
 """Called once a change is durable, or with why it is not and will not be."""
-
-
-class INotices(Protocol):
-    """Builds the messages that tell senders (channels.process)."""
-
-    def build_failure(
-        self, envelope: Envelope, queue_id: str, failures: Failures, content: Content, now: float
-    ) -> tuple[Envelope, bytes] | None:
-        """The notice of these failures, or C{None} when nobody is to be told. May read the content: for a thread."""
-
-    def build_delay(
-        self, envelope: Envelope, queue_id: str, delayed: Failures, content: Content, now: float, until: float
-    ) -> tuple[Envelope, bytes] | None:
-        """The same for recipients that are still being tried, until the given time."""
 
 
 class Runner:
@@ -94,9 +77,15 @@ class Runner:
         self.jobs: dict[Unit[tuple[int, ...]], Job] = {}  # out now
         self._shard = shard
         self._config = config
-        self._queue = queue
-        self._schedule = schedule_of(config, queue)
-        self._notices = notices
+        self._verdicts = Verdicts(
+            name=config.name,
+            shard=shard,
+            notices=notices,
+            seconds=seconds,
+            chance=chance,
+            schedule=schedule_of(config, queue),
+            queue=queue,
+        )
         self._clock = clock
         self._seconds = seconds
         self._chance = chance
@@ -308,116 +297,48 @@ class Runner:
         dispositions: Sequence[Disposition],
         told: Told | None = None,
     ) -> None:
-        now = self._seconds()
-        onward: list[Op] = []  # what is enqueued goes before what it follows from
-        held: list[Op] = []
-        tried: list[tuple[Result, Disposition]] = []
-        failures: list[tuple[Recipient, Disposition]] = []
-        for number, recipient, said in zip(job.numbers, job.recipients, dispositions, strict=True):
-            verdict, final = said.verdict, said
-            if verdict is Verdict.HELD:
-                held = [Held(message.number, self.name, said.reply.text)]
-                continue
-            outcome, next_attempt = Outcome.DELIVERED, 0.0
-            if verdict is Verdict.DEFERRED:
-                outcome, next_attempt, final = self._deferred(message, copy.pending[number], said, now)
-            elif verdict is Verdict.FAILED:
-                outcome = Outcome.FAILED
-            elif verdict is Verdict.FORWARDED:
-                onward.append(await self._onward(message, said, now))
-            if outcome is Outcome.FAILED:
-                if wants_failure(recipient.notify):
-                    failures.append((recipient, final))
-                else:
-                    outcome = Outcome.SILENCED
-            tried.append(
-                (Result(number, outcome, next_attempt, final.transferred, final.modifiers, _text(final)), final)
-            )
-        if failures:
-            notice = await self._shard.in_thread(
-                self._notices.build_failure, message.envelope, message.id, failures, message.content, now
-            )
-            if notice is not None:
-                onward.append(self._shard.new_message(*notice))
-        ops = onward
-        if tried:
-            ops.append(Attempted(message.number, self.name, now, tuple([result for result, _ in tried])))
-            ops += await self._warning(message, copy, tried, now)
-        self._commit(message, copy, job.numbers, ops + held, told)
+        settlement = await self._verdicts.settle(message, copy, job, dispositions, at_once=told is not None)
+        if message.withheld:
+            self._clock.callLater(WITHHELD_S, self._release, message)
+        self._commit(message, settlement, told)
 
-    def _deferred(
-        self, message: Message, item: Pending, disposition: Disposition, now: float
-    ) -> tuple[Outcome, float, Disposition]:
-        arrival = message.envelope.arrival
-        age = self._schedule.next_age(
-            now - arrival,
-            attempts=item.attempts + 1,
-            draw=self._chance.random(),
-            retry_after=disposition.retry_after,
-        )
-        if age is not None:
-            return Outcome.DEFERRED, arrival + age, disposition
-        return (
-            Outcome.FAILED,
-            0.0,
-            evolve(disposition, verdict=Verdict.FAILED, reply=expired_reply(disposition.reply), diagnostic=""),
-        )
+    def _release(self, message: Message) -> None:
+        """Failures have waited long enough for the rest of their message."""
+        if message.withheld:
+            self._unsettled += 1
+            Deferred.fromCoroutine(self._verdicts.release(message)).addCallback(
+                lambda settlement: self._commit(message, settlement, None)
+            ).addErrback(lambda failure: self._log.failure("bug while settling message {id}", failure, id=message.id))
 
-    async def _onward(self, message: Message, disposition: Disposition, now: float) -> Enqueued:
-        content = message.content
-        octets = content.read() if content.in_memory else await self._shard.in_thread(content.read)
-        envelope = evolve(
-            message.envelope, recipients=disposition.onward, source=self.name, arrival=now, source_system="", user=""
-        )
-        return self._shard.new_message(envelope, octets)
+    def _commit(self, message: Message, settlement: Settlement, told: Told | None) -> None:
+        """Make it durable; without C{told} keep at it until it is."""
 
-    async def _warning(
-        self, message: Message, copy: Copy, tried: Sequence[tuple[Result, Disposition]], now: float
-    ) -> list[Op]:
-        """The delay notice that may be due after a deferral."""
-        envelope = message.envelope
-        delayed = [
-            (copy.pending[result.recipient].recipient, disposition)
-            for result, disposition in tried
-            if result.outcome is Outcome.DEFERRED
-        ]
-        if not delayed or not envelope.sender:
-            return []
-        passed = warnings_passed(self._queue.warn_s, now - envelope.arrival, copy.warned)
-        if passed <= copy.warned:
-            return []
-        wanting = [item for item in delayed if wants_delay(item[0].notify)]
-        ops: list[Op] = [Warned(message.number, self.name, now, passed)]
-        if wanting:
-            until = envelope.arrival + self._schedule.lifetime_s
-            notice = await self._shard.in_thread(
-                self._notices.build_delay, envelope, message.id, wanting, message.content, now, until
-            )
-            if notice is not None:
-                ops.insert(0, self._shard.new_message(*notice))
-        return ops
-
-    def _commit(
-        self, message: Message, copy: Copy, numbers: tuple[int, ...], ops: Sequence[Op], told: Told | None
-    ) -> None:
         def done(problem: OSError | None) -> None:
             if problem is None:
-                self._unclaim(message, copy, numbers)
+                self._unclaim(message, settlement.over)
             elif told is None:
-                if not isinstance(problem, JournalBroken):  # not even room for a mark: keep at it
-                    self._clock.callLater(1.0, self._commit, message, copy, numbers, ops, told)
+                if not isinstance(problem, JournalBroken):  # not even room for a mark
+                    self._clock.callLater(1.0, self._commit, message, settlement, told)
                 return
             elif not isinstance(problem, JournalBroken):
-                self._unclaim(message, copy, numbers)
+                self._unclaim(message, settlement.over)
             if told is not None:
                 told(problem)
 
-        self._shard.commit(ops, done)
+        if settlement.ops:
+            self._shard.commit(settlement.ops, done)
+        else:
+            done(None)
 
-    def _unclaim(self, message: Message, copy: Copy, numbers: tuple[int, ...]) -> None:
-        """An attempt, or whatever else recipients were taken out for, is over."""
-        copy.flying.difference_update(numbers)
-        self.wait(copy, message.number)
+    def _unclaim(self, message: Message, over: Mapping[str, Sequence[int]]) -> None:
+        """Attempts, or whatever else recipients were taken out for, are over."""
+        for channel, numbers in over.items():
+            copy = message.copies.get(channel)
+            if copy is not None:
+                copy.flying.difference_update(numbers)
+                self._shard.on_wait(message, copy)
+        if message.withheld and not others_out(message):
+            self._release(message)
         self._shard.evict(message)
         self._unsettled -= 1
         self._tell_drained()
@@ -432,8 +353,8 @@ class Runner:
         ended: Deferred[None] = Deferred()
         self._former.append((set(self.jobs), ended))
         self.channel = channel or self.channel
-        self._config, self._queue = config, queue
-        self._schedule = schedule_of(config, queue)
+        self._config = config
+        self._verdicts.schedule, self._verdicts.queue = schedule_of(config, queue), queue
         self.fair.concurrency = config.concurrency
         self.fair.destination_concurrency = config.destination_concurrency if config.kind == "smtp" else 0
         self.refill()
@@ -502,7 +423,8 @@ class Runner:
         if not numbers:
             return False
         results = tuple(Result(number, Outcome.REMOVED, text=text[:TEXT]) for number in numbers)
-        self._commit(message, copy, numbers, [Attempted(message.number, self.name, self._seconds(), results)], told)
+        ops: list[Op] = [Attempted(message.number, self.name, self._seconds(), results)]
+        self._commit(message, Settlement(ops, {self.name: list(numbers)}), told)
         return True
 
     def give_back(self, message: Message, copy: Copy, reply: Reply, told: Told) -> bool:
@@ -519,7 +441,7 @@ class Runner:
 
         def failed(failure: Failure) -> None:
             self._log.failure("cannot return message {id}", failure, id=message.id)
-            self._unclaim(message, copy, numbers)
+            self._unclaim(message, {self.name: numbers})
             told(OSError(EIO, "its content cannot be read, or there is a bug; the daemon's log has it"))
 
         Deferred.fromCoroutine(self._settle(message, copy, job, said, told)).addErrback(failed)
@@ -551,8 +473,3 @@ class Runner:
             waiting, self._drained = self._drained, []
             for each in waiting:
                 each.callback(None)
-
-
-def _text(disposition: Disposition) -> str:
-    text = disposition.diagnostic or str(disposition.reply)
-    return text[:TEXT].replace("\0", "")

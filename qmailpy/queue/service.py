@@ -34,14 +34,16 @@ from qmailpy.queue.journal import Journal
 from qmailpy.queue.layout import Layout
 from qmailpy.queue.listing import Listing
 from qmailpy.queue.recovery import Recovered, Recovery
-from qmailpy.queue.runner import INotices, Runner
+from qmailpy.queue.runner import Runner
 from qmailpy.queue.shard import InThread, Shard
 from qmailpy.queue.shelf import Shelf
 from qmailpy.queue.state import Copy, Message
+from qmailpy.queue.verdicts import INotices
 
 MEMORY = 64 * 1024 * 1024  # octets of small messages on their way in, a shard
 BACKLOG = 32 * 1024 * 1024  # octets on their way into the journal; beyond it new mail is told to come back
 UPKEEP_S = 1.0
+LIST_AGAIN_S = 5.0  # how soon a listing that failed begins anew
 BUSY_S = 0.2  # how often a shard that is locked is tried again, and how many times
 BUSY_TRIES = 50
 
@@ -173,6 +175,7 @@ class QueueShard:
             generations=[*recovered.generations, journal.generation],
         )
         self.shard.on_arrival = self._arrived
+        self.shard.on_wait = lambda message, copy: self.runner(copy.channel).wait(copy, message.number)
         self.runners: dict[str, Runner] = {}
         for channel in config.channels.values():
             self._runner(channel, around.channels.get(channel.name))
@@ -223,9 +226,21 @@ class QueueShard:
                 self.runner(copy.channel).take_up(message, copy)
             self.shard.evict(message)
         self.shard.retire()
-        listing = Listing(self.shard, self.watermark, self.recovered.known, self._listed)
-        self.listing = listing
-        return listing.run()
+        return Deferred.fromCoroutine(self._list())
+
+    async def _list(self) -> None:
+        """List old mail, from the beginning again while the disk or a want of descriptors does not let us."""
+        said = ""
+        while not self.stopping:
+            self.listing = Listing(self.shard, self.watermark, self.recovered.known, self._listed)
+            try:
+                await self.listing.run()
+                return
+            except OSError as problem:
+                if str(problem) != said:
+                    said = str(problem)
+                    self._log.error("queue shard {name} cannot be listed yet: {why}", name=self.name, why=said)
+            await deferLater(self._around.clock, LIST_AGAIN_S)
 
     def _listed(self, channel: str, when: float, number: int) -> None:
         self.runner(channel).push(when, number)

@@ -29,7 +29,7 @@ from qmailpy.queue.ids import IdSource
 from qmailpy.queue.journal import Journal, JournalBroken, Position
 from qmailpy.queue.layout import Layout
 from qmailpy.queue.shelf import Filing, Shelf, filing
-from qmailpy.queue.state import Message, State, enqueued_lines
+from qmailpy.queue.state import Copy, Message, State, enqueued_lines
 from qmailpy.values import Envelope, MemoryContent
 
 InThread = Callable[..., "Deferred[Any]"]
@@ -85,6 +85,7 @@ class Shard:
         self._loads = DeferredLock()
         self.broken: OSError | None = None
         self.on_arrival: Callable[[Message], None] = lambda message: None
+        self.on_wait: Callable[[Message, Copy], None] = lambda message, copy: None
         self.on_evict: Callable[[Message], None] = lambda message: None
         self.on_broken: Callable[[OSError], None] = lambda problem: None
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from attrs import Factory, define
+from attrs import Factory, define, frozen
 
 from qmailpy.queue.codec import (
     Attempted,
@@ -28,7 +28,7 @@ from qmailpy.queue.codec import (
 from qmailpy.queue.ids import to_id
 from qmailpy.queue.journal import Position
 from qmailpy.records.record import Action, LogRecord, QueueFile
-from qmailpy.values import Content, Envelope, Recipient
+from qmailpy.values import Content, Disposition, Envelope, Recipient
 
 _ACTIONS = {
     Outcome.DELIVERED: Action.DEQUEUED,
@@ -77,6 +77,16 @@ class Copy:
         return min(item.next_attempt for number, item in self.pending.items() if number not in flying)
 
 
+@frozen
+class Withheld:
+    """A recipient that has failed and waits for the others of its message, to be told of together; in memory only."""
+
+    channel: str
+    result: Result
+    recipient: Recipient
+    disposition: Disposition
+
+
 @define(eq=False)
 class Message:
     """A message in memory."""
@@ -91,6 +101,7 @@ class Message:
     generation: int = 0  # of the segment that holds it; 0 = it is in files only
     filed: bool = False  # it has files, or may have
     channels: tuple[str, ...] = ()  # all copies it was born with
+    withheld: list[Withheld] = Factory(list)  # among those in C{flying}; queue.verdicts
 
     @property
     def busy(self) -> bool:

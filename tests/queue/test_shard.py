@@ -109,3 +109,36 @@ class QueueTests(SynchronousTestCase):
         self.world.wait(1)
         self.assertLess(len(self.world.disk.listdir(f"{HOME}/queue/0/journal")), 7)
         self.assertEqual(len(self.world.mailbox("bob")), 200)
+
+    def test_failures_on_several_ways_are_told_of_together(self) -> None:
+        """One notice, when the last of them has ended, though they are recorded on two channels."""
+        self.world.send("bad@out.example", "bad@else.example", "gone@here.example", "ok@third.example")
+        (notice,) = self.world.mailbox("ann")
+        for address in (b"bad@out.example", b"bad@else.example", b"gone@here.example"):
+            self.assertIn(address, notice)
+        self.assertEqual(sorted(self.actions()), sorted("EEEE" + "D" + "E" + "RRR" + "D"))
+        self.assertEqual(self.world.stored(), {})
+
+    def test_a_failure_waits_a_minute_at_most_for_others(self) -> None:
+        """A recipient that takes long does not keep the sender in the dark."""
+        self.world.outside.silent = True
+        self.world.send("slow@out.example", "gone@here.example")
+        self.world.wait(59)
+        self.assertEqual(self.world.mailbox("ann"), [])
+        self.world.wait(2)
+        (notice,) = self.world.mailbox("ann")
+        self.assertIn(b"gone@here.example", notice)
+        self.world.outside.release()
+        self.world.pump()
+        self.assertEqual(self.world.stored(), {})
+        self.assertEqual(len(self.world.mailbox("ann")), 1)
+
+    def test_when_no_notice_can_be_made_the_failure_has_not_happened(self) -> None:
+        """It is tried again, and nothing is lost."""
+        self.world.broken_notices = 1
+        self.world.send("bad@out.example")
+        self.assertEqual(self.actions(), "EQ")
+        self.world.wait(301)
+        self.assertEqual(len(self.world.mailbox("ann")), 1)
+        self.assertEqual(self.world.stored(), {})
+        self.flushLoggedErrors(ZeroDivisionError)

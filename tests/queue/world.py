@@ -24,9 +24,9 @@ from qmailpy.errors import Temporary
 from qmailpy.interfaces import IChannel
 from qmailpy.queue.committer import StepCommitter
 from qmailpy.queue.journal import Journal
-from qmailpy.queue.runner import INotices
 from qmailpy.queue.service import QueueShard, Surroundings, thd_open
 from qmailpy.queue.switches import Switches
+from qmailpy.queue.verdicts import INotices
 from qmailpy.records.reading import lines
 from qmailpy.records.record import LogRecord
 from qmailpy.records.text import LineFormat, Unreadable
@@ -60,8 +60,19 @@ class Outside:
         self.name = name
         self.taken: Counter[tuple[str, bytes]] = Counter()
         self.asked: Counter[tuple[str, str]] = Counter()
+        self.silent = False  # nobody answers until L{release}
+        self._waiting: list[Deferred[None]] = []
+
+    def release(self) -> None:
+        """Answer everybody."""
+        waiting, self._waiting, self.silent = self._waiting, [], False
+        for each in waiting:
+            each.callback(None)
 
     async def dequeue(self, job: Job) -> Sequence[Disposition]:
+        if self.silent:
+            self._waiting.append(Deferred())
+            await self._waiting[-1]
         return [self._one(job, recipient) for recipient in job.recipients]
 
     def _one(self, job: Job, recipient: Recipient) -> Disposition:
@@ -81,6 +92,9 @@ class Outside:
 class PlainNotices:
     """Notices of one line, routed straight to where they go."""
 
+    def __init__(self, world: World) -> None:
+        self._world = world
+
     def build_failure(
         self,
         envelope: Envelope,
@@ -89,6 +103,9 @@ class PlainNotices:
         content: Content,
         now: float,
     ) -> tuple[Envelope, bytes] | None:
+        if self._world.broken_notices:
+            self._world.broken_notices -= 1
+            raise ZeroDivisionError
         if not envelope.sender:
             return None
         local = envelope.sender.endswith("@here.example")
@@ -111,12 +128,20 @@ class PlainNotices:
         now: float,
         until: float,
     ) -> tuple[Envelope, bytes] | None:
-        return None
+        back = Recipient(address=envelope.sender, original=envelope.sender, channel="local")
+        octets = b"delayed: " + queue_id.encode() + b",".join(one.address.encode() for one, _ in delayed) + b"\r\n"
+        return Envelope(sender="", recipients=(back,), source="tcp_local", arrival=now), octets
 
 
 def configuration(**queue: Any) -> Config:
     """A node with small segments."""
-    settings: dict[str, Any] = {"segment_octets": 4096, "segments": 4, "spill_octets": 1024, "reserve_octets": 0}
+    settings: dict[str, Any] = {
+        "segment_octets": 4096,
+        "segments": 4,
+        "spill_octets": 1024,
+        "reserve_octets": 0,
+        "warn_s": (),
+    }
     settings |= queue
     return Config(
         home=HOME,
@@ -147,6 +172,7 @@ class World:
         self.clock.advance(START)
         self.outside = Outside()
         self.lives = 1
+        self.broken_notices = 0  # so many notices fail to be made
         self.accepted: dict[str, tuple[Envelope, bytes]] = {}  # id: what was told 250
         self.offered: dict[str, tuple[Envelope, bytes]] = {}  # id: what a 250 may have been about to be told of
         self.shard: QueueShard | None = None
@@ -163,7 +189,7 @@ class World:
 
     def notices(self) -> INotices:
         """Who writes to senders."""
-        return PlainNotices()
+        return PlainNotices(self)
 
     def up(self, replay: bool = True) -> QueueShard:
         """Start. A power cut comes as an exception."""

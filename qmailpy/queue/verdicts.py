@@ -1,0 +1,229 @@
+"""
+From what a channel says of an attempt to the changes of the queue: pure decisions, and the notices that go with them.
+
+A sender is told once: recipients that have failed wait for the others of their message that are on their way, a minute
+at most, and then fail together, in one record with the one notice about all of them. Until then the journal knows
+nothing of it; after a crash they are tried again, which costs a refusal and loses nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from random import Random
+from typing import Protocol
+
+from attrs import evolve, frozen
+from twisted.logger import Logger
+
+from qmailpy.config.schema import QueueConfig
+from qmailpy.queue.codec import Attempted, Enqueued, Held, Op, Outcome, Result, Warned
+from qmailpy.queue.notices import wants_delay, wants_failure, warnings_passed
+from qmailpy.queue.retry import Schedule, expired_reply
+from qmailpy.queue.shard import Shard
+from qmailpy.queue.state import Copy, Message, Withheld
+from qmailpy.values import Content, Disposition, Envelope, Job, Recipient, Verdict
+
+TEXT = 1000  # characters of a diagnostic kept
+UNTOLD_S = 300.0  # when a notice cannot be made its recipients are tried again after this
+Failures = Sequence[tuple[Recipient, Disposition]]
+
+
+class INotices(Protocol):
+    """Builds the messages that tell senders (channels.process)."""
+
+    def build_failure(
+        self, envelope: Envelope, queue_id: str, failures: Failures, content: Content, now: float
+    ) -> tuple[Envelope, bytes] | None:
+        """The notice of these failures, or C{None} when nobody is to be told. May read the content: for a thread."""
+
+    def build_delay(
+        self, envelope: Envelope, queue_id: str, delayed: Failures, content: Content, now: float, until: float
+    ) -> tuple[Envelope, bytes] | None:
+        """The same for recipients that are still being tried, until the given time."""
+
+
+@frozen
+class Settlement:
+    """What is to be committed, and whose attempt is over with it."""
+
+    ops: list[Op]
+    over: dict[str, list[int]]  # channel: numbers of recipients
+
+
+class Verdicts:
+    """The judgement of one channel in one shard."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        shard: Shard,
+        notices: INotices,
+        seconds: Callable[[], float],
+        chance: Random,
+        schedule: Schedule,
+        queue: QueueConfig,
+    ) -> None:
+        """@ivar schedule: may be replaced, as C{queue} may."""
+        self.schedule = schedule
+        self.queue = queue
+        self._name = name
+        self._shard = shard
+        self._notices = notices
+        self._seconds = seconds
+        self._chance = chance
+
+    async def settle(
+        self, message: Message, copy: Copy, job: Job, dispositions: Sequence[Disposition], *, at_once: bool = False
+    ) -> Settlement:
+        """
+        What an attempt comes to.
+
+        @param at_once: failures wait for nobody: an operator gives the mail back.
+        """
+        now = self._seconds()
+        onward: list[Op] = []  # what is enqueued goes before what it follows from
+        held: list[Op] = []
+        tried: list[tuple[Result, Disposition]] = []
+        failed: list[Withheld] = []
+        for number, recipient, said in zip(job.numbers, job.recipients, dispositions, strict=True):
+            if said.verdict is Verdict.HELD:
+                held = [Held(message.number, self._name, said.reply.text)]
+                continue
+            if said.verdict is Verdict.FORWARDED:
+                onward.append(await self._onward(message, said, now))
+            outcome, next_attempt, final = self._outcome(message, copy, number, said, now)
+            result = Result(number, outcome, next_attempt, final.transferred, final.modifiers, _text(final))
+            if outcome is Outcome.FAILED:
+                failed.append(Withheld(self._name, result, recipient, final))
+            else:
+                tried.append((result, final))
+        over = {self._name: list(job.numbers)}
+        if not at_once and (failed or message.withheld) and others_out(message, job.numbers):
+            message.withheld += failed
+            waiting = {each.result.recipient for each in failed}
+            over[self._name] = [number for number in job.numbers if number not in waiting]
+            failed = []
+        elif message.withheld:
+            failed = message.withheld + failed
+            message.withheld = []
+        notice, results = await self._tell(message, failed, now)
+        for channel, some in results.items():
+            numbers = over.setdefault(channel, [])
+            numbers += [one.recipient for one in some if one.recipient not in numbers]
+        mine = results.setdefault(self._name, [])
+        mine[:0] = [result for result, _ in tried]
+        ops = onward + notice + _attempts(message, results, now)
+        ops += await self._warning(message, copy, tried, now)
+        return Settlement(ops + held, over)
+
+    async def release(self, message: Message) -> Settlement:
+        """The recipients of a message that failed have waited long enough for the others."""
+        failed, message.withheld = message.withheld, []
+        now = self._seconds()
+        notice, results = await self._tell(message, failed, now)
+        over = {channel: [one.recipient for one in some] for channel, some in results.items()}
+        return Settlement(notice + _attempts(message, results, now), over)
+
+    def _outcome(
+        self, message: Message, copy: Copy, number: int, said: Disposition, now: float
+    ) -> tuple[Outcome, float, Disposition]:
+        """Outcome, time of the next attempt, and what is said of it in the end."""
+        if said.verdict is Verdict.DEFERRED:
+            arrival = message.envelope.arrival
+            age = self.schedule.next_age(
+                now - arrival,
+                attempts=copy.pending[number].attempts + 1,
+                draw=self._chance.random(),
+                retry_after=said.retry_after,
+            )
+            if age is not None:
+                return Outcome.DEFERRED, arrival + age, said
+            said = evolve(said, verdict=Verdict.FAILED, reply=expired_reply(said.reply), diagnostic="")
+        elif said.verdict is not Verdict.FAILED:
+            return Outcome.DELIVERED, 0.0, said
+        recipient = copy.pending[number].recipient
+        return Outcome.FAILED if wants_failure(recipient.notify) else Outcome.SILENCED, 0.0, said
+
+    async def _onward(self, message: Message, disposition: Disposition, now: float) -> Enqueued:
+        content = message.content
+        octets = content.read() if content.in_memory else await self._shard.in_thread(content.read)
+        envelope = evolve(
+            message.envelope, recipients=disposition.onward, source=self._name, arrival=now, source_system="", user=""
+        )
+        return self._shard.new_message(envelope, octets)
+
+    async def _tell(
+        self, message: Message, failed: Sequence[Withheld], now: float
+    ) -> tuple[list[Op], dict[str, list[Result]]]:
+        """The notice of failures, and their results; when it cannot be made the failures have not happened yet."""
+        if not failed:
+            return [], {}
+        told = [(each.recipient, each.disposition) for each in failed]
+        results = [(each.channel, each.result) for each in failed]
+        ops: list[Op] = []
+        try:
+            notice = await self._shard.in_thread(
+                self._notices.build_failure, message.envelope, message.id, told, message.content, now
+            )
+        except Exception:
+            self._log.failure("no notice can be made for message {id}: it is kept", id=message.id)
+            results = [
+                (channel, evolve(result, outcome=Outcome.DEFERRED, next_attempt=now + UNTOLD_S))
+                for channel, result in results
+            ]
+        else:
+            if notice is not None:
+                ops.append(self._shard.new_message(*notice))
+        by_channel: dict[str, list[Result]] = {}
+        for channel, result in results:
+            by_channel.setdefault(channel, []).append(result)
+        return ops, by_channel
+
+    async def _warning(
+        self, message: Message, copy: Copy, tried: Sequence[tuple[Result, Disposition]], now: float
+    ) -> list[Op]:
+        """The delay notice that may be due after a deferral."""
+        envelope = message.envelope
+        delayed = [
+            (copy.pending[result.recipient].recipient, disposition)
+            for result, disposition in tried
+            if result.outcome is Outcome.DEFERRED
+        ]
+        if not delayed or not envelope.sender:
+            return []
+        passed = warnings_passed(self.queue.warn_s, now - envelope.arrival, copy.warned)
+        if passed <= copy.warned:
+            return []
+        wanting = [item for item in delayed if wants_delay(item[0].notify)]
+        ops: list[Op] = [Warned(message.number, self._name, now, passed)]
+        if wanting:
+            until = envelope.arrival + self.schedule.lifetime_s
+            notice = await self._shard.in_thread(
+                self._notices.build_delay, envelope, message.id, wanting, message.content, now, until
+            )
+            if notice is not None:
+                ops.insert(0, self._shard.new_message(*notice))
+        return ops
+
+
+def others_out(message: Message, numbers: Sequence[int] = ()) -> bool:
+    """Whether recipients are on their way, or about to be for the first time, besides these and those that wait."""
+    ours = {*numbers, *(each.result.recipient for each in message.withheld)}
+    for copy in message.copies.values():
+        for number, item in copy.pending.items():
+            if number not in ours and (number in copy.flying or (not item.attempts and copy.held is None)):
+                return True
+    return False
+
+
+def _attempts(message: Message, results: Mapping[str, Sequence[Result]], now: float) -> list[Op]:
+    """One op a channel: what leaves and what stays of one attempt belong together in the records."""
+    return [Attempted(message.number, channel, now, tuple(some)) for channel, some in results.items() if some]
+
+
+def _text(disposition: Disposition) -> str:
+    text = disposition.diagnostic or str(disposition.reply)
+    return text[:TEXT].replace("\0", "")
