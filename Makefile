@@ -20,8 +20,8 @@ test: ## installs what tests need, then check and trial
 	@$(MAKE) --no-print-directory check trial
 
 check: ## format, lint, types, import contracts
-	$(BIN)/ruff format --check qmailpy tests twisted
-	$(BIN)/ruff check qmailpy tests twisted
+	$(BIN)/ruff format --check qmailpy tests twisted benchmarks
+	$(BIN)/ruff check qmailpy tests twisted benchmarks
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
