@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IReactorTCP, IReactorTime, IReactorUDP, IUDPTransport
 from twisted.internet.protocol import DatagramProtocol, Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
@@ -99,7 +100,10 @@ class ReactorAsk:
     ) -> bytes:
         here = "::" if ":" in server[0] else ""
         # Twisted reads at most max_packet_size octets of a datagram.
-        port = self._reactor.listenUDP(0, _Datagram(query, server, answer), interface=here, maxPacketSize=65535)
+        try:
+            port = self._reactor.listenUDP(0, _Datagram(query, server, answer), interface=here, maxPacketSize=65535)
+        except CannotListenError as error:  # no descriptors left, which is no OSError to Twisted
+            raise OSError(f"no socket: {error.socketError}") from error
         try:
             return await answer
         finally:

@@ -4,6 +4,7 @@ The resolver over real sockets, against a name server in the same process.
 
 from __future__ import annotations
 
+import errno
 from typing import Any, cast
 
 import dns.flags
@@ -11,6 +12,7 @@ import dns.message
 import dns.rrset
 from twisted.internet import reactor as global_reactor
 from twisted.internet.address import IPv4Address
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IUDPTransport
 from twisted.internet.protocol import DatagramProtocol, Factory, Protocol
 from twisted.trial.unittest import TestCase
@@ -88,6 +90,16 @@ class DnsWireTests(TestCase):
         self.udp.silent = True
         with self.assertRaises(Temporary):
             await self.resolver(0.05).mx("m.example")
+
+    async def test_no_socket_to_ask_from(self) -> None:
+        """As when there are no descriptors left: temporary, and no bug."""
+
+        def none_left(*_: object, **__: object) -> None:
+            raise CannotListenError("", 0, OSError(errno.EMFILE, "Too many open files"))
+
+        self.patch(reactor, "listenUDP", none_left)
+        with self.assertRaises(Temporary):
+            await self.resolver().mx("m.example")
 
     async def test_a_port_nobody_listens_on(self) -> None:
         """Told at once by the operating system."""
