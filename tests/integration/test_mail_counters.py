@@ -70,7 +70,7 @@ class Counters(NodeCase):
         )
 
     def test_refused_recipients_are_rejected(self) -> None:
-        """C4: nobody of that name, and relaying by a stranger; a transaction is one message, whatever is refused of it."""
+        """C4: nobody of that name, and relaying by a stranger; one message a transaction."""
         with self.node.talk() as talk:
             replies = talk.envelope("a@client.example", ["nobody@example.org", "x@remote.example"])
             self.assertEqual([reply[:9] for reply in replies], ["250 2.1.0", "550 5.1.1", "550 5.7.1"])
@@ -86,7 +86,9 @@ class Counters(NodeCase):
     def test_a_message_refused_for_what_it_is_counts_its_blocks(self) -> None:
         """C4: a J record with a size."""
         with self.node.talk() as talk:
-            reply = talk.mail("a@client.example", ["alice@example.org"], message("bare", b"a\nb" + b"x" * 1500 + b"\r\n"))
+            reply = talk.mail(
+                "a@client.example", ["alice@example.org"], message("bare", b"a\nb" + b"x" * 1500 + b"\r\n")
+            )
             self.assertEqual(reply[:10], "550 5.6.11")
         self.expect({"tcp_local": {"rejected": (1, 1, 2), "in": 1}})
 
