@@ -115,6 +115,8 @@ class CrashTests(SynchronousTestCase):
                     self.assertEqual(len(notices), 1, f"notice of {queue_id}")
                 else:
                     self.assertGreaterEqual(world.outside.taken[recipient.address, octets], 1, queue_id)
+        delayed = [octets for box in mailboxes.values() for octets in box if octets.startswith(b"delayed")]
+        self.assertEqual(len(delayed), len({octets[:24] for octets in delayed}), "told twice of a delay")
         sent = {octets for _, octets in world.offered.values()}
         for boxed in mailboxes.values():
             for octets in boxed:
