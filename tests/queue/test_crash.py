@@ -63,7 +63,7 @@ def cuts(scenario: Scenario, ignore: Ignore | None = None) -> Iterator[tuple[int
     """The scenario again and again, dying one step later each time; ends when it lives through."""
     die_at = 0
     while True:
-        world = World(CrashDisk(die_at, directories=[HOME, f"{HOME}/log"]), configuration(warn_s=(300.0,)))
+        world = World(CrashDisk(die_at, directories=[HOME, f"{HOME}/log"]), configuration(warn_s=(0.0,)))
         world.disk.ignore_sync = ignore
         try:
             scenario(world)
