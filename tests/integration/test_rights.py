@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Callable
 from functools import cache
 
@@ -78,6 +79,10 @@ class PrivilegedNode(Node):
         )
         endpoint = "tcp:0:interface=127.0.0.1"
         self.set({"directory.endpoint": endpoint, "listener.smtp.endpoint": endpoint, "queue.segment_octets": 1 << 20})
+        with open(self.path("etc", "qmailpy.toml"), "rb") as source:
+            names = [one["name"] for one in tomllib.load(source)["listener"]]
+        others = [name for name in names if name not in ("smtp", "inject")]
+        self.set({f"listener.{name}.endpoint": f"unix:run/{name}.sock" for name in others})
 
     def launch(self, prepare: Callable[[], None] | None = None) -> None:
         self._printed = os.path.getsize(self.output) if os.path.exists(self.output) else 0
