@@ -64,10 +64,11 @@ class Hostile(NodeCase):
         self.assertEqual(self.sink.mails, [])
 
     def test_what_leaves_has_dots_in_their_place(self) -> None:
-        """Lines of dots, dots behind CRLF at every place of a chunk; to the raw octets at the next hop."""
-        body = b".\r\n..\r\n.a\r\n" + b"".join(
-            b"x" * (n % 7) + b"\r\n." + b"y" * (n % 3) + b"\r\n" for n in range(30000)
-        )
+        """
+        Compared as the raw octets at the next hop. Content is read in pieces of 2^16 octets: of lines of 3 octets every
+        third piece begins with one.
+        """
+        body = b".\r\n" * 130000 + b"..\r\n.a\r\n" + b"".join(b"x" * (n % 7) + b"\r\n." for n in range(9000)) + b"\r\n"
         content = message("dots", body)
         with self.node.talk(source="127.0.0.2") as talk:
             self.assertTrue(
