@@ -51,9 +51,13 @@ postfix postfix
 smtp-sink postfix
 swaks swaks
 curl curl
+openssl openssl
+gsasl gsasl
 ldapsearch ldap-utils
 slapd slapd
 END
+# swaks speaks TLS and all of SASL only with these
+perl -MNet::SSLeay -MAuthen::SASL -e 1 2> /dev/null || missing="$missing libnet-ssleay-perl libauthen-sasl-perl"
 missing=$(printf '%s\n' $missing | sort -u | tr '\n' ' ')
 missing=${missing% }
 [ -n "$missing" ] || exit 0

@@ -10,6 +10,7 @@ settles, then channels and directory.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from twisted.logger import Logger
 from qmailpy.app.context import ChildContext
 from qmailpy.app.drops import Drops
 from qmailpy.app.rolling import Rolling
+from qmailpy.auth.logins import Logins
 from qmailpy.channels.parts import Parts
 from qmailpy.channels.process import Notices
 from qmailpy.channels.registry import factory, make_channels
@@ -32,7 +34,9 @@ from qmailpy.config.schema import Config, ListenerConfig
 from qmailpy.control.client import Json
 from qmailpy.directory.address import POSTMASTER
 from qmailpy.directory.service import cached, ldap_directory
+from qmailpy.directory.setup import SERVICE, thd_read_secret
 from qmailpy.disk.files import RealFiles
+from qmailpy.errors import ConfigError
 from qmailpy.interfaces import IChannel
 from qmailpy.queue.committer import ICommitter
 from qmailpy.queue.journal import Journal
@@ -44,8 +48,12 @@ from qmailpy.queue.view import QueueOperations, parts_of
 from qmailpy.remote.dns_wire import resolver
 from qmailpy.routing.router import Router
 from qmailpy.servers.smtp import SmtpFactory
+from qmailpy.servers.tls import Certificates, thd_read_pairs
 from qmailpy.stats.lanes import Lane
 from qmailpy.stats.recorder import Recorder
+
+_KINDS = ("smtp", "submission", "lmtp")
+"""Kinds of listeners that are ours."""
 
 
 class MailWorker(Service):
@@ -71,10 +79,19 @@ class MailWorker(Service):
     def startService(self) -> None:
         super().startService()
         context, config = self._context, self._config
-        self._server = ldap_directory(self._reactor, config, context.secret)
+        secret = context.secret if context.secret is not None else thd_read_secret(context.home, SERVICE)
+        self._server = ldap_directory(self._reactor, config, secret)
         self._directory = cached(self._reactor, config, self._server)
         self._router = Router(config, self._directory)
         self._resolver = resolver(self._reactor, config.dns)
+        self._logins = Logins(
+            self._reactor,
+            self._directory,
+            domain=config.server.domain,
+            # The same in all processes and after a restart, and nothing a stranger can know.
+            key=hashlib.sha256(b"imagined secrets " + secret).digest(),
+        )
+        self._certificates = self._read_certificates()
         self.queue = QueueService(
             reactor=self._reactor,
             shards={name: partial(self._surroundings, name) for name in context.shards},
@@ -154,7 +171,7 @@ class MailWorker(Service):
         self._note_session()
         recorder = self._recorders[self._context.shards[0]]
         for listener in config.listeners:
-            if listener.kind == "smtp":
+            if listener.kind in _KINDS:
                 factory = self._smtp(listener, recorder)
                 self._factories.append(factory)
                 self._ports += self._context.listen(listener.name, factory)
@@ -167,6 +184,21 @@ class MailWorker(Service):
             self._rolling.startService()
             self._context.control.add("log.roll", self._rolling.roll)
         self._context.ready()
+
+    def _read_certificates(self) -> Certificates | None:
+        """
+        What TLS needs; without it there is none, and the mail that needs none still flows.
+
+        Once, at the start: small files, before there is anybody who would have to wait.
+        """
+        if all(listener.tls == "none" for listener in self._config.listeners if listener.kind in _KINDS):
+            return None
+        try:
+            return Certificates(thd_read_pairs(self._config.home))
+        except ConfigError as error:
+            for problem in error.problems:
+                self._log.error("no TLS: {problem}", problem=problem)
+            return None
 
     def _smtp(self, listener: ListenerConfig, recorder: Recorder) -> SmtpFactory:
         config = self._config
@@ -182,6 +214,9 @@ class MailWorker(Service):
             trust=config.trust,
             postmaster=config.server.postmaster or POSTMASTER,
             resolver=self._resolver,
+            certificates=None if listener.tls == "none" else self._certificates,
+            logins=self._logins,
+            directory=self._directory,
         )
 
     def _cannot_open(self, failure: Any) -> None:
@@ -229,6 +264,13 @@ class MailWorker(Service):
                     ended[name].addCallback(partial(self._end_channel, old))
         for name in config.channels.keys() - before.channels.keys():
             self._log.warn("channel {name} is new: it is there after a restart", name=name)
+        listeners = {listener.name: listener for listener in config.listeners}
+        for made_before in self._factories:
+            former_listener = made_before.site.listener
+            listener = listeners.get(former_listener.name, former_listener)
+            made_before.reconfigure(listener, config.queue, config.log, config.trust)
+        if self._certificates is not None:
+            self._certificates.use(await self.queue.in_thread(thd_read_pairs, config.home))
 
     async def _end(self, channel: IChannel) -> None:
         self._channels.remove(channel)

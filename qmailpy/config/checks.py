@@ -27,7 +27,7 @@ _BASE = re.compile(
 )
 
 KINDS_OF_CHANNEL = ("smtp", "local", "process", "hold", "bitbucket")
-KINDS_OF_LISTENER = ("smtp",)
+KINDS_OF_LISTENER = ("smtp", "submission", "lmtp", "pop3")
 
 
 def is_domain(text: str) -> bool:
@@ -250,6 +250,8 @@ CHECKS: Mapping[type, Mapping[str, Check]] = {
         "name": name,
         "kind": one_of(*KINDS_OF_LISTENER),
         "endpoint": endpoint,
+        "tls": one_of("starttls", "implicit", "none"),
+        "auth": optional(one_of("none", "offered", "required")),
         "connections": count,
         "connections_per_client": count,
         "command_timeout_s": seconds,

@@ -78,16 +78,25 @@ class ListenerConfig:
     """[[listener]]: a port that is listened on."""
 
     name: str
-    kind: str  # "smtp" (other kinds follow)
+    kind: str  # "smtp" (mail from other servers), "submission" (from our users), "lmtp" or "pop3"
     endpoint: str  # a Twisted endpoint description: "tcp:25", "tcp:10025:interface=127.0.0.1"
     channel: str = "tcp_local"  # source channel of what arrives here
+    tls: str = "starttls"  # "starttls" (offered), "implicit" (from the first octet) or "none"
+    auth: str = ""  # "none", "offered" or "required"; "" = "required" for "submission", else "none"
+    plain_auth: bool = False  # logins without TLS too, for clients on loopback
     connections: int = 10000  # at once, a worker
     connections_per_client: int = 100  # at once, a client address; trusted clients are free of it
     command_timeout_s: float = 300.0
     data_timeout_s: float = 600.0  # between two arrivals of message data
     errors: int = 20  # refused or bad commands before the session is ended (421)
     messages: int = 1000  # a session
+    login_delay_s: float = 0.0  # pop3: least time between two logins of a mailbox; 0 = none
     bare_lf: str = "refuse"  # "refuse" with 550 5.6.11 or "normalise" to CRLF (for old devices)
+
+    @property
+    def login(self) -> str:
+        """What C{auth} comes to: "none", "offered" or "required"."""
+        return self.auth or ("required" if self.kind in ("submission", "pop3") else "none")
 
 
 @frozen(kw_only=True)

@@ -55,6 +55,14 @@ def home_text(choices: HomeChoices) -> str:
     if choices.trust:
         values["trust.networks"] = list(choices.trust)
     if choices.unprivileged:
-        values["listener.smtp.endpoint"] = f"tcp:{UNPRIVILEGED + 25}:interface=127.0.0.1"
+        for name, port in (
+            ("smtp", 25),
+            ("submissions", 465),
+            ("submission", 587),
+            ("lmtp", 24),
+            ("pop3s", 995),
+            ("pop3", 110),
+        ):
+            values[f"listener.{name}.endpoint"] = f"tcp:{UNPRIVILEGED + port}:interface=127.0.0.1"
         values["directory.endpoint"] = f"tcp:{UNPRIVILEGED + 389}:interface=127.0.0.1"
     return changed(template_text(), values)

@@ -5,8 +5,12 @@ It takes the core's events one after the other: routes recipients, feeds the int
 be answered at once (a directory that must be asked, a commit) is answered from a callback; meanwhile the core holds
 back what follows, and when more arrives the transport is paused. Replies of one turn leave in one write.
 
-Nothing here decides about mail but three rules: who may relay (RFC 5321 s.7.9: an address of ours, or a client that is
-trusted), how many recipients, and how many connections.
+Nothing here decides about mail but these rules: who may relay (RFC 5321 s.7.9: an address of ours, a client that is
+trusted, a user that has logged in), that a user sends in its own name, where a login is required, how many recipients,
+and how many connections.
+
+TLS is the transport's: L{Certificates<qmailpy.servers.tls.Certificates>} are given to it, and from then on it carries
+our octets inside. Logins are decided by L{Logins<qmailpy.auth.logins.Logins>}.
 
 What fails and how: a refusal is a reply (and a J record); an unexpected exception is logged with its traceback and
 answered 451 4.3.0; a connection that ends with recipients accepted and no message leaves a V record for each.
@@ -15,26 +19,34 @@ answered 451 4.3.0; a connection that ends with recipients accepted and no messa
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, cast
 
+from OpenSSL import SSL
 from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IDelayedCall, IProtocol, IPushProducer, ITCPTransport
+from twisted.internet.interfaces import IDelayedCall, IHandshakeListener, IProtocol, IPushProducer, ITCPTransport
 from twisted.internet.tcp import Connection
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from qmailpy.auth.logins import Refusal, Why
 from qmailpy.errors import MailError
 from qmailpy.interfaces import IFlow, IIntake
 from qmailpy.records.record import Action, LogRecord, QueueFile
 from qmailpy.servers.clients import plain_address
 from qmailpy.servers.site import Site, Transaction
-from qmailpy.values import Envelope, Refused, Reply, RouteResult
+from qmailpy.servers.smtp_records import connection_record, ends, modifiers, protocol, why_ended
+from qmailpy.servers.submission import Head, may_send_as
+from qmailpy.servers.tls import Secured, bindings
+from qmailpy.values import Envelope, Mailbox, Refused, Reply, RouteResult, ScramSecret
 from qmailpy.wire.headers import find, priority, received_field, source_system
+from qmailpy.wire.sasl import SecretWanted
 from qmailpy.wire.smtp import SmtpCore
 from qmailpy.wire.smtp_events import (
+    AuthStep,
     BadCommand,
     DataBegun,
     DataChunk,
@@ -46,6 +58,7 @@ from qmailpy.wire.smtp_events import (
     MailFrom,
     RcptTo,
     Reset,
+    StartTls,
 )
 
 _INTERNAL = Reply(451, "4.3.0", "Internal error, try again later")
@@ -55,14 +68,28 @@ _TIMEOUT = Reply(421, "4.4.2", "Timeout")
 _STOPPING = Reply(421, "4.3.2", "Server is stopping")
 _FULL = Reply(421, "4.3.2", "Too many connections")
 _CLIENT_FULL = Reply(421, "4.7.0", "Too many connections from your address")
+_LOGIN_FIRST = Reply(530, "5.7.0", "Authentication required")  # RFC 4954 s.6
+_TLS_FIRST = Reply(530, "5.7.0", "Must issue a STARTTLS command first")  # RFC 3207 s.4
+_NOT_YOURS = Reply(553, "5.7.1", "Sender address is not yours")
+_LOGGED_IN = Reply(235, "2.7.0", "Authentication successful")
+_NO_LOGIN = {  # RFC 4954 s.6
+    Why.WRONG: Reply(535, "5.7.8", "Authentication credentials invalid"),
+    Why.MALFORMED: Reply(501, "5.5.2", "Malformed authentication message"),
+    Why.BANNED: Reply(454, "4.7.0", "Too many failed logins, try again later"),
+    Why.AWAY: Reply(454, "4.7.0", "Temporary authentication failure"),
+}
 
 # Why the transport is paused; it reads while there is no reason.
 _ANSWER, _FLOW, _OUTPUT = 1, 2, 4
 _LINGER_S = 30.0  # for a client to take our last words
+_HANDSHAKE_S = 60.0  # for TLS to come up
 _ID_CHARACTERS = 250  # of a Message-ID, for the log
 
 
-@implementer(IProtocol, IFlow, IPushProducer)
+_LOOPBACK = ("::1",)
+
+
+@implementer(IProtocol, IHandshakeListener, IFlow, IPushProducer)
 class SmtpSession:
     """
     A connection. Thousands may be idle, so that it is slots and a core, with no containers of its own until there is
@@ -72,6 +99,7 @@ class SmtpSession:
     _log = Logger()
 
     __slots__ = (
+        "_asking",
         "_bad_commands",
         "_closing",
         "_core",
@@ -83,19 +111,21 @@ class SmtpSession:
         "_opened",
         "_pauses",
         "_registered",
-        "_routing",
         "_running",
+        "_secured",
+        "_shaking",
         "_site",
         "_timer",
         "_transaction",
         "_trusted",
+        "_user",
         "_why",
         "transport",
     )
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._core = SmtpCore(site.service)
+        self._core = SmtpCore(site.offers.clear)
         self.transport: Any = None
         self._direct: socket.socket | None = None  # where to write without waiting for the reactor's next turn
         self._ip = ""
@@ -111,8 +141,11 @@ class SmtpSession:
         self._heard = 0.0
         self._timer: IDelayedCall | None = None
         self._transaction: Transaction | None = None
-        self._routing: Deferred[RouteResult] | None = None
+        self._asking: Deferred[Any] | None = None  # routing, a login, whether a sender is the user's own
         self._bad_commands = 0
+        self._shaking = False  # TLS has begun and is not there yet
+        self._secured: Secured | None = None
+        self._user = ""  # address of the mailbox that has logged in
 
     # IProtocol
 
@@ -132,10 +165,9 @@ class SmtpSession:
             transport.setTcpNoDelay(True)
         if isinstance(transport, Connection) and not transport.TLS:
             self._direct = transport.socket
+        ours = plain_address(getattr(host, "host", ""))
         if site.log.connections:
-            ours = plain_address(getattr(host, "host", ""))
-            ends = f"TCP|{ours}|{getattr(host, 'port', 0)}|{self._ip}|{getattr(peer, 'port', 0)}"
-            self._ends = "UNIX" if unix else ends
+            self._ends = ends(host, peer, unix, self._ip, ours)
         site.sessions.add(self)
         count = site.counts.add(self._ip)
         self._heard = site.reactor.seconds()
@@ -147,13 +179,20 @@ class SmtpSession:
         elif not self._trusted and count > site.listener.connections_per_client:
             refusal = _CLIENT_FULL
         if refusal is not None:
-            self._record_connection(Action.REFUSED, refusal)
+            connection_record(site, Action.REFUSED, self._ends, diagnostic=str(refusal))
             self._core.close(refusal)
+            if site.listener.tls == "implicit":
+                self._core.take()  # in the clear it would mean nothing to the client
         else:
             self._opened = True
-            self._record_connection(Action.OPENED, None)
-            self._arm(site.listener.command_timeout_s)
-            self._core.greet()
+            connection_record(site, Action.OPENED, self._ends)
+            if site.listener.tls == "implicit":
+                self._begin_tls()
+            else:
+                if unix or self._ip in _LOOPBACK or self._ip.startswith("127."):
+                    self._core.service = site.offers.near
+                self._core.greet()
+            self._arm(min(site.listener.command_timeout_s, _HANDSHAKE_S))
         self._flush()
 
     def dataReceived(self, data: bytes) -> None:
@@ -171,15 +210,27 @@ class SmtpSession:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._routing is not None:
-            self._routing.cancel()
+        if self._asking is not None:
+            self._asking.cancel()
         self._give_up()
         if self._opened:
-            self._record_connection(Action.CLOSED, self._why)
+            handshake = _tls_problem(reason) if self._shaking else ""
+            connection_record(site, Action.CLOSED, self._ends, diagnostic=why_ended(self._why, handshake))
         site.sessions.discard(self)
         site.counts.remove(self._ip)
         if site.gone is not None:
             site.gone()
+
+    # IHandshakeListener
+
+    def handshakeCompleted(self) -> None:
+        self._shaking = False
+        self._secured = Secured.of(self.transport)
+        self._heard = self._site.reactor.seconds()
+        if self._site.listener.tls == "implicit":
+            # Not before: TLS holds back whoever writes during a handshake, and we would stop reading it.
+            self._core.greet()
+            self._flush()
 
     # IFlow, for the intake
 
@@ -210,7 +261,9 @@ class SmtpSession:
 
     def stop(self) -> None:
         """End the session now, unless it is busy: then behind its message."""
-        if not self.busy and not self._lost:
+        if self._shaking:
+            self.abort()
+        elif not self.busy and not self._lost:
             self._shut(_STOPPING)
 
     def abort(self) -> None:
@@ -251,7 +304,108 @@ class SmtpSession:
     def _greeted(self, event: Greeted) -> None:
         self._forget()
 
+    def _start_tls(self, event: StartTls) -> None:
+        core = self._core
+        self._forget()
+        core.accept()
+        if not core.closed:
+            self._flush()  # the 220, in the clear
+            self._begin_tls()
+
+    def _begin_tls(self) -> None:
+        site = self._site
+        self._direct = None
+        self._secured = None
+        self._user = ""
+        if site.certificates is None:
+            self._log.error("listener {name}: there are no certificates", name=site.listener.name)
+            self._core.close(_INTERNAL)
+            self._core.take()
+            self.abort()
+            return
+        self._shaking = True
+        self.transport.startTLS(site.certificates)
+        self._core.secure(site.offers.inside, self._bindings)
+
+    def _bindings(self) -> Mapping[str, bytes]:
+        return bindings(self.transport)
+
+    def _auth_step(self, event: AuthStep) -> None:
+        site, step = self._site, event.step
+        if site.logins is None:
+            raise RuntimeError("nobody to ask about logins")
+        client = "" if self._trusted else self._ip  # trusted clients are free of limits
+        if isinstance(step, SecretWanted):
+            asking: Deferred[Any] = Deferred.fromCoroutine(site.logins.secret(step.login, client))
+        else:
+            asking = Deferred.fromCoroutine(site.logins.decide(step, client))
+        self._ask(asking, self._login_told, "a login")
+
+    def _login_told(self, found: Mailbox | ScramSecret | Refusal) -> None:
+        if isinstance(found, ScramSecret):
+            self._core.secret(found)
+            return
+        if isinstance(found, Refusal):
+            reply, user = _NO_LOGIN[found.why], found.login
+            if found.detail:
+                self._log.info("login from {ip} refused: {detail!r}", ip=self._ip, detail=found.detail[:200])
+        else:
+            reply, user = _LOGGED_IN, found.address
+            self._user = user
+        connection_record(self._site, Action.AUTHENTICATED, self._ends, user=user, diagnostic=str(reply))
+        self._core.answer(reply)
+
+    def _ask(self, asking: Deferred[Any], told: Callable[[Any], None], what: str) -> None:
+        """Have the question that is out answered by C{told}, when what it needs is known."""
+        self._asking = asking
+        asking.addCallbacks(self._asked, self._not_asked, callbackArgs=(told,), errbackArgs=(what,))
+
+    def _asked(self, found: Any, told: Callable[[Any], None]) -> None:
+        self._asking = None
+        if self._lost or self._core.closed:
+            return
+        try:
+            told(found)
+        except Exception:
+            self._log.failure("SMTP session with {ip}", ip=self._ip)
+            if self._core.waiting:
+                self._core.answer(_INTERNAL)
+        self._go_on()
+
+    def _not_asked(self, failure: Failure, what: str) -> None:
+        """The directory is away, or a bug; or the session is over, and we gave it up ourselves."""
+        self._asking = None
+        if self._lost or self._core.closed or failure.check(CancelledError) is not None:
+            return
+        self._core.answer(self._reply_to(failure, what))
+        self._go_on()
+
     def _mail_from(self, event: MailFrom) -> None:
+        site = self._site
+        user = self._user
+        if user:
+            if site.directory is None or not event.address or event.address == user:
+                self._begin(event)
+                return
+            asking = Deferred.fromCoroutine(may_send_as(site.directory, user, event.address))
+            self._ask(asking, partial(self._sender_told, event), "a sender")
+        elif site.listener.login == "required":
+            tls_first = site.offers.clear.starttls and self._secured is None and not self._shaking
+            self._core.answer(_TLS_FIRST if tls_first and not self._may_log_in() else _LOGIN_FIRST)
+        else:
+            self._begin(event)
+
+    def _may_log_in(self) -> bool:
+        return bool(self._core.service.mechanisms)
+
+    def _sender_told(self, event: MailFrom, own: bool) -> None:
+        if own:
+            self._begin(event)
+            return
+        self._bad_command(BadCommand(f"MAIL FROM:<{event.address}>".encode(), _NOT_YOURS))
+        self._core.answer(_NOT_YOURS)
+
+    def _begin(self, event: MailFrom) -> None:
         self._transaction = Transaction(self._site.enqueue.new_id(), event)
         self._core.accept()
 
@@ -273,9 +427,9 @@ class SmtpSession:
         if result is not None:
             self._routed(result, event.address)
             return
-        routing = self._routing = Deferred.fromCoroutine(site.router.route(address, site.listener.channel))
+        routing = Deferred.fromCoroutine(site.router.route(address, site.listener.channel))
         routing.addErrback(self._not_routed, address)
-        routing.addCallback(self._routed_late, event.address)
+        self._ask(routing, partial(self._routed, named=event.address), "routing")
 
     def _not_routed(self, failure: Failure, address: str) -> Refused:
         if failure.check(MailError) is not None:
@@ -284,23 +438,12 @@ class SmtpSession:
             self._log.failure("routing {address}", failure=failure, address=address)
         return Refused(_INTERNAL)
 
-    def _routed_late(self, result: RouteResult, named: str) -> None:
-        self._routing = None
-        if self._lost or self._core.closed:
-            return
-        try:
-            self._routed(result, named)
-        except Exception:
-            self._log.failure("SMTP session with {ip}", ip=self._ip)
-            self._core.answer(_INTERNAL)
-        self._go_on()
-
     def _routed(self, result: RouteResult, named: str) -> None:
         """The router's word on a recipient: accept, or refuse with a J record."""
         transaction = self._open()
         if isinstance(result, Refused):
             reply = result.reply
-        elif result.local or self._trusted:
+        elif result.local or self._trusted or self._user:
             for recipient in result.recipients:
                 transaction.recipients.setdefault((recipient.channel, recipient.host, recipient.address), recipient)
             transaction.named[named] = None
@@ -309,7 +452,7 @@ class SmtpSession:
         else:
             reply = _NO_RELAYING
         self._reject(transaction, [named], reply)
-        self._core.answer(reply, counted=not self._trusted)
+        self._core.answer(reply, counted=not (self._trusted or self._user))
 
     def _data_begun(self, event: DataBegun) -> None:
         site, core = self._site, self._core
@@ -322,11 +465,12 @@ class SmtpSession:
                     helo=core.helo,
                     name=self._name(),
                     ip=self._ip,
-                    host=site.service.hostname,
+                    host=site.hostname,
                     protocol=self._protocol(),
                     queue_id=transaction.id,
                     moment=site.reactor.seconds(),
                     recipient=next(iter(transaction.named)) if len(transaction.named) == 1 else "",
+                    tls=f"{self._secured.cipher} ({self._secured.version})" if self._secured is not None else "",
                 )
             )
         except Exception as error:
@@ -337,14 +481,22 @@ class SmtpSession:
             core.answer(reply)
             return
         transaction.intake = intake
+        if self._user and site.listener.kind == "submission":
+            transaction.head = Head(
+                sender=transaction.mail.address or self._user,
+                host=site.hostname,
+                unique=transaction.id,
+                moment=site.reactor.seconds(),
+            )
         core.accept()
 
     def _data_chunk(self, event: DataChunk) -> None:
         transaction = self._open()
         if transaction.intake is None:
             return  # failed before; the rest is read for its end
+        head = transaction.head
         try:
-            transaction.intake.write(event.octets)
+            transaction.intake.write(event.octets if head is None else head.feed(event.octets))
         except Exception as error:
             transaction.fault = self._reply_to(Failure(error), "taking a message in")
             intake, transaction.intake = transaction.intake, None
@@ -359,6 +511,14 @@ class SmtpSession:
             self._refused(transaction, transaction.fault or _INTERNAL, event.size)
             return
         mail = transaction.mail
+        if transaction.head is not None:
+            try:
+                intake.write(transaction.head.end())
+            except Exception as error:
+                intake.abort()
+                self._refused(transaction, self._reply_to(Failure(error), "taking a message in"), event.size)
+                return
+            wanted.setdefault("message-id", transaction.head.message_id)
         envelope = Envelope(
             sender=mail.address,
             recipients=tuple(transaction.recipients.values()),
@@ -368,6 +528,7 @@ class SmtpSession:
             priority=priority(wanted.get("priority", "")),
             message_id=wanted.get("message-id", "")[:_ID_CHARACTERS],
             protocol=self._protocol(),
+            user=self._user,
             source_system=source_system(self._core.helo, self._name(), self._ip),
         )
         transaction.committing = True
@@ -465,7 +626,16 @@ class SmtpSession:
 
     def _protocol(self) -> str:
         """RFC 3848."""
-        return "ESMTP" if self._core.extended else "SMTP"
+        return protocol(**self._facts())
+
+    def _facts(self) -> dict[str, bool]:
+        core = self._core
+        return {
+            "extended": core.extended,
+            "secured": self._secured is not None,
+            "authenticated": bool(self._user),
+            "lmtp": core.service.lmtp,
+        }
 
     def _name(self) -> str:
         names = self._site.names
@@ -479,7 +649,8 @@ class SmtpSession:
             action=action,
             time=site.reactor.seconds(),
             source=site.listener.channel,
-            modifiers="E" if core.extended else "",
+            modifiers=modifiers(**self._facts()),
+            user=self._user,
             source_system=source_system(core.helo, self._name(), self._ip) if site.log.connection else "",
             **fields,
         )
@@ -500,21 +671,6 @@ class SmtpSession:
                 diagnostic=str(reply),
             )
             transaction.rejected = True
-
-    def _record_connection(self, action: Action, why: Reply | None) -> None:
-        site = self._site
-        if not site.log.connections:
-            return
-        record = LogRecord(
-            action=action,
-            time=site.reactor.seconds(),
-            source=site.listener.channel,
-            direction="+",
-            transport=self._ends,
-            application="SMTP",
-            diagnostic=str(why) if why is not None and why.code != 221 else "",
-        )
-        site.recorder.write([record])
 
     # Transport
 
@@ -598,12 +754,24 @@ class SmtpSession:
         if core.waiting or self._pauses & (_FLOW | _ANSWER):
             self._heard = now  # it is we who keep the client waiting
         limit = listener.data_timeout_s if core.in_data else listener.command_timeout_s
+        if self._shaking:
+            limit = min(limit, _HANDSHAKE_S)
         left = self._heard + limit - now
-        if left <= 0:
-            self._shut(_TIMEOUT)
+        if left > 0:
+            # Not later than the shortest limit, which may be the one that counts by then.
+            self._arm(min(left, listener.command_timeout_s, listener.data_timeout_s, _HANDSHAKE_S))
+        elif self._shaking:
+            self.abort()  # there is no way to tell it anything
         else:
-            # Not later than the shorter limit, which may be the one that counts by then.
-            self._arm(min(left, listener.command_timeout_s, listener.data_timeout_s))
+            self._shut(_TIMEOUT)
+
+
+def _tls_problem(reason: Failure) -> str:
+    """What OpenSSL says of a handshake that failed, in a few words."""
+    value = reason.value
+    parts = value.args[0] if isinstance(value, SSL.Error) and value.args else ()
+    said = parts[0][2] if isinstance(parts, list) and parts and len(parts[0]) > 2 else type(value).__name__
+    return " ".join(str(said).split())[:200]
 
 
 _HANDLERS: dict[type, Callable[[SmtpSession, Any], None]] = {
@@ -614,6 +782,8 @@ _HANDLERS: dict[type, Callable[[SmtpSession, Any], None]] = {
     DataChunk: SmtpSession._data_chunk,
     DataEnded: SmtpSession._data_ended,
     DataRefused: SmtpSession._data_refused,
+    StartTls: SmtpSession._start_tls,
+    AuthStep: SmtpSession._auth_step,
     Reset: SmtpSession._reset,
     BadCommand: SmtpSession._bad_command,
     Ended: SmtpSession._ended,

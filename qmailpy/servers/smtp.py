@@ -1,5 +1,5 @@
 """
-The SMTP listener: a factory of L{SmtpSession} over the queue, the router and the recorder.
+The listeners of SMTP, submission and LMTP: a factory of L{SmtpSession} over the queue, the router and the recorder.
 """
 
 from __future__ import annotations
@@ -8,12 +8,13 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocol, IProtocolFactory, IReactorTime
 from zope.interface import implementer
 
+from qmailpy.auth.logins import Logins
 from qmailpy.config.schema import ListenerConfig, LogConfig, QueueConfig, TrustConfig
-from qmailpy.interfaces import IEnqueue, IRecorder, IResolver, IRouter
+from qmailpy.interfaces import IDirectory, IEnqueue, IRecorder, IResolver, IRouter
 from qmailpy.servers.clients import ReverseNames, TrustedNetworks
 from qmailpy.servers.session import SmtpSession
-from qmailpy.servers.site import Site
-from qmailpy.wire.smtp_service import Limits, Service
+from qmailpy.servers.site import Offers, Site
+from qmailpy.servers.tls import Certificates
 
 
 @implementer(IProtocolFactory)
@@ -38,25 +39,25 @@ class SmtpFactory:
         trust: TrustConfig,
         postmaster: str = "",
         resolver: IResolver | None = None,
+        certificates: Certificates | None = None,
+        logins: Logins | None = None,
+        directory: IDirectory | None = None,
     ) -> None:
         """
         @param hostname: our name in the greeting and in Received.
         @param postmaster: the address C{RCPT TO:<postmaster>} stands for; "" is postmaster at C{hostname}.
         @param resolver: tells the names of clients for the log; C{None} leaves them out.
+        @param certificates: for TLS; C{None} = there is none.
+        @param logins: decides about logins; C{None} = there are none.
+        @param directory: tells which senders are a user's own; needed with C{logins}.
         """
         self._reactor = reactor
         self._drains: list[Deferred[None]] = []
         self._grace: IDelayedCall | None = None
-        limits = Limits(
-            message_octets=queue.message_octets,
-            received=queue.received,
-            errors=listener.errors,
-            messages=listener.messages,
-            normalise=listener.bare_lf == "normalise",
-        )
         self.site = Site(
             reactor=reactor,
-            service=Service(hostname=hostname, limits=limits),
+            hostname=hostname,
+            offers=Offers.of(hostname, listener, queue, tls=certificates is not None, logins=logins is not None),
             listener=listener,
             queue=queue,
             log=log,
@@ -66,7 +67,19 @@ class SmtpFactory:
             recorder=recorder,
             postmaster=postmaster or f"postmaster@{hostname.lower()}",
             names=ReverseNames(reactor, resolver) if resolver is not None else None,
+            certificates=certificates,
+            logins=logins,
+            directory=directory,
         )
+
+    def reconfigure(self, listener: ListenerConfig, queue: QueueConfig, log: LogConfig, trust: TrustConfig) -> None:
+        """Take other settings: offers are for connections to come, limits for those that are there too."""
+        site = self.site
+        site.offers = Offers.of(
+            site.hostname, listener, queue, tls=site.certificates is not None, logins=site.logins is not None
+        )
+        site.listener, site.queue, site.log = listener, queue, log
+        site.trusted = TrustedNetworks(trust)
 
     def doStart(self) -> None:
         """A port begins to listen."""

@@ -138,6 +138,7 @@ def received_field(
     queue_id: str,
     moment: float,
     recipient: str = "",
+    tls: str = "",
 ) -> bytes:
     """
     Our trace field with its CRLF (RFC 5321 s.4.4).
@@ -148,6 +149,8 @@ def received_field(
     @param host: our name.
     @param protocol: RFC 3848 keyword.
     @param recipient: the canonical address of the only recipient; "" leaves the C{for} clause out.
+    @param tls: what protected the connection, for the C{tls} clause of RFC 8314 s.4.3: the registered name of the
+        cipher suite, and a comment; "" for a connection in the clear.
     """
     literal = f"[IPv6:{ip}]" if ":" in ip else f"[{ip}]" if ip else ""
     tcp_info = " ".join(part for part in (_token(name), literal) if part)
@@ -155,6 +158,8 @@ def received_field(
     lines.append(f"\tby {host} with {protocol} id {queue_id}")
     if recipient:
         lines.append(f"\tfor <{recipient}>")
+    if tls:
+        lines.append(f"\ttls {tls}")
     return ("\r\n".join(lines) + f"; {date(moment)}\r\n").encode("utf-8")
 
 

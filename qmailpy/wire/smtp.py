@@ -91,6 +91,7 @@ class SmtpCore:
     @ivar authenticated: an AUTH was accepted.
     @ivar closed: nothing more is read.
     @ivar recipients: recipients accepted in this transaction.
+    @ivar service: what is offered now.
     """
 
     __slots__ = (
@@ -109,17 +110,17 @@ class SmtpCore:
         "_overlong",
         "_refused",
         "_sasl",
-        "_service",
         "_waiting",
         "authenticated",
         "closed",
         "extended",
         "helo",
         "recipients",
+        "service",
     )
 
     def __init__(self, service: Service) -> None:
-        self._service = service
+        self.service = service
         self._buffer = b""  # what is to be parsed, from _at on
         self._at = 0
         self._backlog: bytearray | None = None  # what arrived while waiting
@@ -152,20 +153,17 @@ class SmtpCore:
 
     def greet(self) -> None:
         """Say hello; once, when the connection is made."""
-        self._send(self._service.greeting)
+        self._send(self.service.greeting)
 
-    def secure(
-        self, service: Service, bindings: Callable[[], Mapping[str, bytes]] = _no_bindings, *, greet: bool = False
-    ) -> None:
+    def secure(self, service: Service, bindings: Callable[[], Mapping[str, bytes]] = _no_bindings) -> None:
         """
         TLS begins: behind a L{StartTls} that was accepted, or before anything else. Forgets all that was said in the
         clear (RFC 3207 s.4.2).
 
         @param service: what the session offers from now on.
         @param bindings: gives the channel bindings, for L{sasl.server}; called when they are needed.
-        @param greet: say hello inside, as where TLS is implicit.
         """
-        self._service = service
+        self.service = service
         self._bindings = bindings
         self._forget()
         self._buffer = b""
@@ -173,8 +171,6 @@ class SmtpCore:
         self._backlog = None
         self.authenticated = self.extended = False
         self.helo = ""
-        if greet:
-            self.greet()
 
     def secret(self, secret: ScramSecret) -> None:
         """Answer a L{AuthStep} that wants a secret; L{proceed} tells what comes of it."""
@@ -274,7 +270,7 @@ class SmtpCore:
         self._waiting = _IDLE
         if self.closed:
             return
-        if asked == _END_ASKED and self._service.lmtp:
+        if asked == _END_ASKED and self.service.lmtp:
             octets *= self.recipients  # RFC 2033 s.4.2: one for each that was accepted
         self._send(octets)
         if asked == _RCPT_ASKED:
@@ -286,7 +282,7 @@ class SmtpCore:
             self._in_mail = accepted
         elif asked == _DATA_ASKED:
             if accepted:
-                limits = self._service.limits
+                limits = self.service.limits
                 self._data = DataReader(limits.message_octets, limits.received, limits.normalise)
         elif asked == _END_ASKED:
             self._forget()
@@ -324,14 +320,14 @@ class SmtpCore:
 
     def _count_error(self) -> None:
         self._errors += 1
-        if self._errors > self._service.limits.errors and not self.closed:
+        if self._errors > self.service.limits.errors and not self.closed:
             self._send(encode(say.TOO_MANY_ERRORS))
             self._end(say.TOO_MANY_ERRORS)
 
     def _parse(self, events: list[Event]) -> list[Event]:
         """Read on in the buffer until it is used up, a question is out or the session ends."""
         while self._waiting == _IDLE and not self.closed:
-            line_octets = self._service.limits.line_octets if self._sasl is None else _SASL_LINE
+            line_octets = self.service.limits.line_octets if self._sasl is None else _SASL_LINE
             if self._data is not None:
                 if self._at >= len(self._buffer):
                     break
@@ -356,7 +352,7 @@ class SmtpCore:
                     self._give_up_auth(say.AUTH_TOO_LONG, events)
             elif end > at and self._buffer[end - 1] == 0x0D:
                 self._line(self._buffer[at : end - 1], events)
-            elif self._service.limits.normalise:
+            elif self.service.limits.normalise:
                 self._line(self._buffer[at:end], events)
             elif self._sasl is not None:
                 self._give_up_auth(say.BARE_LF, events)
@@ -391,7 +387,7 @@ class SmtpCore:
             self._waiting = _END_ASKED
             events.append(DataEnded(data.size, data.head))
         else:
-            self._send(encode(fault) * (self.recipients if self._service.lmtp else 1))
+            self._send(encode(fault) * (self.recipients if self.service.lmtp else 1))
             self._forget()
             events.append(DataRefused(fault, data.size))
             self._count_error()
@@ -407,7 +403,7 @@ class SmtpCore:
             self._auth_answer(line, events)
             return
         verb, _, argument = line.partition(b" ")
-        parser = (_LMTP_COMMANDS if self._service.lmtp else _COMMANDS).get(verb.upper())
+        parser = (_LMTP_COMMANDS if self.service.lmtp else _COMMANDS).get(verb.upper())
         if parser is not None:
             self._hide = False
             parser(self, line, argument, events)
@@ -438,17 +434,17 @@ class SmtpCore:
         self.helo = name.decode("ascii")
         self.extended = extended
         self._forget()
-        self._send(self._service.ehlo if extended else self._service.helo)
+        self._send(self.service.ehlo if extended else self.service.helo)
         events.append(Greeted(self.helo, extended))
 
     def _mail(self, line: bytes, argument: bytes, events: list[Event]) -> None:
         if not self.helo:
-            self._bad(line, say.LHLO_FIRST if self._service.lmtp else say.HELO_FIRST, events)
+            self._bad(line, say.LHLO_FIRST if self.service.lmtp else say.HELO_FIRST, events)
             return
         if self._in_mail:
             self._bad(line, say.MAIL_TWICE, events)
             return
-        service = self._service
+        service = self.service
         if self._messages >= service.limits.messages:
             self._send(encode(say.TOO_MANY_MESSAGES))
             self._end(say.TOO_MANY_MESSAGES)
@@ -483,7 +479,7 @@ class SmtpCore:
         if end == len(argument):
             event = RcptTo(address=address)
         else:
-            fields = parameters(argument[end:], self._service.rcpt, self._service.limits)
+            fields = parameters(argument[end:], self.service.rcpt, self.service.limits)
             if isinstance(fields, Reply):
                 self._refused = True
                 self._bad(line, fields, events)
@@ -500,13 +496,13 @@ class SmtpCore:
             events.append(DataBegun())
         elif self._refused:
             # A client that pipelines could not know (RFC 2920 s.3.1): no error of its.
-            self._send(encode(say.NO_RECIPIENTS_LMTP if self._service.lmtp else say.NO_RECIPIENTS))
+            self._send(encode(say.NO_RECIPIENTS_LMTP if self.service.lmtp else say.NO_RECIPIENTS))
         else:
             self._bad(line, say.RCPT_FIRST if self._in_mail else say.MAIL_FIRST, events)
 
     def _starttls(self, line: bytes, argument: bytes, events: list[Event]) -> None:
         """RFC 3207 s.4."""
-        service = self._service
+        service = self.service
         if not service.starttls:
             self._bad(line, say.TLS_TWICE if service.secured else say.NOT_HERE, events)
         elif argument.strip(b" "):
@@ -523,7 +519,7 @@ class SmtpCore:
 
     def _auth(self, line: bytes, argument: bytes, events: list[Event]) -> None:
         """RFC 4954 s.4. The line is logged without what may be a password."""
-        service = self._service
+        service = self.service
         name, sign, text = argument.strip(b" ").partition(b" ")
         line = b"AUTH " + name if name.isalnum() or b"-" in name else b"AUTH"
         initial = sasl.decode_initial(text) if sign else None
@@ -604,7 +600,7 @@ class SmtpCore:
 
     def _count_junk(self) -> None:
         self._junk += 1
-        if self._junk > self._service.limits.junk and not self.closed:
+        if self._junk > self.service.limits.junk and not self.closed:
             self._send(encode(say.TOO_MUCH_JUNK))
             self._end(say.TOO_MUCH_JUNK)
 

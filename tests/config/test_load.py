@@ -81,7 +81,7 @@ class ParseTests(SynchronousTestCase):
 
     def test_a_socket_path_is_relative_to_home(self) -> None:
         config = parse(template_text(), "F", "/srv/a:b")
-        self.assertEqual(config.listeners[1].endpoint, "unix:/srv/a\\:b/run/inject.sock")
+        self.assertEqual(config.listeners[-1].endpoint, "unix:/srv/a\\:b/run/inject.sock")
 
     def test_an_ipv6_interface_keeps_its_escapes(self) -> None:
         text = MINIMAL + '[directory]\nendpoint = "tcp:389:interface=\\\\:\\\\:1"\n'

@@ -103,6 +103,11 @@ class HomeTextTests(SynchronousTestCase):
         config = parse(home_text(HomeChoices(hostname="a.b", domain="b", unprivileged=True)), "F", "/home")
         self.assertEqual(
             [listener.endpoint for listener in config.listeners],
-            ["tcp:10025:interface=127.0.0.1", "unix:/home/run/inject.sock"],
+            [
+                *(f"tcp:{port}:interface=127.0.0.1" for port in (10025, 10465, 10587, 10024, 10995, 10110)),
+                "unix:/home/run/inject.sock",
+            ],
         )
+        self.assertEqual([listener.login for listener in config.listeners][:3], ["none", "required", "required"])
+        self.assertEqual([listener.tls for listener in config.listeners][:3], ["starttls", "implicit", "starttls"])
         self.assertEqual(config.directory.endpoint, "tcp:10389:interface=127.0.0.1")

@@ -158,7 +158,8 @@ class StartTlsTests(SynchronousTestCase):
 
     def test_implicit_tls_greets_inside(self) -> None:
         core = SmtpCore(CLEAR)
-        core.secure(INSIDE, greet=True)
+        core.secure(INSIDE)
+        core.greet()
         self.assertEqual(core.take(), b"220 mx.example.org ESMTP qmailpy\r\n")
 
 

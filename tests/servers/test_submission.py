@@ -1,0 +1,404 @@
+"""Tests of TLS, logins, submission and LMTP in the SMTP sessions, without sockets."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+from attrs import evolve
+from twisted.internet.address import IPv4Address, UNIXAddress
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from qmailpy.auth.logins import Logins
+from qmailpy.config.schema import ListenerConfig, QueueConfig, TrustConfig
+from qmailpy.records.record import Action
+from qmailpy.servers.session import SmtpSession
+from qmailpy.servers.smtp import SmtpFactory
+from qmailpy.servers.submission import Head, may_send_as
+from qmailpy.servers.tls import OWN, Certificates
+from qmailpy.testing.memory_directory import MemoryDirectory
+from qmailpy.values import Alias, Mailbox
+from qmailpy.wire.data import HEAD_OCTETS
+from tests.servers.test_smtp import HELLO, MAIL, RCPT, STRANGER, LosableTransport, SmtpTestCase
+from tests.servers.test_tls import pair, shake
+
+JOE = Mailbox(address="joe@example.org", path="example.org/joe/Maildir")
+PAIR = pair("mx.example.org")
+OWN_MAIL = b"MAIL FROM:<joe@example.org>\r\n"
+
+
+def plain(login: str = "joe@example.org", password: str = "sesame") -> bytes:
+    return b"AUTH PLAIN " + base64.b64encode(f"\0{login}\0{password}".encode()) + b"\r\n"
+
+
+class TlsTransport(LosableTransport):
+    """A transport that TLS is begun on in word only: octets go on in the clear, what OpenSSL knows is real."""
+
+    started = 0
+
+    def startTLS(self, certificates: Certificates) -> None:
+        self.started += 1
+        self.connection = certificates.serverConnectionForTLS(None)
+
+    def getHandle(self) -> Any:
+        return getattr(self, "connection", None)
+
+    def shake(self) -> None:
+        """The handshake comes to its end."""
+        shake(self.connection)
+        self.session.handshakeCompleted()
+
+
+class SubmissionTestCase(SmtpTestCase):
+    """Listeners with certificates and users."""
+
+    listener = ListenerConfig(name="submission", kind="submission", endpoint="tcp:587")
+
+    def setUp(self) -> None:
+        self.directory = MemoryDirectory(
+            ("example.org",),
+            (
+                JOE,
+                "ann@example.org",
+                Alias(address="sales@example.org", targets=("Joe@example.org", "ann@example.org")),
+                Alias(address="team@example.org", targets=("j.doe@example.org",)),
+            ),
+            alternates={"j.doe@example.org": "joe@example.org"},
+            passwords={"joe@example.org": b"sesame"},
+        )
+        self.certificates: Certificates | None = Certificates({OWN: PAIR})
+        super().setUp()
+
+    def make(self, **listener: Any) -> SmtpFactory:
+        self.logins = Logins(self.clock, self.directory, key=b"key")
+        return SmtpFactory(
+            self.clock,
+            hostname="mx.example.org",
+            listener=evolve(self.listener, **listener),
+            enqueue=self.queue,
+            router=self.router,
+            recorder=self.recorder,
+            queue=self.queue_config,
+            log=self.log,
+            trust=TrustConfig(networks=("192.0.2.0/24",)),
+            certificates=self.certificates,
+            logins=self.logins,
+            directory=self.directory,
+        )
+
+    def connect(self, ip: str = STRANGER, factory: SmtpFactory | None = None) -> TlsTransport:
+        session = (factory or self.factory).buildProtocol(None)
+        assert isinstance(session, SmtpSession)
+        transport = TlsTransport(
+            hostAddress=IPv4Address("TCP", "203.0.113.1", 587), peerAddress=IPv4Address("TCP", ip, 4321)
+        )
+        transport.session = session
+        session.makeConnection(transport)
+        return transport
+
+    def inside(self, ip: str = STRANGER, **listener: Any) -> TlsTransport:
+        """A session under TLS that has greeted."""
+        transport = self.connect(ip, self.make(**listener) if listener else None)
+        self.assertEqual(self.ask(transport, HELLO), ["250"])
+        self.assertEqual(self.ask(transport, b"STARTTLS\r\n"), ["220"])
+        transport.shake()
+        self.assertEqual(self.ask(transport, HELLO), ["250"])
+        return transport
+
+    def logged_in(self, **listener: Any) -> TlsTransport:
+        transport = self.inside(**listener)
+        self.assertEqual(self.ask(transport, plain()), ["235"])
+        return transport
+
+
+class TlsTests(SubmissionTestCase):
+    """RFC 3207 and RFC 8314 in the adapter."""
+
+    def test_starttls_shows_in_trace_and_records(self) -> None:
+        """RFC 8314 s.4.3, RFC 3848; modifiers of the log (C3)."""
+        transport = self.inside(kind="smtp")
+        self.assertEqual(transport.started, 1)
+        self.ask(transport, MAIL + b"RCPT TO:<bad@example.org>\r\n" + RCPT + b"DATA\r\n\r\n.\r\n")
+        (message,) = self.queue.messages
+        self.assertEqual((message.envelope.protocol, message.envelope.user), ("ESMTPS", ""))
+        self.assertIn(b" with ESMTPS id ", message.content)
+        self.assertRegex(message.content, rb"\r\n\tfor <b@example.org>\r\n\ttls TLS_\w+ \(TLSv1\.3\); ")
+        self.assertEqual(self.records(Action.REJECTED)[0].modifiers, "ES")
+
+    def test_the_220_is_out_before_tls_begins(self) -> None:
+        transport = self.connect()
+        self.ask(transport, HELLO)
+        seen: list[bytes] = []
+        self.patch(TlsTransport, "startTLS", lambda self, certificates: seen.append(self.value()))
+        self.ask(transport, b"STARTTLS\r\n")
+        self.assertEqual(seen, [b"220 2.0.0 Ready to start TLS\r\n"])
+
+    def test_an_open_transaction_ends(self) -> None:
+        transport = self.connect(factory=self.make(kind="smtp"))
+        self.assertEqual(self.ask(transport, HELLO + MAIL + RCPT + b"STARTTLS\r\n"), ["250"] * 3 + ["220"])
+        transport.shake()
+        self.assertEqual(self.ask(transport, HELLO + b"DATA\r\n"), ["250", "503"])
+
+    def test_injected_commands_end_the_session_before_tls(self) -> None:
+        transport = self.connect()
+        self.assertEqual(self.ask(transport, HELLO + b"STARTTLS\r\n" + MAIL), ["250", "421"])
+        self.assertEqual((transport.started, transport.disconnecting), (0, True))
+
+    def test_implicit_tls_greets_when_the_handshake_is_done(self) -> None:
+        transport = self.connect(factory=self.make(tls="implicit"))
+        self.assertEqual((transport.started, transport.value()), (1, b""))
+        transport.shake()
+        self.assertEqual(self.codes(transport), ["220"])
+        self.assertEqual(self.ask(transport, HELLO + b"STARTTLS\r\n"), ["250", "503"])
+
+    def test_a_handshake_that_does_not_end_is_given_up(self) -> None:
+        for listener in ({"tls": "implicit"}, {"tls": "starttls"}):
+            transport = self.connect(factory=self.make(**listener))
+            if listener["tls"] == "starttls":
+                self.ask(transport, HELLO + b"STARTTLS\r\n")
+            transport.clear()
+            self.clock.advance(59)
+            self.assertFalse(transport.aborted)
+            self.clock.advance(61)
+            self.assertTrue(transport.aborted)
+            self.assertEqual(transport.value(), b"")
+        self.assertEqual(
+            [record.diagnostic for record in self.records(Action.CLOSED)], ["TLS handshake failed: ConnectionDone"] * 2
+        )
+
+    def test_a_stop_does_not_wait_for_handshakes(self) -> None:
+        transport = self.connect(factory=self.make(tls="implicit"))
+        transport.session.stop()
+        self.assertTrue(transport.aborted)
+
+    def test_without_certificates_there_is_no_tls_and_no_login(self) -> None:
+        self.certificates = None
+        factory = self.make()
+        transport = self.connect(factory=factory)
+        self.assertEqual(self.ask(transport, HELLO + b"STARTTLS\r\n" + plain() + MAIL), ["250", "502", "502", "530"])
+        transport = self.connect(factory=self.make(tls="implicit"))
+        self.assertTrue(transport.aborted)
+        self.assertEqual(transport.value(), b"")
+        self.flushLoggedErrors()
+
+    def test_a_refused_connection_to_an_implicit_port_gets_no_clear_text(self) -> None:
+        factory = self.make(tls="implicit", connections=1)
+        self.connect(factory=factory)
+        transport = self.connect(factory=factory)
+        self.assertEqual((transport.value(), transport.disconnecting), (b"", True))
+
+    def test_settings_change_while_it_runs(self) -> None:
+        self.factory.reconfigure(
+            evolve(self.listener, kind="smtp", tls="none"), QueueConfig(message_octets=70000), self.log, TrustConfig()
+        )
+        transport = self.connect()
+        self.ask(transport, HELLO)
+        self.assertIn(b"SIZE 70000", transport.value())
+        self.assertNotIn(b"STARTTLS", transport.value())
+
+
+class LoginTests(SubmissionTestCase):
+    """RFC 4954 in the adapter."""
+
+    def test_mail_needs_tls_and_a_login(self) -> None:
+        transport = self.connect()
+        self.assertEqual(self.ask(transport, HELLO + OWN_MAIL), ["250", "530"])
+        self.assertIn(b"STARTTLS command first", transport.value())
+        self.assertEqual(self.ask(transport, plain()), ["538"])
+        transport = self.inside()
+        self.assertEqual(self.ask(transport, OWN_MAIL), ["530"])
+        self.assertIn(b"Authentication required", transport.value())
+
+    def test_a_user_may_send_anywhere_in_its_own_name(self) -> None:
+        transport = self.logged_in()
+        octets = OWN_MAIL + b"RCPT TO:<out@example.com>\r\nDATA\r\nSubject: x\r\n\r\nbody\r\n.\r\n"
+        self.assertEqual(self.ask(transport, octets), ["250", "250", "354", "250"])
+        (message,) = self.queue.messages
+        envelope = message.envelope
+        self.assertEqual((envelope.protocol, envelope.user), ("ESMTPSA", "joe@example.org"))
+        self.assertEqual(envelope.message_id, "<000000000000001@mx.example.org>")
+        header = message.content.partition(b"\r\n\r\n")[0]
+        self.assertIn(b"\r\nFrom: joe@example.org\r\nMessage-ID: <000000000000001@mx.example.org>\r\nSubject", header)
+        self.assertIn(b"\r\nDate: ", header)
+        (record,) = self.records(Action.AUTHENTICATED)
+        self.assertEqual((record.user, record.diagnostic[:3], record.direction), ("joe@example.org", "235", "+"))
+
+    def test_senders(self) -> None:
+        """Issue 3: sender must belong to the login (553 5.7.1)."""
+        transport = self.logged_in(errors=100)
+        for sender, code in (
+            ("joe@example.org", "250"),
+            ("JOE@example.org", "250"),
+            ("j.doe@example.org", "250"),
+            ("joe+lists@example.org", "250"),
+            ("j.doe+x@example.org", "250"),
+            ("sales@example.org", "250"),
+            ("team@example.org", "250"),
+            ("", "250"),
+            ("ann@example.org", "553"),
+            ("ann+joe@example.org", "553"),
+            ("nobody@example.org", "553"),
+            ("joe@other.example", "553"),
+            ("+joe@example.org", "553"),
+        ):
+            self.assertEqual(self.ask(transport, f"RSET\r\nMAIL FROM:<{sender}>\r\n".encode()), ["250", code], sender)
+        self.assertEqual(len(self.records(Action.BAD_COMMAND)), 5)
+
+    def test_a_directory_that_is_away_makes_mail_wait(self) -> None:
+        transport = self.logged_in()
+        self.directory.away = True
+        self.assertEqual(self.ask(transport, b"MAIL FROM:<ann@example.org>\r\n"), ["451"])
+        self.assertEqual(self.ask(self.inside(), plain()), ["454"])
+
+    def test_wrong_logins_are_told_alike_and_recorded(self) -> None:
+        transport = self.inside()
+        replies = set()
+        for login, password in (("joe@example.org", "x"), ("nobody@example.org", "sesame")):
+            self.assertEqual(self.ask(transport, plain(login, password)), ["535"])
+            replies.add(transport.value())
+        self.assertEqual(len(replies), 1)
+        records = self.records(Action.AUTHENTICATED)
+        self.assertEqual([record.user for record in records], ["joe@example.org", "nobody@example.org"])
+        self.assertEqual(records[0].diagnostic, "535 5.7.8 Authentication credentials invalid")
+
+    def test_guessing_is_slowed_down_and_then_ignored(self) -> None:
+        transport = self.inside(errors=1000)
+        for _ in range(2):
+            self.assertEqual(self.ask(transport, plain(password="x")), ["535"])
+        self.assertEqual(self.ask(transport, plain(password="x")), [])
+        self.clock.advance(1)
+        self.assertEqual(self.codes(transport), ["535"])
+        for _ in range(20):
+            self.ask(transport, plain(password="x"))
+            self.clock.advance(10)
+        self.assertEqual(self.ask(transport, plain()), ["454"])
+        self.assertEqual(self.ask(self.inside("198.51.100.77"), plain()), ["235"])
+
+    def test_a_client_that_leaves_while_it_waits(self) -> None:
+        transport = self.inside()
+        for _ in range(2):
+            self.ask(transport, plain(password="x"))
+        self.ask(transport, plain(password="x"))
+        transport.lose()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_a_trusted_client_is_not_counted(self) -> None:
+        transport = self.inside("192.0.2.4", errors=1000)
+        for number in range(40):
+            self.assertEqual(self.ask(transport, plain(f"u{number}@example.org", "x"))[:1], ["535"])
+
+    def test_a_login_does_not_outlive_its_session_state(self) -> None:
+        transport = self.logged_in()
+        self.assertEqual(self.ask(transport, b"RSET\r\n" + OWN_MAIL), ["250", "250"])
+        self.assertEqual(self.ask(self.inside(), OWN_MAIL), ["530"])
+
+    def test_tls_forgets_a_login_in_the_clear(self) -> None:
+        """RFC 3207 s.4.2: knowledge obtained before the handshake is discarded."""
+        transport = self.connect("127.0.0.1", self.make(plain_auth=True))
+        self.assertEqual(self.ask(transport, HELLO + plain() + b"STARTTLS\r\n"), ["250", "235", "220"])
+        transport.shake()
+        self.assertEqual(self.ask(transport, HELLO + OWN_MAIL), ["250", "530"])
+
+    def test_malformed_messages_are_501(self) -> None:
+        self.assertEqual(self.ask(self.inside(), b"AUTH PLAIN AAAA\r\n"), ["501"])
+
+    def test_loopback_may_log_in_without_tls_where_that_is_allowed(self) -> None:
+        for ip, allowed, codes in (
+            ("127.0.0.1", True, ["235", "250"]),
+            ("127.0.0.1", False, ["538", "530"]),
+            (STRANGER, True, ["538", "530"]),
+        ):
+            transport = self.connect(ip, self.make(plain_auth=allowed))
+            self.ask(transport, HELLO)
+            self.assertEqual(self.ask(transport, plain() + OWN_MAIL), codes, (ip, allowed))
+
+    def test_a_listener_of_strangers_has_no_logins_unless_they_are_offered(self) -> None:
+        self.assertEqual(self.ask(self.inside(kind="smtp"), plain() + MAIL), ["502", "250"])
+        transport = self.inside(kind="smtp", auth="offered")
+        self.assertEqual(self.ask(transport, MAIL + RCPT + b"RCPT TO:<out@example.com>\r\n"), ["250", "250", "550"])
+        self.assertEqual(self.ask(transport, b"RSET\r\n" + plain() + OWN_MAIL), ["250", "235", "250"])
+        self.assertEqual(self.ask(transport, b"RCPT TO:<out@example.com>\r\n"), ["250"])
+
+
+class LmtpTests(SubmissionTestCase):
+    """RFC 2033 in the adapter."""
+
+    listener = ListenerConfig(name="lmtp", kind="lmtp", endpoint="tcp:24", tls="none")
+
+    def test_one_reply_a_recipient(self) -> None:
+        transport = self.connect()
+        self.assertIn(b" LMTP ", transport.value())
+        octets = (
+            b"LHLO x.example\r\n" + MAIL + RCPT + b"RCPT TO:<bad@example.org>\r\nRCPT TO:<c@example.org>\r\nDATA\r\n"
+        )
+        self.assertEqual(self.ask(transport, octets), ["250", "250", "250", "550", "250", "354"])
+        self.assertEqual(self.ask(transport, b"x: y\r\n.\r\n"), ["250", "250"])
+        (message,) = self.queue.messages
+        self.assertEqual(message.envelope.protocol, "LMTP")
+        self.assertIn(b" with LMTP id ", message.content)
+        self.assertNotIn(b"Message-ID", message.content)
+        self.assertEqual(self.records(Action.REJECTED)[0].modifiers, "L")
+        self.assertEqual(self.records(Action.OPENED)[0].application, "LMTP")
+
+    def test_strangers_do_not_relay(self) -> None:
+        transport = self.connect()
+        self.assertEqual(self.ask(transport, b"LHLO x\r\n" + MAIL + b"RCPT TO:<out@example.com>\r\n")[2], "550")
+
+    def test_who_opens_the_socket_is_trusted(self) -> None:
+        session = self.factory.buildProtocol(None)
+        assert isinstance(session, SmtpSession)
+        transport = TlsTransport(hostAddress=UNIXAddress("/run/lmtp.sock"), peerAddress=UNIXAddress(None))
+        transport.session = session
+        session.makeConnection(transport)
+        self.assertEqual(self.ask(transport, b"LHLO x\r\n" + MAIL + b"RCPT TO:<out@example.com>\r\n"), ["250"] * 3)
+
+
+class SenderTests(SynchronousTestCase):
+    """L{may_send_as}."""
+
+    def test_an_alias_is_followed_one_level(self) -> None:
+        directory = MemoryDirectory(
+            ("example.org",),
+            (
+                JOE,
+                Alias(address="a@example.org", targets=("b@example.org",)),
+                Alias(address="b@example.org", targets=("joe@example.org",)),
+            ),
+        )
+        for sender, own in (("b@example.org", True), ("a@example.org", False)):
+            found = Deferred.fromCoroutine(may_send_as(directory, "joe@example.org", sender))
+            self.assertEqual(self.successResultOf(found), own)
+
+
+class HeadTests(SynchronousTestCase):
+    """L{Head}."""
+
+    def through(self, octets: bytes, size: int) -> bytes:
+        head = Head(sender="joe@example.org", host="mx.example.org", unique="id", moment=0.0)
+        cut = [octets[at : at + size] for at in range(0, len(octets), size)]
+        return b"".join(head.feed(part) for part in cut) + head.end()
+
+    def test_what_is_missing_is_put_on_top_however_it_is_cut(self) -> None:
+        """RFC 6409 s.8; contract: a submission lacking Date, From or Message-ID gets it."""
+        for octets in (
+            b"Subject: x\r\n\r\nbody\r\n\r\nmore\r\n",
+            b"\r\nbody only\r\n",
+            b"no header at all\r\n",
+            b"Subject: header only\r\n",
+            b"Subject: x\r\n\r\n" + b"y" * 70000,
+        ):
+            results = {self.through(octets, size) for size in (1, 2, 3, 7, 100000)}
+            self.assertEqual(len(results), 1, octets[:20])
+            (result,) = results
+            for name in (b"Date: ", b"From: joe@example.org\r\n", b"Message-ID: <id@mx.example.org>\r\n"):
+                self.assertIn(name, result.partition(b"\r\n\r\n")[0] + b"\r\n")
+            self.assertIn(octets.strip(), result)
+
+    def test_what_is_there_stays(self) -> None:
+        octets = b"date: x\r\nFROM: a@b.example\r\nMessage-Id: <1@b.example>\r\n\r\nbody\r\n"
+        self.assertEqual(self.through(octets, 5), octets)
+
+    def test_a_header_without_end_goes_on_as_it_is(self) -> None:
+        octets = b"Subject: x\r\n" * (HEAD_OCTETS // 6)
+        self.assertEqual(self.through(octets, 4096), octets)
