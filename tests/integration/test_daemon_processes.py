@@ -137,8 +137,15 @@ class LifeAndDeath(DaemonCase):
         call(daemon.home, "mta-0", "test.linger", seconds=60.0)
         daemon.signal(signal.SIGTERM)
         daemon.wait_for(f"(TCP Port {port} Closed)")
-        with self.assertRaises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", port), 5)
+
+        def refused() -> bool:
+            try:
+                socket.create_connection(("127.0.0.1", port), 5).close()
+            except ConnectionRefusedError:
+                return True
+            return False
+
+        until(refused, 2)  # the line is written just before the socket is closed
         daemon.signal(signal.SIGTERM)
         daemon.end()
 
