@@ -188,7 +188,8 @@ def create(path: str, sizes: Sizes, *, replace: bool = False) -> None:
     temporary = f"{path}.{os.getpid()}.tmp"
     handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        os.ftruncate(handle, sizes.octets)
+        # With all of its blocks: to touch a hole of a mapped file when the disk is full is the end of the process.
+        os.posix_fallocate(handle, 0, sizes.octets)
         os.pwrite(handle, sizes.header(), 0)
         if replace:
             os.rename(temporary, path)

@@ -253,6 +253,12 @@ class LaneTests(SynchronousTestCase):
                 file.write(content)
             self.assertRaises(CountersError, thd_read, self.path)
 
+    def test_a_new_file_has_no_holes(self) -> None:
+        """A full disk would kill (SIGBUS) whoever touches one, reader or writer."""
+        create(self.path, Sizes())
+        found = os.stat(self.path)
+        self.assertGreaterEqual(found.st_blocks * 512, found.st_size)
+
     def test_create_keeps_what_is_there(self) -> None:
         self.lane().store(rows(a=1), ["a"], Position())
         create(self.path, Sizes())
