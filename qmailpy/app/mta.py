@@ -36,7 +36,7 @@ from qmailpy.directory.address import POSTMASTER
 from qmailpy.directory.service import cached, ldap_directory
 from qmailpy.directory.setup import SERVICE, thd_read_secret
 from qmailpy.disk.files import RealFiles
-from qmailpy.errors import ConfigError
+from qmailpy.errors import ConfigError, QmailpyError
 from qmailpy.interfaces import IChannel
 from qmailpy.queue.committer import ICommitter
 from qmailpy.queue.journal import Journal
@@ -220,7 +220,14 @@ class MailWorker(Service):
         )
 
     def _cannot_open(self, failure: Any) -> None:
-        self._log.failure("{name} cannot take up its queue", failure, name=self._context.name)
+        if failure.check(OSError, QmailpyError):  # the disk's word, or another process has the shard: not a bug
+            self._log.critical(
+                "{name} cannot take up its queue, no mail is taken: {why}; trying again",
+                name=self._context.name,
+                why=str(failure.value),
+            )
+        else:
+            self._log.failure("{name} cannot take up its queue", failure, name=self._context.name)
         self._reactor.callLater(0, self._give_up)
 
     def _broken(self, problem: OSError) -> None:
