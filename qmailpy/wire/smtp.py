@@ -501,14 +501,12 @@ class SmtpCore:
             self._bad(line, say.RCPT_FIRST if self._in_mail else say.MAIL_FIRST, events)
 
     def _starttls(self, line: bytes, argument: bytes, events: list[Event]) -> None:
-        """RFC 3207 s.4."""
+        """RFC 3207 s.4. Not only behind EHLO: clients that do not ask first exist, and the state is lost anyway."""
         service = self.service
         if not service.starttls:
             self._bad(line, say.TLS_TWICE if service.secured else say.NOT_HERE, events)
         elif argument.strip(b" "):
             self._bad(line, say.NO_ARGUMENT, events)
-        elif not self.extended:
-            self._bad(line, say.LHLO_FIRST if service.lmtp else say.EHLO_FIRST, events)
         elif self._at < len(self._buffer):
             self._bad(line, say.TLS_INJECTED, events)
             self._end(say.TLS_INJECTED)
