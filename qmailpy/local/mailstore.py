@@ -69,6 +69,7 @@ class MailStore:
         self._in_thread = in_thread
         self._stale_s = stale_s
         self._held: dict[str, Maildrop] = {}
+        self._waiting: list[Deferred[None]] = []
         self.ahead_left = ahead_octets
 
     def __len__(self) -> int:
@@ -97,6 +98,19 @@ class MailStore:
     def forget(self, path: str) -> None:
         """A mailbox is free again."""
         del self._held[path]
+        if not self._held:
+            waiting, self._waiting = self._waiting, []
+            for one in waiting:
+                one.callback(None)
+
+    def idle(self) -> Deferred[None]:
+        """Fires when no mailbox is held: all were released, and what was under way with them is done."""
+        done: Deferred[None] = Deferred()
+        if self._held:
+            self._waiting.append(done)
+        else:
+            done.callback(None)
+        return done
 
 
 @implementer(IMaildrop)

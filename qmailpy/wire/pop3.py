@@ -188,18 +188,19 @@ class Pop3Core:
 
     # --- answers ---------------------------------------------------------------------------------------------
 
-    def refuse(self, text: str) -> None:
+    def refuse(self, text: str, *, failed: bool = False) -> None:
         """
         Answer a question with -ERR.
 
-        @param text: with its response code, as in C{"[IN-USE] The mailbox is open elsewhere"}. A login that is refused
-            with [AUTH] counts as one that failed.
+        @param text: with its response code, as in C{"[IN-USE] The mailbox is open elsewhere"}.
+        @param failed: counts as a login that failed, of which there may be few.
         """
-        asked = self._answer(_ASKED_LOGIN, _ASKED_SECRET, _ASKED_FETCH)
+        self._answer(_ASKED_LOGIN, _ASKED_SECRET, _ASKED_FETCH)
         self._machine = None
-        self._error(text)
-        if asked != _ASKED_FETCH and text.startswith("[AUTH]"):
-            self._count_failure()
+        if not self.closed:
+            self._error(text)
+            if failed:
+                self._count_failure()
 
     def enter(self, messages: Messages) -> None:
         """The login is right and this is the mailbox."""
@@ -214,7 +215,7 @@ class Pop3Core:
     def secret(self, secret: ScramSecret) -> None:
         """The secret that was asked for (of somebody unknown: an imagined one)."""
         self._answer(_ASKED_SECRET)
-        if self._machine is not None and not self.closed:
+        if self._machine is not None:
             self._events = self._events or []
             self._step(self._machine.secret(secret), self._events)
 
@@ -504,12 +505,10 @@ class Pop3Core:
             self._waiting = _ASKED_LOGIN
             events.append(LoginProven(login=step.login, authzid=step.authzid, mechanism=self._mechanism))
         else:
-            self._machine = None
+            self._waiting = _ASKED_LOGIN
             events.append(
                 LoginFailed(login=step.login, mechanism=self._mechanism, reason=step.reason, malformed=step.malformed)
             )
-            self._error("Malformed response" if step.malformed else "[AUTH] Authentication failed")
-            self._count_failure()
 
     def _utf8(self, line: bytes, argument: bytes, events: list[Event]) -> None:
         self.utf8 = True

@@ -41,7 +41,7 @@ class LoginProven:
 
 @frozen(kw_only=True)
 class LoginFailed:
-    """AUTH came to nothing without a question; that has been answered."""
+    """AUTH came to nothing. Asks for the refusal, so that it may wait like those of wrong passwords."""
 
     login: str  # as far as it was said
     mechanism: str

@@ -64,7 +64,9 @@ def answer(core: Pop3Core, event: Event, box: Box) -> None:
         if event.password == SECRET:
             core.enter(box)
         else:
-            core.refuse("[AUTH] No")
+            core.refuse("[AUTH] No", failed=True)
+    elif isinstance(event, LoginFailed):
+        core.refuse("Malformed" if event.malformed else "[AUTH] No", failed=True)
     elif isinstance(event, LoginProven):
         core.enter(box)
     elif isinstance(event, SecretAsked):
@@ -241,7 +243,8 @@ class AuthTests(CoreTestCase):
         (event,) = self.core.receive(base64.b64encode(final) + b"\r\n")
         assert isinstance(event, LoginFailed)
         self.assertEqual((event.login, event.malformed), ("user", False))
-        self.assertEqual(self.core.take(), b"-ERR [AUTH] Authentication failed\r\n")
+        self.core.refuse("[AUTH] No", failed=True)
+        self.assertEqual(self.core.take(), b"-ERR [AUTH] No\r\n")
 
 
 class TlsTests(CoreTestCase):

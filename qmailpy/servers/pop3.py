@@ -1,0 +1,119 @@
+"""
+The POP3 listener: a factory of L{Pop3Session} over the logins and the mail store.
+"""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocol, IProtocolFactory, IReactorTime
+from zope.interface import implementer
+
+from qmailpy.auth.logins import Logins
+from qmailpy.config.schema import ListenerConfig, TrustConfig
+from qmailpy.interfaces import IMailStore
+from qmailpy.servers.clients import TrustedNetworks
+from qmailpy.servers.pop3_session import Pop3Session
+from qmailpy.servers.pop3_site import Delays, Pop3Site
+from qmailpy.servers.tls import Certificates
+from qmailpy.wire.pop3_service import Limits, Service
+
+
+@implementer(IProtocolFactory)
+class Pop3Factory:
+    """
+    Sessions for one listener.
+
+    @ivar site: what they share; for tests and for those who count.
+    """
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        *,
+        hostname: str,
+        listener: ListenerConfig,
+        trust: TrustConfig,
+        logins: Logins,
+        store: IMailStore,
+        certificates: Certificates | None,
+    ) -> None:
+        """
+        @param hostname: our name in the greeting.
+        @param certificates: for TLS; C{None} = there are none: STLS is not offered then, and C{listener.tls} must not
+            be "implicit".
+        """
+        self._reactor = reactor
+        self._hostname = hostname
+        self._drains: list[Deferred[None]] = []
+        self._grace: IDelayedCall | None = None
+        self.site = Pop3Site(
+            reactor=reactor,
+            service=self._service(listener, certificates),
+            listener=listener,
+            trusted=TrustedNetworks(trust),
+            logins=logins,
+            store=store,
+            delays=Delays(reactor, listener.login_delay_s),
+            certificates=certificates,
+        )
+
+    def _service(self, listener: ListenerConfig, certificates: Certificates | None) -> Service:
+        return Service(
+            hostname=self._hostname,
+            limits=Limits(errors=listener.errors),
+            stls=certificates is not None and listener.tls == "starttls",
+            scram=True,
+            login_delay_s=int(listener.login_delay_s),
+        )
+
+    def reconfigure(self, listener: ListenerConfig, trust: TrustConfig) -> None:
+        """Take other settings: what is offered counts for connections to come, limits for those that are there too."""
+        site = self.site
+        site.service = self._service(listener, site.certificates)
+        if listener.login_delay_s != site.listener.login_delay_s:
+            site.delays = Delays(self._reactor, listener.login_delay_s)
+        site.listener = listener
+        site.trusted = TrustedNetworks(trust)
+
+    def doStart(self) -> None:
+        """A port begins to listen."""
+
+    def doStop(self) -> None:
+        """A port has stopped; sessions go on."""
+
+    def buildProtocol(self, addr: IAddress | None) -> IProtocol:
+        return Pop3Session(self.site)
+
+    def drain(self, grace_s: float = 30.0) -> Deferred[None]:
+        """
+        Stop in an orderly way: whoever connects is refused, sessions end behind the command they are at, without the
+        update unless that is what they are at.
+
+        @param grace_s: after so many seconds what is left is cut off.
+        @return: fires when there is no session any more.
+        """
+        site = self.site
+        done: Deferred[None] = Deferred()
+        self._drains.append(done)
+        if not site.draining:
+            site.draining = True
+            site.gone = self._gone
+            self._grace = self._reactor.callLater(grace_s, self._cut_off)
+            for session in list(site.sessions):
+                session.stop()
+        self._gone()
+        return done
+
+    def _gone(self) -> None:
+        """A session has ended while draining."""
+        if self.site.sessions:
+            return
+        if self._grace is not None and self._grace.active():
+            self._grace.cancel()
+        drains, self._drains = self._drains, []
+        for done in drains:
+            done.callback(None)
+
+    def _cut_off(self) -> None:
+        for session in list(self.site.sessions):
+            session.abort()

@@ -1,0 +1,72 @@
+"""
+What the POP3 sessions of a listener share.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from attrs import define, field
+from twisted.internet.interfaces import IReactorTime
+
+from qmailpy.auth.logins import Logins
+from qmailpy.config.schema import ListenerConfig
+from qmailpy.interfaces import IMailStore
+from qmailpy.servers.clients import ClientCounts, TrustedNetworks
+from qmailpy.servers.tls import Certificates
+from qmailpy.wire.pop3_service import Service
+
+if TYPE_CHECKING:
+    from qmailpy.servers.pop3_session import Pop3Session
+
+
+class Delays:
+    """The time between two logins of a mailbox (RFC 2449 s.6.5): the last logins that may still be too near."""
+
+    def __init__(self, clock: IReactorTime, delay_s: float, most: int = 100_000) -> None:
+        """
+        @param delay_s: 0 = none, and nothing is remembered.
+        @param most: mailboxes remembered; the oldest go first.
+        """
+        self._seconds = clock.seconds
+        self._delay_s = delay_s
+        self._most = most
+        self._last: OrderedDict[str, float] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._last)
+
+    def too_soon(self, address: str) -> bool:
+        """Whether a login of this mailbox comes too early."""
+        last = self._last.get(address)
+        return last is not None and self._seconds() - last < self._delay_s
+
+    def note(self, address: str) -> None:
+        """There was a login."""
+        if not self._delay_s:
+            return
+        now = self._seconds()
+        self._last.pop(address, None)
+        self._last[address] = now
+        while len(self._last) > self._most or now - next(iter(self._last.values())) >= self._delay_s:
+            self._last.popitem(last=False)
+
+
+@define(eq=False, kw_only=True)
+class Pop3Site:
+    """What the sessions of one listener share."""
+
+    reactor: IReactorTime
+    service: Service
+    listener: ListenerConfig
+    trusted: TrustedNetworks
+    logins: Logins
+    store: IMailStore
+    delays: Delays
+    certificates: Certificates | None  # C{None}: there is no TLS
+    counts: ClientCounts = field(factory=ClientCounts)
+    sessions: set[Pop3Session] = field(factory=set)
+    draining: bool = False
+    gone: Callable[[], None] | None = None  # called when a session has ended while draining
