@@ -43,7 +43,7 @@ class ChildContext:
     reactor: Any  # the reactor; parts take it as the interface they need
     config: Config
     home: str  # absolute path
-    role: str  # "mta" or "directory"
+    role: str  # "mta", "access" or "directory"
     index: int  # from 0 within the role
     shards: tuple[str, ...]  # queue shards this worker holds; the first one takes new mail, the others are adopted
     sockets: Mapping[str, tuple[BoundSocket, ...]]  # by listener name; the directory's endpoint is "ldap"

@@ -26,6 +26,7 @@ from qmailpy.app.host import ROLES, RoleHost
 from qmailpy.app.instance import Instance
 from qmailpy.app.log import LogFile
 from qmailpy.app.notify import Notifier
+from qmailpy.app.sockets import ROLES as ROLE_OF_KIND
 from qmailpy.app.sockets import Listening
 from qmailpy.app.supervisor import Place
 from qmailpy.config.schema import Config
@@ -54,7 +55,11 @@ def places(config: Config) -> list[Place]:
     """The processes of a configuration, for C{workers} of at least 1 (0 gives those of one process)."""
     divided = shards(config.path("queue"), max(1, config.server.workers))
     workers = [Place(role="mta", index=index, shards=held, rank=1) for index, held in enumerate(divided)]
-    return [Place(role="directory", index=0), *workers]
+    found = [Place(role="directory", index=0), *workers]
+    if any(ROLE_OF_KIND.get(listener.kind) == "access" for listener in config.listeners):
+        # Nobody looks into a mailbox before the deliveries of an unclean stop have been replayed.
+        found.append(Place(role="access", index=0, rank=2, patient=True))
+    return found
 
 
 def effective(wanted: Config, running: Config, bound: dict[str, str]) -> tuple[Config, list[str]]:
@@ -130,6 +135,7 @@ class OneProcess:
     ) -> None:
         self._reactor = reactor
         self._hosts: list[RoleHost] = []
+        self._later: list[RoleHost] = []  # start when all others are ready
         self._waiting: set[str] = set()
         self._on_ready = on_ready
         self._stopped: Deferred[None] | None = None
@@ -154,10 +160,13 @@ class OneProcess:
                 changed=self._changed,
             )
             self._hosts.append(host)
+            if place.patient:
+                self._later.append(host)
 
     def start(self) -> None:
         for host in self._hosts:
-            host.startService()
+            if host not in self._later:
+                host.startService()
 
     def _changed(self, what: list[str]) -> None:
         for host in self._hosts:
@@ -166,6 +175,12 @@ class OneProcess:
     def _ready(self, name: str) -> None:
         self.log.info("{name} is ready", name=name)
         self._waiting.discard(name)
+        if self._stopped is not None:
+            return
+        if self._later and self._waiting == {host.context.name for host in self._later}:
+            later, self._later = self._later, []
+            for host in later:
+                host.startService()
         if not self._waiting:
             self._on_ready()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from twisted.application.service import IService
 
+from qmailpy.app.access import MailAccess
 from qmailpy.app.context import ChildContext
 from qmailpy.app.directory import DirectoryServer
 from qmailpy.app.mta import MailWorker
@@ -22,4 +23,10 @@ def mta(context: ChildContext) -> IService:
 def directory(context: ChildContext) -> IService:
     """The embedded directory."""
     service: IService = DirectoryServer(context)
+    return service
+
+
+def access(context: ChildContext) -> IService:
+    """Where users fetch their mail from."""
+    service: IService = MailAccess(context)
     return service

@@ -27,6 +27,9 @@ from qmailpy.servers.ports import BACKLOG
 LDAP = "ldap"
 """Name under which the directory role finds the sockets of C{[directory] endpoint}."""
 
+ROLES = {"pop3": "access"}
+"""Roles that serve a kind of listener; all other kinds are the role mta's."""
+
 OWN = "ldap-own"
 """Name under which it finds the socket of our own workers, HOME/run/ldap.sock."""
 
@@ -120,7 +123,7 @@ class Listening:
         @raise ConfigError: what cannot be bound, one line each; then nothing is left open.
         """
         self._home = config.home
-        wanted = [("mta", one.name, one.endpoint) for one in config.listeners]
+        wanted = [(ROLES.get(one.kind, "mta"), one.name, one.endpoint) for one in config.listeners]
         # For the workers alone: not even the directory's user needs its name.
         wanted.append(("directory", OWN, f"unix:{SOCKET}:mode=600"))
         if config.directory.endpoint:

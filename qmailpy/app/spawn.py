@@ -171,7 +171,7 @@ class Processes:
             "roles": self._roles,
             "control": CONTROL,
         }
-        if place.role == "mta":
+        if place.role in ("mta", "access"):
             start["secret"] = self._secret(config)
         path = control_path(config.home, place.name)
         child = ChildProcess(place.name, keeper, start, lambda: self._remove(path))

@@ -51,6 +51,7 @@ class Place:
     index: int
     shards: tuple[str, ...] = ()
     rank: int = 0  # lower ranks start first and stop last
+    patient: bool = False  # does not start before all lower ranks have been ready, however long that takes
 
     @property
     def name(self) -> str:
@@ -290,7 +291,7 @@ class Supervisor:
 
     def _flush(self, what: list[str]) -> None:
         for kept in self._kept:
-            if kept.place.role == "mta" and kept.child is not None:
+            if kept.place.role in ("mta", "access") and kept.child is not None:
                 kept.child.send({"do": "flush", "what": what})
 
     def _next_rank(self) -> None:
@@ -301,7 +302,7 @@ class Supervisor:
         if not left or self._stopped is not None:
             return
         self._started.append(left[0])
-        if left[1:]:
+        if left[1:] and not any(kept.place.patient for kept in self._of(left[1])):
             self._patience = self._clock.callLater(PATIENCE_S, self._out_of_patience)
         for kept in self._of(left[0]):
             kept.start(self._config)

@@ -124,7 +124,7 @@ def prepare(reactor: Any, config: Config, *, console: bool, roles: str, silence_
             )
         processes = Processes(
             reactor,
-            sockets={role: listening.of(role) for role in ("directory", "mta")},
+            sockets={role: listening.of(role) for role in ("directory", "mta", "access")},
             lock=instance.children_lock,
             session=session,
             users=ours,

@@ -240,7 +240,7 @@ def flush_directory(home: str, address: str = "") -> int:
     @return: how many processes were told; 0 when nothing runs, which is no error.
     @raise CommandError: a process is there and could not be told; its cache lifetime bounds the harm.
     """
-    return len(call_all(home, "mta", "directory.flush", address=address))
+    return sum(len(call_all(home, role, "directory.flush", address=address)) for role in ("mta", "access"))
 
 
 def clear_counters(home: str) -> bool:

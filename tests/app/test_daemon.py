@@ -48,6 +48,14 @@ class Shards(SynchronousTestCase):
             [(one.name, one.shards) for one in places(config)], [("directory-0", ()), ("mta-0", ("0", "3"))]
         )
 
+    def test_there_is_a_process_for_mailboxes_where_one_is_listened_for(self) -> None:
+        pop3 = ListenerConfig(name="pop3", kind="pop3", endpoint="tcp:110")
+        self.assertNotIn("access", [one.role for one in places(CONFIG)])
+        found = places(evolve(CONFIG, listeners=(*CONFIG.listeners, pop3)))
+        self.assertEqual([one.name for one in found], ["directory-0", "mta-0", "mta-1", "access-0"])
+        self.assertGreater(found[3].rank, found[2].rank)
+        self.assertTrue(found[3].patient)
+
 
 class Watching(SynchronousTestCase):
     def test_the_service_manager_hears_from_us_only_while_children_answer(self) -> None:

@@ -114,6 +114,18 @@ class Supervising(SupervisorCase):
         self.spawn.children[0].ready()
         self.assertEqual(len(self.spawn.children), 3)
 
+    def test_mailboxes_stay_closed_until_the_queue_was_taken_up(self) -> None:
+        """Deliveries that an unclean stop cut short are replayed first, however long that takes."""
+        places = (*PLACES, Place(role="access", index=0, rank=2, patient=True))
+        self.supervisor = Supervisor(self.clock, places, self.spawn, CONFIG)
+        self.supervisor.start()
+        self.spawn.children[0].ready()
+        self.clock.advance(PATIENCE_S * 3)
+        self.assertEqual(self.spawn.names(), ["directory-0", "mta-0", "mta-1"])
+        for child in self.spawn.children[1:3]:
+            child.ready()
+        self.assertEqual(self.spawn.names()[3:], ["access-0"])
+
     def test_a_child_that_dies_is_back_at_once(self) -> None:
         self.all_ready()
         self.spawn.children[1].die()
@@ -280,6 +292,16 @@ class Flushes(SupervisorCase):
         for worker in workers:
             self.assertEqual(worker.sent, [{"do": "flush", "what": ["a@b.example", "b.example"]}])
         self.assertEqual(directory.sent, [])
+
+    def test_the_process_of_mailboxes_is_told_too(self) -> None:
+        """It lets people in by what it remembers of the directory."""
+        places = (*PLACES, Place(role="access", index=0, rank=2, patient=True))
+        self.supervisor = Supervisor(self.clock, places, self.spawn, CONFIG)
+        self.supervisor.start()
+        for child in self.spawn.children:  # grows while ranks become ready
+            child.ready()
+        self.spawn.children[0].keeper.said({"say": "changed", "what": ["ann@example.org"]})
+        self.assertIn({"do": "flush", "what": ["ann@example.org"]}, self.spawn.children[3].sent)
 
     def test_nonsense_is_not_passed_on(self) -> None:
         directory, *workers = self.all_ready()

@@ -1,0 +1,150 @@
+"""
+The process users fetch their mail from: POP3 over the mail store and the directory.
+
+It knows nothing of the queue, and starts when the mail workers have taken theirs up: deliveries that an unclean stop
+cut short are in their mailboxes by then. Stop: connections end, then the threads that read mailboxes, then the
+directory's connections.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from attrs import evolve
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.python.threadpool import ThreadPool
+
+from qmailpy.app.context import ChildContext
+from qmailpy.app.sockets import ROLES
+from qmailpy.auth.logins import Logins
+from qmailpy.config.schema import Config, ListenerConfig
+from qmailpy.control.client import Json
+from qmailpy.directory.service import cached, ldap_directory
+from qmailpy.directory.setup import SERVICE, thd_read_secret
+from qmailpy.disk.files import RealFiles
+from qmailpy.errors import ConfigError
+from qmailpy.local.mailstore import MailStore
+from qmailpy.servers.pop3 import Pop3Factory
+from qmailpy.servers.tls import Certificates, thd_read_pairs
+
+THREADS = 8
+"""That read mailboxes: a slow disk keeps some of them waiting, and they are cheap."""
+
+
+class MailAccess(Service):
+    """The service of the C{access} role."""
+
+    _log = Logger()
+
+    def __init__(self, context: ChildContext) -> None:
+        self._context = context
+        self._reactor = context.reactor
+        self._config = context.config
+        self._pool = ThreadPool(0, THREADS, "mailboxes")
+        self._factories: list[Pop3Factory] = []
+        self._ports: list[IListeningPort] = []
+        context.hooks.reload.append(self._reload)
+
+    def _in_thread(self, function: Any, *arguments: Any) -> Deferred[Any]:
+        return deferToThreadPool(self._reactor, self._pool, function, *arguments)
+
+    # --- start -----------------------------------------------------------------------------------------------
+
+    def startService(self) -> None:
+        super().startService()
+        context, config = self._context, self._config
+        self._pool.start()
+        secret = context.secret if context.secret is not None else thd_read_secret(context.home, SERVICE)
+        self._server = ldap_directory(self._reactor, config, secret)
+        self._directory = cached(self._reactor, config, self._server)
+        self._logins = Logins(
+            self._reactor,
+            self._directory,
+            domain=config.server.domain,
+            # The same in all processes and after a restart, and nothing a stranger can know.
+            key=hashlib.sha256(b"imagined secrets " + secret).digest(),
+        )
+        self._store = MailStore(RealFiles(), config.path("mail"), self._in_thread)
+        context.control.add("directory.flush", self._flush_directory)
+        Deferred.fromCoroutine(self._open()).addErrback(self._cannot_open)
+
+    async def _open(self) -> None:
+        self._certificates = await self._read_certificates()
+        for listener in self._config.listeners:
+            if ROLES.get(listener.kind) == "access":
+                self._listen(listener)
+        self._context.ready()
+
+    async def _read_certificates(self) -> Certificates | None:
+        """What TLS needs; without it there is none, and the log says why."""
+        try:
+            return Certificates(await self._in_thread(thd_read_pairs, self._config.home))
+        except ConfigError as error:
+            for problem in error.problems:
+                self._log.error("no TLS: {problem}", problem=problem)
+            return None
+
+    def _listen(self, listener: ListenerConfig) -> None:
+        certificates = None if listener.tls == "none" else self._certificates
+        if listener.tls == "implicit" and certificates is None:
+            self._log.error("listener {name} stays closed: there is no TLS", name=listener.name)
+            return
+        factory = Pop3Factory(
+            self._reactor,
+            hostname=self._config.server.hostname,
+            listener=listener,
+            trust=self._config.trust,
+            logins=self._logins,
+            store=self._store,
+            certificates=certificates,
+        )
+        self._factories.append(factory)
+        self._ports += self._context.listen(listener.name, factory)
+
+    def _cannot_open(self, failure: Failure) -> None:
+        self._log.failure("{name} cannot start", failure, name=self._context.name)
+        self._reactor.callLater(0, self._give_up)
+
+    def _give_up(self) -> None:
+        if self._reactor.running:
+            self._reactor.stop()
+
+    # --- while it runs ---------------------------------------------------------------------------------------
+
+    async def _flush_directory(self, address: str = "") -> Json:
+        self._directory.flush(address)
+        return None
+
+    async def _reload(self, config: Config) -> None:
+        self._config = config
+        self._directory.flush("")
+        listeners = {listener.name: listener for listener in config.listeners}
+        for factory in self._factories:
+            before = factory.site.listener
+            # Whether TLS comes first was decided when the port was opened.
+            listener = evolve(listeners.get(before.name, before), tls=before.tls)
+            factory.reconfigure(listener, config.trust)
+        if self._certificates is not None:
+            self._certificates.use(await self._in_thread(thd_read_pairs, config.home))
+
+    # --- stop ------------------------------------------------------------------------------------------------
+
+    async def _stop(self) -> None:
+        ended = [port.stopListening() for port in self._ports]
+        await DeferredList([each for each in ended if each is not None], consumeErrors=True)
+        grace = max(1.0, self._config.server.drain_s / 4)
+        await DeferredList([factory.drain(grace) for factory in self._factories], consumeErrors=True)
+        await self._store.idle()
+        self._pool.stop()
+        await self._server.stop()
+
+    def stopService(self) -> Deferred[None]:
+        """Fires when no mailbox is held any more."""
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())
