@@ -194,7 +194,7 @@ class _Parser:
         elif token.kind == ":" and not open_angle:
             if self.group is not None:
                 self._trouble(token.start, "a group within a group")
-                self.tokens = []
+                self._reset()
             else:
                 self.group = _phrase(self.tokens)
                 self._reset()

@@ -133,6 +133,10 @@ class ParseTests(SynchronousTestCase):
                 self.assertEqual(listed.name, called)
             self.assertTrue(listed.address.endswith("@x.example"))
 
+    def test_a_bracket_of_a_group_within_a_group_is_forgotten(self) -> None:
+        """Found by the test below."""
+        self.assertEqual(len(parse_list(b":>:<").addresses), 0)
+
     @settings(max_examples=500, deadline=None)
     @given(st.binary(max_size=60) | st.text(alphabet='ab@.,;:<>()"\\[] \r\n', max_size=60).map(str.encode))
     def test_no_octets_make_it_fail(self, value: bytes) -> None:
