@@ -598,8 +598,10 @@ class SmtpSession:
         return self._transaction
 
     def _forget(self) -> None:
-        """The client gave the transaction up, as it may."""
-        self._transaction = None
+        """The client gave the transaction up, as it may: with BDAT in the middle of the message, too."""
+        transaction, self._transaction = self._transaction, None
+        if transaction is not None and transaction.intake is not None:
+            transaction.intake.abort()
 
     def _give_up(self) -> None:
         """The session ends; what the client was promised for its recipients and never used is recorded."""

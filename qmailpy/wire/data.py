@@ -1,5 +1,6 @@
 r"""
-The content of a DATA command: from dot-stuffed octets in any cut to the message (RFC 5321 s.4.1.1.4, s.4.5.2).
+The content of a DATA command: from dot-stuffed octets in any cut to the message (RFC 5321 s.4.1.1.4, s.4.5.2); and that
+of BDAT commands, which is neither stuffed nor has an end of its own (RFC 3030 s.2).
 
 The end of data is C{CR LF . CR LF} and nothing else (the CR LF that ends the DATA command counts as its first two).
 A CR or LF alone ends no line: it is refused after the data, or, for a listener that serves old devices, made a CRLF.
@@ -28,7 +29,7 @@ LOOP = Reply(554, "5.4.6", "Too many Received fields: the mail is in a loop")
 
 class DataReader:
     """
-    Takes the octets of one message.
+    Takes the octets of one message that came by DATA.
 
     @ivar size: octets of content so far, without the dots of the transport (RFC 1870 s.5).
     """
@@ -86,6 +87,10 @@ class DataReader:
             self._carry = text[len(text) - held :]
         if 0 <= dot < len(body):
             body = body.replace(b"\r\n.", b"\r\n")
+        return self._take(body), rest
+
+    def _take(self, body: bytes) -> bytes:
+        """Look at what is content for certain; the octets that may go on, b"" once there is a fault."""
         pairs = body.count(b"\r\n")
         if body.count(b"\n") != pairs or body.count(b"\r") != pairs:
             if self._normalise:
@@ -102,8 +107,8 @@ class DataReader:
         if self._head_tail is not None:
             self._read_head(body)
         if self._bare or self._nul or self.size > self._limit or self._received > self._received_limit:
-            body = b""
-        return body, rest
+            return b""
+        return body
 
     @property
     def head(self) -> bytes:
@@ -137,6 +142,42 @@ class DataReader:
             self._head += text[len(tail) : len(tail) + room]
         # One octet less than the pattern: what was counted is not counted again.
         self._head_tail = None if end >= 0 else text[-(len(_RECEIVED) - 1) :]
+
+
+class ChunkReader(DataReader):
+    """
+    Takes the octets of one message that comes by BDAT. What is said of line ends above holds for them too: without
+    BINARYMIME, which we do not offer, a message is lines (RFC 3030 s.3).
+    """
+
+    __slots__ = ("_open",)
+
+    def __init__(self, limit: int, received_limit: int, normalise: bool = False) -> None:
+        """As for DATA."""
+        super().__init__(limit, received_limit, normalise)
+        self._carry = b""
+        self._skip = 0
+        self._open = False  # the last line has no end yet
+
+    def take(self, octets: bytes, last: bool) -> bytes:
+        """
+        Take the next octets.
+
+        @param last: nothing follows. A last line without its end gets it: everything behind us, and DATA on the way
+            out, wants lines.
+        @return: the content they bring; empty once the message has a fault.
+        """
+        text = self._carry + octets
+        self._carry = b""
+        if last:
+            if not text.endswith(b"\r\n") if text else self._open:
+                text += b"\r\n"
+        elif text.endswith(b"\r"):
+            self._carry = b"\r"
+            text = text[:-1]
+        if text:
+            self._open = not text.endswith(b"\r\n")
+        return self._take(text)
 
 
 def _held(text: bytes) -> int:

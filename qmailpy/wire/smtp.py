@@ -7,12 +7,16 @@ arrived, and waits for L{SmtpCore.accept} or L{SmtpCore.answer}; then L{SmtpCore
 So replies keep the order of the commands however long an answer takes (RFC 2920), and nothing ever recurses.
 
     connected --EHLO/HELO--> ready --MAIL--> mail --RCPT--> recipients --DATA/354--> data --CRLF.CRLF--> ready
+    recipients --BDAT--> chunks --BDAT n LAST--> ready
     RSET, EHLO and HELO lead to ready from everywhere but data; QUIT, or a reply of 421, ends it.
     ready --STARTTLS/220--> L{SmtpCore.secure} --> connected
     ready --AUTH/334--> exchange, of which every line is an answer --235--> ready
 
 Octets behind a DATA command that was answered 354 are message data even if they came before the answer; behind a DATA
 that was refused they are commands (RFC 2920 s.3.1 has the client wait, so both are its own doing).
+
+The octets behind a BDAT command are read whatever the answer to it (RFC 3030 s.2): to take them for commands would let
+whoever wrote the message speak for the client. A BDAT whose size cannot be read ends the session for that reason.
 
 After a 220 to STARTTLS nothing is read until L{SmtpCore.secure}; what came behind the command in the clear ends the
 session (RFC 3207 s.4.2 wants it dropped, and an honest client has sent nothing). An authentication exchange is led by
@@ -33,7 +37,7 @@ from collections.abc import Callable, Mapping
 from qmailpy.values import Reply, ScramSecret
 from qmailpy.wire import sasl
 from qmailpy.wire import smtp_replies as say
-from qmailpy.wire.data import DataReader
+from qmailpy.wire.data import TOO_LARGE, ChunkReader, DataReader
 from qmailpy.wire.reply import encode
 from qmailpy.wire.smtp_arguments import parameters, path
 from qmailpy.wire.smtp_events import (
@@ -99,12 +103,15 @@ class SmtpCore:
         "_backlog",
         "_bindings",
         "_buffer",
+        "_chunks",
         "_data",
         "_errors",
         "_events",
         "_hide",
         "_in_mail",
         "_junk",
+        "_last",
+        "_left",
         "_messages",
         "_out",
         "_overlong",
@@ -127,6 +134,9 @@ class SmtpCore:
         self._out: list[bytes] | None = None
         self._events: list[Event] | None = None  # made by answers, given out by proceed
         self._data: DataReader | None = None
+        self._chunks: ChunkReader | None = None  # of a message that comes by BDAT
+        self._left = 0  # octets of a chunk that are still to come
+        self._last = False  # and it is the last chunk
         self._overlong: bytes | None = None  # beginning of a line that is too long, until its end
         self._waiting = _IDLE
         self._in_mail = False
@@ -149,7 +159,7 @@ class SmtpCore:
 
     @property
     def in_data(self) -> bool:
-        return self._data is not None
+        return self._data is not None or self._left > 0
 
     def greet(self) -> None:
         """Say hello; once, when the connection is made."""
@@ -270,6 +280,12 @@ class SmtpCore:
         self._waiting = _IDLE
         if self.closed:
             return
+        if asked == _DATA_ASKED and self._chunks is not None and accepted:
+            if not self._left:
+                if self._events is None:
+                    self._events = []
+                self._take_chunk(self._chunks, b"", self._events)
+            return  # a chunk is answered when it is there
         if asked == _END_ASKED and self.service.lmtp:
             octets *= self.recipients  # RFC 2033 s.4.2: one for each that was accepted
         self._send(octets)
@@ -281,7 +297,9 @@ class SmtpCore:
         elif asked == _MAIL_ASKED:
             self._in_mail = accepted
         elif asked == _DATA_ASKED:
-            if accepted:
+            if self._chunks is not None:
+                self._forget()  # what is left of it is skipped: a message must not begin with its second chunk
+            elif accepted:
                 limits = self.service.limits
                 self._data = DataReader(limits.message_octets, limits.received, limits.normalise)
         elif asked == _END_ASKED:
@@ -299,6 +317,7 @@ class SmtpCore:
         """There is no transaction now."""
         self._in_mail = False
         self._refused = False
+        self._chunks = None
         self.recipients = 0
 
     def _drop(self) -> None:
@@ -307,6 +326,8 @@ class SmtpCore:
         self._at = 0
         self._backlog = None
         self._data = None
+        self._chunks = None
+        self._left = 0
         self._overlong = None
         self._sasl = None
 
@@ -332,6 +353,11 @@ class SmtpCore:
                 if self._at >= len(self._buffer):
                     break
                 self._read_data(self._data, events)
+                continue
+            if self._left:
+                if self._at >= len(self._buffer):
+                    break
+                self._read_chunk(events)
                 continue
             at = self._at
             end = self._buffer.find(b"\n", at)
@@ -391,6 +417,41 @@ class SmtpCore:
             self._forget()
             events.append(DataRefused(fault, data.size))
             self._count_error()
+
+    def _read_chunk(self, events: list[Event]) -> None:
+        """Octets of a chunk are there, some or all of them."""
+        end = min(self._at + self._left, len(self._buffer))
+        octets = self._buffer[self._at : end]
+        self._left -= len(octets)
+        if end < len(self._buffer):
+            self._at = end
+        else:
+            self._buffer = b""
+            self._at = 0
+        if self._chunks is not None:
+            self._take_chunk(self._chunks, octets, events)
+
+    def _take_chunk(self, chunks: ChunkReader, octets: bytes, events: list[Event]) -> None:
+        ended = not self._left
+        content = chunks.take(octets, ended and self._last)
+        if content:
+            events.append(DataChunk(content))
+        if not ended:
+            return
+        if not self._last:
+            self._send(say.CHUNK_OK)
+        elif chunks.fault is None:
+            self._waiting = _END_ASKED
+            events.append(DataEnded(chunks.size, chunks.head))
+        else:
+            self._refuse_chunks(chunks.fault, chunks.size, events)
+
+    def _refuse_chunks(self, fault: Reply, size: int, events: list[Event]) -> None:
+        """The message that comes by BDAT is refused, and the transaction over."""
+        self._send(encode(fault) * (self.recipients if self.service.lmtp and self._last else 1))
+        self._forget()
+        events.append(DataRefused(fault, size))
+        self._count_error()
 
     def _bad(self, line: bytes, reply: Reply, events: list[Event]) -> None:
         self._send(encode(reply))
@@ -470,6 +531,9 @@ class SmtpCore:
         if not self._in_mail:
             self._bad(line, say.MAIL_FIRST if self.helo else say.HELO_FIRST, events)
             return
+        if self._chunks is not None:
+            self._bad(line, say.NOT_NOW_BDAT, events)
+            return
         found = path(argument, b"TO:", sender=False)
         if found is None or isinstance(found, Reply):
             self._refused = True
@@ -491,6 +555,8 @@ class SmtpCore:
     def _data_command(self, line: bytes, argument: bytes, events: list[Event]) -> None:
         if argument.strip(b" "):
             self._bad(line, say.NO_ARGUMENT, events)
+        elif self._chunks is not None:
+            self._bad(line, say.NOT_NOW_BDAT, events)
         elif self.recipients:
             self._waiting = _DATA_ASKED
             events.append(DataBegun())
@@ -499,6 +565,33 @@ class SmtpCore:
             self._send(encode(say.NO_RECIPIENTS_LMTP if self.service.lmtp else say.NO_RECIPIENTS))
         else:
             self._bad(line, say.RCPT_FIRST if self._in_mail else say.MAIL_FIRST, events)
+
+    def _bdat(self, line: bytes, argument: bytes, events: list[Event]) -> None:
+        """RFC 3030 s.2."""
+        size, _, last = argument.strip(b" ").partition(b" ")
+        last = last.strip(b" ").upper()
+        if not size.isdigit() or len(size) > 20 or last not in (b"", b"LAST"):
+            self._bad(line, say.BDAT_SYNTAX, events)
+            if not self.closed:
+                self._end(say.BDAT_SYNTAX)
+            return
+        self._left = int(size)
+        self._last = bool(last)
+        limits = self.service.limits
+        chunks = self._chunks
+        if chunks is None and not self.recipients:
+            if self._refused:
+                self._send(encode(say.NO_RECIPIENTS_LMTP if self.service.lmtp else say.NO_RECIPIENTS))
+            else:
+                self._bad(line, say.RCPT_FIRST if self._in_mail else say.MAIL_FIRST, events)
+        elif (chunks.size if chunks is not None else 0) + self._left > limits.message_octets:
+            self._refuse_chunks(TOO_LARGE, self._left, events)  # known before it has come
+        elif chunks is None:
+            self._chunks = ChunkReader(limits.message_octets, limits.received, limits.normalise)
+            self._waiting = _DATA_ASKED
+            events.append(DataBegun())
+        elif not self._left:
+            self._take_chunk(chunks, b"", events)
 
     def _starttls(self, line: bytes, argument: bytes, events: list[Event]) -> None:
         """RFC 3207 s.4. Not only behind EHLO: clients that do not ask first exist, and the state is lost anyway."""
@@ -611,6 +704,7 @@ _COMMANDS: dict[bytes, CommandParser] = {
     b"MAIL": SmtpCore._mail,
     b"RCPT": SmtpCore._rcpt,
     b"DATA": SmtpCore._data_command,
+    b"BDAT": SmtpCore._bdat,
     b"RSET": SmtpCore._rset,
     b"NOOP": SmtpCore._noop,
     b"QUIT": SmtpCore._quit,

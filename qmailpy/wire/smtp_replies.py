@@ -9,6 +9,7 @@ from qmailpy.values import Reply
 MAIL_OK = b"250 2.1.0 Sender ok\r\n"
 RCPT_OK = b"250 2.1.5 Recipient ok\r\n"
 DATA_OK = b"354 End data with <CR><LF>.<CR><LF>\r\n"
+CHUNK_OK = b"250 2.0.0 Chunk received\r\n"
 MESSAGE_OK = b"250 2.0.0 Message accepted\r\n"
 RESET_OK = b"250 2.0.0 Reset\r\n"
 NOOP_OK = b"250 2.0.0 Ok\r\n"
@@ -37,6 +38,8 @@ NO_RECIPIENTS_LMTP = Reply(503, "5.5.1", "No valid recipients")  # RFC 2033 s.4.
 LHLO_FIRST = Reply(503, "5.5.1", "LHLO first")
 EHLO_FIRST = Reply(503, "5.5.1", "EHLO first")
 NOT_NOW = Reply(503, "5.5.1", "Not in a transaction")
+NOT_NOW_BDAT = Reply(503, "5.5.1", "BDAT has begun")
+BDAT_SYNTAX = Reply(501, "5.5.4", "Syntax: BDAT size [LAST]")
 TLS_OK = b"220 2.0.0 Ready to start TLS\r\n"
 TLS_TWICE = Reply(503, "5.5.1", "TLS is active already")
 TLS_FIRST = Reply(538, "5.7.11", "Encryption required: STARTTLS first")  # RFC 4954 s.6

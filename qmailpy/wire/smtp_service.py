@@ -68,6 +68,7 @@ EXTENSIONS: tuple[Extension, ...] = (
     Extension(keyword="SIZE", argument=lambda limits: str(limits.message_octets), mail={"SIZE": ("size", _size)}),
     Extension(keyword="8BITMIME", mail={"BODY": ("body", _body)}),
     Extension(keyword="ENHANCEDSTATUSCODES"),
+    Extension(keyword="CHUNKING"),
 )
 
 

@@ -96,7 +96,7 @@ class SmtpServerTests(TestCase):
         refused, features = await self.in_thread(client)
         self.assertEqual(list(refused), ["bad@example.org"])
         self.assertEqual(refused["bad@example.org"][0], 550)
-        self.assertEqual(set(features), {"pipelining", "size", "8bitmime", "enhancedstatuscodes"})
+        self.assertEqual(set(features), {"pipelining", "size", "8bitmime", "enhancedstatuscodes", "chunking"})
         contents = [message.content.partition(b"Subject")[2] for message in self.queue.messages]
         self.assertEqual(contents[0], text.encode()[7:])
         self.assertEqual(contents[1], large[7:])

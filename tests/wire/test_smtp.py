@@ -106,7 +106,7 @@ class CommandTests(SynchronousTestCase):
         self.assertTrue(session.core.closed)
         self.assertEqual(
             session.sent,
-            b"250-mx.example.org\r\n250-PIPELINING\r\n250-SIZE 52428800\r\n250-8BITMIME\r\n250 ENHANCEDSTATUSCODES\r\n"
+            b"250-mx.example.org\r\n250-PIPELINING\r\n250-SIZE 52428800\r\n250-8BITMIME\r\n250-ENHANCEDSTATUSCODES\r\n250 CHUNKING\r\n"
             b"250 2.1.0 Sender ok\r\n250 2.1.5 Recipient ok\r\n354 End data with <CR><LF>.<CR><LF>\r\n"
             b"250 2.0.0 Message accepted\r\n221 2.0.0 Bye\r\n",
         )
