@@ -81,7 +81,8 @@ class Intake:
         self._flow = flow
         self._in_thread = in_thread
         self._enqueue = enqueue
-        self._crc = 0
+        self._crc = 0  # of what is in the file
+        self._at = 0  # octets of it
         self._pieces: list[bytes] = []
         self._held = 0  # octets of them
         self._file: int | None = None
@@ -95,7 +96,6 @@ class Intake:
 
     def write(self, octets: bytes) -> None:
         self.size += len(octets)
-        self._crc = zlib.crc32(octets, self._crc)
         if self._problem is not None:
             return
         self._pieces.append(octets)
@@ -123,7 +123,7 @@ class Intake:
 
         if not self._spilled:
             content = b"".join(self._pieces)
-            self._enqueue(Enqueued(to_number(self.id), envelope, self.size, self._crc, content), answer)
+            self._enqueue(Enqueued(to_number(self.id), envelope, self.size, zlib.crc32(content), content), answer)
             return result
 
         def written(outcome: object) -> None:
@@ -205,7 +205,10 @@ class Intake:
         if self._file is None:
             self._file = self._files.open(self._path, create=True)
             self._files.truncate(self._file, 0)
-        self._files.pwrite(self._file, octets, self._files.size(self._file))
+            self._at = 0
+        self._crc = zlib.crc32(octets, self._crc)  # here, where it costs the reactor nothing
+        self._files.pwrite(self._file, octets, self._at)
+        self._at += len(octets)
 
     def _thd_sync(self) -> None:
         assert self._file is not None

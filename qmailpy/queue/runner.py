@@ -31,7 +31,8 @@ from qmailpy.values import Disposition, Job, Priority, Reply, Verdict
 
 READY = 2000  # units that may be ready at once; what is due beyond that stays on disk
 LOADING = 100  # messages read from their files at once
-PARKED_S = 15.0  # how long a unit of a destination with too many ready ones waits on disk
+PARKED_S = 15.0  # how long a copy for several destinations waits when one of them has too many ready ones
+UNPARK = READY // 8  # units of a destination that are left when parked ones come back
 WITHHELD_S = 60.0  # how long failures wait for the rest of their message to be told of together
 
 BUG = Disposition(verdict=Verdict.DEFERRED, reply=Reply(451, "4.3.0", "internal error; the message is kept"))
@@ -75,6 +76,7 @@ class Runner:
         self.due = DueList()
         self._hurried: array[int] = array("Q")  # entries that are due though their messages say later: run by hand
         self.jobs: dict[Unit[tuple[int, ...]], Job] = {}  # out now
+        self._parked: dict[str, array[int]] = {}  # destination: numbers of copies for it alone that are due
         self._shard = shard
         self._config = config
         self._verdicts = Verdicts(
@@ -91,6 +93,7 @@ class Runner:
         self._chance = chance
         self._timer: IDelayedCall | None = None
         self._former: list[tuple[set[Unit[tuple[int, ...]]], Deferred[None]]] = []
+        self._pumping = False
         self._loading = 0
         self._draining = False
         self._drained: list[Deferred[None]] = []
@@ -144,7 +147,7 @@ class Runner:
             if item.next_attempt <= now:
                 host = item.recipient.host
                 if not ahead and self.fair.overflow(host):
-                    self._park(copy, message.number, now)
+                    self._park(copy, message.number, host)
                     return
                 flying.add(number)
                 self.fair.add(Unit(message.number, host, priority, (number,)))
@@ -157,17 +160,33 @@ class Runner:
             size = self._config.recipients_per_job
             for host, numbers in by_host.items():
                 if not ahead and self.fair.overflow(host):
-                    self._park(copy, message.number, now)
+                    if len(by_host) == 1 and len(numbers) == len(pending):
+                        self._park(copy, message.number, host)
+                    elif not copy.waiting:
+                        copy.waiting = True
+                        self.push(now + PARKED_S, message.number)
                     continue
                 flying.update(numbers)
                 for at in range(0, len(numbers), size):
                     self.fair.add(Unit(message.number, host, priority, tuple(numbers[at : at + size])))
         self.wait(copy, message.number)
 
-    def _park(self, copy: Copy, number: int, now: float) -> None:
+    def _park(self, copy: Copy, number: int, host: str) -> None:
+        """A copy for a destination that has too many ready ones comes back when it has fewer."""
         if not copy.waiting:
             copy.waiting = True
-            self.push(now + PARKED_S, number)
+            self._parked.setdefault(host, array("Q")).append(number)
+
+    def _unpark(self, host: str) -> None:
+        parked = self._parked.get(host)
+        if parked is None or self.fair.load(host).waiting > UNPARK:
+            return
+        back, rest = parked[:UNPARK], parked[UNPARK:]
+        if rest:
+            self._parked[host] = rest
+        else:
+            del self._parked[host]
+        self._take_up_due(back.tolist(), self._seconds())
 
     # --- the due list ----------------------------------------------------------------------------------------
 
@@ -239,10 +258,17 @@ class Runner:
 
     def pump(self) -> None:
         """Start whatever may be started."""
-        if self.stopped or self._draining:
+        if self.stopped or self._draining or self._pumping:
             return
-        while (unit := self.fair.next()) is not None:
-            self._start(unit)
+        self._pumping = True  # a channel that answers at once ends up here again: the loop below sees to it
+        try:
+            while not self.stopped and (unit := self.fair.next()) is not None:
+                self._start(unit)
+        finally:
+            self._pumping = False
+        if self._parked and not self.fair.busy:  # nobody is out whose end would bring them back
+            for host in list(self._parked):
+                self._unpark(host)
         if (len(self.due) or self._hurried) and len(self.fair) < READY // 2:
             earliest = self.due.earliest()
             if self._hurried or (earliest is not None and earliest <= self._seconds()):
@@ -279,6 +305,8 @@ class Runner:
         if self._former:
             self._tell_former(unit)
         self.fair.done(unit)
+        if self._parked:
+            self._unpark(unit.destination)
         self._unsettled += 1
         if isinstance(outcome, Failure) or len(outcome) != len(job.recipients):
             reason = outcome if isinstance(outcome, Failure) else Failure(ValueError("dispositions do not match"))
@@ -388,6 +416,9 @@ class Runner:
     def run_now(self) -> None:
         """Everything that waits is due, whatever its schedule says."""
         self._hurried.extend(self.due.take_all())
+        for parked in self._parked.values():
+            self._hurried.extend(parked)
+        self._parked.clear()
         self.refill()
         self.pump()
 

@@ -18,6 +18,7 @@ from qmailpy.interfaces import IResolver
 _CACHED = 4096  # addresses whose trust is remembered
 
 
+@lru_cache(maxsize=_CACHED)
 def plain_address(host: str) -> str:
     """
     An address as the socket layer gives it, in the form people write: no zone, and IPv4 as IPv4 even when it came

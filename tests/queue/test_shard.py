@@ -142,3 +142,14 @@ class QueueTests(SynchronousTestCase):
         self.assertEqual(len(self.world.mailbox("ann")), 1)
         self.assertEqual(self.world.stored(), {})
         self.flushLoggedErrors(ZeroDivisionError)
+
+    def test_what_is_too_much_for_a_destination_comes_back_as_soon_as_it_has_less(self) -> None:
+        """Parked, not forgotten: no pause while there is work for it."""
+        self.world.outside.silent = True
+        for number in range(800):
+            self.world.send("ok@out.example", body=b"%d" % number, hold=True)
+        self.world.pump()
+        self.world.outside.release()
+        self.world.pump()
+        self.assertEqual(len(self.world.outside.taken), 800)
+        self.assertEqual(self.world.stored(), {})
