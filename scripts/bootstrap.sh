@@ -53,6 +53,9 @@ swaks swaks
 curl curl
 openssl openssl
 gsasl gsasl
+dovecot dovecot-pop3d
+fetchmail fetchmail
+getmail getmail6
 ldapsearch ldap-utils
 slapd slapd
 END
