@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, cast
 
+from attrs import evolve
 from OpenSSL import SSL
 from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import CancelledError, Deferred
@@ -425,11 +426,11 @@ class SmtpSession:
             self._log.failure("routing {address}", address=address)
             result = Refused(_INTERNAL)
         if result is not None:
-            self._routed(result, event.address)
+            self._routed(result, event)
             return
         routing = Deferred.fromCoroutine(site.router.route(address, site.listener.channel))
         routing.addErrback(self._not_routed, address)
-        self._ask(routing, partial(self._routed, named=event.address), "routing")
+        self._ask(routing, partial(self._routed, event=event), "routing")
 
     def _not_routed(self, failure: Failure, address: str) -> Refused:
         if failure.check(MailError) is not None:
@@ -438,20 +439,23 @@ class SmtpSession:
             self._log.failure("routing {address}", failure=failure, address=address)
         return Refused(_INTERNAL)
 
-    def _routed(self, result: RouteResult, named: str) -> None:
+    def _routed(self, result: RouteResult, event: RcptTo) -> None:
         """The router's word on a recipient: accept, or refuse with a J record."""
         transaction = self._open()
         if isinstance(result, Refused):
             reply = result.reply
         elif result.local or self._trusted or self._user:
-            for recipient in result.recipients:
+            for found in result.recipients:
+                recipient = (
+                    evolve(found, notify=event.notify, orcpt=event.orcpt) if event.notify or event.orcpt else found
+                )
                 transaction.recipients.setdefault((recipient.channel, recipient.host, recipient.address), recipient)
-            transaction.named[named] = None
+            transaction.named[event.address] = None
             self._core.accept()
             return
         else:
             reply = _NO_RELAYING
-        self._reject(transaction, [named], reply)
+        self._reject(transaction, [event.address], reply)
         self._core.answer(reply, counted=not (self._trusted or self._user))
 
     def _data_begun(self, event: DataBegun) -> None:
@@ -466,7 +470,7 @@ class SmtpSession:
                     name=self._name(),
                     ip=self._ip,
                     host=site.hostname,
-                    protocol=self._protocol(),
+                    protocol=protocol(**self._facts(), utf8=transaction.mail.smtputf8),
                     queue_id=transaction.id,
                     moment=site.reactor.seconds(),
                     recipient=next(iter(transaction.named)) if len(transaction.named) == 1 else "",
@@ -530,6 +534,9 @@ class SmtpSession:
             protocol=self._protocol(),
             user=self._user,
             source_system=source_system(self._core.helo, self._name(), self._ip),
+            envid=mail.envid,
+            ret=mail.ret,
+            smtputf8=mail.smtputf8,
         )
         transaction.committing = True
         try:

@@ -16,11 +16,12 @@ def modifiers(*, extended: bool, secured: bool, authenticated: bool, lmtp: bool)
     return "E" * (extended and not lmtp) + "S" * secured + "A" * authenticated + "L" * lmtp
 
 
-def protocol(*, extended: bool, secured: bool, authenticated: bool, lmtp: bool) -> str:
-    """The keyword of RFC 3848; plain SMTP has none for TLS."""
+def protocol(*, extended: bool, secured: bool, authenticated: bool, lmtp: bool, utf8: bool = False) -> str:
+    """The keyword of RFC 3848, or with C{utf8} of RFC 6531 s.3.7.3; plain SMTP has none for TLS."""
     if not extended:
         return "SMTP"
-    return ("LMTP" if lmtp else "ESMTP") + "S" * secured + "A" * authenticated
+    name = ("UTF8LMTP" if lmtp else "UTF8SMTP") if utf8 else "LMTP" if lmtp else "ESMTP"
+    return name + "S" * secured + "A" * authenticated
 
 
 def ends(host: Any, peer: Any, unix: bool, ip: str, ours: str) -> str:

@@ -3,7 +3,8 @@ Mail addresses as RFC 5321 s.4.1.2 writes them: Path, Mailbox, local part, domai
 
 Inside qmailpy an address is a C{str} in one canonical form, which is at the same time the right form on the wire:
 C{"<" + address + ">"} is always a valid path. A local part is quoted only when it must be, and the domain is in lower
-case. The null path is the empty string; C{postmaster} alone is the one address without a domain (RFC 5321 s.4.1.1.3).
+case and ASCII: an international one by its A-labels. The null path is the empty string; C{postmaster} alone is the one
+address without a domain (RFC 5321 s.4.1.1.3).
 
 A refusal is a L{Reply}: 501 with 5.1.7 for a sender and 5.1.3 for a recipient, 553 5.6.7 for an address that would
 need SMTPUTF8. Everything here is linear in the length of its input.
@@ -26,7 +27,6 @@ _DOT_ATOM = _ALNUM + b"!#$%&'*+-/=?^_`{|}~."
 _DOT_ATOM_SET = frozenset(_DOT_ATOM.decode())
 # The underscore is no letter of RFC 5321's domains, but names that have one exist and take mail.
 _HOST = _ALNUM + b"-._"
-_HOST_SET = frozenset(_HOST.decode())
 _HIGH = bytes(range(0x80, 0x100))
 # Neither alternative can match what the other does, so that a failure costs one walk back at most.
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
@@ -197,22 +197,21 @@ def _domain(text: str, utf8: bool) -> str | None:
         return _literal(text)
     if text.isascii():
         return text.lower() if _is_host(text.encode()) else None
-    octets = text.encode()
-    if not utf8 or len(octets) > DOMAIN_OCTETS or not _dots_are_inside(octets):
+    return _a_labels(text) if utf8 and len(text) <= DOMAIN_OCTETS else None
+
+
+def _a_labels(text: str) -> str | None:
+    """
+    A domain with U-labels by its A-labels (RFC 5890, RFC 6531 s.3.2: the two are equal): so everything behind us
+    compares and looks up one form, and an address that is international in its domain alone can go everywhere.
+    """
+    import idna  # its tables are large, and most servers never see such a name
+
+    try:
+        domain = idna.encode(text, uts46=True).decode("ascii").lower()
+    except (idna.IDNAError, UnicodeError):
         return None
-    labels = text.split(".")
-    if all(_is_u_label(label) for label in labels):
-        return text.lower()
-    return None
-
-
-def _is_u_label(label: str) -> bool:
-    """A label of an internationalised name, roughly: what IDNA makes of it is decided where it is resolved."""
-    if label.startswith("-") or label.endswith("-"):
-        return False
-    return all(char in _HOST_SET or (char > "\x7f" and (char.isalnum() or not char.isascii())) for char in label) and (
-        label.isprintable() and not any(char.isspace() for char in label)
-    )
+    return domain if _is_host(domain.encode()) else None
 
 
 def _literal(text: str) -> str | None:

@@ -117,6 +117,7 @@ class SmtpCore:
         "_overlong",
         "_refused",
         "_sasl",
+        "_utf8",
         "_waiting",
         "authenticated",
         "closed",
@@ -146,6 +147,7 @@ class SmtpCore:
         self._refused = False  # a recipient of this transaction was refused
         self._sasl: sasl.Machine | None = None  # its exchange is under way
         self._bindings: Callable[[], Mapping[str, bytes]] = _no_bindings
+        self._utf8 = False  # this transaction has SMTPUTF8
         self._hide = False  # what comes may be a password sent too early: not for the log
         self.recipients = 0
         self.authenticated = False
@@ -510,7 +512,8 @@ class SmtpCore:
             self._send(encode(say.TOO_MANY_MESSAGES))
             self._end(say.TOO_MANY_MESSAGES)
             return
-        found = path(argument, b"FROM:", sender=True)
+        utf8 = service.utf8 and not argument.isascii()
+        found = path(argument, b"FROM:", sender=True, utf8=utf8)
         if found is None or isinstance(found, Reply):
             self._bad(line, found or say.MAIL_SYNTAX, events)
             return
@@ -523,6 +526,10 @@ class SmtpCore:
                 self._bad(line, fields, events)
                 return
             event = MailFrom(address=address, **fields)
+        if utf8 and not event.smtputf8:
+            self._bad(line, say.NEEDS_UTF8, events)
+            return
+        self._utf8 = event.smtputf8
         self._messages += 1
         self._waiting = _MAIL_ASKED
         events.append(event)
@@ -534,7 +541,7 @@ class SmtpCore:
         if self._chunks is not None:
             self._bad(line, say.NOT_NOW_BDAT, events)
             return
-        found = path(argument, b"TO:", sender=False)
+        found = path(argument, b"TO:", sender=False, utf8=self._utf8)
         if found is None or isinstance(found, Reply):
             self._refused = True
             self._bad(line, found or say.RCPT_SYNTAX, events)

@@ -15,17 +15,19 @@ _TWICE = Reply(501, "5.5.4", "Parameter given twice")
 _PARAMETER = Reply(555, "5.5.4", "Unknown parameter")
 
 
-def path(argument: bytes, word: bytes, *, sender: bool) -> tuple[str, int] | Reply | None:
+def path(argument: bytes, word: bytes, *, sender: bool, utf8: bool = False) -> tuple[str, int] | Reply | None:
     """
     C{FROM:<path>} or C{TO:<path>}; C{None} when it is not of that form. A blank before the path is forgiven: many
     clients send one.
+
+    @param utf8: as for L{parse_path}.
     """
     at = len(word)
     if argument[:at] != word and argument[:at].upper() != word:
         return None
     while argument[at : at + 1] == b" ":
         at += 1
-    found = parse_path(argument, at, sender=sender)
+    found = parse_path(argument, at, sender=sender, utf8=utf8)
     if not isinstance(found, Reply) and argument[found[1] : found[1] + 1] not in (b"", b" "):
         return None
     return found

@@ -28,6 +28,9 @@ class MailFrom:
     size: int = 0  # octets announced, 0 when not
     body: str = ""  # "7BIT", "8BITMIME" or "" when not announced
     auth: str = ""  # always "": see smtp_service
+    smtputf8: bool = False  # RFC 6531
+    ret: str = ""  # RFC 3461: "FULL", "HDRS" or ""
+    envid: str = ""  # RFC 3461, decoded
 
 
 @frozen(kw_only=True)
@@ -35,6 +38,8 @@ class RcptTo:
     """RCPT. Asks: is this a recipient?"""
 
     address: str
+    notify: int = 0  # RFC 3461: bits of Notify, 0 when absent
+    orcpt: str = ""  # RFC 3461, decoded: "rfc822;joe@example.org"
 
 
 @frozen

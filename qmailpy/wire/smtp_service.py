@@ -14,7 +14,7 @@ from typing import Any
 
 from attrs import field, frozen
 
-from qmailpy.values import Reply
+from qmailpy.values import Notify, Reply
 from qmailpy.wire.data import TOO_LARGE
 from qmailpy.wire.reply import encode
 
@@ -63,12 +63,59 @@ def _body(value: str | None, limits: Limits) -> str | Reply:
     return body if body in ("7BIT", "8BITMIME") else Reply(501, "5.5.4", "BODY is 7BIT or 8BITMIME")
 
 
+def _flag(value: str | None, limits: Limits) -> bool | Reply:
+    """A parameter without a value."""
+    return True if value is None else Reply(501, "5.5.4", "Parameter takes no value")
+
+
+def _ret(value: str | None, limits: Limits) -> str | Reply:
+    """RFC 3461 s.4.3."""
+    ret = (value or "").upper()
+    return ret if ret in ("FULL", "HDRS") else Reply(501, "5.5.4", "RET is FULL or HDRS")
+
+
+def _envid(value: str | None, limits: Limits) -> str | Reply:
+    """RFC 3461 s.4.4: up to 100 characters as written."""
+    return xtext(value or "", 100) or Reply(501, "5.5.4", "ENVID needs xtext of at most 100 characters")
+
+
+def _notify(value: str | None, limits: Limits) -> int | Reply:
+    """RFC 3461 s.4.1: NEVER alone, or a list of the others."""
+    words = (value or "").upper().split(",")
+    bits = {"NEVER": Notify.NEVER, "SUCCESS": Notify.SUCCESS, "FAILURE": Notify.FAILURE, "DELAY": Notify.DELAY}
+    if not all(word in bits for word in words) or len(set(words)) != len(words) or ("NEVER" in words and words[1:]):
+        return Reply(501, "5.5.4", "NOTIFY is NEVER, or some of SUCCESS, FAILURE and DELAY")
+    return sum(bits[word] for word in words)
+
+
+def _orcpt(value: str | None, limits: Limits) -> str | Reply:
+    """RFC 3461 s.4.2: a type and an address in xtext, up to 500 characters."""
+    kind, sign, text = (value or "").partition(";")
+    address = xtext(text, 500)
+    if not sign or not address or not kind or kind.translate(_NOT_ATOM) != kind or len(value or "") > 500:
+        return Reply(501, "5.5.4", "ORCPT needs a type and an address, as in rfc822;joe@example.org")
+    return f"{kind};{address}"
+
+
+_NOT_ATOM = dict.fromkeys(map(ord, '()<>[]:;@\\,."'))
+
+DSN = Extension(
+    keyword="DSN",
+    mail={"RET": ("ret", _ret), "ENVID": ("envid", _envid)},
+    rcpt={"NOTIFY": ("notify", _notify), "ORCPT": ("orcpt", _orcpt)},
+)
+"""
+RFC 3461. Not among L{EXTENSIONS}: whoever announces it promises reports of success, and that what goes on to servers
+without it is reported as relayed (s.5.2.2, s.5.2.3).
+"""
+
 EXTENSIONS: tuple[Extension, ...] = (
     Extension(keyword="PIPELINING"),
     Extension(keyword="SIZE", argument=lambda limits: str(limits.message_octets), mail={"SIZE": ("size", _size)}),
     Extension(keyword="8BITMIME", mail={"BODY": ("body", _body)}),
     Extension(keyword="ENHANCEDSTATUSCODES"),
     Extension(keyword="CHUNKING"),
+    Extension(keyword="SMTPUTF8", mail={"SMTPUTF8": ("smtputf8", _flag)}),
 )
 
 
@@ -117,6 +164,7 @@ class Service:
     greeting: bytes = field(init=False)
     helo: bytes = field(init=False)
     ehlo: bytes = field(init=False)
+    utf8: bool = field(init=False)  # addresses may be international, where MAIL says so
     mail: Mapping[str, tuple[str, ParameterParser]] = field(init=False)
     rcpt: Mapping[str, tuple[str, ParameterParser]] = field(init=False)
 
@@ -138,6 +186,10 @@ class Service:
         if self.mechanisms:
             lines.append(" ".join(("AUTH", *self.mechanisms)))
         return encode(Reply(250, "", "\n".join(lines)))
+
+    @utf8.default
+    def _utf8(self) -> bool:
+        return any("SMTPUTF8" in row.mail for row in self.extensions)
 
     @mail.default
     def _mail(self) -> Mapping[str, tuple[str, ParameterParser]]:

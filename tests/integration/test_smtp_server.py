@@ -96,7 +96,9 @@ class SmtpServerTests(TestCase):
         refused, features = await self.in_thread(client)
         self.assertEqual(list(refused), ["bad@example.org"])
         self.assertEqual(refused["bad@example.org"][0], 550)
-        self.assertEqual(set(features), {"pipelining", "size", "8bitmime", "enhancedstatuscodes", "chunking"})
+        self.assertEqual(
+            set(features), {"pipelining", "size", "8bitmime", "enhancedstatuscodes", "chunking", "smtputf8"}
+        )
         contents = [message.content.partition(b"Subject")[2] for message in self.queue.messages]
         self.assertEqual(contents[0], text.encode()[7:])
         self.assertEqual(contents[1], large[7:])

@@ -12,14 +12,17 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.auth.logins import Logins
 from qmailpy.config.schema import ListenerConfig, QueueConfig, TrustConfig
+from qmailpy.errors import Temporary
 from qmailpy.records.record import Action
 from qmailpy.servers.session import SmtpSession
 from qmailpy.servers.smtp import SmtpFactory
 from qmailpy.servers.submission import Head, may_send_as
 from qmailpy.servers.tls import OWN, Certificates
 from qmailpy.testing.memory_directory import MemoryDirectory
-from qmailpy.values import Alias, Mailbox
+from qmailpy.testing.scripted_router import local
+from qmailpy.values import Alias, Mailbox, Notify, Reply
 from qmailpy.wire.data import HEAD_OCTETS
+from qmailpy.wire.smtp_service import DSN, EXTENSIONS, Service
 from tests.servers.test_smtp import HELLO, MAIL, RCPT, STRANGER, LosableTransport, SmtpTestCase
 from tests.servers.test_tls import pair, shake
 
@@ -352,6 +355,78 @@ class LmtpTests(SubmissionTestCase):
         transport.session = session
         session.makeConnection(transport)
         self.assertEqual(self.ask(transport, b"LHLO x\r\n" + MAIL + b"RCPT TO:<out@example.com>\r\n"), ["250"] * 3)
+
+
+class ExtensionTests(SubmissionTestCase):
+    """BDAT, SMTPUTF8 and DSN in the adapter."""
+
+    listener = ListenerConfig(name="smtp", kind="smtp", endpoint="tcp:25")
+
+    def test_chunks_become_a_message(self) -> None:
+        """RFC 3030."""
+        transport = self.connect()
+        octets = HELLO + MAIL + RCPT + b"BDAT 12\r\nSubject: x\r\nBDAT 5 LAST\r\n\r\n.b."
+        self.assertEqual(self.ask(transport, octets), ["250"] * 5)
+        (message,) = self.queue.messages
+        self.assertEqual(message.content.partition(b"Subject")[2], b": x\r\n\r\n.b.\r\n")
+
+    def test_a_message_given_up_between_chunks_is_forgotten(self) -> None:
+        for end in (b"RSET\r\n", HELLO, b"STARTTLS\r\n", b"QUIT\r\n", None):
+            transport = self.connect()
+            self.ask(transport, HELLO + MAIL + RCPT + b"BDAT 3\r\nabc")
+            intake = self.queue.intakes[-1]
+            if end is None:
+                transport.lose()
+            else:
+                self.ask(transport, end)
+            self.assertEqual(intake.ended, "abort", end)
+        self.assertEqual(self.queue.messages, [])
+
+    def test_a_chunk_too_large_ends_the_transaction(self) -> None:
+        self.queue_config = QueueConfig(message_octets=65536)
+        transport = self.connect(factory=self.make())
+        octets = HELLO + MAIL + RCPT + b"BDAT 3\r\nabcBDAT 60000\r\n" + b"QUIT\r\n" * 10000 + b"BDAT 60000 LAST\r\n"
+        self.assertEqual(self.ask(transport, octets + b"QUIT\r\n" * 10000), ["250"] * 5 + ["552"])
+        self.assertEqual(self.queue.intakes[-1].ended, "abort")
+        self.assertEqual(len(self.records(Action.REJECTED)), 1)
+        self.assertEqual(self.ask(transport, MAIL), ["250"])
+
+    def test_no_room_for_a_chunk(self) -> None:
+        transport = self.connect()
+        self.queue.refuse_begin = Temporary(Reply(452, "4.3.1", "No space"))
+        codes = self.ask(transport, HELLO + MAIL + RCPT + b"BDAT 3\r\nabcBDAT 3 LAST\r\nabc")
+        self.assertEqual(codes[3:], ["452", "503"])
+        self.queue.refuse_begin = None
+        self.assertEqual(self.ask(transport, MAIL + RCPT + b"BDAT 3 LAST\r\nabc"), ["250"] * 3)
+
+    def test_international_mail_is_told_in_envelope_and_trace(self) -> None:
+        """RFC 6531 s.3.7.3."""
+        self.router.now["ö@xn--bcher-kva.example"] = local("ö@xn--bcher-kva.example")
+        transport = self.connect()
+        lines = "MAIL FROM:<ü@bücher.example> SMTPUTF8\r\nRCPT TO:<ö@bücher.example>\r\nDATA\r\n\r\n.\r\n"
+        self.assertEqual(self.ask(transport, HELLO + lines.encode())[1:], ["250", "250", "354", "250"])
+        (message,) = self.queue.messages
+        envelope = message.envelope
+        self.assertEqual((envelope.sender, envelope.smtputf8), ("ü@xn--bcher-kva.example", True))
+        self.assertEqual(envelope.protocol, "ESMTP")
+        self.assertIn(b" with UTF8SMTP id ", message.content)
+
+    def test_wishes_for_notices_reach_the_envelope(self) -> None:
+        """RFC 3461."""
+        offers = self.factory.site.offers
+        self.factory.site.offers = evolve(offers, clear=Service(hostname="x.example", extensions=(*EXTENSIONS, DSN)))
+        transport = self.connect()
+        octets = (
+            b"MAIL FROM:<a@example.net> RET=HDRS ENVID=e+2B1\r\n"
+            b"RCPT TO:<b@example.org> NOTIFY=DELAY,FAILURE ORCPT=rfc822;o@example.net\r\n"
+            b"RCPT TO:<c@example.org>\r\nDATA\r\n\r\n.\r\n"
+        )
+        self.assertEqual(self.ask(transport, HELLO + octets)[1:], ["250", "250", "250", "354", "250"])
+        envelope = self.queue.messages[0].envelope
+        self.assertEqual((envelope.ret, envelope.envid), ("HDRS", "e+1"))
+        one, two = envelope.recipients
+        self.assertEqual((one.notify, one.orcpt), (Notify.DELAY | Notify.FAILURE, "rfc822;o@example.net"))
+        self.assertEqual((two.notify, two.orcpt), (0, ""))
 
 
 class SenderTests(SynchronousTestCase):

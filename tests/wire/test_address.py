@@ -128,7 +128,7 @@ class AddressTests(SynchronousTestCase):
         reply = parse_path(line, 0, sender=False)
         assert isinstance(reply, Reply)
         self.assertEqual((reply.code, reply.enhanced), (553, "5.6.7"))
-        self.assertEqual(parse_path(line, 0, sender=False, utf8=True), ("bücher@bücher.example", len(line)))
+        self.assertEqual(parse_path(line, 0, sender=False, utf8=True), ("bücher@xn--bcher-kva.example", len(line)))
         for bad in (b"<b\xff@example.org>", "<b\u00a0c@example.org>".encode(), "<b\u0085c@example.org>".encode()):
             self.assertIsInstance(parse_path(bad, 0, sender=False, utf8=True), Reply, bad)
 

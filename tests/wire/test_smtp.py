@@ -106,7 +106,8 @@ class CommandTests(SynchronousTestCase):
         self.assertTrue(session.core.closed)
         self.assertEqual(
             session.sent,
-            b"250-mx.example.org\r\n250-PIPELINING\r\n250-SIZE 52428800\r\n250-8BITMIME\r\n250-ENHANCEDSTATUSCODES\r\n250 CHUNKING\r\n"
+            b"250-mx.example.org\r\n250-PIPELINING\r\n250-SIZE 52428800\r\n250-8BITMIME\r\n"
+            b"250-ENHANCEDSTATUSCODES\r\n250-CHUNKING\r\n250 SMTPUTF8\r\n"
             b"250 2.1.0 Sender ok\r\n250 2.1.5 Recipient ok\r\n354 End data with <CR><LF>.<CR><LF>\r\n"
             b"250 2.0.0 Message accepted\r\n221 2.0.0 Bye\r\n",
         )
@@ -180,7 +181,7 @@ class CommandTests(SynchronousTestCase):
             b"MAIL FROM:<a@example.net> SIZE=1 SIZE=1\r\n": b"501",
             b"MAIL FROM:<a@example.net> BODY=BINARYMIME\r\n": b"501",
             b"MAIL FROM:<a@example.net> RET=HDRS\r\n": b"555",
-            b"MAIL FROM:<a@example.net> SMTPUTF8\r\n": b"555",
+            b"MAIL FROM:<a@example.net> BY=120;R\r\n": b"555",
             b"MAIL FROM:<a@example.net>\tSIZE=1\r\n": b"501",
             b"MAIL FROM:<a@example.net> SIZE=52428801\r\n": b"552",
             "MAIL FROM:<ä@example.net>\r\n".encode(): b"553",
