@@ -54,7 +54,9 @@ _WITH_REASON = frozenset({Action.FAILED, Action.SILENCED})
 _WITH_QUEUE_TIME = frozenset({Action.DEQUEUED, Action.FAILED, Action.SILENCED})
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-_MONTH_OF = {name: number for number, name in enumerate(_MONTHS, 1)}
+MONTH_OF = {name: number for number, name in enumerate(_MONTHS, 1)}
+"""Number of a month by its name in a time stamp."""
+
 _LAST_SECOND = 253402214399  # a day before the year 10000: four digits in every time zone
 _STAMP = 24  # width of the time stamp with its blank
 _ACTIONS = {action.value: action for action in Action}
@@ -352,7 +354,7 @@ class LineFormat:
             if found is None:
                 raise Unreadable("no time stamp")
             day, month, year, hour, minute, second = found.groups()
-            fields = (int(year), _MONTH_OF[month], int(day), int(hour), int(minute), int(second), 0, 0, -1)
+            fields = (int(year), MONTH_OF[month], int(day), int(hour), int(minute), int(second), 0, 0, -1)
             self._read_hundredths = int(time.mktime(fields)) * 100
             self._read_prefix = prefix
         if stamp[23:] != " ":

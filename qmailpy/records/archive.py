@@ -1,0 +1,137 @@
+"""
+All there is of the transaction log, read once from its oldest line: in large pieces, in bounded memory.
+
+That is what the site keeps compressed (C{mail.log*.gz}, C{mail.log*.zst}), the cumulative C{mail.log}, yesterday's and
+the current file. While a roll is under way yesterday is in C{mail.log} already, perhaps in part: that part is left
+out, by the size noted in C{mail.log_rolling}.
+
+Gzip and zstd files are known by their first octets. Zstd needs the package C{zstandard}, which qmailpy does without
+otherwise.
+"""
+
+from __future__ import annotations
+
+import gzip
+import importlib
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO, cast
+
+from attrs import frozen
+
+from qmailpy.errors import CommandError
+from qmailpy.records.logfile import CUMULATIVE, CURRENT, ROLLING, YESTERDAY
+from qmailpy.records.reading import CHUNK
+from qmailpy.records.text import LINE_OCTETS
+
+_GZIP = b"\x1f\x8b"
+_ZSTD = b"\x28\xb5\x2f\xfd"
+_PACKED = (".gz", ".zst")
+
+
+@frozen
+class Source:
+    """A file of the log, open."""
+
+    path: str
+    file: BinaryIO
+    identity: int  # inode number
+    limit: int  # octets to be read; -1: all
+
+    @property
+    def current(self) -> bool:
+        """Whether it was the current file when it was opened."""
+        return self.path.endswith(CURRENT)
+
+
+def thd_sources(directory: str) -> list[Source]:
+    """
+    The files of a home's log, the oldest first, open: a roll meanwhile takes no line away.
+
+    @param directory: HOME/log.
+    @raise OSError: one cannot be opened.
+    """
+    found: list[Source] = []
+    seen: set[int] = set()
+    for name in (CURRENT, YESTERDAY, CUMULATIVE):  # the newest first: a roll moves lines to the next
+        try:
+            file = open(f"{directory}/{name}", "rb")  # noqa: SIM115 - closed by whoever reads it
+        except FileNotFoundError:
+            continue
+        identity = os.fstat(file.fileno()).st_ino
+        if identity in seen:  # rolled between the two
+            file.close()
+            continue
+        seen.add(identity)
+        limit = _noted(directory) if name == CUMULATIVE and found and found[0].path.endswith(YESTERDAY) else -1
+        found.insert(0, Source(f"{directory}/{name}", file, identity, limit))
+    packed = sorted(name for name in os.listdir(directory) if name.startswith(CUMULATIVE) and name.endswith(_PACKED))
+    return [*(thd_open(f"{directory}/{name}") for name in packed), *found]
+
+
+def _noted(directory: str) -> int:
+    try:
+        with open(f"{directory}/{ROLLING}", "rb") as noted:
+            return int(noted.read())
+    except (FileNotFoundError, ValueError):
+        return -1
+
+
+def thd_open(path: str) -> Source:
+    """One file, wherever it is. @raise OSError: it cannot be opened."""
+    file = open(path, "rb")  # noqa: SIM115
+    return Source(path, file, os.fstat(file.fileno()).st_ino, -1)
+
+
+def thd_batches(sources: Sequence[Source]) -> Iterator[list[bytes]]:
+    """
+    The whole lines of these files, without LF, many at once; each file is closed when it is done.
+
+    Lines are as they stand: see L{qmailpy.records.text.fragment}. One of more than L{LINE_OCTETS} is left out.
+
+    @raise CommandError: a compressed file is damaged, or there is nothing to read zstd with.
+    @raise OSError: a file cannot be read.
+    """
+    for source in sources:
+        try:
+            yield from _batches(source)
+        except (zlib.error, EOFError, gzip.BadGzipFile) as error:
+            raise CommandError(f"{source.path}: damaged: {error}") from error
+        finally:
+            source.file.close()
+
+
+def _batches(source: Source) -> Iterator[list[bytes]]:
+    rest = b""
+    skip = False
+    left = source.limit
+    file = _unpacked(source)
+    while chunk := file.read(CHUNK if left < 0 else min(CHUNK, left)):
+        if left > 0:
+            left -= len(chunk)
+        pieces = (rest + chunk).split(b"\n")
+        rest = pieces.pop()
+        if skip and pieces:
+            del pieces[0]
+            skip = False
+        if len(rest) > LINE_OCTETS:
+            rest = b""
+            skip = True
+        yield pieces
+
+
+def _unpacked(source: Source) -> BinaryIO:
+    head = source.file.read(4)
+    source.file.seek(0)
+    if head.startswith(_GZIP):
+        return cast("BinaryIO", gzip.GzipFile(fileobj=source.file))
+    if head == _ZSTD:
+        try:
+            reader = importlib.import_module("zstandard").ZstdDecompressor().stream_reader
+        except ImportError:
+            raise CommandError(
+                f"{source.path}: to read it install the Python package zstandard, or unpack it"
+            ) from None
+        return cast("BinaryIO", reader(source.file, read_across_frames=True))
+    return source.file

@@ -1,0 +1,85 @@
+"""The log's files, all of them."""
+
+from __future__ import annotations
+
+import gzip
+import os
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from qmailpy.disk.files import RealFiles
+from qmailpy.errors import CommandError
+from qmailpy.records import archive
+from qmailpy.records.archive import thd_batches, thd_open, thd_sources
+from qmailpy.records.logfile import roll
+
+
+class ArchiveTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.log = os.path.abspath(self.mktemp())
+        os.makedirs(self.log)
+
+    def write(self, name: str, octets: bytes) -> str:
+        path = f"{self.log}/{name}"
+        with open(path, "wb") as file:
+            file.write(octets)
+        return path
+
+    def read(self) -> list[bytes]:
+        return [line for batch in thd_batches(thd_sources(self.log)) for line in batch]
+
+    def test_the_oldest_line_comes_first(self) -> None:
+        self.write("mail.log_current", b"5\ntorn")
+        self.write("mail.log_yesterday", b"4\n")
+        self.write("mail.log", b"3\n")
+        self.write("mail.log-2026-02.gz", gzip.compress(b"2\n"))
+        self.write("mail.log-2026-01.gz", gzip.compress(b"1\n"))
+        self.write("other.gz", gzip.compress(b"0\n"))
+        self.assertEqual(self.read(), [b"1", b"2", b"3", b"4", b"5"])
+
+    def test_no_line_is_lost_or_doubled_by_a_roll_meanwhile(self) -> None:
+        self.write("mail.log_current", b"3\n")
+        self.write("mail.log_yesterday", b"2\n")
+        self.write("mail.log", b"1\n")
+        sources = thd_sources(self.log)
+        roll(RealFiles(), self.log)
+        roll(RealFiles(), self.log)
+        found = [line for batch in thd_batches(sources) for line in batch]
+        self.assertEqual(sorted(set(found)), [b"1", b"2", b"3"])
+
+    def test_what_a_roll_has_copied_so_far_is_left_out(self) -> None:
+        self.write("mail.log_yesterday", b"3\n4\n")
+        self.write("mail.log", b"1\n2\n3\n")
+        self.write("mail.log_rolling", b"4")
+        self.assertEqual(self.read(), [b"1", b"2", b"3", b"4"])
+
+    def test_a_file_under_two_names_is_read_once(self) -> None:
+        """A roll between the two looks: what was the current file is yesterday's now."""
+        os.link(self.write("mail.log_current", b"1\n"), f"{self.log}/mail.log_yesterday")
+        self.assertEqual(self.read(), [b"1"])
+
+    def test_lines_over_pieces_are_whole(self) -> None:
+        self.patch(archive, "CHUNK", 3)
+        self.write("mail.log_current", b"one\ntwo\nthree\n")
+        self.assertEqual(self.read(), [b"one", b"two", b"three"])
+
+    def test_a_line_without_end_does_not_fill_the_memory(self) -> None:
+        self.patch(archive, "CHUNK", 8)
+        self.patch(archive, "LINE_OCTETS", 16)
+        self.write("mail.log_current", b"1\n" + b"x" * 100 + b"\n2\n")
+        self.assertEqual(self.read(), [b"1", b"2"])
+
+    def test_damaged_compression_is_told_in_a_line(self) -> None:
+        path = self.write("mail.log.gz", gzip.compress(b"1\n" * 10000)[:40])
+        self.assertIn(path, str(self.assertRaises(CommandError, self.read)))
+
+    def test_zstd_without_its_package_is_told(self) -> None:
+        path = self.write("x.zst", b"\x28\xb5\x2f\xfd1234")
+        self.patch(archive, "importlib", _NoModules())
+        error = self.assertRaises(CommandError, lambda: list(thd_batches([thd_open(path)])))
+        self.assertIn("zstandard", str(error))
+
+
+class _NoModules:
+    def import_module(self, name: str) -> object:
+        raise ImportError(name)
