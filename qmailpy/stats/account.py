@@ -1,0 +1,346 @@
+"""
+Accounting: who sent and got how much, from the transaction log alone (C{qmailpy log account}).
+
+For each key (a domain, a user, a channel, a destination, a day, an hour):
+
+  - sent: E lines, by their sender (C{user}: the login, else the sender's address); messages, recipients, octets.
+  - delivered: D lines, by recipient as it was addressed (C{destination}: channel and domain it went to), with the time
+    they spent in the queue.
+  - failed: recipients given up (R, K); deferred: attempts of a recipient that failed for now (Q, Z); rejected: J.
+
+For a channel, sent is what it enqueued (the counters' Submitted). A message counts once a key for what was enqueued
+together, and once a key and attempt for what was delivered; its octets with it, in whole blocks, as the log has them.
+
+The usual line is taken apart by two cuts around C{rfc822;}; whatever is odd about a line sends it through the whole
+parser (L{LineFormat.record}), which also refuses it. Memory: a row a key, L{KEYS} at most, the rest in one of them.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from enum import Enum
+from typing import Protocol
+
+from attrs import frozen
+
+from qmailpy.config.schema import LogConfig
+from qmailpy.records.record import LogRecord
+from qmailpy.records.text import MONTH_OF, LineFormat, Unreadable, fragment, milliseconds
+from qmailpy.stats.sketch import FACTOR, Sketch
+from qmailpy.values import BLOCK, blocks
+
+KEYS = 100_000
+"""Keys told apart; what comes with later ones is counted together."""
+
+OTHERS = b"(others)"
+_NOBODY = b"<>"
+_NO_COLUMN = b" " * 12
+
+_SENT, _DELIVERED, _FAILED, _DEFERRED, _REJECTED, _TIME, _TIMES = 0, 3, 6, 7, 8, 9, 10
+_COUNTS = 11
+_MONTHS = {name.encode(): number for name, number in MONTH_OF.items()}
+
+
+class By(Enum):
+    """What an account is kept by."""
+
+    DOMAIN = "domain"
+    USER = "user"
+    CHANNEL = "channel"
+    DESTINATION = "destination"
+    DAY = "day"
+    HOUR = "hour"
+
+
+class Reader(Protocol):
+    """What makes a record of a line: L{LineFormat}, L{qmailpy.records.sun.SunFormat}."""
+
+    def record(self, line: bytes) -> LogRecord:
+        """@raise Unreadable: it is none."""
+
+
+@frozen(kw_only=True)
+class Volume:
+    """How much."""
+
+    messages: int
+    recipients: int
+    octets: int  # whole blocks of 1024
+
+
+@frozen(kw_only=True)
+class Line:
+    """A key's account."""
+
+    key: str
+    sent: Volume
+    delivered: Volume
+    failed: int  # recipients
+    deferred: int  # attempts of a recipient
+    rejected: int  # recipients
+    queue_time_s: float  # average of delivered recipients
+    percentiles_s: tuple[float, float, float]  # 50, 95 and 99 of 100 waited no longer (error: sketch.ERROR)
+
+
+class _Row:
+    __slots__ = ("counts", "sketch")
+
+    def __init__(self) -> None:
+        self.counts = [0] * _COUNTS
+        self.sketch = Sketch()
+
+
+class Account:
+    """
+    Adds up lines.
+
+    @ivar records: message lines that were counted or were of no matter. @ivar unreadable: lines that were none.
+    """
+
+    def __init__(
+        self,
+        by: By,
+        options: LogConfig,
+        *,
+        since: float | None = None,
+        until: float | None = None,
+        foreign: Reader | None = None,
+        keys: int = KEYS,
+    ) -> None:
+        """
+        @param options: those the log was written with.
+        @param since: only lines of this time (seconds since the epoch) or later.
+        @param until: only lines before.
+        @param foreign: reads lines that are not ours.
+        """
+        self.records = self.unreadable = 0
+        self._by = by
+        self._options = options
+        self._bounded = since is not None or until is not None
+        self._since = -math.inf if since is None else since
+        self._until = math.inf if until is None else until
+        self._reader: Reader = foreign if foreign is not None else LineFormat(options)
+        self._fast = foreign is None
+        self._keys = keys
+        self._rows: dict[bytes, _Row] = {}
+        self._times: dict[bytes, bytes] = {}  # day or hour as the log writes it: as we do
+        self._last_enqueued = b""
+        self._event: set[bytes] = set()
+        self._minute = b""
+        self._minute_at = 0.0
+
+    def feed(self, lines: Iterable[bytes]) -> None:
+        """Count lines, without LF, as they stand in the file."""
+        if not self._fast:
+            for line in lines:
+                self._slow(line)
+            return
+        options = self._options
+        channel_at = 2 + options.node + options.process
+        most = channel_at + 2
+        file_at = 2 + options.notary if options.filename else 0
+        user_at = 2 + options.notary + options.filename + options.envelope_id + options.message_id
+        cuts = user_at + 1 if self._by is By.USER and options.username else file_at + 1 if file_at else 2
+        with_user = cuts > user_at
+        timed = options.queue_time
+        bounded = self._bounded
+        count = self._count
+        file = b""
+        for line in lines:
+            head, found, tail = line.partition(b" rfc822;")
+            if not found:  # a connection's, or a piece
+                continue
+            try:
+                front, code, size, sender = head.rsplit(b" ", 3)
+                words = front.split()
+                letter = code[:1]
+                if not channel_at < len(words) <= most or len(words[0]) != 11 or b"\\" in line:
+                    raise ValueError
+                if (len(words) < most) != (front[-12:] == _NO_COLUMN) or letter in b"BVW" or b" rfc822;" in tail:
+                    raise ValueError
+                if bounded and not self._since <= self._at(line) < self._until:
+                    continue
+                fields = tail.split(b" ", cuts)
+                spent = -1
+                if letter == b"D" and timed:
+                    word = tail.rsplit(b" ", 1)[1]
+                    if word != b"-":
+                        spent = int(word[:-4]) * 1000 + int(word[-3:])
+                if file_at:
+                    file = fields[file_at]
+                user = fields[user_at][1:] if with_user and letter == b"E" and len(fields) > user_at else b""
+                count(letter, line, words[channel_at], int(size), sender, fields[0], fields[1], file, user, spent)
+            except (ValueError, IndexError):
+                self._slow(line)
+
+    def _slow(self, line: bytes) -> None:
+        """Count a line that is odd, if it is a record."""
+        line = fragment(line)
+        try:
+            record = self._reader.record(line)
+        except Unreadable:
+            self.unreadable += bool(line)
+            return
+        if not self._since <= record.time < self._until:
+            return
+        file = record.file
+        name = b""
+        if file is not None:
+            name = f"/ZZ{file.id}.{file.remaining}{'+' if file.continued else ''}".encode()
+        spent = milliseconds(record.queue_time)
+        self._count(
+            record.action.value.encode(),
+            line,
+            record.source.encode(),
+            blocks(record.size_octets),
+            record.sender.encode("utf-8", "replace"),
+            record.original_to.encode("utf-8", "replace"),
+            record.current_to.encode("utf-8", "replace"),
+            name,
+            record.user.encode("utf-8", "replace"),
+            -1 if spent is None else spent,
+        )
+
+    def _count(
+        self,
+        letter: bytes,
+        line: bytes,
+        source: bytes,
+        size: int,
+        sender: bytes,
+        original: bytes,
+        current: bytes,
+        file: bytes,
+        user: bytes,
+        spent: int,
+    ) -> None:
+        """
+        Count one recipient's line.
+
+        @param file: the file field, or at least its end C{/ZZid.RR+}. @param size: in blocks. @param spent: in
+        milliseconds; negative: not known.
+        """
+        self.records += 1
+        by = self._by
+        enqueued = letter == b"E"
+        if by is By.CHANNEL:
+            key = source
+        elif by is By.DAY:
+            key = self._stamp(line[:11])
+        elif by is By.HOUR:
+            key = self._stamp(line[:14])
+        elif enqueued:
+            key = (user or sender).lower()
+            if by is not By.USER:
+                key = key.rpartition(b"@")[2]
+        elif by is By.USER:
+            key = original.lower()
+        elif by is By.DOMAIN:
+            key = original.rpartition(b"@")[2].lower()
+        else:
+            key = source + b"/" + current.rpartition(b"@")[2].lower()
+        if by is By.DESTINATION and enqueued:
+            return  # no mail has gone there yet
+        rows = self._rows
+        row = rows.get(key)
+        if row is None:
+            row = self._row(key)
+        counts = row.counts
+        if enqueued:
+            counts[_SENT + 1] += 1
+            if file[-1:] != b"+":
+                # A message for several channels is one for whoever sent it.
+                whole = file[file.rfind(b"/") + 3 : file.rfind(b".")]
+                if whole != self._last_enqueued or not whole or by is By.CHANNEL:
+                    counts[_SENT] += 1
+                    counts[_SENT + 2] += size
+                self._last_enqueued = whole
+        elif letter == b"D":
+            counts[_DELIVERED + 1] += 1
+            if file[-1:] != b"+":
+                self._event = {key}
+                counts[_DELIVERED] += 1
+                counts[_DELIVERED + 2] += size
+            elif key not in self._event:
+                self._event.add(key)
+                counts[_DELIVERED] += 1
+                counts[_DELIVERED + 2] += size
+            if spent >= 0:
+                counts[_TIME] += spent
+                counts[_TIMES] += 1
+                classes = row.sketch.classes
+                at = math.ceil(math.log(spent) * FACTOR) if spent else -1
+                classes[at] = classes.get(at, 0) + 1
+        elif letter in b"RK":
+            counts[_FAILED] += 1
+        elif letter in b"QZ":
+            counts[_DEFERRED] += 1
+        elif letter == b"J":
+            counts[_REJECTED] += 1
+
+    def _row(self, key: bytes) -> _Row:
+        if not key:
+            key = _NOBODY
+        if len(self._rows) >= self._keys:
+            key = OTHERS if key not in self._rows else key
+        row = self._rows.get(key)
+        if row is None:
+            row = self._rows[key] = _Row()
+        return row
+
+    def _stamp(self, prefix: bytes) -> bytes:
+        found = self._times.get(prefix)
+        if found is None:
+            day = b"%s-%02d-%s" % (prefix[7:11], _MONTHS.get(prefix[3:6], 0), prefix[:2])
+            found = day + prefix[11:] + (b":00" if len(prefix) > 11 else b"")
+            if len(self._times) < self._keys:
+                self._times[prefix] = found
+        return found
+
+    def _at(self, line: bytes) -> float:
+        minute = line[:17]
+        if minute != self._minute:
+            month = _MONTHS.get(minute[3:6])
+            if month is None:
+                raise ValueError
+            day, year, hour, of_hour = int(minute[:2]), int(minute[7:11]), int(minute[12:14]), int(minute[15:17])
+            try:
+                self._minute_at = time.mktime((year, month, day, hour, of_hour, 0, 0, 0, -1))
+            except OverflowError:
+                raise ValueError from None
+            self._minute = minute
+        return self._minute_at + int(line[18:20]) + int(line[21:23]) / 100
+
+    def lines(self, top: int | None = None) -> list[Line]:
+        """
+        The accounts so far: days and hours by time, others by octets delivered and sent, the largest first.
+
+        @param top: only so many.
+        """
+        found = [(key, row) for key, row in self._rows.items() if any(row.counts)]
+        if self._by in {By.DAY, By.HOUR}:
+            found.sort(key=lambda item: item[0])
+        else:
+            found.sort(key=lambda item: (-item[1].counts[_DELIVERED + 2] - item[1].counts[_SENT + 2], item[0]))
+        return [_line(key, row) for key, row in found[:top]]
+
+
+def _line(key: bytes, row: _Row) -> Line:
+    counts = row.counts
+    half, most, nearly = row.sketch.percentiles(0.5, 0.95, 0.99)
+    return Line(
+        key=key.decode("utf-8", "replace"),
+        sent=_volume(counts, _SENT),
+        delivered=_volume(counts, _DELIVERED),
+        failed=counts[_FAILED],
+        deferred=counts[_DEFERRED],
+        rejected=counts[_REJECTED],
+        queue_time_s=counts[_TIME] / 1000 / counts[_TIMES] if counts[_TIMES] else 0.0,
+        percentiles_s=(half / 1000, most / 1000, nearly / 1000),
+    )
+
+
+def _volume(counts: list[int], at: int) -> Volume:
+    return Volume(messages=counts[at], recipients=counts[at + 1], octets=counts[at + 2] * BLOCK)
