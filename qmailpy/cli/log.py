@@ -9,19 +9,33 @@ import time
 from collections.abc import Callable
 
 import click
-from attrs import asdict
+from attrs import asdict, frozen
 
+from qmailpy.cli.account import account
 from qmailpy.cli.context import need
 from qmailpy.cli.counters import Homed
 from qmailpy.cli.output import printable
 from qmailpy.config.load import load
 from qmailpy.disk.files import RealFiles
 from qmailpy.errors import CommandError
+from qmailpy.queue.entries import pattern
 from qmailpy.records.follow import Follower
 from qmailpy.records.logfile import roll as roll_files
+from qmailpy.records.record import Action, LogRecord
 from qmailpy.records.text import LineFormat, Unreadable
 
 _POLL_S = 0.2
+_COLOURS = {
+    Action.DEQUEUED: "green",
+    Action.DEFERRED: "yellow",
+    Action.PARTLY: "yellow",
+    Action.WARNED: "yellow",
+    Action.FAILED: "red",
+    Action.SILENCED: "red",
+    Action.REJECTED: "red",
+    Action.REFUSED: "red",
+    Action.UNREACHED: "red",
+}
 
 
 @click.group()
@@ -29,29 +43,80 @@ def log() -> None:
     """The transaction log: one line for each recipient's event."""
 
 
+log.add_command(account)
+
+
 @log.command()
 @click.option("-f", "--follow", is_flag=True, help="Go on with the lines that come, also after the log was rolled.")
 @click.option("-n", "--lines", "count", type=click.IntRange(0), default=10, show_default=True, help="So many at first.")
+@click.option("--channel", help="Only lines of this channel, as source or destination.")
+@click.option("--action", metavar="LETTERS", help="Only these: D, or QZR for whatever did not go through.")
+@click.option("--address", metavar="PATTERN", help="Only with this sender or recipient; a part of it, or with * and ?.")
+@click.option("--id", "queue_id", metavar="ID", help="Only of the message with this queue id or Message-ID.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.pass_obj
-def tail(context: Homed, follow: bool, count: int, as_json: bool) -> None:
-    """Show the last lines of the current log."""
-    shown = _json_of(context.home) if as_json else _text
+def tail(
+    context: Homed,
+    follow: bool,
+    count: int,
+    channel: str | None,
+    action: str | None,
+    address: str | None,
+    queue_id: str | None,
+    as_json: bool,
+) -> None:
+    """Show the last lines of the current log; on a terminal failures are red, deferrals yellow, deliveries green."""
+    chosen = Chosen(channel=channel, actions=action, address=address, id=queue_id)
+    read = _reader(context.home) if as_json or not chosen.all or _colours() else None
+    shown = _json_of(read) if read and as_json else _coloured(read) if read and _colours() else _text
+    admits = (lambda line: chosen.admits(read(line))) if read and not chosen.all else lambda line: True
     follower = Follower(RealFiles(), os.path.join(context.home, "log"))
     try:
         try:
-            _print(follower.thd_last(count), shown)
+            _print(follower.thd_last(count, admits), shown)
         except FileNotFoundError:
             if not follow:
                 need(context.home)
                 raise CommandError("there is no transaction log yet: no mail since init or the last roll") from None
         while follow:
             time.sleep(_POLL_S)
-            _print(follower.thd_more(), shown)
+            _print([line for line in follower.thd_more() if admits(line)], shown)
     except KeyboardInterrupt:  # how following ends
         return
     finally:
         follower.close()
+
+
+@frozen(kw_only=True)
+class Chosen:
+    """Which lines are asked for; C{None} asks for nothing in particular."""
+
+    channel: str | None = None
+    actions: str | None = None  # letters
+    address: str | None = None
+    id: str | None = None
+
+    @property
+    def all(self) -> bool:
+        """Whether every line is meant, also one that is no record."""
+        return self == Chosen()
+
+    def admits(self, record: LogRecord | None) -> bool:
+        """Whether a line is meant, by its record."""
+        if record is None:
+            return False
+        if self.channel is not None and self.channel not in {record.source, record.destination}:
+            return False
+        if self.actions is not None and record.action.value not in self.actions.upper():
+            return False
+        if self.address is not None:
+            matches = pattern(self.address)
+            if not any(map(matches, (record.sender, record.original_to, record.current_to, record.user))):
+                return False
+        if self.id is None:
+            return True
+        wanted = self.id.strip("<>")
+        return (record.file is not None and record.file.id == wanted) or record.message_id.strip("<>") == wanted
 
 
 def _print(lines: list[bytes], shown: Callable[[bytes], str]) -> None:
@@ -64,16 +129,39 @@ def _text(line: bytes) -> str:
     return printable(line.decode("utf-8", "replace"))
 
 
-def _json_of(home: str) -> Callable[[bytes], str]:
-    """What makes a JSON object of a line: the fields of L{LogRecord}, or C{unreadable} with the line."""
+def _colours() -> bool:
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
+def _coloured(read: Callable[[bytes], LogRecord | None]) -> Callable[[bytes], str]:
+    def shown(line: bytes) -> str:
+        record = read(line)
+        return click.style(_text(line), fg=_COLOURS.get(record.action) if record else "magenta")
+
+    return shown
+
+
+def _reader(home: str) -> Callable[[bytes], LogRecord | None]:
+    """What makes a record of a line, or C{None} of one that is none."""
     need(home)
     config = load(home)
     reader = LineFormat(config.log, config.server.hostname)
 
-    def shown(line: bytes) -> str:
+    def read(line: bytes) -> LogRecord | None:
         try:
-            record = reader.record(line)
+            return reader.record(line)
         except Unreadable:
+            return None
+
+    return read
+
+
+def _json_of(read: Callable[[bytes], LogRecord | None]) -> Callable[[bytes], str]:
+    """What makes a JSON object of a line: the fields of L{LogRecord}, or C{unreadable} with the line."""
+
+    def shown(line: bytes) -> str:
+        record = read(line)
+        if record is None:
             return json.dumps({"unreadable": line.decode("utf-8", "replace")})
         return json.dumps(asdict(record, value_serializer=lambda _, __, value: getattr(value, "value", value)))
 

@@ -107,3 +107,50 @@ class LogTests(SynchronousTestCase):
         self.assertEqual((found["action"], found["source"], found["current_to"]), ("D", "local", "c@example.org"))
         self.assertEqual((found["file"]["id"], found["queue_time"], found["time"]), ("0", 0.25, 1.5))
         self.assertEqual(torn, {"unreadable": "torn"})
+
+    def records(self) -> None:
+        """A delivery of a to b, a deferral of c to d, and something torn."""
+        self.patch(module, "load", lambda home: SimpleNamespace(log=LogConfig(), server=SimpleNamespace(hostname="h")))
+        for action, channel, sender, to, number in (
+            (Action.DEQUEUED, "local", "a@one.example", "b@two.example", "06kq9q5g5k3l0a0"),
+            (Action.DEFERRED, "tcp_local", "c@one.example", "d@six.example", "06kq9q5g5k3l0b0"),
+        ):
+            record = LogRecord(
+                action=action,
+                time=1.5,
+                source=channel,
+                sender=sender,
+                original_to=to,
+                current_to=to,
+                file=QueueFile(channel=channel, id=number, attempts=0),
+                message_id=f"<{number}@x>",
+            )
+            self.write(LineFormat(LogConfig()).line(record))
+        self.write(b"torn\n")
+
+    def test_tail_shows_what_is_asked_for(self) -> None:
+        self.records()
+        for words, senders in (
+            (("--channel", "local"), "a"),
+            (("--action", "qz"), "c"),
+            (("--action", "DQ"), "ac"),
+            (("--address", "six.example"), "c"),
+            (("--address", "a@*"), "a"),
+            (("--id", "06kq9q5g5k3l0a0"), "a"),
+            (("--id", "<06kq9q5g5k3l0b0@x>"), "c"),
+            (("--channel", "local", "--action", "Q"), ""),
+        ):
+            lines = self.call("tail", *words, "--json").output.splitlines()
+            self.assertEqual("".join(json.loads(line)["sender"][0] for line in lines), senders, words)
+
+    def test_tail_goes_back_until_it_has_enough(self) -> None:
+        """The last 10 lines of a channel, not what is of the channel among the last 10 lines."""
+        self.records()
+        self.write(b"torn\n" * 100)
+        self.assertEqual(len(self.call("tail", "-n", "1", "--channel", "local").output.splitlines()), 1)
+
+    def test_a_terminal_gets_colours(self) -> None:
+        self.records()
+        self.patch(module, "_colours", lambda: True)
+        lines = CliRunner().invoke(log, ["tail"], obj=SimpleNamespace(home=self.home), color=True).output.splitlines()
+        self.assertEqual([line[:5] for line in lines], ["\x1b[32m", "\x1b[33m", "\x1b[35m"])

@@ -1,0 +1,161 @@
+"""C{qmailpy log account}: who sent and got how much (docs/counters-and-log.md, "Accounting")."""
+
+from __future__ import annotations
+
+import csv
+import os
+import sys
+import time
+from typing import Any
+
+import click
+
+from qmailpy.cli.context import need
+from qmailpy.cli.counters import Homed
+from qmailpy.cli.output import print_error, print_json, print_table
+from qmailpy.cli.when import Moment
+from qmailpy.config.load import load
+from qmailpy.config.schema import LogConfig
+from qmailpy.disk.files import RealFiles
+from qmailpy.errors import CommandError
+from qmailpy.records.archive import thd_batches, thd_open, thd_sources
+from qmailpy.records.follow import Follower
+from qmailpy.records.sun import SunFormat
+from qmailpy.stats.account import Account, By, Line
+
+_AGAIN_S = 2.0
+_HEADS = (
+    *("sent", "to", "KiB", "delivered", "to", "KiB", "failed", "deferred", "rejected"),
+    *("avg s", "50% s", "95% s", "99% s"),
+)
+_COLUMNS = (
+    *("sent_messages", "sent_recipients", "sent_octets"),
+    *("delivered_messages", "delivered_recipients", "delivered_octets"),
+    *("failed", "deferred", "rejected", "queue_time_s", "p50_s", "p95_s", "p99_s"),
+)
+
+
+@click.command()
+@click.option("--by", type=click.Choice([by.value for by in By]), default="domain", show_default=True)
+@click.option("--since", type=Moment(), help="From then on: 2026-03-01, '2026-03-01 14:30', today, yesterday, 12h, 7d.")
+@click.option("--until", type=Moment(), help="Before then.")
+@click.option("--top", type=click.IntRange(1), help="Only so many lines.")
+@click.option("--csv", "form", flag_value="csv", help="For spreadsheets: octets and seconds, with a head.")
+@click.option("--json", "form", flag_value="json", help="One JSON object.")
+@click.option("-f", "--follow", is_flag=True, help="Show it again as mail goes on.")
+@click.option(
+    "--format",
+    "written",
+    type=click.Choice(["own", "sun", "sun-times"]),
+    default="own",
+    help="sun: lines of an iMTA's log, LOG_FORMAT 1 or 2; sun-times: written with LOG_QUEUE_TIME.",
+)
+@click.argument("files", nargs=-1, type=click.Path(exists=True, dir_okay=False))
+@click.pass_obj
+def account(
+    context: Homed,
+    by: str,
+    since: float | None,
+    until: float | None,
+    top: int | None,
+    form: str | None,
+    follow: bool,
+    written: str,
+    files: tuple[str, ...],
+) -> None:
+    """
+    Add the log up: messages, recipients, sizes, failures and time in the queue.
+
+    Reads the whole log of the home (current, yesterday, mail.log and mail.log*.gz), or the FILES that are named.
+    """
+    if follow and (files or written != "own"):
+        raise click.UsageError("only the log of the home can be followed")
+    options = LogConfig() if written != "own" else _options(context.home, bool(files))
+    foreign = None if written == "own" else SunFormat(queue_times=written == "sun-times")
+    made = Account(By(by), options, since=since, until=until, foreign=foreign)
+    if follow:
+        _follow(context.home, made, top, form)
+        return
+    sources = [thd_open(path) for path in files] if files else thd_sources(_log(context.home))
+    for batch in thd_batches(sources):
+        made.feed(batch)
+    _show(made, by, top, form)
+    if made.unreadable:
+        print_error(f"{made.unreadable} lines are no records (torn, or written with other options)")
+
+
+def _options(home: str, optional: bool) -> LogConfig:
+    """Those of the home; the default ones for files where there is no home."""
+    if optional and not os.path.isdir(home):
+        return LogConfig()
+    need(home)
+    return load(home).log
+
+
+def _log(home: str) -> str:
+    directory = os.path.join(home, "log")
+    if not os.path.isdir(directory):
+        need(home)
+        raise CommandError("there is no log directory: is it a home?")
+    return directory
+
+
+def _follow(home: str, made: Account, top: int | None, form: str | None) -> None:
+    follower = Follower(RealFiles(), _log(home))
+    try:
+        follower.thd_open()  # first: what is rolled meanwhile is followed, not read twice
+        past = [one for one in thd_sources(_log(home)) if not one.current and one.identity != follower.identity]
+        for batch in thd_batches(past):
+            made.feed(batch)
+        shown = -1
+        while True:
+            for batch in follower.thd_batches():
+                made.feed(batch)
+            if made.records != shown:
+                shown = made.records
+                if sys.stdout.isatty():
+                    click.clear()
+                _show(made, "", top, form)
+                sys.stdout.flush()
+            time.sleep(_AGAIN_S)
+    except KeyboardInterrupt:  # how following ends
+        return
+    finally:
+        follower.close()
+
+
+def _show(made: Account, by: str, top: int | None, form: str | None) -> None:
+    lines = made.lines(top)
+    if form == "json":
+        print_json({"records": made.records, "unreadable": made.unreadable, "lines": [_json(line) for line in lines]})
+    elif form == "csv":
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow((by or "key", *_COLUMNS))
+        writer.writerows((_cell(line.key), *_values(line)) for line in lines)
+    else:
+        right = tuple(range(1, len(_HEADS) + 1))
+        print_table((by or "", *_HEADS), [(line.key, *_words(line)) for line in lines], right)
+
+
+def _cell(text: str) -> str:
+    """A key as a spreadsheet may have it: one that begins like a formula would be run by it."""
+    return f"'{text}" if text[:1] in "=+-@\t\r" else text
+
+
+def _values(line: Line) -> list[Any]:
+    found: list[Any] = []
+    for volume in (line.sent, line.delivered):
+        found += (volume.messages, volume.recipients, volume.octets)
+    times = (line.queue_time_s, *line.percentiles_s)
+    return [*found, line.failed, line.deferred, line.rejected, *(round(one, 3) for one in times)]
+
+
+def _words(line: Line) -> list[str]:
+    values = _values(line)
+    values[2] //= 1024
+    values[5] //= 1024
+    return [*map(str, values[:9]), *(f"{value:.3f}" if value < 100 else f"{value:.0f}" for value in values[9:])]
+
+
+def _json(line: Line) -> dict[str, Any]:
+    return {"key": line.key, **dict(zip(_COLUMNS, _values(line), strict=True))}

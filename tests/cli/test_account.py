@@ -1,0 +1,122 @@
+"""qmailpy log account."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import os
+import time
+from types import SimpleNamespace
+
+from click.testing import CliRunner, Result
+from twisted.trial.unittest import SynchronousTestCase
+
+from qmailpy.cli import account as module
+from qmailpy.cli.log import log
+from qmailpy.cli.when import moment
+from qmailpy.config.schema import LogConfig
+from qmailpy.records.record import Action, LogRecord, QueueFile
+from qmailpy.records.text import LineFormat
+
+_NOON = time.mktime((2026, 3, 1, 12, 0, 0, 0, 0, -1))
+_SUN = b"16-Feb-2007 14:55:02.10 ims-ms                    D 5 a@b rfc822;b@example.com b@x\n"
+
+
+def _line(at: float = _NOON, to: str = "b@one.example") -> bytes:
+    record = LogRecord(
+        action=Action.DEQUEUED,
+        time=at,
+        source="local",
+        size_octets=2048,
+        sender="a@x.example",
+        original_to=to,
+        current_to=to,
+        file=QueueFile(channel="local", id="06kq9q5g5k3l0a0", attempts=0),
+        queue_time=2.0,
+        lane="0",
+    )
+    return LineFormat(LogConfig()).line(record)
+
+
+class AccountTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.home = os.path.abspath(self.mktemp())
+        os.makedirs(f"{self.home}/log")
+        self.patch(module, "load", lambda home: SimpleNamespace(log=LogConfig()))
+
+    def write(self, name: str, octets: bytes) -> str:
+        path = f"{self.home}/log/{name}"
+        with open(path, "ab") as file:
+            file.write(octets)
+        return path
+
+    def call(self, *words: str) -> Result:
+        return CliRunner().invoke(log, ["account", *words], obj=SimpleNamespace(home=self.home))
+
+    def test_the_whole_log_is_added_up(self) -> None:
+        """S1."""
+        for name in ("mail.log_current", "mail.log_yesterday", "mail.log"):
+            self.write(name, _line())
+        self.write("mail.log-1.gz", gzip.compress(_line()))
+        found = json.loads(self.call("--by", "channel", "--json").output)
+        self.assertEqual(found["records"], 4)
+        (line,) = found["lines"]
+        self.assertEqual((line["key"], line["delivered_messages"], line["delivered_octets"]), ("local", 4, 8192))
+        self.assertEqual((line["queue_time_s"], line["sent_messages"]), (2.0, 0))
+
+    def test_a_table_is_for_people_and_csv_for_spreadsheets(self) -> None:
+        self.write("mail.log_current", _line() + _line(to="b@=cmd"))
+        self.assertIn("one.example", self.call().output)
+        rows = list(csv.DictReader(self.call("--csv").output.splitlines()))
+        self.assertEqual(
+            {row["domain"]: row["delivered_recipients"] for row in rows}, {"one.example": "1", "'=cmd": "1"}
+        )
+
+    def test_since_and_until_and_top(self) -> None:
+        self.write("mail.log_current", _line(_NOON, "b@one.example") + _line(_NOON + 7200, "b@two.example"))
+        self.assertNotIn("one.example", self.call("--since", "2026-03-01 13:00").output)
+        self.assertNotIn("two.example", self.call("--until", "2026-03-01T13:00").output)
+        self.assertEqual(len(self.call("--top", "1").output.splitlines()), 2)
+        self.assertEqual(self.call("--since", "soon").exit_code, 2)
+
+    def test_named_files_are_read_instead(self) -> None:
+        """Also an ancestor's, and without any home."""
+        path = self.write("old", _SUN)
+        self.home += "/none"
+        self.assertIn("example.com", self.call("--format", "sun", path).output)
+
+    def test_following_shows_it_again_as_mail_goes_on(self) -> None:
+        steps = iter([lambda: self.write("mail.log_current", _line()), lambda: None])
+
+        def sleep(seconds: float) -> None:
+            step = next(steps, None)
+            if step is None:
+                raise KeyboardInterrupt
+            step()
+
+        self.patch(module, "time", SimpleNamespace(sleep=sleep))
+        self.write("mail.log_current", _line())
+        self.write("mail.log_yesterday", _line())
+        shown = [json.loads(line)["records"] for line in self.call("-f", "--json").output.splitlines()]
+        self.assertEqual(shown, [2, 3])
+
+    def test_without_a_home_the_remedy_is_named(self) -> None:
+        self.home += "/none"
+        self.assertIn("qmailpy init", str(self.call().exception))
+
+
+class WhenTests(SynchronousTestCase):
+    def test_times_as_people_write_them(self) -> None:
+        midnight = _NOON - 12 * 3600
+        for text, expected in (
+            ("2026-03-01", midnight),
+            ("2026-03-01 12:00", _NOON),
+            ("today", midnight),
+            ("yesterday", midnight - 86400),
+            ("90m", _NOON - 5400),
+            ("2w", _NOON - 14 * 86400),
+        ):
+            self.assertEqual(moment(text, _NOON), expected, text)
+        for text in ("", "soon", "2026-13-01", "1y"):
+            self.assertRaises(ValueError, moment, text, _NOON)
