@@ -13,16 +13,20 @@ from zope.interface import implementer
 
 from qmailpy.channels.parts import Parts
 from qmailpy.config.schema import ChannelConfig, Config
+from qmailpy.errors import ConfigError
 from qmailpy.interfaces import IChannel
 from qmailpy.records.record import Action, LogRecord
 from qmailpy.remote.delivery import Remote
 from qmailpy.remote.memory import HostMemory
-from qmailpy.remote.mx import Destination, Reach, destination
+from qmailpy.remote.mx import Destination, Reach, destination, first_host
 from qmailpy.remote.peers import Finder, Peer, is_address_of_this_machine
+from qmailpy.remote.policy import Policies
 from qmailpy.remote.pool import Pool
 from qmailpy.remote.session import Session
+from qmailpy.remote.tls import Contexts
 from qmailpy.values import Disposition, Job, Reply, Verdict
-from qmailpy.wire.smtp_client import Transaction, unsendable
+from qmailpy.wire.client_events import Transaction
+from qmailpy.wire.client_path import unsendable
 
 
 class Connections:
@@ -64,11 +68,19 @@ class SmtpChannel:
     def __init__(self, config: Config, channel: ChannelConfig, parts: Parts) -> None:
         """
         @raise ValueError: C{channel.relay} is not a list of hosts.
+        @raise ConfigError: a file the channel needs cannot be used.
         """
         self.name = channel.name
         self._channel = channel
         reactor = parts.reactor
-        self._relay = destination(channel.relay, channel.port, trusted=True) if channel.relay else None
+        self._policies = policies = Policies(channel, config.destinations)
+        self._relay: Destination | None = None
+        if channel.relay:
+            self._relay = destination(channel.relay, policies.of(first_host(channel.relay)), trusted=True)
+        try:
+            contexts = Contexts(channel.tls_ca_file if policies.verifying else "")
+        except OSError as error:
+            raise ConfigError((f"[channel.{channel.name}] tls_ca_file: {error}",)) from None
         memory = HostMemory(reactor.seconds)
         watcher = Connections(channel.name, parts)
 
@@ -80,11 +92,11 @@ class SmtpChannel:
                 channel,
                 watcher,
                 lambda read: deferToThreadPool(reactor, reactor.getThreadPool(), read),
+                contexts,
             )
 
         finder = Finder(
             parts.resolver,
-            port=channel.port,
             our_names=(config.server.hostname, "localhost"),
             reach=Reach(allow_loopback=channel.allow_loopback, is_ours=is_address_of_this_machine),
         )
@@ -123,7 +135,7 @@ class SmtpChannel:
         domain = first.address.rpartition("@")[2]
         host = first.host or domain
         try:
-            return destination(host, self._channel.port, trusted=host.lower() != domain.lower())
+            return destination(host, self._policies.of(first_host(host)), trusted=host.lower() != domain.lower())
         except ValueError as error:
             return Reply(550, "5.1.2", f"Bad destination {host!r}: {error}")
 

@@ -27,6 +27,7 @@ _BASE = re.compile(
 )
 
 KINDS_OF_CHANNEL = ("smtp", "local", "process", "hold", "bitbucket")
+TLS = ("none", "may", "must", "verify")
 KINDS_OF_LISTENER = ("smtp", "submission", "lmtp", "pop3")
 
 
@@ -194,6 +195,18 @@ def pattern(value: str) -> str:
     return f'"{value}" matches nothing; right would be "host.example", ".example" (hosts below it), "[]", "." or "*"'
 
 
+def destination_pattern(value: str) -> str:
+    """What a destination table is for."""
+    if value == "." or is_domain(value.removeprefix(".")):
+        return ""
+    return f'"{value}" matches nothing; right would be "host.example", ".example" (hosts below it) or "."'
+
+
+def absolute(value: str) -> str:
+    """The path of a file outside of HOME."""
+    return plain_text(value) or ("" if value.startswith("/") else f'"{value}" is no path from "/" on')
+
+
 def next_host(value: str) -> str:
     """A next hop: a domain, a host with a port or an address literal."""
     if value.startswith("[") and value.endswith("]"):
@@ -271,11 +284,18 @@ CHECKS: Mapping[type, Mapping[str, Check]] = {
         "recipients_per_job": between(1, 100000),
         "relay": optional(relays),
         "port": between(1, 65535),
+        "tls": one_of(*TLS),
+        "tls_ca_file": absolute,
         "messages_per_connection": count,
         "connect_timeout_s": seconds,
         "greeting_timeout_s": seconds,
         "command_timeout_s": seconds,
         "data_timeout_s": seconds,
+    },
+    schema.DestinationConfig: {
+        "pattern": destination_pattern,
+        "tls": optional(one_of(*TLS)),
+        "port": between(0, 65535),
     },
     schema.RuleConfig: {"pattern": pattern, "host": optional(next_host), "address": optional(rewritten)},
     schema.DirectoryConfig: {

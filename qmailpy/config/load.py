@@ -24,6 +24,7 @@ from qmailpy.config.schema import (
     BounceConfig,
     ChannelConfig,
     Config,
+    DestinationConfig,
     DirectoryConfig,
     DnsConfig,
     ListenerConfig,
@@ -54,7 +55,11 @@ TABLES: Mapping[str, type] = {
 }
 """Tables there is one of; each is optional but [server]."""
 
-ARRAYS: Mapping[str, type] = {"listener": ListenerConfig, "rewrite": RuleConfig}
+ARRAYS: Mapping[str, type] = {
+    "listener": ListenerConfig,
+    "rewrite": RuleConfig,
+    "destination": DestinationConfig,
+}
 """Arrays of tables."""
 
 
@@ -158,6 +163,7 @@ def _build(reader: Reader, tree: Mapping[str, Any], home: str) -> Config | None:
         listeners=listeners,
         channels=channels,
         rules=tuple(arrays["rewrite"]),
+        destinations=tuple(arrays["destination"]),
         **tables,
     )
 
@@ -288,8 +294,9 @@ def _relations(
     """What must fit together: names that stand for something else, things there may be only one of."""
     written = tree.get("channel")
     names = list(written) if isinstance(written, dict) else list(channels)  # also those with problems of their own
-    raw_listeners, raw_rules = tree.get("listener", []), tree.get("rewrite", [])
-    for key, raw, fields in (("listener", raw_listeners, ("channel",)), ("rewrite", raw_rules, ("channel", "source"))):
+    raw_listeners = tree.get("listener", [])
+    for key, fields in (("listener", ("channel",)), ("rewrite", ("channel", "source")), ("destination", ("channel",))):
+        raw = tree.get(key, [])
         for number, element in enumerate(raw if _is_array(raw) else []):
             for field in fields:
                 value = element.get(field)
@@ -297,7 +304,7 @@ def _relations(
                     text = f'there is no channel "{value}"{nearest(value, names)}'
                     called = element.get("name")
                     reader.add((key, number), field, text, called if isinstance(called, str) else "")
-                elif value == "" and field == "channel":
+                elif value == "" and field == "channel" and key != "destination":
                     reader.add((key, number), field, f"is empty{nearest('', names)}")
     _duplicates(reader, raw_listeners, listeners, home)
     kinds = {channel.kind for channel in channels.values()}

@@ -114,6 +114,9 @@ class ChannelConfig:
     recipients_per_job: int = 100
     relay: str = ""  # HOST:PORT all mail of this channel goes to; "" = by MX
     port: int = 25
+    tls: str = "may"  # "none", "may" (when offered), "must" (with any certificate) or "verify" (with the right one)
+    implicit_tls: bool = False  # TLS from the first octet, as relays have it on port 465
+    tls_ca_file: str = "/etc/ssl/certs/ca-certificates.crt"  # PEM: who is trusted where tls is "verify"
     connections_idle_s: float = 5.0  # how long an idle connection is kept for the next message
     messages_per_connection: int = 100
     connect_timeout_s: float = 30.0
@@ -133,6 +136,16 @@ class RuleConfig:
     host: str = ""  # next hop; "" = the address's own domain
     address: str = ""  # "$U@other.example": the address rewritten; "" = unchanged
     source: str = ""  # only for mail from this channel; "" = any
+
+
+@frozen(kw_only=True)
+class DestinationConfig:
+    """[[destination]]: what is different for some of the hosts mail goes to; the most exact pattern wins."""
+
+    pattern: str  # "host.example", ".example" (subdomains), "." (any): a domain, or the host of a relay
+    channel: str = ""  # only for this channel; "" = any
+    tls: str = ""  # as at [channel.NAME]; "" = the channel's
+    port: int = 0  # 0 = the channel's
 
 
 @frozen(kw_only=True)
@@ -177,6 +190,7 @@ class Config:
     listeners: tuple[ListenerConfig, ...] = ()
     channels: Mapping[str, ChannelConfig] = field(default=Factory(dict))
     rules: tuple[RuleConfig, ...] = ()
+    destinations: tuple[DestinationConfig, ...] = ()
 
     def path(self, *parts: str) -> str:
         """A path below HOME."""

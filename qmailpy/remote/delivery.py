@@ -23,7 +23,7 @@ from qmailpy.remote.pool import Pool, Unreached, skipping
 from qmailpy.remote.session import Delivery, Session
 from qmailpy.remote.trouble import Fault, Judgement, Scope, Trouble, fates, judge
 from qmailpy.values import Content, Disposition, Reply, Verdict
-from qmailpy.wire.smtp_client import Transaction
+from qmailpy.wire.client_events import Stage, Tls, Transaction
 
 CONNECT_BUDGET = 4
 """An attempt dials no new peer after so many times C{connect_timeout_s}: the message waits better in the queue."""
@@ -105,7 +105,8 @@ class Remote:
     async def _try(self, peers: Sequence[Peer], attempt: _Attempt) -> None:
         """Give the attempt to one peer after the other until nobody is left, or it must not go on."""
         deadline = self._seconds() + CONNECT_BUDGET * self._config.connect_timeout_s
-        for peer in peers:
+        for found in peers:
+            peer = found
             while True:
                 if self._seconds() > deadline:
                     return
@@ -121,6 +122,9 @@ class Remote:
                     attempt.note(_of_trouble(error.trouble, judged, peer, error.session))
                     if not judged.next_host:
                         return
+                    if peer.tls is Tls.MAY and error.trouble.stage is Stage.TLS and not self._config.implicit_tls:
+                        peer = evolve(peer, tls=Tls.NONE)  # on a new connection: nobody knows what this one is in
+                        continue
                     break
                 reused = session.transactions > 0
                 judged = await self._use(session, attempt)
@@ -217,7 +221,8 @@ def _skipped(why: str, seconds: float, peer: Peer) -> Disposition:
 
 def _diagnostic(session: Session, words: str) -> str:
     """The diagnostic of a transaction log record: who said it, over which connection, and what."""
-    return f"dns;{_name(session.peer)} ({session.ends}) ({session.core.banner}) {words}"
+    tls = f"({session.tls}) " if session.tls else ""
+    return f"dns;{_name(session.peer)} ({session.ends}) ({session.core.banner}) {tls}{words}"
 
 
 def _name(peer: Peer) -> str:
@@ -225,4 +230,6 @@ def _name(peer: Peer) -> str:
 
 
 def _modifiers(session: Session | None) -> str:
-    return "E" if session is not None and session.core.esmtp else ""
+    if session is None:
+        return ""
+    return ("E" if session.core.esmtp else "") + ("S" if session.core.secure else "")

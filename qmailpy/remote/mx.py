@@ -18,6 +18,7 @@ from functools import lru_cache
 from attrs import frozen
 
 from qmailpy.errors import Permanent
+from qmailpy.remote.policy import DEFAULT, Policy
 from qmailpy.values import Reply
 
 
@@ -42,6 +43,7 @@ class Destination:
     domain: str = ""  # whose MX records to follow; "" when there are hops
     hops: tuple[Hop, ...] = ()
     trusted: bool = False  # from the configuration: may be anywhere, even on this machine
+    policy: Policy = DEFAULT
 
 
 @frozen
@@ -52,20 +54,27 @@ class Exchange:
     host: str
 
 
-def destination(text: str, port: int, *, trusted: bool) -> Destination:
+def first_host(text: str) -> str:
+    """The domain or host that L{policies<qmailpy.remote.policy>} go by: of several, the first."""
+    text = text.partition(",")[0].strip()
+    host = text[1:].partition("]")[0] if text.startswith("[") else text.partition(":")[0]
+    return host[5:] if host[:5].lower() == "ipv6:" else host
+
+
+def destination(text: str, policy: Policy = DEFAULT, *, trusted: bool) -> Destination:
     """
     Read a destination.
 
-    @param port: where no port is named.
+    @param policy: its own; has the port where none is named.
     @param trusted: whether C{text} comes from the configuration.
     @raise ValueError: it has none of the forms above.
     """
     if not text:
         raise ValueError("empty destination")
     if not text.startswith("[") and ":" not in text and "," not in text:
-        return Destination(name=text, domain=text.lower().rstrip("."), trusted=trusted)
-    hops = tuple(_hop(part.strip(), port) for part in text.split(","))
-    return Destination(name=text, hops=hops, trusted=trusted)
+        return Destination(name=text, domain=text.lower().rstrip("."), trusted=trusted, policy=policy)
+    hops = tuple(_hop(part.strip(), policy.port) for part in text.split(","))
+    return Destination(name=text, hops=hops, trusted=trusted, policy=policy)
 
 
 def _hop(text: str, port: int) -> Hop:

@@ -15,6 +15,7 @@ from qmailpy.errors import Permanent, Temporary
 from qmailpy.interfaces import IResolver
 from qmailpy.remote.mx import Destination, Exchange, Hop, Reach, before_us, exchanges, is_address
 from qmailpy.values import Reply
+from qmailpy.wire.client_events import Tls
 
 EXCHANGES_LIMIT = 16
 """Exchangers of a domain that are looked at. Real domains have fewer; a list without end tries our patience."""
@@ -30,6 +31,8 @@ class Peer:
     host: str  # its name, or its address when it has no other name
     address: str
     port: int
+    tls: Tls = Tls.MAY
+    names: tuple[str, ...] = ()  # one of which its certificate must be for; only where it is verified
 
 
 class Finder:
@@ -39,17 +42,14 @@ class Finder:
         self,
         resolver: IResolver,
         *,
-        port: int,
         our_names: Collection[str],
         reach: Reach,
         shuffle: Callable[[list[Exchange]], None] = random.shuffle,
     ) -> None:
         """
-        @param port: of exchangers found in the DNS.
         @param our_names: host names that mean this host when an MX record names them.
         """
         self._resolver = resolver
-        self._port = port
         self._our_names = frozenset(name.lower() for name in our_names)
         self._reach = reach
         self._shuffle = shuffle
@@ -79,7 +79,7 @@ class Finder:
             usable = [address for address in addresses if destination.trusted or self._foreign(address)]
             if addresses and not usable:
                 raise Permanent(Reply(554, "5.4.6", f"Mail for {destination.name} loops back to this host"))
-            found.extend(_peers(hop, usable))
+            found.extend(_peers(hop, usable, destination))
         if found:
             return found
         if trouble is not None:
@@ -114,7 +114,7 @@ class Finder:
                 trouble = addresses
                 continue
             usable = [address for address in addresses if self._reach.is_host(address)]
-            found.extend(_peers(Hop(host=exchange.host, port=self._port), usable))
+            found.extend(_peers(Hop(host=exchange.host, port=destination.policy.port), usable, destination))
         if found:
             return found
         if trouble is not None:
@@ -139,8 +139,11 @@ class Finder:
             return error
 
 
-def _peers(hop: Hop, addresses: Sequence[str]) -> list[Peer]:
-    return [Peer(hop.host, address, hop.port) for address in addresses]
+def _peers(hop: Hop, addresses: Sequence[str], destination: Destination) -> list[Peer]:
+    tls = destination.policy.tls
+    names = (hop.host, destination.domain) if destination.domain else (hop.host,)
+    verified = tuple(dict.fromkeys(names)) if tls is Tls.VERIFY else ()
+    return [Peer(hop.host, address, hop.port, tls, verified) for address in addresses]
 
 
 def is_address_of_this_machine(address: str) -> bool:

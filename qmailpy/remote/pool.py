@@ -25,7 +25,7 @@ from qmailpy.remote.mx import Destination
 from qmailpy.remote.peers import Peer
 from qmailpy.remote.session import Session, Watcher
 from qmailpy.remote.trouble import Fault, Trouble, judge
-from qmailpy.wire.smtp_client import Stage
+from qmailpy.wire.client_events import Stage
 
 DESTINATIONS_LIMIT = 10000
 """Destinations whose last peer is remembered."""

@@ -3,8 +3,8 @@ One connection to one peer: moves octets between L{SmtpClient} and a transport, 
 
 It is opened, serves one transaction after the other, and is closed. Content that is in memory goes out in one write;
 content in a file is read piece by piece in a thread, the next piece when the transport has room for it.
-TLS will come between C{connectionMade} and the first transaction; the transport may be any, only the shortcut of
-writing straight to the socket is for plain TCP.
+TLS begins with the connection, or when L{SmtpClient} says so. The transport may be any, only the shortcut of writing
+straight to the socket is for plain TCP.
 """
 
 from __future__ import annotations
@@ -16,16 +16,26 @@ from typing import cast
 from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IConsumer, IDelayedCall, IPushProducer, IReactorTime, ITCPTransport, ITransport
+from twisted.internet.interfaces import (
+    IConsumer,
+    IDelayedCall,
+    IHandshakeListener,
+    IPushProducer,
+    IReactorTime,
+    ITCPTransport,
+    ITLSTransport,
+    ITransport,
+)
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from qmailpy.config.schema import ChannelConfig
+from qmailpy.remote import tls
 from qmailpy.remote.peers import Peer
 from qmailpy.remote.trouble import Fault, Trouble
 from qmailpy.values import Content
-from qmailpy.wire.smtp_client import (
+from qmailpy.wire.client_events import (
     Broken,
     Event,
     Finished,
@@ -33,10 +43,12 @@ from qmailpy.wire.smtp_client import (
     Goodbye,
     Outcome,
     Ready,
-    SmtpClient,
+    Secure,
     Stage,
+    Tls,
     Transaction,
 )
+from qmailpy.wire.smtp_client import SmtpClient
 
 PIECE = 65536
 """Octets read from a file at a time; so much and what the transport holds is all the memory a large message takes."""
@@ -49,7 +61,7 @@ _COMMANDS = frozenset({Stage.EHLO, Stage.HELO, Stage.RSET, Stage.MAIL, Stage.RCP
 InThread = Callable[[Callable[[], bytes | None]], Awaitable[bytes | None]]
 
 
-class IStreamTransport(ITCPTransport, IConsumer):
+class IStreamTransport(ITLSTransport, IConsumer):
     """What a transport of ours can do."""
 
 
@@ -75,17 +87,25 @@ class Delivery:
     sent: int  # octets of content that had been sent
 
 
-@implementer(IPushProducer)
+@implementer(IPushProducer, IHandshakeListener)
 class Session(Protocol):
     """
     A connection. C{ended}, when set, is called once it is gone or worthless, with the session.
     """
 
     def __init__(
-        self, reactor: IReactorTime, peer: Peer, helo: str, config: ChannelConfig, watcher: Watcher, in_thread: InThread
+        self,
+        reactor: IReactorTime,
+        peer: Peer,
+        helo: str,
+        config: ChannelConfig,
+        watcher: Watcher,
+        in_thread: InThread,
+        contexts: tls.Contexts,
     ) -> None:
         self.peer = peer
-        self.core = SmtpClient(helo)
+        self.core = SmtpClient(helo, peer.tls)
+        self.tls = ""  # what protects it: "TLSv1.3/TLS_AES_256_GCM_SHA384"
         self.transactions = 0  # begun so far
         self.application = ""  # how records name the conversation; the watcher's to use
         self.ends = ""  # "TCP|our ip|our port|their ip|their port"
@@ -94,6 +114,7 @@ class Session(Protocol):
         self._config = config
         self._watcher = watcher
         self._in_thread = in_thread
+        self._contexts = contexts
         self._timer: IDelayedCall | None = None
         self._deadline = 0.0  # 0: nothing is waited for
         self._connected = False
@@ -165,7 +186,24 @@ class Session(Protocol):
             self._write_some = getattr(self._transport, "writeSomeData", None)
         self.ends = _ends(self._transport, self.peer)
         self._watcher.opened(self)
-        self._wait(self._config.greeting_timeout_s)
+        if self._config.implicit_tls:
+            self.core.begin_tls()
+            self._begin_tls()
+        else:
+            self._wait(self._config.greeting_timeout_s)
+
+    def handshakeCompleted(self) -> None:
+        names = self.peer.names
+        wrong = tls.mismatch(self._transport, names) if names else ""
+        if wrong:
+            stage = self.core.stage
+            self.drop(wrong)
+            self._end(Trouble(stage=stage, fault=Fault.UNTRUSTED, why=wrong))
+            return
+        self.tls = tls.secured(self._transport)
+        self.core.secured()
+        self._flush()
+        self._wait(self._config.command_timeout_s if self.core.banner else self._config.greeting_timeout_s)
 
     def dataReceived(self, data: bytes) -> None:
         answers = self.core.answers
@@ -182,7 +220,10 @@ class Session(Protocol):
             self._timer.cancel()
             self._timer = None
         why = "" if reason.check(ConnectionDone) else reason.getErrorMessage()
-        self._end(Trouble(stage=self.core.stage, fault=Fault.LOST, why=why))
+        fault = Fault.LOST
+        if self.core.stage is Stage.TLS and not self._why:
+            fault, why = Fault.UNTRUSTED, tls.why(self._transport, reason) or why or Fault.LOST.value
+        self._end(Trouble(stage=self.core.stage, fault=fault, why=why))
         self._watcher.closed(self, self._why)
         self.resumeProducing()
         if self._closing is not None:
@@ -217,13 +258,27 @@ class Session(Protocol):
             if self._opening is not None:
                 opening, self._opening = self._opening, None
                 opening.callback(None)
+        elif isinstance(event, Secure):
+            self._begin_tls()
         elif isinstance(event, Broken):
             fault = Fault.REFUSED if event.reply is not None else Fault.VIOLATED
+            if event.insecure:
+                fault = Fault.NO_TLS
             trouble = Trouble(stage=event.stage, fault=fault, reply=event.reply, why=event.why)
-            self._close(str(event.reply or event.why), polite=event.reply is not None and event.reply.code != 421)
+            self._close(
+                str(event.reply or event.why),
+                polite=event.insecure or (event.reply is not None and event.reply.code != 421),
+            )
             self._end(trouble)
         elif isinstance(event, Goodbye):
             self._transport.loseConnection()
+
+    def _begin_tls(self) -> None:
+        """From here on the transport is TLS; it tells by C{handshakeCompleted}, or is lost."""
+        self._write_some = None
+        verify = self.peer.tls is Tls.VERIFY
+        self._transport.startTLS(self._contexts.creator(self.peer.host, verify=verify))
+        self._wait(self._config.connect_timeout_s)
 
     def _close(self, why: str, *, polite: bool) -> None:
         """Begin to close. C{polite}: with QUIT, as RFC 5321 s.3.1 asks of a client whose greeting was a refusal."""

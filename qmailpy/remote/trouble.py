@@ -6,6 +6,9 @@ scope       failures            the mail                               the conne
 ==========  ==================  =====================================  ==========================================
 HOST        no connection; bad  the next host is tried; with none      closed; remembered as bad when it could not
             greeting or EHLO    left, deferred or (5yz) failed         be reached or kept silent
+            no TLS where it     the next host is tried; with none      closed
+            must be, or not     left, deferred (4.7.4; 4.7.5)
+            the one wanted
 CONNECTION  421, lost, silent,  deferred; before MAIL was answered     closed
             no SMTP             the next host is tried
 MESSAGE     refused MAIL, DATA  all its recipients deferred or failed  kept
@@ -29,7 +32,7 @@ from enum import Enum
 from attrs import frozen
 
 from qmailpy.values import Reply, Verdict
-from qmailpy.wire.smtp_client import Outcome, Stage
+from qmailpy.wire.client_events import Outcome, Stage
 
 
 class Fault(Enum):
@@ -40,6 +43,8 @@ class Fault(Enum):
     TIMED_OUT = "timed out"
     REFUSED = "refused"
     VIOLATED = "protocol error"
+    NO_TLS = "TLS is required"
+    UNTRUSTED = "TLS failed"
     OURS = "trouble of our own"
 
 
@@ -75,13 +80,15 @@ class Judgement:
     keep: bool = False  # the connection may serve on
 
 
-_EARLY = (Stage.CONNECT, Stage.GREETING, Stage.EHLO, Stage.HELO)
+_EARLY = (Stage.CONNECT, Stage.GREETING, Stage.EHLO, Stage.HELO, Stage.STARTTLS, Stage.TLS)
 _UNANSWERED = (*_EARLY, Stage.IDLE, Stage.RSET, Stage.MAIL)
 _ENHANCED = {
     Fault.UNREACHED: "4.4.1",  # RFC 3463 X.4.1: no answer from host
     Fault.LOST: "4.4.2",  # X.4.2: bad connection
     Fault.TIMED_OUT: "4.4.2",
     Fault.VIOLATED: "4.5.0",  # X.5.0: protocol status, undefined
+    Fault.NO_TLS: "4.7.4",  # X.7.4: security features not supported
+    Fault.UNTRUSTED: "4.7.5",  # X.7.5: cryptographic failure
     Fault.OURS: "4.3.0",  # X.3.0: mail system status, undefined
 }
 
@@ -96,7 +103,8 @@ def judge(trouble: Trouble) -> Judgement:
         return Judgement(scope=Scope.NODE, verdict=Verdict.DEFERRED, reply=reply)
     if stage in _EARLY:
         # What speaks no SMTP, or hangs up at once, answers quickly: only silence makes a host worth skipping.
-        blame = stage is Stage.CONNECT or fault is Fault.TIMED_OUT
+        # Silence in a handshake is no reason either: without TLS it may serve.
+        blame = stage is Stage.CONNECT or (fault is Fault.TIMED_OUT and stage is not Stage.TLS)
         return Judgement(scope=Scope.HOST, verdict=Verdict.DEFERRED, reply=reply, next_host=True, blame=blame)
     return Judgement(scope=Scope.CONNECTION, verdict=Verdict.DEFERRED, reply=reply, next_host=stage in _UNANSWERED)
 
@@ -117,6 +125,8 @@ def _words(trouble: Trouble) -> str:
     """The trouble as a diagnostic says it."""
     if trouble.fault is Fault.UNREACHED or trouble.fault is Fault.OURS:
         return trouble.why
+    if trouble.fault is Fault.NO_TLS or trouble.fault is Fault.UNTRUSTED:
+        return f"{trouble.fault.value}: {trouble.why}"
     words = f"{trouble.fault.value} while {trouble.stage.value}"
     if trouble.why:
         words = f"{words}: {trouble.why}"

@@ -7,10 +7,11 @@ Written apart from the real server and client, so that a mistake of theirs canno
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 from attrs import Factory as DefaultOf
 from attrs import define, frozen
-from twisted.internet.interfaces import IReactorTime, ITCPTransport
+from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IReactorTime, ITCPTransport, ITLSTransport
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
@@ -40,8 +41,8 @@ Action = str | Drop | Silence | Later
 Script = Mapping[str, Action | Sequence[Action]]
 """
 What to answer: by C{CONNECT}, C{EHLO}, C{HELO}, C{MAIL}, C{RCPT}, C{RCPT:address}, C{DATA}, C{.} (the end of the
-message), C{CONTENT} (the first octets of it; nothing more is read), C{RSET}, C{QUIT}. A reply is written with LF
-between its lines; a sequence is used up one by one, its last item staying.
+message), C{STARTTLS}, C{CONTENT} (the first octets of it; nothing more is read), C{RSET}, C{QUIT}. A reply is written
+with LF between its lines; a sequence is used up one by one, its last item staying.
 """
 
 
@@ -54,6 +55,7 @@ class Received:
     mail_parameters: str = ""
     content: bytes = b""
     connection: int = 0  # number of the connection it came over, from 1
+    secure: bool = False  # under TLS
 
 
 @define
@@ -71,11 +73,21 @@ class SinkLog:
 class SmtpSink(Protocol):
     """One connection of the sink."""
 
-    def __init__(self, clock: IReactorTime, script: dict[str, list[Action]], log: SinkLog, *, keep: bool) -> None:
+    def __init__(
+        self,
+        clock: IReactorTime,
+        script: dict[str, list[Action]],
+        log: SinkLog,
+        *,
+        keep: bool,
+        tls: IOpenSSLServerConnectionCreator | None = None,
+    ) -> None:
         self._clock = clock
         self._script = script
         self._log = log
         self._keep = keep
+        self._tls = tls
+        self._secure = False
         self._pending = b""
         self._in_data = False
         self._started = False
@@ -117,7 +129,7 @@ class SmtpSink(Protocol):
         word = line.split(" ", 1)[0].upper()
         if word == "MAIL":
             path, _, parameters = line[len("MAIL FROM:<") :].partition("> ")
-            self._next = Received(path.rstrip(">"), [], parameters, connection=self._number)
+            self._next = Received(path.rstrip(">"), [], parameters, connection=self._number, secure=self._secure)
             if self._answer(word, "250 2.1.0 ok"):
                 self._message = self._next
         elif word == "RCPT":
@@ -139,7 +151,15 @@ class SmtpSink(Protocol):
             if self._answer(word, "221 2.0.0 bye") and self.transport is not None:
                 self.transport.loseConnection()
         elif word in ("EHLO", "HELO"):
-            self._answer(word, DEFAULT_EHLO if word == "EHLO" else "250 sink.example")
+            offered = DEFAULT_EHLO
+            if self._tls is not None and not self._secure:
+                offered = offered.replace("-PIPELINING", "-STARTTLS\n250-PIPELINING")
+            self._answer(word, offered if word == "EHLO" else "250 sink.example")
+        elif word == "STARTTLS" and self._tls is not None:
+            if self._answer(word, "220 2.0.0 begin"):
+                self._secure = True
+                self._pending = b""
+                cast(ITLSTransport, self.transport).startTLS(self._tls)
         else:
             self._answer(word, "500 5.5.2 what?")
 
@@ -209,13 +229,22 @@ class SinkFactory(Factory[SmtpSink]):
 
     noisy = False
 
-    def __init__(self, clock: IReactorTime, script: Script | None = None, *, keep: bool = True) -> None:
+    def __init__(
+        self,
+        clock: IReactorTime,
+        script: Script | None = None,
+        *,
+        keep: bool = True,
+        tls: IOpenSSLServerConnectionCreator | None = None,
+    ) -> None:
         """
+        @param tls: what C{startTLS} wants; with it STARTTLS is offered.
         @param keep: whether contents are kept; without, a message of any size takes no memory.
         """
         self.log = SinkLog()
         self._clock = clock
         self._keep = keep
+        self.tls = tls
         self.script: dict[str, list[Action]] = {}
         for key, action in (script or {}).items():
             self.say(key, action)
@@ -226,4 +255,4 @@ class SinkFactory(Factory[SmtpSink]):
         self.script[key] = [action] if single else list(action)  # type: ignore[arg-type,list-item]
 
     def buildProtocol(self, addr: object) -> SmtpSink:
-        return SmtpSink(self._clock, self.script, self.log, keep=self._keep)
+        return SmtpSink(self._clock, self.script, self.log, keep=self._keep, tls=self.tls)

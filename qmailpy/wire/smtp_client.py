@@ -1,9 +1,11 @@
 """
-The client half of SMTP without I/O (RFC 5321, RFC 2920, RFC 1870, RFC 6152): a peer's octets in, events and octets out.
+The client half of SMTP without I/O: a peer's octets in, events and octets out (RFC 5321, RFC 1870, RFC 2920, RFC 3207,
+RFC 6152).
 
 States, told by C{SmtpClient.stage}, which is always what is being waited for::
 
     GREETING -> EHLO [-> HELO] -> IDLE
+    EHLO -> STARTTLS -> TLS -> EHLO     once, before IDLE (RFC 3207)
     IDLE -> [RSET ->] MAIL -> RCPT ... -> DATA -> CONTENT -> FINAL -> IDLE     one transaction
     IDLE -> QUIT -> CLOSED;  any -> CLOSED when the session is broken
 
@@ -12,141 +14,33 @@ otherwise each command waits for the reply before it. The caller moves octets: L
 L{SmtpClient.take} for what must go out after every call.
 
 What a refusal means for the mail is not decided here but in L{qmailpy.remote.trouble}; this module only says
-who refused what. Room is left for STARTTLS and AUTH (states between EHLO and IDLE) and for CHUNKING (another way
-through CONTENT).
+who refused what.
+
+Nothing that was received before the handshake has a meaning after it: octets behind the reply to STARTTLS are thrown
+away, and what EHLO said is asked again (RFC 3207 s.4.2).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from enum import Enum
-
-from attrs import frozen
 
 from qmailpy.values import Reply
 from qmailpy.wire.client_data import Stuffer
+from qmailpy.wire.client_events import (
+    Broken,
+    Event,
+    Finished,
+    GoAhead,
+    Goodbye,
+    Outcome,
+    Ready,
+    Secure,
+    Stage,
+    Tls,
+    Transaction,
+)
+from qmailpy.wire.client_path import path
 from qmailpy.wire.client_reply import ReplyReader
-
-
-class Stage(Enum):
-    """What is being waited for; the value is how a diagnostic says it."""
-
-    CONNECT = "connecting"
-    GREETING = "waiting for the greeting"
-    EHLO = "waiting for the reply to EHLO"
-    HELO = "waiting for the reply to HELO"
-    IDLE = "waiting for mail"
-    RSET = "waiting for the reply to RSET"
-    MAIL = "waiting for the reply to MAIL FROM"
-    RCPT = "waiting for the reply to RCPT TO"
-    DATA = "waiting for the reply to DATA"
-    CONTENT = "sending the message"
-    FINAL = "waiting for the reply to the end of the message"
-    QUIT = "waiting for the reply to QUIT"
-    CLOSED = "closed"
-
-
-@frozen(kw_only=True)
-class Transaction:
-    """One message to one peer."""
-
-    sender: str  # "" for the null sender
-    recipients: tuple[str, ...]  # at least one; each passed L{unsendable}
-    size: int  # octets of the content as queued, which is what SIZE means (RFC 1870 s.5)
-    eight_bit: bool = True  # announce BODY=8BITMIME where the peer knows it
-
-
-@frozen(kw_only=True)
-class Outcome:
-    """How far a transaction got: each reply that was received."""
-
-    mail: Reply | None = None
-    recipients: tuple[Reply | None, ...] = ()  # in the order of the transaction
-    data: Reply | None = None  # set only when DATA was refused
-    final: Reply | None = None  # to the whole message; also an early refusal while it was being sent
-    stage: Stage = Stage.IDLE  # what was being waited for when it ended; IDLE: the transaction came to its end
-
-
-@frozen
-class Ready:
-    """The peer may be given a transaction now: after the greeting and EHLO, once a session."""
-
-
-@frozen
-class GoAhead:
-    """354: send the content."""
-
-
-@frozen
-class Finished:
-    """A transaction is over; the session is ready for the next when C{SmtpClient.stage} is IDLE."""
-
-    outcome: Outcome
-
-
-@frozen
-class Broken:
-    """
-    The session cannot be used (any more): its greeting or EHLO was refused, the peer said 421, or speaks no SMTP.
-
-    During a transaction, C{SmtpClient.outcome} tells how far that had come.
-    """
-
-    stage: Stage  # what was being waited for
-    reply: Reply | None  # the peer's, C{None} when it broke the protocol
-    why: str = ""  # what was wrong with the protocol
-
-
-@frozen
-class Goodbye:
-    """QUIT was answered; close."""
-
-
-Event = Ready | GoAhead | Finished | Broken | Goodbye
-
-_DOT_ATOM = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
-_DOMAIN = re.compile(r"[A-Za-z0-9_.:\[\]-]+")  # or a literal
-_PRINTABLE = re.compile(r"[ -~]+")
-_ADDRESS_LIMIT = 1000  # a command line is 512 octets (RFC 5321 s.4.5.3.1.4); many servers allow more, none needs this
-
-
-def unsendable(address: str) -> Reply | None:
-    """
-    Why an address cannot be put into a command, or C{None}.
-
-    Nothing that is refused here should ever have been accepted; this is the last gate before the wire, so that an
-    address can never become a command of its own.
-    """
-    if not address:
-        return None
-    if not address.isascii():
-        return Reply(553, "5.6.7", "Address needs SMTPUTF8")
-    if _PRINTABLE.fullmatch(address) is None or len(address) > _ADDRESS_LIMIT:
-        return Reply(553, "5.1.3", "Address cannot be sent")
-    local, at, domain = address.rpartition("@")
-    if not (at and local) or _DOMAIN.fullmatch(domain) is None:
-        return Reply(553, "5.1.3", "Address cannot be sent")
-    if local.startswith('"') and re.fullmatch(r'"(?:[^"\\]|\\.)*"', local) is None:
-        return Reply(553, "5.1.3", "Address cannot be sent")
-    return None
-
-
-def path(address: str) -> bytes:
-    """
-    C{address} in its angle brackets (RFC 5321 s.4.1.2), the local part quoted where it must be.
-
-    @raise ValueError: L{unsendable} was not asked.
-    """
-    if not address:
-        return b"<>"
-    local, _, domain = address.rpartition("@")
-    if _DOT_ATOM.fullmatch(local) is None or _DOMAIN.fullmatch(domain) is None:
-        if unsendable(address) is not None:
-            raise ValueError(f"address {address!r} cannot be sent")
-        if not local.startswith('"'):
-            local = '"' + local.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    return f"<{local}@{domain}>".encode("ascii")
 
 
 class SmtpClient:
@@ -169,25 +63,30 @@ class SmtpClient:
         "_reader",
         "_replies",
         "_stuffer",
+        "_tls",
         "_transaction",
         "answers",
         "banner",
         "broken",
         "esmtp",
         "extensions",
+        "secure",
         "stage",
     )
 
-    def __init__(self, helo: str) -> None:
+    def __init__(self, helo: str, tls: Tls = Tls.NONE) -> None:
         """
         @param helo: our name, for EHLO.
+        @param tls: what the session must have before mail is given to it.
         """
         self.stage = Stage.GREETING
         self.answers = 0  # replies taken so far: who minds the time starts it anew when this has grown
         self.banner = ""  # text of the greeting
         self.esmtp = False  # EHLO was accepted
         self.extensions: Mapping[str, str] = {}
+        self.secure = False  # the session is under TLS
         self._helo = helo.encode("ascii")
+        self._tls = tls
         self._reader = ReplyReader()
         self._out = b""
         self._pipelining = False
@@ -208,6 +107,23 @@ class SmtpClient:
         """What must be sent now, often nothing; ask after every other call."""
         octets, self._out = self._out, b""
         return octets
+
+    def begin_tls(self) -> None:
+        """TLS begins before the greeting (RFC 8314 s.3); only at once after C{__init__}."""
+        self.stage = Stage.TLS
+
+    def secured(self) -> None:
+        """The handshake is complete: begin anew, with EHLO, or with the greeting where that has not come."""
+        if self.stage is not Stage.TLS:
+            raise RuntimeError(f"TLS begun while {self.stage.value}")
+        self.secure = True
+        self.esmtp = False
+        self.extensions = {}
+        if self.answers:
+            self.stage = Stage.EHLO
+            self._out = b"EHLO " + self._helo + b"\r\n"
+        else:
+            self.stage = Stage.GREETING
 
     def refusal(self, transaction: Transaction) -> Reply | None:
         """Why the peer cannot take C{transaction} by what it said in EHLO, without asking it (RFC 1870 s.6.1)."""
@@ -289,6 +205,10 @@ class SmtpClient:
             else:
                 self.answers += 1
                 _HANDLERS[self.stage](self, reply, events)
+                if self.stage is Stage.TLS:
+                    # Whatever came behind the 220 was not protected, and is not to be taken for an answer given later.
+                    self._reader = ReplyReader()
+                    return events
         if self._reader.error and not self.broken:
             self._break(events, None, self._reader.error)
         return events
@@ -310,22 +230,47 @@ class SmtpClient:
         self._out += b"EHLO " + self._helo + b"\r\n"
 
     def _ehlo(self, reply: Reply, events: list[Event]) -> None:
-        if reply.permanent:
+        if reply.permanent and not self.secure:
             self.stage = Stage.HELO  # RFC 5321 s.3.2: an old server; it may still do with HELO
             self._out += b"HELO " + self._helo + b"\r\n"
         elif reply.code == 250:
             self.esmtp = True
             self.extensions = _extensions(reply.text)
             self._pipelining = "PIPELINING" in self.extensions
-            self._ready(events)
+            if self._tls is Tls.NONE or self.secure:
+                self._ready(events)
+            elif "STARTTLS" in self.extensions:
+                self.stage = Stage.STARTTLS
+                self._out += b"STARTTLS\r\n"
+            else:
+                self._without_tls(events, "not offered")
         else:
             self._break(events, reply)
 
     def _helo_reply(self, reply: Reply, events: list[Event]) -> None:
-        if reply.code == 250:
+        if reply.code != 250:
+            self._break(events, reply)
+        elif self.secure:
             self._ready(events)
         else:
-            self._break(events, reply)
+            self._without_tls(events, "not offered")
+
+    def _starttls_reply(self, reply: Reply, events: list[Event]) -> None:
+        if reply.code == 220:
+            self.stage = Stage.TLS
+            events.append(Secure())
+        elif reply.code < 400:
+            self._odd(reply, events)
+        else:
+            self._without_tls(events, f"refused: {str(reply)[:200]}")
+
+    def _without_tls(self, events: list[Event], why: str) -> None:
+        """Go on without TLS, where that is allowed."""
+        if self._tls in (Tls.NONE, Tls.MAY):
+            self._ready(events)
+        else:
+            self.broken = True
+            events.append(Broken(Stage.STARTTLS, None, why, insecure=True))
 
     def _ready(self, events: list[Event]) -> None:
         self.stage = Stage.IDLE
@@ -440,6 +385,8 @@ _HANDLERS = {
     Stage.GREETING: SmtpClient._greeting,
     Stage.EHLO: SmtpClient._ehlo,
     Stage.HELO: SmtpClient._helo_reply,
+    Stage.STARTTLS: SmtpClient._starttls_reply,
+    Stage.TLS: SmtpClient._odd,
     Stage.IDLE: SmtpClient._odd,
     Stage.RSET: SmtpClient._rset,
     Stage.MAIL: SmtpClient._mail_reply,

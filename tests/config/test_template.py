@@ -52,7 +52,7 @@ class TemplateTests(SynchronousTestCase):
         self.assert_defaults(self.tree["listener"][0], ARRAYS["listener"])
 
     def test_each_key_of_a_rule_is_told(self) -> None:
-        for key in defaults(ARRAYS["rewrite"]):
+        for key in (*defaults(ARRAYS["rewrite"]), *defaults(ARRAYS["destination"])):
             self.assertRegex(self.text, rf"(?m)^#   {key}  ")
 
     def test_every_key_has_a_comment_near(self) -> None:
@@ -68,10 +68,11 @@ class TemplateTests(SynchronousTestCase):
 
     def test_examples_in_comments_are_right(self) -> None:
         """The commented tables load when their marks are taken away."""
-        text = re.sub(r"(?m)^# (?=\[channel\.tcp_intranet|\[\[rewrite|[a-z]+ = )", "", self.text)
+        text = re.sub(r"(?m)^# (?=\[channel\.tcp_intranet|\[\[(?:rewrite|destination)|[a-z]+ = )", "", self.text)
         config = parse(text, "F", "/home")
         self.assertEqual(config.channels["tcp_intranet"].backoff, (60.0, 300.0, 900.0))
         self.assertEqual(len(config.rules), 2)
+        self.assertEqual([(one.pattern, one.tls) for one in config.destinations], [("bank.example", "verify")])
 
     def test_the_copy_in_etc_is_the_same(self) -> None:
         """In a checkout etc/ shows the packaged file."""

@@ -24,10 +24,13 @@ from qmailpy.remote.mx import Reach
 from qmailpy.remote.peers import Finder, Peer
 from qmailpy.remote.pool import Pool
 from qmailpy.remote.session import Session
+from qmailpy.remote.tls import Contexts
 from qmailpy.testing.smtp_sink import Script, SinkFactory
 from qmailpy.testing.tables_resolver import TablesResolver
 
 T = TypeVar("T")
+
+CONTEXTS = Contexts()
 
 
 @implementer(IReactorTCP)
@@ -122,7 +125,6 @@ class World:
         self.pool = Pool(self.network, self.network, self.config, self.memory, self.watcher, self.session)
         finder = Finder(
             resolver or TablesResolver(addresses={"mx.example": ["192.0.2.1"]}),
-            port=25,
             our_names=("us.example",),
             reach=Reach(allow_loopback=False, is_ours=lambda address: address == "192.0.2.99"),
             shuffle=lambda exchanges: None,
@@ -136,7 +138,7 @@ class World:
             await turn
             return read()
 
-        return Session(self.network, peer, "us.example", self.config, self.watcher, in_thread)
+        return Session(self.network, peer, "us.example", self.config, self.watcher, in_thread, CONTEXTS)
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> Deferred[T]:
         """Start it and let the network settle."""

@@ -17,11 +17,11 @@ from qmailpy.remote.pool import Unreached
 from qmailpy.testing.smtp_sink import Drop, Later, Silence
 from qmailpy.testing.tables_resolver import TablesResolver
 from qmailpy.values import Disposition, MemoryContent, Verdict
-from qmailpy.wire.smtp_client import Transaction
+from qmailpy.wire.client_events import Transaction
 from tests.remote.network import World
 
 CONTENT = MemoryContent(b"Subject: x\r\n\r\n.hello\r\n")
-MX = destination("mx.example", 25, trusted=False)
+MX = destination("mx.example", trusted=False)
 PEER = Peer("mx.example", "192.0.2.1", 25)
 D, Q, R = Verdict.DELIVERED, Verdict.DEFERRED, Verdict.FAILED
 
@@ -34,7 +34,7 @@ def two_hosts() -> TablesResolver:
     )
 
 
-FAR = destination("far.example", 25, trusted=False)
+FAR = destination("far.example", trusted=False)
 
 
 class FileContent:
@@ -403,7 +403,7 @@ class DeliveryTests(SynchronousTestCase):
         world = World(resolver, concurrency=2)
         for number in range(1, 6):
             world.network.host(f"192.0.2.{number}")
-            self.send(world, where=destination(f"h{number}.example", 25, trusted=False))
+            self.send(world, where=destination(f"h{number}.example", trusted=False))
             self.assertLessEqual(world.pool.total, 2)
 
     def test_domains_share_a_hosts_connection(self) -> None:
@@ -415,7 +415,7 @@ class DeliveryTests(SynchronousTestCase):
         world = World(resolver)
         sink = world.network.host("192.0.2.1")
         for name in ("one.example", "two.example"):
-            self.send(world, where=destination(name, 25, trusted=False))
+            self.send(world, where=destination(name, trusted=False))
         self.assertEqual((sink.log.connections, len(sink.log.messages)), (1, 2))
 
     def test_a_stale_connection_of_another_domain_is_replaced_too(self) -> None:
@@ -424,7 +424,7 @@ class DeliveryTests(SynchronousTestCase):
         world = World(resolver)
         sink = world.network.host("192.0.2.1", {"MAIL": ["250 ok", "421 4.7.0 enough", "250 ok"]})
         for name in ("one.example", "two.example"):
-            [found] = self.send(world, where=destination(name, 25, trusted=False))
+            [found] = self.send(world, where=destination(name, trusted=False))
             self.assertEqual(found.verdict, D)
         self.assertEqual(sink.log.connections, 2)
 
@@ -433,7 +433,7 @@ class DeliveryTests(SynchronousTestCase):
         resolver = TablesResolver()
         world = World(resolver)
         sink = world.network.host("127.0.0.1", port=2526)
-        relay = destination("127.0.0.1:2525, 127.0.0.1:2526", 25, trusted=True)
+        relay = destination("127.0.0.1:2525, 127.0.0.1:2526", trusted=True)
         [found] = self.send(world, where=relay)
         self.assertEqual((found.verdict, found.remote_mta, resolver.asked), (D, "[127.0.0.1]", []))
         self.assertEqual((world.network.dialled, sink.log.connections), ([("127.0.0.1", 2525), ("127.0.0.1", 2526)], 1))
@@ -443,7 +443,7 @@ class DeliveryTests(SynchronousTestCase):
         world = World(TablesResolver(broken=["mx.example"]))
         [found] = self.send(world)
         self.assertEqual((found.verdict, found.reply.enhanced), (Q, "4.4.3"))
-        [found] = self.send(world, where=destination("none.example", 25, trusted=False))
+        [found] = self.send(world, where=destination("none.example", trusted=False))
         self.assertEqual((found.verdict, found.reply.enhanced), (R, "5.1.2"))
 
     def test_stop_says_goodbye_on_idle_connections(self) -> None:

@@ -20,7 +20,7 @@ class DestinationTests(SynchronousTestCase):
 
     def test_a_name_is_a_domain(self) -> None:
         """Lower case, without the root's dot."""
-        found = destination("Example.ORG.", 25, trusted=False)
+        found = destination("Example.ORG.", trusted=False)
         self.assertEqual((found.domain, found.hops), ("example.org", ()))
 
     def test_everything_else_names_hosts(self) -> None:
@@ -36,14 +36,12 @@ class DestinationTests(SynchronousTestCase):
                 [("127.0.0.1", 26), ("mail.example", 27), ("b.example", 25)],
             ),
         ):
-            self.assertEqual(
-                destination(text, 25, trusted=True).hops, tuple(Hop(host=h, port=p) for h, p in hops), text
-            )
+            self.assertEqual(destination(text, trusted=True).hops, tuple(Hop(host=h, port=p) for h, p in hops), text)
 
     def test_what_has_no_such_form_is_refused(self) -> None:
         """With a ValueError for the configuration's reader."""
         for text in ("", "a:b", "a:0", "a:65536", "a:9999999999", "[a", "[a]b", "[]", ":25", "a,", "[IPv6:x]", "::1"):
-            self.assertRaises(ValueError, destination, text, 25, trusted=True)
+            self.assertRaises(ValueError, destination, text, trusted=True)
 
 
 class ExchangesTests(SynchronousTestCase):
@@ -74,18 +72,16 @@ class FinderTests(SynchronousTestCase):
     def finder(self, *, allow_loopback: bool = False, **tables: Any) -> Finder:
         self.resolver = TablesResolver(**tables)
         reach = Reach(allow_loopback=allow_loopback, is_ours=lambda address: address in ("192.0.2.99", "127.0.0.1"))
-        return Finder(self.resolver, port=25, our_names=("US.example",), reach=reach, shuffle=lambda exchanges: None)
+        return Finder(self.resolver, our_names=("US.example",), reach=reach, shuffle=lambda exchanges: None)
 
     def find(self, finder: Finder, text: str, *, trusted: bool = False) -> list[str]:
         found: tuple[Peer, ...] = self.successResultOf(
-            Deferred.fromCoroutine(finder.find(destination(text, 25, trusted=trusted)))
+            Deferred.fromCoroutine(finder.find(destination(text, trusted=trusted)))
         )
         return [f"{peer.host} {peer.address} {peer.port}" for peer in found]
 
     def refused(self, finder: Finder, text: str, kind: type[Permanent | Temporary], *, trusted: bool = False) -> str:
-        failure = self.failureResultOf(
-            Deferred.fromCoroutine(finder.find(destination(text, 25, trusted=trusted))), kind
-        )
+        failure = self.failureResultOf(Deferred.fromCoroutine(finder.find(destination(text, trusted=trusted))), kind)
         reply = failure.value.reply
         return f"{reply.code} {reply.enhanced}"
 

@@ -19,8 +19,8 @@ from qmailpy.remote.peers import Peer
 from qmailpy.remote.session import Delivery, Session
 from qmailpy.remote.trouble import Fault
 from qmailpy.values import MemoryContent
-from qmailpy.wire.smtp_client import Stage, Transaction
-from tests.remote.network import Connections
+from qmailpy.wire.client_events import Stage, Transaction
+from tests.remote.network import CONTEXTS, Connections
 
 CONTENT = MemoryContent(b"Subject: x\r\n\r\n" + b"hello\r\n" * 100)
 TRANSACTION = Transaction(sender="a@x.example", recipients=("b@x.example",), size=CONTENT.size)
@@ -61,7 +61,7 @@ class SessionTests(SynchronousTestCase):
         self.socket = Socket(room)
         peer = Peer("mx.example", "192.0.2.1", 25)
         config = ChannelConfig(name="tcp_local", kind="smtp")
-        session = Session(self.clock, peer, "us.example", config, self.watcher, in_thread)
+        session = Session(self.clock, peer, "us.example", config, self.watcher, in_thread, CONTEXTS)
         ready = session.open()
         session.makeConnection(self.socket)
         session.dataReceived(b"220 hi\r\n")

@@ -6,7 +6,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.remote.trouble import Fate, Fault, Scope, Trouble, fates, judge
 from qmailpy.values import Reply, Verdict
-from qmailpy.wire.smtp_client import Outcome, Stage
+from qmailpy.wire.client_events import Outcome, Stage
 
 OK = Reply(250, "", "ok")
 NO = Reply(550, "5.1.1", "no")

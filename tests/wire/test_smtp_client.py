@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.values import Reply
-from qmailpy.wire.smtp_client import (
+from qmailpy.wire.client_events import (
     Broken,
     Event,
     Finished,
@@ -15,12 +15,13 @@ from qmailpy.wire.smtp_client import (
     Goodbye,
     Outcome,
     Ready,
-    SmtpClient,
+    Secure,
     Stage,
+    Tls,
     Transaction,
-    path,
-    unsendable,
 )
+from qmailpy.wire.client_path import path, unsendable
+from qmailpy.wire.smtp_client import SmtpClient
 
 EHLO = b"250-mx.example hello\r\n250-PIPELINING\r\n250-SIZE 1000\r\n250 8BITMIME\r\n"
 PLAIN_EHLO = b"250 mx.example\r\n"
@@ -100,6 +101,63 @@ class OpeningTests(SynchronousTestCase):
         client.quit()
         self.assertEqual(client.take(), b"QUIT\r\n")
         self.assertEqual(client.receive(b"221 bye\r\n"), [Goodbye()])
+
+
+TLS_EHLO = b"250-mx.example\r\n250-STARTTLS\r\n250 8BITMIME\r\n"
+
+
+class StarttlsTests(SynchronousTestCase):
+    """RFC 3207, seen from the client."""
+
+    def opened(self, tls: Tls, ehlo: bytes = TLS_EHLO) -> tuple[SmtpClient, list[Event]]:
+        client = SmtpClient("us.example", tls)
+        client.receive(b"220 mx\r\n")
+        client.take()
+        return client, client.receive(ehlo)
+
+    def test_it_is_asked_for_where_it_is_offered_and_ehlo_is_said_again(self) -> None:
+        """RFC 3207 s.4.2: what was said before is forgotten."""
+        for tls in (Tls.MAY, Tls.MUST, Tls.VERIFY):
+            client, events = self.opened(tls)
+            self.assertEqual((events, client.take()), ([], b"STARTTLS\r\n"))
+            self.assertEqual(client.receive(b"220 go\r\n"), [Secure()])
+            client.secured()
+            self.assertEqual((client.extensions, client.esmtp, client.take()), ({}, False, b"EHLO us.example\r\n"))
+            self.assertEqual(client.receive(b"250-mx\r\n250 SIZE 7\r\n"), [Ready()])
+            self.assertEqual((client.secure, client.extensions), (True, {"SIZE": "7"}))
+
+    def test_what_comes_behind_the_reply_is_thrown_away(self) -> None:
+        """Issue 3, the probe of STARTTLS injection: whole replies, and the beginning of one."""
+        for more in (b"250-evil\r\n250 AUTH EVIL\r\n", b"250-ev", b"421 no\r\n", b"x\0\r\n"):
+            client, _ = self.opened(Tls.MUST)
+            self.assertEqual(client.receive(b"220 go\r\n" + more), [Secure()], more)
+            client.secured()
+            client.take()
+            self.assertEqual(client.receive(b"250-mx\r\n250 GOOD\r\n"), [Ready()], more)
+            self.assertEqual(client.extensions, {"GOOD": ""})
+
+    def test_without_it_mail_goes_where_that_is_allowed(self) -> None:
+        """Not offered, refused, or the server knows HELO alone."""
+        for tls, allowed in ((Tls.NONE, True), (Tls.MAY, True), (Tls.MUST, False), (Tls.VERIFY, False)):
+            for answers in ([PLAIN_EHLO], [TLS_EHLO, b"454 4.7.0 not now\r\n"], [b"500 what?\r\n", b"250 mx\r\n"]):
+                client, events = self.opened(tls, answers[0])
+                for answer in answers[1:] if client.stage is not Stage.IDLE else []:
+                    events = client.receive(answer)
+                if allowed:
+                    self.assertEqual((events, client.secure), ([Ready()], False))
+                else:
+                    [event] = events
+                    assert isinstance(event, Broken)
+                    self.assertEqual((event.stage, event.insecure, client.broken), (Stage.STARTTLS, True, True))
+
+    def test_tls_from_the_first_octet_has_the_greeting_inside(self) -> None:
+        """RFC 8314 s.3.3."""
+        client = SmtpClient("us.example", Tls.MUST)
+        client.begin_tls()
+        client.secured()
+        self.assertEqual((client.stage, client.take()), (Stage.GREETING, b""))
+        client.receive(b"220 mx\r\n")
+        self.assertEqual(client.receive(TLS_EHLO), [Ready()])
 
 
 class PipeliningTests(SynchronousTestCase):

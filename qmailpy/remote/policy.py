@@ -1,0 +1,62 @@
+"""
+How a destination is to be treated: the channel's settings, and the [[destination]] tables that say otherwise for some.
+
+The most exact pattern wins: the name itself, then the longest C{.suffix}, then C{.} (everything). What a table leaves
+out is as the channel has it. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from attrs import frozen
+
+from qmailpy.config.schema import ChannelConfig, DestinationConfig
+from qmailpy.wire.client_events import Tls
+
+
+@frozen(kw_only=True, cache_hash=True)
+class Policy:
+    """For one destination."""
+
+    tls: Tls = Tls.MAY
+    port: int = 25  # where none is named
+
+
+DEFAULT = Policy()
+
+
+class Policies:
+    """The policies of one channel."""
+
+    def __init__(self, channel: ChannelConfig, destinations: Iterable[DestinationConfig] = ()) -> None:
+        """
+        @param destinations: those of other channels are left out.
+        """
+        self._default = Policy(tls=Tls(channel.tls), port=channel.port)
+        self._found = {
+            table.pattern.lower(): Policy(tls=Tls(table.tls or channel.tls), port=table.port or channel.port)
+            for table in destinations
+            if table.channel in ("", channel.name)
+        }
+
+    @property
+    def verifying(self) -> bool:
+        """Whether any destination must show a certificate that is right."""
+        return any(policy.tls is Tls.VERIFY for policy in (self._default, *self._found.values()))
+
+    def of(self, host: str) -> Policy:
+        """
+        The policy for a domain, or for the host of a relay.
+
+        @param host: in any case.
+        """
+        found = self._found
+        if not found:
+            return self._default
+        name = host.lower().rstrip(".")
+        policy = found.get(name)
+        while policy is None and name:
+            _, dot, name = name.partition(".")
+            policy = found.get(f".{name}") if dot else None
+        return policy or found.get(".", self._default)

@@ -1,0 +1,106 @@
+"""
+What L{qmailpy.wire.smtp_client} takes and gives: a transaction in, stages and events out; values without behaviour.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from attrs import frozen
+
+from qmailpy.values import Reply
+
+
+class Tls(Enum):
+    """What a destination's connections must have; the value is the word of the configuration."""
+
+    NONE = "none"  # never
+    MAY = "may"  # when the peer offers it (RFC 7435); a handshake that fails is followed by a connection without
+    MUST = "must"  # always, with any certificate
+    VERIFY = "verify"  # always, with a certificate of a trusted authority for the peer's name
+
+
+class Stage(Enum):
+    """What is being waited for; the value is how a diagnostic says it."""
+
+    CONNECT = "connecting"
+    GREETING = "waiting for the greeting"
+    EHLO = "waiting for the reply to EHLO"
+    HELO = "waiting for the reply to HELO"
+    STARTTLS = "waiting for the reply to STARTTLS"
+    TLS = "beginning TLS"
+    IDLE = "waiting for mail"
+    RSET = "waiting for the reply to RSET"
+    MAIL = "waiting for the reply to MAIL FROM"
+    RCPT = "waiting for the reply to RCPT TO"
+    DATA = "waiting for the reply to DATA"
+    CONTENT = "sending the message"
+    FINAL = "waiting for the reply to the end of the message"
+    QUIT = "waiting for the reply to QUIT"
+    CLOSED = "closed"
+
+
+@frozen(kw_only=True)
+class Transaction:
+    """One message to one peer."""
+
+    sender: str  # "" for the null sender
+    recipients: tuple[str, ...]  # at least one; each passed L{unsendable}
+    size: int  # octets of the content as queued, which is what SIZE means (RFC 1870 s.5)
+    eight_bit: bool = True  # announce BODY=8BITMIME where the peer knows it
+
+
+@frozen(kw_only=True)
+class Outcome:
+    """How far a transaction got: each reply that was received."""
+
+    mail: Reply | None = None
+    recipients: tuple[Reply | None, ...] = ()  # in the order of the transaction
+    data: Reply | None = None  # set only when DATA was refused
+    final: Reply | None = None  # to the whole message; also an early refusal while it was being sent
+    stage: Stage = Stage.IDLE  # what was being waited for when it ended; IDLE: the transaction came to its end
+
+
+@frozen
+class Ready:
+    """The peer may be given a transaction now: after the greeting and EHLO, once a session."""
+
+
+@frozen
+class Secure:
+    """The peer awaits the handshake: begin it, and call C{SmtpClient.secured} once it is complete."""
+
+
+@frozen
+class GoAhead:
+    """354: send the content."""
+
+
+@frozen
+class Finished:
+    """A transaction is over; the session is ready for the next when C{SmtpClient.stage} is IDLE."""
+
+    outcome: Outcome
+
+
+@frozen
+class Broken:
+    """
+    The session cannot be used (any more): its greeting or EHLO was refused, there is no TLS where it must be, the peer
+    said 421, or speaks no SMTP.
+
+    During a transaction, C{SmtpClient.outcome} tells how far that had come.
+    """
+
+    stage: Stage  # what was being waited for
+    reply: Reply | None  # the peer's, C{None} when it broke the protocol
+    why: str = ""  # what was wrong with the protocol
+    insecure: bool = False  # nothing but the want of TLS
+
+
+@frozen
+class Goodbye:
+    """QUIT was answered; close."""
+
+
+Event = Ready | Secure | GoAhead | Finished | Broken | Goodbye

@@ -1,0 +1,52 @@
+"""
+Addresses on their way into MAIL and RCPT commands (RFC 5321 s.4.1.2): the last gate before the wire.
+"""
+
+from __future__ import annotations
+
+import re
+
+from qmailpy.values import Reply
+
+_DOT_ATOM = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
+_DOMAIN = re.compile(r"[A-Za-z0-9_.:\[\]-]+")  # or a literal
+_PRINTABLE = re.compile(r"[ -~]+")
+_ADDRESS_LIMIT = 1000  # a command line is 512 octets (RFC 5321 s.4.5.3.1.4); many servers allow more, none needs this
+
+
+def unsendable(address: str) -> Reply | None:
+    """
+    Why an address cannot be put into a command, or C{None}.
+
+    Nothing that is refused here should ever have been accepted; this is the last gate before the wire, so that an
+    address can never become a command of its own.
+    """
+    if not address:
+        return None
+    if not address.isascii():
+        return Reply(553, "5.6.7", "Address needs SMTPUTF8")
+    if _PRINTABLE.fullmatch(address) is None or len(address) > _ADDRESS_LIMIT:
+        return Reply(553, "5.1.3", "Address cannot be sent")
+    local, at, domain = address.rpartition("@")
+    if not (at and local) or _DOMAIN.fullmatch(domain) is None:
+        return Reply(553, "5.1.3", "Address cannot be sent")
+    if local.startswith('"') and re.fullmatch(r'"(?:[^"\\]|\\.)*"', local) is None:
+        return Reply(553, "5.1.3", "Address cannot be sent")
+    return None
+
+
+def path(address: str) -> bytes:
+    """
+    C{address} in its angle brackets (RFC 5321 s.4.1.2), the local part quoted where it must be.
+
+    @raise ValueError: L{unsendable} was not asked.
+    """
+    if not address:
+        return b"<>"
+    local, _, domain = address.rpartition("@")
+    if _DOT_ATOM.fullmatch(local) is None or _DOMAIN.fullmatch(domain) is None:
+        if unsendable(address) is not None:
+            raise ValueError(f"address {address!r} cannot be sent")
+        if not local.startswith('"'):
+            local = '"' + local.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return f"<{local}@{domain}>".encode("ascii")

@@ -1,0 +1,257 @@
+"""
+The SMTP channel under TLS, over real sockets: against our own sink with certificates made here, and against Postfix.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from typing import Any, cast
+
+from OpenSSL import SSL
+from twisted.internet import reactor as global_reactor
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from zope.interface import implementer
+
+from qmailpy.channels.parts import Parts
+from qmailpy.channels.smtp import SmtpChannel
+from qmailpy.cli.certificate import self_signed
+from qmailpy.config.schema import ChannelConfig, Config, DestinationConfig, ServerConfig
+from qmailpy.errors import ConfigError
+from qmailpy.servers.tls import OWN, Certificates, Pair
+from qmailpy.testing.smtp_sink import Script, SinkFactory
+from qmailpy.testing.tables_resolver import TablesResolver
+from qmailpy.values import Content, Disposition, MemoryContent, Verdict
+from tests.integration.peers.postfix import Postfix, kind
+from tests.integration.test_remote_peers import SMALL, Recorder, RemoteTestCase, reactor
+
+NOW = datetime.datetime.now(datetime.UTC)
+
+
+def pair(name: str, now: datetime.datetime = NOW) -> Pair:
+    certificate, key = self_signed(name, now)
+    return Pair(certificate=certificate, key=key)
+
+
+MX = pair("mx.example")
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+class NoCertificate:
+    """A server that offers TLS and cannot do it."""
+
+    def serverConnectionForTLS(self, protocol: Any) -> SSL.Connection:
+        return SSL.Connection(SSL.Context(SSL.TLS_SERVER_METHOD), None)
+
+
+class TlsTestCase(RemoteTestCase):
+    """Hosts with names, all on this machine."""
+
+    def tls_channel(self, port: int, *, trust: bytes = b"", domain: bool = False, **options: Any) -> SmtpChannel:
+        """
+        @param trust: the certificates of the trust store.
+        @param domain: by the MX record of d.example, else mx.example as relay.
+        """
+        table = ChannelConfig(
+            name="tcp_local",
+            kind="smtp",
+            relay="" if domain else f"mx.example:{port}",
+            port=port,
+            allow_loopback=True,
+            tls_ca_file=self.file(trust or MX.certificate),
+            **options,
+        )
+        return self.made(table)
+
+    def made(self, table: ChannelConfig, *destinations: DestinationConfig) -> SmtpChannel:
+        config = Config(home="/nowhere", server=ServerConfig(hostname="us.example"), destinations=destinations)
+        self.recorder = Recorder()
+        nothing: Any = None
+        anything: Any = global_reactor
+        recorder: Any = self.recorder
+        resolver = TablesResolver(mx={"x.example": [(10, "mx.example")]}, addresses={"mx.example": ["127.0.0.1"]})
+        parts = Parts(
+            reactor=anything,
+            files=nothing,
+            directory=nothing,
+            router=nothing,
+            resolver=resolver,
+            recorder=recorder,
+            config=config,
+        )
+        channel = SmtpChannel(config, table, parts)
+        self.addCleanup(lambda: Deferred.fromCoroutine(channel.stop()))
+        return channel
+
+    def secure_sink(self, tls: Any = None, script: Script | None = None) -> tuple[SinkFactory, int]:
+        factory, port = self.sink(script)
+        factory.tls = tls if tls is not None else Certificates({OWN: MX})
+        return factory, port
+
+    async def ended(self, sink: SinkFactory) -> None:
+        """All its connections are closed."""
+        while sink.log.open:
+            await deferLater(reactor, 0.005)
+
+    def file(self, octets: bytes) -> str:
+        """The path of a file with that in it."""
+        path: str = os.path.abspath(self.mktemp())
+        with open(path, "wb") as target:
+            target.write(octets)
+        return path
+
+    async def one(self, channel: SmtpChannel, content: Content = SMALL) -> Disposition:
+        [found] = await channel.dequeue(self.job(content=content))
+        return found
+
+
+class OpportunisticTests(TlsTestCase):
+    """tls = "may"."""
+
+    async def test_it_is_used_where_it_is_offered(self) -> None:
+        """And told in the record; a second message goes over the same connection."""
+        sink, port = self.secure_sink()
+        channel = self.tls_channel(port)
+        found = await self.one(channel)
+        self.assertEqual((found.verdict, found.modifiers), (Verdict.DELIVERED, "ES"))
+        self.assertIn("(sink.example ESMTP) (TLSv1.3/TLS_AES_256_GCM_SHA384) smtp;250 ", found.diagnostic)
+        await self.one(channel)
+        self.assertEqual([message.secure for message in sink.log.messages], [True, True])
+        self.assertEqual((sink.log.connections, sink.log.messages[0].content), (1, SMALL.read()))
+        self.assertEqual([line.split()[0] for line in sink.log.commands[:4]], ["EHLO", "STARTTLS", "EHLO", "MAIL"])
+
+    async def test_large_messages_arrive_whole(self) -> None:
+        """From a file, in pieces, with back-pressure through TLS."""
+        sink, port = self.secure_sink()
+        content = self.large_file(3_000_000)
+        found = await self.one(self.tls_channel(port), content)
+        self.assertEqual((found.verdict, found.transferred), (Verdict.DELIVERED, content.size))
+        self.assertEqual(sink.log.messages[0].content, b"".join(content.chunks()))
+
+    async def test_without_it_mail_goes_all_the_same(self) -> None:
+        """Not offered, or refused: on the same connection."""
+        for script in ({"EHLO": "250 sink.example"}, {"STARTTLS": "454 4.7.0 not now"}):
+            sink, port = self.secure_sink(script=script)
+            found = await self.one(self.tls_channel(port))
+            self.assertEqual((found.verdict, found.modifiers, sink.log.connections), (Verdict.DELIVERED, "E", 1))
+
+    async def test_a_handshake_that_fails_is_followed_by_a_connection_without(self) -> None:
+        """Within the attempt."""
+        sink, port = self.secure_sink(NoCertificate())
+        found = await self.one(self.tls_channel(port))
+        self.assertEqual((found.verdict, found.modifiers, sink.log.connections), (Verdict.DELIVERED, "E", 2))
+        self.assertFalse(sink.log.messages[0].secure)
+
+    async def test_replies_put_in_before_the_handshake_are_not_believed(self) -> None:
+        """Issue 3: STARTTLS injection, in the same segment."""
+        sink, port = self.secure_sink(script={"STARTTLS": "220 go\n250-evil\n250 DSN"})
+        found = await self.one(self.tls_channel(port, tls="must"))
+        self.assertEqual((found.verdict, found.modifiers), (Verdict.DELIVERED, "ES"))
+        self.assertIn("SIZE=", sink.log.messages[0].mail_parameters)
+
+    async def test_it_can_be_done_without(self) -> None:
+        """tls = "none"."""
+        sink, port = self.secure_sink()
+        await self.one(self.tls_channel(port, tls="none"))
+        self.assertNotIn("STARTTLS", sink.log.commands)
+
+
+class RequiredTests(TlsTestCase):
+    """tls = "must" and "verify"."""
+
+    async def deferred(self, channel: SmtpChannel, enhanced: str, words: str) -> None:
+        found = await self.one(channel)
+        self.assertEqual((found.verdict, found.reply.enhanced), (Verdict.DEFERRED, enhanced), found)
+        self.assertIn(words, found.reply.text)
+
+    async def test_without_tls_mail_waits(self) -> None:
+        """And nothing of it is sent."""
+        for script in ({"EHLO": "250 sink.example"}, {"STARTTLS": "454 4.7.0 not now"}):
+            sink, port = self.secure_sink(script=script)
+            await self.deferred(self.tls_channel(port, tls="must"), "4.7.4", "TLS is required: ")
+            await self.ended(sink)
+            self.assertEqual((sink.log.connections, sink.log.commands[-1]), (1, "QUIT"))
+        sink, port = self.secure_sink(NoCertificate())
+        await self.deferred(self.tls_channel(port, tls="must"), "4.7.5", "TLS failed: ")
+        self.assertEqual((sink.log.connections, sink.log.messages), (1, []))
+
+    async def test_a_certificate_that_is_right_is_enough(self) -> None:
+        """For the exchanger's name, or for the domain's."""
+        _, port = self.secure_sink()
+        for by_domain in (False, True):
+            found = await self.one(self.tls_channel(port, tls="verify", domain=by_domain))
+            self.assertEqual((found.verdict, found.modifiers), (Verdict.DELIVERED, "ES"))
+        theirs = pair("x.example")
+        _, port = self.secure_sink(Certificates({OWN: theirs}))
+        found = await self.one(self.tls_channel(port, tls="verify", domain=True, trust=theirs.certificate))
+        self.assertEqual(found.verdict, Verdict.DELIVERED)
+
+    async def test_one_that_is_not_makes_mail_wait(self) -> None:
+        """Of an unknown authority, expired, for another name; nothing is sent, and "must" does not mind."""
+        old = pair("mx.example", NOW - datetime.timedelta(days=365 * 20))
+        other = pair("other.example")
+        for theirs, trust, words in (
+            (MX, other.certificate, "certificate is self-signed"),
+            (old, old.certificate, "certificate has expired"),
+            (other, other.certificate, "certificate is not for mx.example"),
+        ):
+            sink, port = self.secure_sink(Certificates({OWN: theirs}))
+            await self.deferred(self.tls_channel(port, tls="verify", trust=trust), "4.7.5", f"TLS failed: {words}")
+            self.assertEqual((sink.log.connections, sink.log.commands[1:]), (1, ["STARTTLS"]))
+            found = await self.one(self.tls_channel(port, tls="must", trust=trust))
+            self.assertEqual(found.verdict, Verdict.DELIVERED)
+
+    async def test_a_destination_may_be_different(self) -> None:
+        """And does not share connections with one that is not."""
+        sink, port = self.secure_sink(Certificates({OWN: pair("other.example")}))
+        table = ChannelConfig(name="tcp_local", kind="smtp", port=1, allow_loopback=True, connections_idle_s=60.0)
+        channel = self.made(table, DestinationConfig(pattern="x.example", tls="verify", port=port))
+        await self.deferred(channel, "4.7.5", "TLS failed: ")
+        self.assertEqual(sink.log.messages, [])
+
+    def test_a_trust_store_that_cannot_be_read_is_told_at_the_start(self) -> None:
+        """Missing, or no certificates."""
+        for path in ("/nowhere/ca.pem", self.file(b"nothing\n")):
+            table = ChannelConfig(name="tcp_local", kind="smtp", tls="verify", tls_ca_file=path)
+            error = self.assertRaises(ConfigError, self.made, table)
+            self.assertIn("tls_ca_file", str(error))
+
+
+class ImplicitTests(TlsTestCase):
+    """implicit_tls = true."""
+
+    async def test_tls_comes_before_the_greeting(self) -> None:
+        """RFC 8314: port 465; and never without."""
+        factory = SinkFactory(reactor)
+        wrapped = TLSMemoryBIOFactory(Certificates({OWN: MX}), False, factory)
+        listening = reactor.listenTCP(0, cast(Any, wrapped), interface="127.0.0.1")
+        self.addCleanup(listening.stopListening)
+        channel = self.tls_channel(cast(IPv4Address, listening.getHost()).port, implicit_tls=True, tls="verify")
+        found = await self.one(channel)
+        self.assertEqual((found.verdict, found.modifiers), (Verdict.DELIVERED, "ES"))
+        self.assertNotIn("STARTTLS", factory.log.commands)
+        sink, port = self.secure_sink()
+        found = await self.one(self.tls_channel(port, implicit_tls=True))
+        self.assertEqual((found.verdict, found.reply.enhanced, sink.log.messages), (Verdict.DEFERRED, "4.7.5", []))
+
+
+class PostfixTests(TlsTestCase):
+    """A real Postfix that takes no mail without TLS."""
+
+    async def test_mail_arrives(self) -> None:
+        """Verified, octet for octet; Postfix says what it saw in its Received field."""
+        chain = self.file(MX.key + MX.certificate)
+        more = (
+            f"smtpd_tls_chain_files = {chain}\nsmtpd_tls_security_level = encrypt\nsmtpd_tls_received_header = yes\n"
+            "virtual_mailbox_domains = x.example"
+        )
+        postfix = await deferToThread(Postfix, more)
+        self.addCleanup(deferToThread, postfix.close)
+        channel = self.tls_channel(postfix.port, tls="verify")
+        found = await self.one(channel, MemoryContent(kind("8bit")))
+        self.assertEqual((found.verdict, found.modifiers), (Verdict.DELIVERED, "ES"), f"{found} {postfix.log()}")
