@@ -15,18 +15,28 @@ from contextlib import suppress
 from functools import partial
 from typing import Protocol
 
-from twisted.internet.interfaces import IReactorFDSet, IReadDescriptor
+from twisted.internet.interfaces import IDelayedCall, IReactorFDSet, IReactorTime, IReadDescriptor
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from qmailpy.queue.journal import Journal, JournalBroken, Position
 
+LAZY_S = 0.01
+"""
+How long a mark may wait for a batch to ride in. Nobody waits for a mark, while each sync made for one alone keeps the
+next messages waiting for their 250.
+"""
+
 BATCH = 1000
 """Most records in a batch, so that the first of them does not wait for a sync of many megabytes."""
 
 Answer = Callable[[Position | OSError], None]
 """Called in the reactor thread, in the order of submission: where the record is, or why there is none."""
+
+
+class ICommitReactor(IReactorFDSet, IReactorTime):
+    """What a committer asks of the reactor."""
 
 
 class ICommitter(Protocol):
@@ -66,12 +76,16 @@ class ThreadCommitter:
 
     _log = Logger()
 
-    def __init__(self, reactor: IReactorFDSet, journal: Journal) -> None:
+    def __init__(self, reactor: ICommitReactor, journal: Journal) -> None:
         self._reactor = reactor
         self._batches = _Batches(journal)
         self._work = threading.Semaphore(0)
         self._asleep = False
         self._pending: deque[Item] = deque()
+        self._submitted = 0  # items somebody waits for; only the reactor's thread counts these,
+        self._taken = 0  # and only the other one those it took up
+        self._rush = False  # what is pending has waited long enough
+        self._lazy: IDelayedCall | None = None
         self._calls: deque[tuple[Callable[[Journal], object], Callable[[object], None]]] = deque()
         self._answers: deque[Callable[[], None]] = deque()
         self._stopping = False
@@ -87,6 +101,9 @@ class ThreadCommitter:
     def stop(self) -> None:
         """Finish what was submitted, then end the thread; answers not given by then are never given. Blocks briefly."""
         self._stopping = True
+        if self._lazy is not None:
+            self._lazy.cancel()
+            self._lazy = None
         self._work.release()
         self._thread.join()
         self._reactor.removeReader(self)
@@ -96,10 +113,20 @@ class ThreadCommitter:
     def submit(self, payload: bytes, answer: Answer, essential: bool = False) -> None:
         self.backlog += len(payload)
         self._pending.append((payload, answer, essential))
+        if not essential:
+            self._submitted += 1
+            self._wake()
+        elif self._lazy is None:
+            self._lazy = self._reactor.callLater(LAZY_S, self._hurry)
+
+    def _hurry(self) -> None:
+        self._lazy = None
+        self._rush = True
         self._wake()
 
     def call(self, work: Callable[[Journal], object], answer: Callable[[object], None]) -> None:
         self._calls.append((work, answer))
+        self._rush = True  # it comes behind what was submitted
         self._wake()
 
     def _wake(self) -> None:
@@ -110,10 +137,12 @@ class ThreadCommitter:
     def thd_run(self) -> None:
         """The thread."""
         while True:
-            batch: list[Item] = []
-            while self._pending and len(batch) < BATCH:
-                batch.append(self._pending.popleft())
-            if batch:
+            if self._ripe():
+                self._rush = False
+                batch: list[Item] = []
+                while self._pending and len(batch) < BATCH:
+                    batch.append(self._pending.popleft())
+                self._taken += sum(not essential for _, _, essential in batch)
                 self._answers.append(partial(self._settle, batch, self._batches.run(batch)))
                 os.eventfd_write(self._event, 1)
                 continue
@@ -123,12 +152,16 @@ class ThreadCommitter:
                 os.eventfd_write(self._event, 1)
                 continue
             self._asleep = True
-            if self._pending or self._calls:
+            if self._calls or self._ripe():
                 self._asleep = False
                 continue
             if self._stopping:
                 return
             self._work.acquire()
+
+    def _ripe(self) -> bool:
+        """Whether what is pending is to be written now. What is being submitted this moment wakes us if need be."""
+        return bool(self._pending) and (self._submitted > self._taken or self._rush or self._stopping)
 
     def _called(self, work: Callable[[Journal], object]) -> object:
         try:

@@ -15,7 +15,7 @@ from typing import Any, cast
 from attrs import frozen
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList
-from twisted.internet.interfaces import IReactorFDSet, IReactorThreads, IReactorTime
+from twisted.internet.interfaces import IReactorThreads, IReactorTime
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
@@ -27,7 +27,7 @@ from qmailpy.config.schema import ChannelConfig, Config
 from qmailpy.disk.files import Files, Space
 from qmailpy.errors import QmailpyError, Temporary
 from qmailpy.interfaces import IChannel, IDurableDelivery, IEnqueue, IFlow, IIntake, IRecorder
-from qmailpy.queue.committer import ICommitter, ThreadCommitter
+from qmailpy.queue.committer import ICommitReactor, ICommitter, ThreadCommitter
 from qmailpy.queue.ids import IdSource, shard_code, to_id
 from qmailpy.queue.intake import FULL, STOPPING, TROUBLE, Budget, Intake
 from qmailpy.queue.journal import Journal
@@ -48,7 +48,7 @@ BUSY_S = 0.2  # how often a shard that is locked is tried again, and how many ti
 BUSY_TRIES = 50
 
 
-class IQueueReactor(IReactorTime, IReactorFDSet, IReactorThreads):
+class IQueueReactor(ICommitReactor, IReactorThreads):
     """What a shard asks of the reactor."""
 
 
