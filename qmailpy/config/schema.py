@@ -71,6 +71,7 @@ class LogConfig:
     queue_time: bool = True
     bad_commands: int = 10  # B records a session at most
     roll: str = "00:00"  # local time of the daily rollover; "" = only on demand
+    index_days: int = 30  # how far back "qmailpy trace" looks
 
 
 @frozen(kw_only=True)
