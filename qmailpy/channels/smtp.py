@@ -6,6 +6,7 @@ Thin: a Job becomes a transaction for L{qmailpy.remote}, connections become the 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from twisted.internet.threads import deferToThreadPool
@@ -27,6 +28,7 @@ from qmailpy.remote.tls import Contexts
 from qmailpy.values import Disposition, Job, Reply, Verdict
 from qmailpy.wire.client_events import Transaction
 from qmailpy.wire.client_path import unsendable
+from qmailpy.wire.sasl_client import Login
 
 
 class Connections:
@@ -84,6 +86,8 @@ class SmtpChannel:
         memory = HostMemory(reactor.seconds)
         watcher = Connections(channel.name, parts)
 
+        login = _login(config, channel)
+
         def new_session(peer: Peer) -> Session:
             return Session(
                 reactor,
@@ -93,6 +97,7 @@ class SmtpChannel:
                 watcher,
                 lambda read: deferToThreadPool(reactor, reactor.getThreadPool(), read),
                 contexts,
+                login,
             )
 
         finder = Finder(
@@ -141,3 +146,32 @@ class SmtpChannel:
 
     async def stop(self) -> None:
         await self._pool.stop()
+
+
+PASSWORD_OCTETS = 1024
+"""Longest password of a relay."""
+
+
+def _login(config: Config, channel: ChannelConfig) -> Login | None:
+    """
+    The login at the relay: the password is the first line of its file. Blocks, at the start only.
+
+    @raise ConfigError: it cannot be read, or is none.
+    """
+    if not channel.relay_user:
+        return None
+    where = f"[channel.{channel.name}] relay_password_file"
+    path = os.path.join(config.home, channel.relay_password_file)
+    try:
+        with open(path, "rb") as source:
+            octets = source.read(PASSWORD_OCTETS + 2)
+    except OSError as error:
+        raise ConfigError((f"{where}: {path}: cannot be read: {error.strerror or error}",)) from None
+    line = octets.partition(b"\n")[0].removesuffix(b"\r")
+    try:
+        password = line.decode("utf-8")
+    except UnicodeDecodeError:
+        password = ""
+    if not password or "\0" in password or len(line) > PASSWORD_OCTETS:
+        raise ConfigError((f"{where}: {path}: its first line is no password",))
+    return Login(user=channel.relay_user, password=password)

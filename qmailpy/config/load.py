@@ -312,6 +312,12 @@ def _relations(
         if isinstance(tree.get("channel", {}), dict) and len(channels) == len(names) and kind not in kinds:
             text = f'there is no channel of kind "{kind}", which {why} need; right would be [channel.{kind}]'
             reader.add(("channel",), "", f'{text} with kind = "{kind}"')
+    for name, channel in channels.items():
+        for key, other in (("relay_user", "relay_password_file"), ("relay_password_file", "relay_user")):
+            if getattr(channel, key) and not getattr(channel, other):
+                reader.add(("channel", name), key, f"is nothing without {other}")
+        if channel.relay_user and not channel.relay:
+            reader.add(("channel", name), "relay_user", "is nothing without relay")
     if queue is not None and queue.spill_octets * 4 > queue.segment_octets:
         right = queue.segment_octets // 4
         reader.add(

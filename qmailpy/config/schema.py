@@ -114,6 +114,8 @@ class ChannelConfig:
     lifetime_s: float = 0.0  # 0 = [queue] lifetime_s
     recipients_per_job: int = 100
     relay: str = ""  # HOST:PORT all mail of this channel goes to; "" = by MX
+    relay_user: str = ""  # login at the relay; then TLS is a must
+    relay_password_file: str = ""  # its password, in the first line; relative to HOME
     port: int = 25
     tls: str = "may"  # "none", "may" (when offered), "must" (with any certificate) or "verify" (with the right one)
     implicit_tls: bool = False  # TLS from the first octet, as relays have it on port 465

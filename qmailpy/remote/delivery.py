@@ -232,4 +232,8 @@ def _name(peer: Peer) -> str:
 def _modifiers(session: Session | None) -> str:
     if session is None:
         return ""
-    return ("E" if session.core.esmtp else "") + ("S" if session.core.secure else "")
+    return (
+        ("E" if session.core.esmtp else "")
+        + ("S" if session.core.secure else "")
+        + ("A" if session.core.authenticated else "")
+    )

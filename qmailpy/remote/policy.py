@@ -31,11 +31,17 @@ class Policies:
 
     def __init__(self, channel: ChannelConfig, destinations: Iterable[DestinationConfig] = ()) -> None:
         """
-        @param destinations: those of other channels are left out.
+        @param destinations: those of other channels are left out. With a login TLS is a must: no password
+            goes over the wire without.
         """
-        self._default = Policy(tls=Tls(channel.tls), port=channel.port)
+
+        def level(word: str) -> Tls:
+            tls = Tls(word)
+            return Tls.MUST if channel.relay_user and tls in (Tls.NONE, Tls.MAY) else tls
+
+        self._default = Policy(tls=level(channel.tls), port=channel.port)
         self._found = {
-            table.pattern.lower(): Policy(tls=Tls(table.tls or channel.tls), port=table.port or channel.port)
+            table.pattern.lower(): Policy(tls=level(table.tls or channel.tls), port=table.port or channel.port)
             for table in destinations
             if table.channel in ("", channel.name)
         }

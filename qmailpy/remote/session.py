@@ -41,6 +41,7 @@ from qmailpy.wire.client_events import (
     Finished,
     GoAhead,
     Goodbye,
+    KeyWanted,
     Outcome,
     Ready,
     Secure,
@@ -48,6 +49,7 @@ from qmailpy.wire.client_events import (
     Tls,
     Transaction,
 )
+from qmailpy.wire.sasl_client import Derive, Login, thd_derive
 from qmailpy.wire.smtp_client import SmtpClient
 
 PIECE = 65536
@@ -56,7 +58,9 @@ PIECE = 65536
 QUIT_S = 2.0
 """How long the reply to QUIT is waited for: nothing depends on it."""
 
-_COMMANDS = frozenset({Stage.EHLO, Stage.HELO, Stage.RSET, Stage.MAIL, Stage.RCPT, Stage.DATA})
+_COMMANDS = frozenset(
+    {Stage.EHLO, Stage.HELO, Stage.STARTTLS, Stage.AUTH, Stage.RSET, Stage.MAIL, Stage.RCPT, Stage.DATA}
+)
 
 InThread = Callable[[Callable[[], bytes | None]], Awaitable[bytes | None]]
 
@@ -102,9 +106,10 @@ class Session(Protocol):
         watcher: Watcher,
         in_thread: InThread,
         contexts: tls.Contexts,
+        login: Login | None = None,
     ) -> None:
         self.peer = peer
-        self.core = SmtpClient(helo, peer.tls)
+        self.core = SmtpClient(helo, peer.tls, login)
         self.tls = ""  # what protects it: "TLSv1.3/TLS_AES_256_GCM_SHA384"
         self.transactions = 0  # begun so far
         self.application = ""  # how records name the conversation; the watcher's to use
@@ -260,11 +265,18 @@ class Session(Protocol):
                 opening.callback(None)
         elif isinstance(event, Secure):
             self._begin_tls()
+        elif isinstance(event, KeyWanted):
+            Deferred.fromCoroutine(self._derive(event.derive)).addErrback(
+                lambda failure: self.drop(f"no key: {failure.getErrorMessage()}")
+            )
         elif isinstance(event, Broken):
             fault = Fault.REFUSED if event.reply is not None else Fault.VIOLATED
+            why = event.why
             if event.insecure:
                 fault = Fault.NO_TLS
-            trouble = Trouble(stage=event.stage, fault=fault, reply=event.reply, why=event.why)
+            elif event.stage is Stage.AUTH and (event.reply is None or event.reply.code != 421):
+                fault, why = Fault.NO_LOGIN, str(event.reply or why)
+            trouble = Trouble(stage=event.stage, fault=fault, reply=event.reply, why=why)
             self._close(
                 str(event.reply or event.why),
                 polite=event.insecure or (event.reply is not None and event.reply.code != 421),
@@ -279,6 +291,13 @@ class Session(Protocol):
         verify = self.peer.tls is Tls.VERIFY
         self._transport.startTLS(self._contexts.creator(self.peer.host, verify=verify))
         self._wait(self._config.connect_timeout_s)
+
+    async def _derive(self, wanted: Derive) -> None:
+        """The key of a login, which takes too long for the reactor's thread."""
+        key = await self._in_thread(lambda: thd_derive(wanted))
+        for event in self.core.derived(key or b""):
+            self._on(event)
+        self._flush()
 
     def _close(self, why: str, *, polite: bool) -> None:
         """Begin to close. C{polite}: with QUIT, as RFC 5321 s.3.1 asks of a client whose greeting was a refusal."""

@@ -7,8 +7,9 @@ scope       failures            the mail                               the conne
 HOST        no connection; bad  the next host is tried; with none      closed; remembered as bad when it could not
             greeting or EHLO    left, deferred or (5yz) failed         be reached or kept silent
             no TLS where it     the next host is tried; with none      closed
-            must be, or not     left, deferred (4.7.4; 4.7.5)
-            the one wanted
+            must be, or not     left, deferred (4.7.4; 4.7.5; 4.7.8)
+            the one wanted; no
+            login
 CONNECTION  421, lost, silent,  deferred; before MAIL was answered     closed
             no SMTP             the next host is tried
 MESSAGE     refused MAIL, DATA  all its recipients deferred or failed  kept
@@ -45,6 +46,7 @@ class Fault(Enum):
     VIOLATED = "protocol error"
     NO_TLS = "TLS is required"
     UNTRUSTED = "TLS failed"
+    NO_LOGIN = "login failed"
     OURS = "trouble of our own"
 
 
@@ -80,7 +82,7 @@ class Judgement:
     keep: bool = False  # the connection may serve on
 
 
-_EARLY = (Stage.CONNECT, Stage.GREETING, Stage.EHLO, Stage.HELO, Stage.STARTTLS, Stage.TLS)
+_EARLY = (Stage.CONNECT, Stage.GREETING, Stage.EHLO, Stage.HELO, Stage.STARTTLS, Stage.TLS, Stage.AUTH)
 _UNANSWERED = (*_EARLY, Stage.IDLE, Stage.RSET, Stage.MAIL)
 _ENHANCED = {
     Fault.UNREACHED: "4.4.1",  # RFC 3463 X.4.1: no answer from host
@@ -89,6 +91,7 @@ _ENHANCED = {
     Fault.VIOLATED: "4.5.0",  # X.5.0: protocol status, undefined
     Fault.NO_TLS: "4.7.4",  # X.7.4: security features not supported
     Fault.UNTRUSTED: "4.7.5",  # X.7.5: cryptographic failure
+    Fault.NO_LOGIN: "4.7.8",  # X.7.8 (RFC 4954 s.6): authentication credentials invalid
     Fault.OURS: "4.3.0",  # X.3.0: mail system status, undefined
 }
 
@@ -103,8 +106,10 @@ def judge(trouble: Trouble) -> Judgement:
         return Judgement(scope=Scope.NODE, verdict=Verdict.DEFERRED, reply=reply)
     if stage in _EARLY:
         # What speaks no SMTP, or hangs up at once, answers quickly: only silence makes a host worth skipping.
-        # Silence in a handshake is no reason either: without TLS it may serve.
-        blame = stage is Stage.CONNECT or (fault is Fault.TIMED_OUT and stage is not Stage.TLS)
+        # Silence in a handshake is no reason either: without TLS it may serve. A refused login is: to try it again with
+        # each message would have the account locked.
+        silent = fault is Fault.TIMED_OUT and stage is not Stage.TLS
+        blame = stage is Stage.CONNECT or silent or fault is Fault.NO_LOGIN
         return Judgement(scope=Scope.HOST, verdict=Verdict.DEFERRED, reply=reply, next_host=True, blame=blame)
     return Judgement(scope=Scope.CONNECTION, verdict=Verdict.DEFERRED, reply=reply, next_host=stage in _UNANSWERED)
 
@@ -125,7 +130,7 @@ def _words(trouble: Trouble) -> str:
     """The trouble as a diagnostic says it."""
     if trouble.fault is Fault.UNREACHED or trouble.fault is Fault.OURS:
         return trouble.why
-    if trouble.fault is Fault.NO_TLS or trouble.fault is Fault.UNTRUSTED:
+    if trouble.fault in (Fault.NO_TLS, Fault.UNTRUSTED, Fault.NO_LOGIN):
         return f"{trouble.fault.value}: {trouble.why}"
     words = f"{trouble.fault.value} while {trouble.stage.value}"
     if trouble.why:

@@ -15,6 +15,8 @@ from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IReacto
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
+from qmailpy.wire import sasl
+
 DEFAULT_EHLO = "250-sink.example\n250-PIPELINING\n250-SIZE 52428800\n250-8BITMIME\n250 ENHANCEDSTATUSCODES"
 
 
@@ -41,8 +43,9 @@ Action = str | Drop | Silence | Later
 Script = Mapping[str, Action | Sequence[Action]]
 """
 What to answer: by C{CONNECT}, C{EHLO}, C{HELO}, C{MAIL}, C{RCPT}, C{RCPT:address}, C{DATA}, C{.} (the end of the
-message), C{STARTTLS}, C{CONTENT} (the first octets of it; nothing more is read), C{RSET}, C{QUIT}. A reply is written
-with LF between its lines; a sequence is used up one by one, its last item staying.
+message), C{STARTTLS}, C{CONTENT} (the first octets of it; nothing more is read), C{RSET}, C{QUIT}; by C{AUTH}, which
+mechanisms to offer under TLS. A reply is written with LF between its lines; a sequence is used up
+one by one, its last item staying.
 """
 
 
@@ -56,6 +59,7 @@ class Received:
     content: bytes = b""
     connection: int = 0  # number of the connection it came over, from 1
     secure: bool = False  # under TLS
+    user: str = ""  # who logged in
 
 
 @define
@@ -88,6 +92,8 @@ class SmtpSink(Protocol):
         self._keep = keep
         self._tls = tls
         self._secure = False
+        self._sasl: sasl.Machine | None = None  # while somebody logs in
+        self._user = ""
         self._pending = b""
         self._in_data = False
         self._started = False
@@ -126,10 +132,15 @@ class SmtpSink(Protocol):
 
     def _command(self, line: str) -> None:
         self._log.commands.append(line)
+        if self._sasl is not None:
+            self._login_step(self._sasl.respond(sasl.decode(line.encode()) or b""))
+            return
         word = line.split(" ", 1)[0].upper()
         if word == "MAIL":
             path, _, parameters = line[len("MAIL FROM:<") :].partition("> ")
-            self._next = Received(path.rstrip(">"), [], parameters, connection=self._number, secure=self._secure)
+            self._next = Received(
+                path.rstrip(">"), [], parameters, connection=self._number, secure=self._secure, user=self._user
+            )
             if self._answer(word, "250 2.1.0 ok"):
                 self._message = self._next
         elif word == "RCPT":
@@ -154,14 +165,36 @@ class SmtpSink(Protocol):
             offered = DEFAULT_EHLO
             if self._tls is not None and not self._secure:
                 offered = offered.replace("-PIPELINING", "-STARTTLS\n250-PIPELINING")
+            if self._secure and "AUTH" in self._script:
+                offered = offered.replace("-PIPELINING", "-AUTH " + str(self._script["AUTH"][0]) + "\n250-PIPELINING")
             self._answer(word, offered if word == "EHLO" else "250 sink.example")
         elif word == "STARTTLS" and self._tls is not None:
             if self._answer(word, "220 2.0.0 begin"):
                 self._secure = True
                 self._pending = b""
                 cast(ITLSTransport, self.transport).startTLS(self._tls)
+        elif word == "AUTH" and word in self._script:
+            name, _, initial = line[5:].partition(" ")
+            self._sasl = sasl.server(name)
+            if self._sasl is not None:
+                self._login_step(self._sasl.start(sasl.decode_initial(initial.encode()) if initial else None))
         else:
             self._answer(word, "500 5.5.2 what?")
+
+    def _login_step(self, step: sasl.Step) -> None:
+        """Everybody whose password is C{pencil} gets in."""
+        while isinstance(step, sasl.SecretWanted) and self._sasl is not None:
+            self._user = step.login
+            secret = sasl.derive(b"pencil", b"salt", 4096)
+            assert secret is not None
+            step = self._sasl.secret(secret)
+        if isinstance(step, sasl.Challenge):
+            self._send("334 " + sasl.encode(step.octets).decode())
+            return
+        self._sasl = None
+        good = isinstance(step, sasl.Proven) or (isinstance(step, sasl.CheckPassword) and step.password == b"pencil")
+        self._user = getattr(step, "login", "") if good else ""
+        self._send("235 2.7.0 welcome" if good else "535 5.7.8 no")
 
     def _data(self) -> bool:
         """Take content; false when more of it must arrive first."""

@@ -9,6 +9,7 @@ from enum import Enum
 from attrs import frozen
 
 from qmailpy.values import Reply
+from qmailpy.wire.sasl_client import Derive
 
 
 class Tls(Enum):
@@ -29,6 +30,7 @@ class Stage(Enum):
     HELO = "waiting for the reply to HELO"
     STARTTLS = "waiting for the reply to STARTTLS"
     TLS = "beginning TLS"
+    AUTH = "logging in"
     IDLE = "waiting for mail"
     RSET = "waiting for the reply to RSET"
     MAIL = "waiting for the reply to MAIL FROM"
@@ -72,6 +74,13 @@ class Secure:
 
 
 @frozen
+class KeyWanted:
+    """The login needs a key: make it with C{thd_derive}, and give it to C{SmtpClient.derived}."""
+
+    derive: Derive
+
+
+@frozen
 class GoAhead:
     """354: send the content."""
 
@@ -86,8 +95,8 @@ class Finished:
 @frozen
 class Broken:
     """
-    The session cannot be used (any more): its greeting or EHLO was refused, there is no TLS where it must be, the peer
-    said 421, or speaks no SMTP.
+    The session cannot be used (any more): its greeting or EHLO was refused, there is no TLS where it must be, our
+    login was refused, the peer said 421, or speaks no SMTP.
 
     During a transaction, C{SmtpClient.outcome} tells how far that had come.
     """
@@ -103,4 +112,4 @@ class Goodbye:
     """QUIT was answered; close."""
 
 
-Event = Ready | Secure | GoAhead | Finished | Broken | Goodbye
+Event = Ready | Secure | KeyWanted | GoAhead | Finished | Broken | Goodbye

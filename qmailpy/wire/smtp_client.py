@@ -1,11 +1,12 @@
 """
 The client half of SMTP without I/O: a peer's octets in, events and octets out (RFC 5321, RFC 1870, RFC 2920, RFC 3207,
-RFC 6152).
+RFC 4954, RFC 6152).
 
 States, told by C{SmtpClient.stage}, which is always what is being waited for::
 
     GREETING -> EHLO [-> HELO] -> IDLE
     EHLO -> STARTTLS -> TLS -> EHLO     once, before IDLE (RFC 3207)
+    EHLO -> AUTH -> IDLE                with a login, and under TLS only (RFC 4954)
     IDLE -> [RSET ->] MAIL -> RCPT ... -> DATA -> CONTENT -> FINAL -> IDLE     one transaction
     IDLE -> QUIT -> CLOSED;  any -> CLOSED when the session is broken
 
@@ -22,6 +23,7 @@ away, and what EHLO said is asked again (RFC 3207 s.4.2).
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 
 from qmailpy.values import Reply
@@ -32,6 +34,7 @@ from qmailpy.wire.client_events import (
     Finished,
     GoAhead,
     Goodbye,
+    KeyWanted,
     Outcome,
     Ready,
     Secure,
@@ -41,6 +44,7 @@ from qmailpy.wire.client_events import (
 )
 from qmailpy.wire.client_path import path
 from qmailpy.wire.client_reply import ReplyReader
+from qmailpy.wire.sasl_client import Answer, Derive, Login, Machine, Step, client
 
 
 class SmtpClient:
@@ -57,6 +61,8 @@ class SmtpClient:
         "_discard",
         "_final",
         "_helo",
+        "_login",
+        "_machine",
         "_mail",
         "_out",
         "_pipelining",
@@ -66,6 +72,7 @@ class SmtpClient:
         "_tls",
         "_transaction",
         "answers",
+        "authenticated",
         "banner",
         "broken",
         "esmtp",
@@ -74,19 +81,23 @@ class SmtpClient:
         "stage",
     )
 
-    def __init__(self, helo: str, tls: Tls = Tls.NONE) -> None:
+    def __init__(self, helo: str, tls: Tls = Tls.NONE, login: Login | None = None) -> None:
         """
         @param helo: our name, for EHLO.
         @param tls: what the session must have before mail is given to it.
+        @param login: who we are to the peer; such a session needs TLS whatever C{tls} says.
         """
         self.stage = Stage.GREETING
         self.answers = 0  # replies taken so far: who minds the time starts it anew when this has grown
         self.banner = ""  # text of the greeting
         self.esmtp = False  # EHLO was accepted
         self.extensions: Mapping[str, str] = {}
+        self.authenticated = False
         self.secure = False  # the session is under TLS
         self._helo = helo.encode("ascii")
         self._tls = tls
+        self._login = login
+        self._machine: Machine | None = None
         self._reader = ReplyReader()
         self._out = b""
         self._pipelining = False
@@ -237,8 +248,8 @@ class SmtpClient:
             self.esmtp = True
             self.extensions = _extensions(reply.text)
             self._pipelining = "PIPELINING" in self.extensions
-            if self._tls is Tls.NONE or self.secure:
-                self._ready(events)
+            if self.secure or (self._tls is Tls.NONE and self._login is None):
+                self._authenticate(events)
             elif "STARTTLS" in self.extensions:
                 self.stage = Stage.STARTTLS
                 self._out += b"STARTTLS\r\n"
@@ -251,7 +262,7 @@ class SmtpClient:
         if reply.code != 250:
             self._break(events, reply)
         elif self.secure:
-            self._ready(events)
+            self._authenticate(events)
         else:
             self._without_tls(events, "not offered")
 
@@ -266,11 +277,69 @@ class SmtpClient:
 
     def _without_tls(self, events: list[Event], why: str) -> None:
         """Go on without TLS, where that is allowed."""
-        if self._tls in (Tls.NONE, Tls.MAY):
+        if self._tls in (Tls.NONE, Tls.MAY) and self._login is None:
             self._ready(events)
         else:
             self.broken = True
             events.append(Broken(Stage.STARTTLS, None, why, insecure=True))
+
+    def _authenticate(self, events: list[Event]) -> None:
+        """Log in where we have a login; else this is all."""
+        if self._login is None:
+            self._ready(events)
+            return
+        self.stage = Stage.AUTH
+        self._machine = client(self.extensions.get("AUTH", "").split(), self._login)
+        if self._machine is None:
+            self._break(events, None, "no way to log in is offered that we know")
+            return
+        initial = self._machine.initial
+        line = b"AUTH " + self._machine.name.encode("ascii")
+        if initial is not None:
+            self._machine.initial = None
+            line += b" " + (base64.b64encode(initial) or b"=")
+        self._out += line + b"\r\n"
+
+    def derived(self, key: bytes) -> list[Event]:
+        """The key of a L{KeyWanted}."""
+        events: list[Event] = []
+        if self.stage is Stage.AUTH and self._machine is not None and not self.broken:
+            self._login_step(self._machine.derived(key), events)
+        return events
+
+    def _login_step(self, step: Step, events: list[Event]) -> None:
+        if isinstance(step, Answer):
+            self._out += base64.b64encode(step.octets) + b"\r\n"
+        elif isinstance(step, Derive):
+            events.append(KeyWanted(step))
+        else:
+            self._out += b"*\r\n"
+            self._break(events, None, step.why)
+
+    def _auth_reply(self, reply: Reply, events: list[Event]) -> None:
+        machine = self._machine
+        assert machine is not None
+        if reply.code == 334:
+            challenge: bytes | None = None
+            try:
+                challenge = base64.b64decode(reply.text, validate=True)
+            except ValueError:
+                if machine.name == "LOGIN":
+                    challenge = b"?"  # its prompts are read by nobody
+            if challenge is None:
+                self._break(events, None, "challenge is not base64")
+            else:
+                self._login_step(machine.respond(challenge), events)
+        elif reply.code == 235 and machine.proven:
+            self._machine = None
+            self.authenticated = True
+            self._ready(events)
+        elif reply.code == 235:
+            self._break(events, None, "the server has not shown that it knows the password")
+        elif reply.code < 400:
+            self._odd(reply, events)
+        else:
+            self._break(events, reply)
 
     def _ready(self, events: list[Event]) -> None:
         self.stage = Stage.IDLE
@@ -387,6 +456,7 @@ _HANDLERS = {
     Stage.HELO: SmtpClient._helo_reply,
     Stage.STARTTLS: SmtpClient._starttls_reply,
     Stage.TLS: SmtpClient._odd,
+    Stage.AUTH: SmtpClient._auth_reply,
     Stage.IDLE: SmtpClient._odd,
     Stage.RSET: SmtpClient._rset,
     Stage.MAIL: SmtpClient._mail_reply,

@@ -122,6 +122,31 @@ class ParseTests(SynchronousTestCase):
             ],
         )
 
+    def test_a_login_at_a_relay_is_whole_or_none(self) -> None:
+        """Name, password and relay belong together."""
+        text = MINIMAL + '[channel.out]\nkind = "smtp"\n'
+        for more, said in (
+            ('relay_user = "joe"', "relay_user: is nothing without relay_password_file"),
+            ('relay = "a.example"\nrelay_user = "joe"', "relay_user: is nothing without relay_password_file"),
+            ('relay_password_file = "x"', "relay_password_file: is nothing without relay_user"),
+            ('relay_user = "joe"\nrelay_password_file = "x"', "relay_user: is nothing without relay"),
+        ):
+            self.assertIn(said, " ".join(problems(text + more)))
+        good = 'relay = "a.example"\nrelay_user = "joe"\nrelay_password_file = "x"'
+        self.assertEqual(parse(text + good, "F", "/home").channels["out"].relay_user, "joe")
+
+    def test_destinations_are_checked(self) -> None:
+        """Patterns, words of tls, channels."""
+        text = MINIMAL + "[[destination]]\n"
+        for more, said in (
+            ('pattern = "*"', "matches nothing"),
+            ('pattern = "a.example"\ntls = "yes"', '"yes" is not known'),
+            ('pattern = "a.example"\nchannel = "nowhere"', 'there is no channel "nowhere"'),
+            ('tls = "must"', "pattern: is missing"),
+        ):
+            self.assertIn(said, " ".join(problems(text + more)))
+        self.assertEqual(problems(text + 'pattern = "."\nchannel = ""\n'), [])
+
     def test_two_listeners_may_share_a_port_on_different_addresses(self) -> None:
         text = MINIMAL + "".join(
             f'[[listener]]\nname = "{name}"\nkind = "smtp"\nendpoint = "tcp:25:interface={name}"\nchannel = "local"\n'

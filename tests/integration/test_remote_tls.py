@@ -240,6 +240,55 @@ class ImplicitTests(TlsTestCase):
         self.assertEqual((found.verdict, found.reply.enhanced, sink.log.messages), (Verdict.DEFERRED, "4.7.5", []))
 
 
+class LoginTests(TlsTestCase):
+    """relay_user and relay_password_file."""
+
+    def login_channel(self, port: int, password: bytes = b"pencil\n") -> SmtpChannel:
+        return self.tls_channel(port, relay_user="joe", relay_password_file=self.file(password))
+
+    async def test_we_log_in_before_mail_is_sent(self) -> None:
+        """Each mechanism; the record says so by A; with the strongest one that is offered."""
+        for offered, used in (
+            ("PLAIN LOGIN SCRAM-SHA-256", "AUTH SCRAM-SHA-256 "),
+            ("LOGIN PLAIN", "AUTH PLAIN AGpvZQBwZW5jaWw="),
+            ("LOGIN", "AUTH LOGIN"),
+        ):
+            sink, port = self.secure_sink(script={"AUTH": offered})
+            found = await self.one(self.login_channel(port))
+            self.assertEqual((found.verdict, found.modifiers), (Verdict.DELIVERED, "ESA"), found)
+            self.assertEqual(sink.log.messages[0].user, "joe")
+            self.assertTrue(sink.log.commands[3].startswith(used), sink.log.commands)
+
+    async def test_a_refused_login_makes_mail_wait_and_is_not_tried_again_at_once(self) -> None:
+        """The mistake is ours, not the sender's; and the account is not to be locked."""
+        for offered in ("PLAIN", "LOGIN", "SCRAM-SHA-256", "CRAM-MD5", ""):
+            sink, port = self.secure_sink(script={"AUTH": offered} if offered else {})
+            channel = self.login_channel(port, b"wrong")
+            found = await self.one(channel)
+            self.assertEqual((found.verdict, found.reply.enhanced), (Verdict.DEFERRED, "4.7.8"), found)
+            self.assertNotIn("wrong", str(found))
+            again = await self.one(channel)
+            self.assertEqual((again.verdict, again.retry_after is not None), (Verdict.DEFERRED, True))
+            await self.ended(sink)
+            self.assertEqual((sink.log.connections, sink.log.messages), (1, []))
+
+    async def test_no_password_goes_out_without_tls(self) -> None:
+        """Whatever tls says: not offered, refused, or the handshake fails."""
+        for tls, script in ((None, {"EHLO": "250-sink.example\n250 AUTH PLAIN"}), (NoCertificate(), {"AUTH": "PLAIN"})):
+            sink, port = self.secure_sink(tls, script=script)
+            found = await self.one(self.login_channel(port))
+            self.assertEqual((found.verdict, found.reply.enhanced[:3]), (Verdict.DEFERRED, "4.7"))
+            await self.ended(sink)
+            self.assertEqual([line for line in sink.log.commands if line.startswith(("AUTH", "MAIL"))], [])
+
+    def test_a_password_file_that_cannot_be_used_is_told_at_the_start(self) -> None:
+        """Missing, empty, too long, no text."""
+        for octets in (None, b"", b"\npencil", b"x" * 2000, b"\xff\xfe"):
+            path = "tls/nothing" if octets is None else self.file(octets)
+            error = self.assertRaises(ConfigError, self.tls_channel, 1, relay_user="joe", relay_password_file=path)
+            self.assertIn("relay_password_file", str(error))
+
+
 class PostfixTests(TlsTestCase):
     """A real Postfix that takes no mail without TLS."""
 

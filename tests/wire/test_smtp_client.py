@@ -21,6 +21,7 @@ from qmailpy.wire.client_events import (
     Transaction,
 )
 from qmailpy.wire.client_path import path, unsendable
+from qmailpy.wire.sasl_client import Login
 from qmailpy.wire.smtp_client import SmtpClient
 
 EHLO = b"250-mx.example hello\r\n250-PIPELINING\r\n250-SIZE 1000\r\n250 8BITMIME\r\n"
@@ -158,6 +159,56 @@ class StarttlsTests(SynchronousTestCase):
         self.assertEqual((client.stage, client.take()), (Stage.GREETING, b""))
         client.receive(b"220 mx\r\n")
         self.assertEqual(client.receive(TLS_EHLO), [Ready()])
+
+
+class LoginTests(SynchronousTestCase):
+    """RFC 4954, seen from the client."""
+
+    LOGIN = Login(user="tim", password="tanstaaftanstaaf")
+
+    def secured(self, ehlo: bytes) -> tuple[SmtpClient, list[Event]]:
+        client = SmtpClient("us.example", Tls.MAY, self.LOGIN)
+        client.receive(b"220 mx\r\n")
+        client.receive(b"250-mx\r\n250-AUTH PLAIN LOGIN\r\n250 STARTTLS\r\n")
+        client.receive(b"220 go\r\n")
+        client.take()
+        client.secured()
+        client.take()
+        return client, client.receive(ehlo)
+
+    def test_the_login_comes_before_mail(self) -> None:
+        """The example of RFC 4954 s.4.1."""
+        client, events = self.secured(b"250-mx\r\n250 AUTH PLAIN\r\n")
+        self.assertEqual((events, client.take()), ([], b"AUTH PLAIN AHRpbQB0YW5zdGFhZnRhbnN0YWFm\r\n"))
+        self.assertEqual(client.receive(b"235 2.7.0 Authentication successful\r\n"), [Ready()])
+        self.assertTrue(client.authenticated)
+
+    def test_without_tls_there_is_no_login_and_no_mail(self) -> None:
+        """Whatever the policy says: the core itself keeps the password."""
+        for tls in Tls:
+            for ehlo in (b"250-mx\r\n250 AUTH PLAIN\r\n", b"250-mx\r\n250-STARTTLS\r\n250 AUTH PLAIN\r\n454 no\r\n"):
+                client = SmtpClient("us.example", tls, self.LOGIN)
+                client.receive(b"220 mx\r\n")
+                events = client.receive(ehlo)
+                self.assertTrue(any(isinstance(event, Broken) and event.insecure for event in events), (tls, ehlo))
+                self.assertNotIn(b"AUTH", client.take())
+
+    def test_what_the_server_may_not_say_ends_the_session(self) -> None:
+        """No mechanism we know, challenges that are none, success without proof, replies out of place."""
+        for ehlo, answer in (
+            (b"AUTH CRAM-MD5", b""),
+            (b"SIZE", b""),
+            (b"AUTH PLAIN", b"334 !\r\n"),
+            (b"AUTH PLAIN", b"334 AAAA\r\n"),
+            (b"AUTH PLAIN", b"250 ok\r\n"),
+            (b"AUTH SCRAM-SHA-256", b"235 welcome\r\n"),
+            (b"AUTH SCRAM-SHA-256", b"334 AAAA\r\n"),
+            (b"AUTH PLAIN", b"535 5.7.8 no\r\n"),
+        ):
+            client, events = self.secured(b"250-mx\r\n250 " + ehlo + b"\r\n")
+            events = events or client.receive(answer)
+            assert isinstance(events[0], Broken), (ehlo, answer)
+            self.assertEqual((events[0].stage, client.authenticated), (Stage.AUTH, False))
 
 
 class PipeliningTests(SynchronousTestCase):
