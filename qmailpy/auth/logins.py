@@ -66,7 +66,7 @@ class Logins:
         self._portal = portal(directory)
         self._domain = domain
         self._key = key or os.urandom(32)
-        self.throttle = throttle or Throttle(clock.seconds)
+        self.throttle = throttle if throttle is not None else Throttle(clock.seconds)
 
     def full(self, login: str) -> str:
         """A login with its domain."""

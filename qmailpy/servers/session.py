@@ -197,9 +197,12 @@ class SmtpSession:
         self._flush()
 
     def dataReceived(self, data: bytes) -> None:
-        self._heard = self._site.reactor.seconds()
-        events = self._core.receive(data)
-        if not events and self._core.waiting:
+        core = self._core
+        events = core.receive(data)
+        if events or core.in_data or core.pending:
+            # Not for a part of a line: who sends an octet now and then would hold the connection for ever.
+            self._heard = self._site.reactor.seconds()
+        if not events and core.waiting:
             self._pause(_ANSWER)
         else:
             self._run(events)
@@ -287,9 +290,7 @@ class SmtpSession:
                         self._log.failure("SMTP session with {ip}", ip=self._ip)
                         if core.waiting:
                             core.answer(_INTERNAL)
-                if core.waiting:
-                    break
-                events = core.proceed()
+                events = core.proceed()  # none while a question is out, but what an answer itself has led to
         finally:
             self._running = False
         self._flush()

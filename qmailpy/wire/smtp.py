@@ -163,6 +163,11 @@ class SmtpCore:
     def in_data(self) -> bool:
         return self._data is not None or self._left > 0
 
+    @property
+    def pending(self) -> bool:
+        """Whether L{take} has something."""
+        return self._out is not None
+
     def greet(self) -> None:
         """Say hello; once, when the connection is made."""
         self._send(self.service.greeting)

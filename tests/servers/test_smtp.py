@@ -457,6 +457,15 @@ class TimeTests(SmtpTestCase):
         self.assertTrue(transport.aborted)
         self.assertEqual(self.records(Action.CLOSED)[0].diagnostic, "421 4.4.2 Timeout")
 
+    def test_an_octet_now_and_then_does_not_hold_a_session(self) -> None:
+        """Issue 3: one byte every 10 s. A line must be whole within the limit for commands."""
+        transport = self.ready()
+        for _ in range(31):
+            if not transport.disconnecting:
+                transport.session.dataReceived(b"N")
+                self.clock.advance(10)
+        self.assertTrue(transport.disconnecting)
+
     def test_message_data_has_a_limit_of_its_own(self) -> None:
         transport = self.ready()
         self.ask(transport, MAIL + RCPT + b"DATA\r\n")

@@ -370,6 +370,12 @@ class ExtensionTests(SubmissionTestCase):
         (message,) = self.queue.messages
         self.assertEqual(message.content.partition(b"Subject")[2], b": x\r\n\r\n.b.\r\n")
 
+    def test_an_empty_chunk_is_a_message_too(self) -> None:
+        transport = self.connect()
+        self.assertEqual(self.ask(transport, HELLO + MAIL + RCPT + b"BDAT 0 LAST\r\n"), ["250"] * 4)
+        self.assertEqual(self.ask(transport, MAIL + RCPT + b"BDAT 0\r\n" + b"BDAT 0 LAST\r\n"), ["250"] * 4)
+        self.assertEqual(len(self.queue.messages), 2)
+
     def test_a_message_given_up_between_chunks_is_forgotten(self) -> None:
         for end in (b"RSET\r\n", HELLO, b"STARTTLS\r\n", b"QUIT\r\n", None):
             transport = self.connect()
