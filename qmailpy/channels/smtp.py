@@ -25,8 +25,8 @@ from qmailpy.remote.policy import Policies
 from qmailpy.remote.pool import Pool
 from qmailpy.remote.session import Session
 from qmailpy.remote.tls import Contexts
-from qmailpy.values import Disposition, Job, Reply, Verdict
-from qmailpy.wire.client_events import Transaction
+from qmailpy.values import Disposition, Job, Recipient, Reply, Verdict
+from qmailpy.wire.client_events import Transaction, Wish
 from qmailpy.wire.client_path import unsendable
 from qmailpy.wire.sasl_client import Login
 
@@ -114,7 +114,8 @@ class SmtpChannel:
             return [Disposition(verdict=Verdict.FAILED, reply=where)] * len(job.recipients)
         sender = job.envelope.sender
         bad = [unsendable(sender) or unsendable(recipient.address) for recipient in job.recipients]
-        good = tuple(recipient.address for recipient, reply in zip(job.recipients, bad, strict=True) if reply is None)
+        taken = [recipient for recipient, reply in zip(job.recipients, bad, strict=True) if reply is None]
+        good = tuple([recipient.address for recipient in taken])
         found: Sequence[Disposition] = ()
         if good:
             transaction = Transaction(
@@ -122,6 +123,9 @@ class SmtpChannel:
                 recipients=good,
                 size=job.content.size,
                 eight_bit=job.envelope.body != "7BIT",
+                wishes=_wishes(taken),
+                envid=job.envelope.envid,
+                ret=job.envelope.ret,
             )
             found = await self._remote.send(where, transaction, job.content)
         if len(good) == len(bad):
@@ -146,6 +150,13 @@ class SmtpChannel:
 
     async def stop(self) -> None:
         await self._pool.stop()
+
+
+def _wishes(recipients: Sequence[Recipient]) -> tuple[Wish, ...]:
+    """What their senders want to be told; nothing at all in most cases."""
+    if any(recipient.notify or recipient.orcpt for recipient in recipients):
+        return tuple([Wish(recipient.notify, recipient.orcpt) for recipient in recipients])
+    return ()
 
 
 PASSWORD_OCTETS = 1024

@@ -50,7 +50,7 @@ class _Attempt:
     def for_left(self) -> Transaction:
         if len(self.left) == len(self.transaction.recipients):
             return self.transaction
-        return evolve(self.transaction, recipients=tuple(self.transaction.recipients[index] for index in self.left))
+        return self.transaction.only(self.left)
 
     def result(self) -> list[Disposition]:
         """One Disposition a recipient, in order."""

@@ -4,9 +4,10 @@ What L{qmailpy.wire.smtp_client} takes and gives: a transaction in, stages and e
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from qmailpy.values import Reply
 from qmailpy.wire.sasl_client import Derive
@@ -42,6 +43,14 @@ class Stage(Enum):
     CLOSED = "closed"
 
 
+@frozen
+class Wish:
+    """What a recipient's sender wants to be told (RFC 3461 s.4.1, s.4.2)."""
+
+    notify: int = 0  # bits of L{qmailpy.values.Notify}; 0 = nothing was said
+    orcpt: str = ""  # decoded: "rfc822;a@b"
+
+
 @frozen(kw_only=True)
 class Transaction:
     """One message to one peer."""
@@ -50,6 +59,17 @@ class Transaction:
     recipients: tuple[str, ...]  # at least one; each passed L{unsendable}
     size: int  # octets of the content as queued, which is what SIZE means (RFC 1870 s.5)
     eight_bit: bool = True  # announce BODY=8BITMIME where the peer knows it
+    wishes: tuple[Wish, ...] = ()  # one a recipient, or none at all
+    envid: str = ""  # RFC 3461 s.4.4, decoded
+    ret: str = ""  # RFC 3461 s.4.3: "FULL", "HDRS" or ""
+
+    def only(self, indexes: Sequence[int]) -> Transaction:
+        """The same for some of the recipients, by their positions."""
+        return evolve(
+            self,
+            recipients=tuple([self.recipients[index] for index in indexes]),
+            wishes=tuple([self.wishes[index] for index in indexes]) if self.wishes else (),
+        )
 
 
 @frozen(kw_only=True)

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import re
 
-from qmailpy.values import Reply
+from qmailpy.values import Notify, Reply
+from qmailpy.wire.client_events import Wish
 
 _DOT_ATOM = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
 _DOMAIN = re.compile(r"[A-Za-z0-9_.:\[\]-]+")  # or a literal
@@ -33,6 +34,32 @@ def unsendable(address: str) -> Reply | None:
     if local.startswith('"') and re.fullmatch(r'"(?:[^"\\]|\\.)*"', local) is None:
         return Reply(553, "5.1.3", "Address cannot be sent")
     return None
+
+
+def xtext(text: str) -> bytes:
+    """A value as RFC 3461 s.4 has it in parameters; what is beyond ASCII goes as its UTF-8 octets."""
+    return b"".join(
+        b"%c" % octet if 33 <= octet <= 126 and octet not in b"+=" else b"+%02X" % octet
+        for octet in text.encode("utf-8", "replace")
+    )
+
+
+def wished(wish: Wish) -> bytes:
+    """The parameters of RCPT for a peer that knows DSN, with a blank before each."""
+    words = (
+        [b"NEVER"]
+        if wish.notify & Notify.NEVER
+        else [
+            word.name.encode("ascii") for word in (Notify.SUCCESS, Notify.FAILURE, Notify.DELAY) if wish.notify & word
+        ]
+    )
+    parameters = b" NOTIFY=" + b",".join(words) if words else b""
+    kind, sign, address = wish.orcpt.partition(";")
+    if sign and re.fullmatch(r"[A-Za-z0-9_-]{1,40}", kind):
+        value = b" ORCPT=" + kind.encode("ascii") + b";" + xtext(address)
+        if len(value) <= 507:  # s.4.2: 500 characters
+            parameters += value
+    return parameters
 
 
 def path(address: str) -> bytes:

@@ -1,6 +1,6 @@
 """
 The client half of SMTP without I/O: a peer's octets in, events and octets out (RFC 5321, RFC 1870, RFC 2920, RFC 3207,
-RFC 4954, RFC 6152).
+RFC 3461, RFC 4954, RFC 6152).
 
 States, told by C{SmtpClient.stage}, which is always what is being waited for::
 
@@ -42,7 +42,7 @@ from qmailpy.wire.client_events import (
     Tls,
     Transaction,
 )
-from qmailpy.wire.client_path import path
+from qmailpy.wire.client_path import path, wished, xtext
 from qmailpy.wire.client_reply import ReplyReader
 from qmailpy.wire.sasl_client import Answer, Derive, Login, Machine, Step, client
 
@@ -159,12 +159,17 @@ class SmtpClient:
         if transaction.eight_bit and "8BITMIME" in self.extensions:
             # Where 8BITMIME is missing, 8-bit content is sent all the same, as most do; conversion is not built yet.
             mail += b" BODY=8BITMIME"
+        if "DSN" in self.extensions:
+            if transaction.ret:
+                mail += b" RET=" + transaction.ret.encode("ascii")
+            if transaction.envid:
+                mail += b" ENVID=" + xtext(transaction.envid)
         mail += b"\r\n"
         self.stage = Stage.RSET if self._dirty else Stage.MAIL
         if self._pipelining:
             lines = [b"RSET\r\n"] if self._dirty else []
             lines.append(mail)
-            lines.extend(b"RCPT TO:%b\r\n" % path(address) for address in transaction.recipients)
+            lines.extend(map(self._rcpt_line, range(len(transaction.recipients))))
             lines.append(b"DATA\r\n")
             self._out += b"".join(lines)
         elif self._dirty:
@@ -371,8 +376,15 @@ class SmtpClient:
 
     def _next_recipient(self) -> None:
         """Without PIPELINING: the next RCPT."""
-        if self._transaction is not None:
-            self._out += b"RCPT TO:%b\r\n" % path(self._transaction.recipients[len(self._replies)])
+        self._out += self._rcpt_line(len(self._replies))
+
+    def _rcpt_line(self, index: int) -> bytes:
+        transaction = self._transaction
+        assert transaction is not None
+        line = b"RCPT TO:" + path(transaction.recipients[index])
+        if transaction.wishes and "DSN" in self.extensions:
+            line += wished(transaction.wishes[index])
+        return line + b"\r\n"
 
     def _rcpt(self, reply: Reply, events: list[Event]) -> None:
         if 300 <= reply.code < 400 or self._transaction is None:

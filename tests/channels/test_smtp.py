@@ -89,6 +89,17 @@ class SmtpChannelTests(SynchronousTestCase):
         parameters = [message.mail_parameters for message in sink.log.messages]
         self.assertEqual(parameters, ["SIZE=6 BODY=8BITMIME", "SIZE=6"])
 
+    def test_wishes_for_notices_go_on(self) -> None:
+        """RFC 3461; each with its recipient, also when another one is refused at once."""
+        sink = self.network.host("192.0.2.1", {"EHLO": "250-x\n250 DSN"})
+        job = self.job("ü@x.example", "b@x.example")
+        recipients = (job.recipients[0], evolve(job.recipients[1], notify=4, orcpt="rfc822;b"))
+        job = evolve(job, recipients=recipients, envelope=evolve(job.envelope, envid="e", ret="FULL"))
+        found = self.dequeue(self.channel(), job)
+        self.assertEqual([one.verdict for one in found], [Verdict.FAILED, Verdict.DELIVERED])
+        self.assertEqual(sink.log.messages[0].mail_parameters, "RET=FULL ENVID=e")
+        self.assertIn("RCPT TO:<b@x.example> NOTIFY=FAILURE ORCPT=rfc822;b", sink.log.commands)
+
     def test_connections_are_recorded(self) -> None:
         """O and C with both ends, Y when there was none; direction "-" (imta.md s.1.3)."""
         sink = self.network.host("192.0.2.1")

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from qmailpy.values import Reply
+from qmailpy.values import Notify, Reply
 from qmailpy.wire.client_events import (
     Broken,
     Event,
@@ -19,8 +19,9 @@ from qmailpy.wire.client_events import (
     Stage,
     Tls,
     Transaction,
+    Wish,
 )
-from qmailpy.wire.client_path import path, unsendable
+from qmailpy.wire.client_path import path, unsendable, wished
 from qmailpy.wire.sasl_client import Login
 from qmailpy.wire.smtp_client import SmtpClient
 
@@ -209,6 +210,54 @@ class LoginTests(SynchronousTestCase):
             events = events or client.receive(answer)
             assert isinstance(events[0], Broken), (ehlo, answer)
             self.assertEqual((events[0].stage, client.authenticated), (Stage.AUTH, False))
+
+
+class DsnTests(SynchronousTestCase):
+    """RFC 3461 s.5.2.1: what was wished goes on, to peers that know of it."""
+
+    WISHED = Transaction(
+        sender="a@example.org",
+        recipients=("b@example.net", "c@example.net", "d@example.net"),
+        size=9,
+        wishes=(
+            Wish(Notify.SUCCESS | Notify.DELAY, "rfc822;Carol+x=y@Ivory.EDU"),
+            Wish(Notify.NEVER),
+            Wish(0, "utf-8;ü\r\nRSET"),
+        ),
+        envid="QQ 314+159",
+        ret="HDRS",
+    )
+    LINES = (
+        b"RCPT TO:<b@example.net> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;Carol+2Bx+3Dy@Ivory.EDU\r\n",
+        b"RCPT TO:<c@example.net> NOTIFY=NEVER\r\n",
+        b"RCPT TO:<d@example.net> ORCPT=utf-8;+C3+BC+0D+0ARSET\r\n",
+    )
+
+    def test_the_wishes_go_to_peers_that_offer_dsn(self) -> None:
+        """In xtext, so that no value can become a command."""
+        client = session(b"250-mx\r\n250-PIPELINING\r\n250 DSN\r\n")
+        client.begin(self.WISHED)
+        mail = b"MAIL FROM:<a@example.org> RET=HDRS ENVID=QQ+20314+2B159\r\n"
+        self.assertEqual(client.take(), mail + b"".join(self.LINES) + b"DATA\r\n")
+        client = session(b"250-mx\r\n250 DSN\r\n")
+        client.begin(self.WISHED.only([0, 2]))
+        self.assertEqual(client.take(), mail)
+        client.receive(b"250 ok\r\n")
+        self.assertEqual(client.take(), self.LINES[0])
+        client.receive(b"250 ok\r\n")
+        self.assertEqual(client.take(), self.LINES[2])
+
+    def test_others_are_not_bothered(self) -> None:
+        client = session()
+        client.begin(self.WISHED)
+        octets = client.take()
+        for word in (b"NOTIFY", b"ORCPT", b"RET=", b"ENVID"):
+            self.assertNotIn(word, octets)
+
+    def test_a_value_that_is_too_long_is_left_out(self) -> None:
+        """RFC 3461 s.4.2."""
+        self.assertEqual(wished(Wish(0, "rfc822;" + "+" * 400)), b"")
+        self.assertEqual(wished(Wish(0, "no type")), b"")
 
 
 class PipeliningTests(SynchronousTestCase):
