@@ -56,17 +56,21 @@ class MailStore:
         root: str,
         in_thread: InThread,
         *,
+        reading: InThread | None = None,
         stale_s: float = STALE_S,
         ahead_octets: int = 16 * 1024 * 1024,
     ) -> None:
         """
         @param root: HOME/mail.
+        @param in_thread: for work that may take long: listing, removing, large messages.
+        @param reading: for reading small messages; C{None} = the same.
         @param stale_s: how long a holder's client must have been silent for another session to take its place.
         @param ahead_octets: memory for messages read ahead, all sessions together.
         """
         self._files = files
         self._root = root
         self._in_thread = in_thread
+        self.reading = reading or in_thread
         self._stale_s = stale_s
         self._held: dict[str, Maildrop] = {}
         self._waiting: list[Deferred[None]] = []
@@ -185,7 +189,7 @@ class Maildrop:
         self.drop_ahead()
         room = min(AHEAD_OCTETS, self._store.ahead_left) if in_order else 0
         wanted = self._following(index, room)
-        found: list[bytes | None] = await self.do(self._thd_read, wanted)
+        found: list[bytes | None] = await self.do(self._thd_read, wanted, thread=self._store.reading)
         first = found[0]
         if first is None:  # larger than its name says
             pieces = _Pieces(self, self._files, index, lines)
@@ -347,17 +351,18 @@ class Maildrop:
         """Carry out something in a thread, whatever else is going on."""
         return self._in_thread(thd_function, *arguments)
 
-    async def do(self, thd_function: Callable[..., Any], *arguments: Any) -> Any:
+    async def do(self, thd_function: Callable[..., Any], *arguments: Any, thread: InThread | None = None) -> Any:
         """
         Carry out something in a thread; a release waits for it.
 
+        @param thread: which; C{None} = those for work that may take long.
         @raise FileNotFoundError: the mailbox was released.
         """
         if self._leaving:
             raise FileNotFoundError(errno.ENOENT, "the mailbox was given up", self._path)
         self._busy = True
         try:
-            return await self._in_thread(thd_function, *arguments)
+            return await (thread or self._in_thread)(thd_function, *arguments)
         finally:
             self._job_over()
 

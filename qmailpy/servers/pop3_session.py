@@ -247,7 +247,9 @@ class Pop3Session:
             while True:
                 for event in events:
                     _HANDLERS[type(event)](self, event)
-                self._push()
+                # Messages at hand leave together: there are never more of them than were read ahead.
+                if core.listing:
+                    self._push()
                 if core.waiting or core.closed or self._pauses & _OUTPUT:
                     break
                 events = core.proceed()

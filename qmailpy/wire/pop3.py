@@ -111,10 +111,6 @@ class Pop3Core:
         self._waiting = _IDLE
         self._errors = 0
         self._drop: Drop | None = None
-        self._start()
-
-    def _start(self) -> None:
-        """The beginning of the AUTHORIZATION state: nothing is known of the client."""
         self._user: str | None = None
         self._machine: sasl.Machine | None = None
         self._mechanism = ""
@@ -220,9 +216,11 @@ class Pop3Core:
             self._step(self._machine.secret(secret), self._events)
 
     def secured(self) -> None:
-        """TLS has begun behind a L{TlsAsked}: everything the client said before is forgotten (RFC 2595 s.4)."""
+        """
+        TLS has begun behind a L{TlsAsked}: everything the client said before is forgotten (RFC 2595 s.4). That is what
+        has arrived; a USER counts for the next command alone, and UTF8 cannot have come before.
+        """
         self._answer(_ASKED_TLS)
-        self._start()
         self._buffer = b""
         self._at = 0
         self._backlog = None

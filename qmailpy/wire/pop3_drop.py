@@ -10,7 +10,6 @@ from typing import Protocol
 from qmailpy.wire.pop3_message import END
 
 _PIECE_ROWS = 1024  # lines of a listing made at a time: 20 to 80 KiB
-_DIGITS = 10  # of a message number; more is no message of ours
 
 
 class Messages(Protocol):
@@ -51,7 +50,7 @@ class Drop:
         """The message a number of the client's stands for, or what is wrong with it."""
         if not word.isdigit():
             return "No such message" if word[1:].isdigit() else "A message number is wanted"  # "-1" is a number
-        number = int(word) if len(word) <= _DIGITS else 0
+        number = int(word)  # of a command line, so of some hundred digits at most
         if not 1 <= number <= len(self._messages.sizes):
             return "No such message"
         if self._deleted and number - 1 in self._deleted:

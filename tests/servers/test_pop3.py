@@ -363,6 +363,27 @@ class EndTests(SessionTestCase):
         self.assertTrue(busy.value().startswith(b"+OK 23 octets\r\n" + SENT))
         self.assertEqual(self.connect().value(), b"-ERR [SYS/TEMP] Server is stopping\r\n")
 
+    def test_a_stop_ends_a_session_behind_the_command_it_is_at(self) -> None:
+        transport = self.entered()
+        self.held_back = []
+        transport.clear()
+        transport.session.dataReceived(b"RETR 1\r\n")
+        done = self.factory.drain()
+        self.assertNoResult(done)
+        self.go_on()
+        self.successResultOf(done)
+        self.assertEqual(transport.value(), b"+OK 23 octets\r\n" + SENT + b"-ERR [SYS/TEMP] Server is stopping\r\n")
+
+    def test_a_slow_disk_is_not_a_silent_client(self) -> None:
+        transport = self.entered()
+        self.held_back = []
+        transport.clear()
+        transport.session.dataReceived(b"RETR 1\r\n")
+        for _ in range(30):
+            self.clock.advance(100)
+        self.go_on()
+        self.assertEqual(transport.value(), b"+OK 23 octets\r\n" + SENT)
+
     def test_a_stop_does_not_wait_for_ever(self) -> None:
         transport = self.entered()
         self.held_back = []
