@@ -310,6 +310,10 @@ class MailboxTests(SessionTestCase):
         self.ask(self.entered(), b"RETR 1\r\nTOP 2 0\r\nQUIT\r\n")
         self.assertEqual(self.there(), ["cur/0.a.h:2,S", "new/1.a.h", "new/2.a.h"])
 
+    def test_what_follows_a_listing_is_answered_behind_it(self) -> None:
+        said = self.ask(self.entered(), b"LIST\r\nUIDL\r\nNOOP\r\n")
+        self.assertEqual((said.count(b"\r\n.\r\n"), said[-10:]), (2, b"a.h\r\n.\r\n+OK\r\n"[-10:]))
+
     def test_pipelined_commands_wait_for_their_turn(self) -> None:
         transport = self.entered()
         self.held_back = []
