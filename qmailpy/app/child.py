@@ -28,6 +28,7 @@ from qmailpy.app.host import RoleHost
 from qmailpy.app.spawn import DOWN, UP
 from qmailpy.config.schema import Config
 from qmailpy.errors import CommandError
+from qmailpy.servers.keys import Pair, pairs_of
 
 ORPHAN_S = 1.0
 
@@ -44,6 +45,7 @@ class Line(Protocol):
         self._messages = Unpacker(DOWN_LIMIT)
         self._host: RoleHost | None = None
         self._file: log.LogFile | None = None
+        self._keys: Message | None = None  # certificates and keys for TLS, as the supervisor last gave them
         self._ending = False
         self.status = 0
         reactor.addSystemEventTrigger("before", "shutdown", self._end)
@@ -62,6 +64,7 @@ class Line(Protocol):
             if do == "start":
                 self._start(message)
             elif do == "reload" and self._host is not None:
+                self._keys = message.get("keys", self._keys)
                 Deferred.fromCoroutine(self._reload(self._host, decode(message["config"])))
             elif do == "reopen" and self._host is not None:
                 self._host.reopen()
@@ -103,6 +106,7 @@ class Line(Protocol):
             for name, made in message["sockets"].items()
         }
         secret = message.get("secret")
+        self._keys = message.get("keys")
         self._host = RoleHost(
             self._reactor,
             config,
@@ -119,6 +123,7 @@ class Line(Protocol):
             secret=secret.encode() if secret else None,
             changed=lambda what: self.say({"say": "changed", "what": what}),
             control=message.get("control"),
+            keys=self._pairs if self._keys is not None else None,
         )
         self._reactor.addSystemEventTrigger("before", "shutdown", self._host.stopService)
         try:
@@ -127,6 +132,9 @@ class Line(Protocol):
             self.log.failure("{role} cannot start: {error}", role=self._role, error=str(error))
             self.status = 1
             self.stop()
+
+    def _pairs(self) -> dict[str, Pair]:
+        return pairs_of(self._keys or {})
 
     async def _reload(self, host: RoleHost, config: Config) -> None:
         try:

@@ -12,6 +12,7 @@ from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 
 from qmailpy.config.schema import Config
 from qmailpy.servers.control import Registry
+from qmailpy.servers.keys import Pair, thd_read_pairs
 from qmailpy.servers.ports import adopt
 
 
@@ -52,12 +53,21 @@ class ChildContext:
     control: Registry  # methods of this process's control socket
     hooks: Hooks = field(default=Factory(Hooks))
     secret: bytes | None = field(default=None, repr=False)  # the workers' for the directory; None = read it yourself
+    keys: Callable[[], dict[str, Pair]] | None = None  # certificates and keys for TLS; None = read them yourself
     changed: Callable[[list[str]], None] = lambda what: None  # tells the workers' caches; see Changes
 
     @property
     def name(self) -> str:
         """C{ROLE-INDEX}, as in logs and under HOME/run/control."""
         return f"{self.role}-{self.index}"
+
+    def thd_pairs(self) -> dict[str, Pair]:
+        """
+        The certificates and keys for TLS as they are now. May block.
+
+        @raise ConfigError: they cannot be read.
+        """
+        return thd_read_pairs(self.home) if self.keys is None else self.keys()
 
     def listen(self, listener: str, factory: IProtocolFactory) -> list[IListeningPort]:
         """

@@ -19,6 +19,7 @@ from qmailpy.control.client import Json
 from qmailpy.control.commands import RemoteError
 from qmailpy.errors import CommandError
 from qmailpy.servers.control import ControlServer, Registry
+from qmailpy.servers.keys import Pair
 
 ROLES = "qmailpy.app.roles"
 """Module the roles are looked up in."""
@@ -51,6 +52,7 @@ class RoleHost(Service):
         secret: bytes | None = None,
         changed: Callable[[list[str]], None] = lambda what: None,
         control: int | None = None,
+        keys: Callable[[], dict[str, Pair]] | None = None,
     ) -> None:
         """
         @param stop: ends the daemon in an orderly way, as SIGTERM does (the control method C{stop}).
@@ -59,6 +61,7 @@ class RoleHost(Service):
         @param roles: name of the module that has the role.
         @param secret: what the workers show the directory; C{None} = they read it themselves.
         @param changed: tells the mail workers what has changed in the directory.
+        @param keys: gives the certificates and keys for TLS; C{None} = the role reads them itself.
         @param control: descriptor of the control socket; C{None} = it is made here.
         """
         self.context = ChildContext(
@@ -73,6 +76,7 @@ class RoleHost(Service):
             ready=ready,
             control=Registry(),
             secret=secret,
+            keys=keys,
             changed=changed,
         )
         self._clock: IReactorTime = reactor

@@ -48,7 +48,7 @@ from qmailpy.queue.view import QueueOperations, parts_of
 from qmailpy.remote.dns_wire import resolver
 from qmailpy.routing.router import Router
 from qmailpy.servers.smtp import SmtpFactory
-from qmailpy.servers.tls import Certificates, thd_read_pairs
+from qmailpy.servers.tls import Certificates
 from qmailpy.stats.lanes import Lane
 from qmailpy.stats.recorder import Recorder
 
@@ -194,7 +194,7 @@ class MailWorker(Service):
         if all(listener.tls == "none" for listener in self._config.listeners if listener.kind in _KINDS):
             return None
         try:
-            return Certificates(thd_read_pairs(self._config.home))
+            return Certificates(self._context.thd_pairs())
         except ConfigError as error:
             for problem in error.problems:
                 self._log.error("no TLS: {problem}", problem=problem)
@@ -277,7 +277,7 @@ class MailWorker(Service):
             listener = listeners.get(former_listener.name, former_listener)
             made_before.reconfigure(listener, config.queue, config.log, config.trust)
         if self._certificates is not None:
-            self._certificates.use(await self.queue.in_thread(thd_read_pairs, config.home))
+            self._certificates.use(await self.queue.in_thread(self._context.thd_pairs))
 
     async def _end(self, channel: IChannel) -> None:
         self._channels.remove(channel)

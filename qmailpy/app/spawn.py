@@ -31,6 +31,7 @@ from qmailpy.config.schema import Config
 from qmailpy.directory.paths import SERVICE, directory_path, thd_read_secret
 from qmailpy.disk.rights import acting_as, owner
 from qmailpy.servers.control import bind_control, control_path
+from qmailpy.servers.keys import thd_handed, tls_path
 
 DOWN = 3
 UP = 4
@@ -119,6 +120,25 @@ class ChildProcess(ProcessProtocol):
             self._complain(bytes(self._errors))
 
 
+KEYED = frozenset({"mta", "access"})
+"""Roles that speak with the world: they get what they show the directory, and the keys for TLS."""
+
+
+def keys(role: str, config: Config) -> Message:
+    """
+    The certificates and keys of the home, for a child of that role whose user may not read them; for others nothing.
+    Read as their owner, who could have laid a link there.
+    """
+    if role not in KEYED:
+        return {}
+    path = tls_path(config.home)
+    try:
+        with acting_as(owner(path)):
+            return {"keys": thd_handed(config.home)}
+    except OSError as error:
+        return {"keys": {"problems": [f"{path}: cannot be read: {error.strerror or error}"]}}
+
+
 class Processes:
     """L{qmailpy.app.supervisor.Spawn} with real processes."""
 
@@ -171,8 +191,9 @@ class Processes:
             "roles": self._roles,
             "control": CONTROL,
         }
-        if place.role in ("mta", "access"):
+        if place.role in KEYED:
             start["secret"] = self._secret(config)
+        start |= keys(place.role, config)
         path = control_path(config.home, place.name)
         child = ChildProcess(place.name, keeper, start, lambda: self._remove(path))
         # The directory's user has no right to make a socket where commands look for it; and it is the workers' user and

@@ -245,11 +245,13 @@ class Supervisor:
         on_ready: Callable[[], None] = lambda: None,
         asked: Callable[[str], None] = lambda wish: None,
         silence_s: float = SILENCE_S,
+        more: Callable[[str, Config], Message] = lambda role, config: {},
     ) -> None:
         """
         @param on_ready: called once, when all are ready for the first time.
         @param asked: called with C{"reload"} or C{"stop"} when somebody asked a child for it.
         @param silence_s: how long a child may stay without an answer.
+        @param more: what a child of a role is given beside a new configuration.
         """
         self._clock = clock
         period = min(PING_S, silence_s / 4)
@@ -261,6 +263,7 @@ class Supervisor:
         self._pings.clock = clock
         self._period = period
         self._config = config
+        self._more = more
         self._on_ready: Callable[[], None] | None = on_ready
         self._ranks = sorted({place.rank for place in places})
         self._started: list[int] = []
@@ -331,7 +334,8 @@ class Supervisor:
         self._config = config
         for kept in self._kept:
             kept.config = config
-        self._send({"do": "reload", "config": encode(config)})
+            if kept.child is not None:
+                kept.child.send({"do": "reload", "config": encode(config), **self._more(kept.place.role, config)})
 
     def reopen(self) -> None:
         """Have all children open their log files again."""

@@ -26,7 +26,7 @@ from qmailpy.app.instance import acquire, make_run
 from qmailpy.app.notify import from_environment
 from qmailpy.app.privileges import become, check_reach, raise_file_limit, users
 from qmailpy.app.sockets import Listening
-from qmailpy.app.spawn import Processes
+from qmailpy.app.spawn import Processes, keys
 from qmailpy.app.supervisor import SILENCE_S, Supervisor
 from qmailpy.config.load import load
 from qmailpy.config.schema import Config
@@ -131,7 +131,7 @@ def prepare(reactor: Any, config: Config, *, console: bool, roles: str, silence_
             console=console,
             roles=roles,
         )
-        return Supervisor(reactor, places(config), processes, config, ready, asked, silence_s)
+        return Supervisor(reactor, places(config), processes, config, ready, asked, silence_s, keys)
 
     in_thread = partial(deferToThreadPool, reactor, reactor.getThreadPool())
     return Daemon(reactor, config, seat, make, load, in_thread)

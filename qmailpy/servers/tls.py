@@ -20,11 +20,10 @@ handshake that fails ends the connection, whose protocol is told by its connecti
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from attrs import field, frozen
+from attrs import frozen
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from OpenSSL import SSL
@@ -32,13 +31,10 @@ from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 from zope.interface import implementer
 
 from qmailpy.errors import ConfigError
+from qmailpy.servers.keys import OWN, Pair, thd_read_pairs
 from qmailpy.wire.sasl import TLS_EXPORTER, TLS_SERVER_END_POINT
 
-OWN = ""
-"""The name of the pair in HOME/tls itself."""
-
-MOST_OCTETS = 1 << 20
-MOST_PAIRS = 10000
+__all__ = ["OWN", "Certificates", "Pair", "Secured", "bindings", "thd_read_pairs"]
 
 # RFC 9325 s.4.2: ephemeral keys and AEAD only. With OpenSSL's names and the registry's, which Received is to show.
 _SUITES = {
@@ -50,43 +46,6 @@ _SUITES = {
     "ECDHE-RSA-CHACHA20-POLY1305": "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
 }
 _EXPORTER_LABEL = b"EXPORTER-Channel-Binding"  # RFC 9266 s.2
-
-
-@frozen(kw_only=True)
-class Pair:
-    """A certificate, with its chain behind it, and its key: PEM."""
-
-    certificate: bytes
-    key: bytes = field(repr=False)
-
-
-def thd_read_pairs(home: str) -> dict[str, Pair]:
-    """
-    The pairs of a home by name, L{OWN} for the server's own. Blocks.
-
-    @raise ConfigError: one cannot be read; names every problem.
-    """
-    top = os.path.join(home, "tls")
-    problems: list[str] = []
-    found: dict[str, Pair] = {}
-    try:
-        names = sorted(name for name in os.listdir(top) if os.path.isdir(os.path.join(top, name)))[:MOST_PAIRS]
-    except OSError as error:
-        raise ConfigError((f"{top}: cannot be read: {error.strerror or error}",)) from None
-    for name in (OWN, *names):
-        files = [os.path.join(top, name, each) if name else os.path.join(top, each) for each in ("cert.pem", "key.pem")]
-        octets = []
-        for path in files:
-            try:
-                with open(path, "rb") as source:
-                    octets.append(source.read(MOST_OCTETS))
-            except OSError as error:
-                problems.append(f"{path}: cannot be read: {error.strerror or error}")
-        if len(octets) == 2:
-            found[name] = Pair(certificate=octets[0], key=octets[1])
-    if problems:
-        raise ConfigError(tuple(problems))
-    return found
 
 
 @implementer(IOpenSSLServerConnectionCreator)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
 import grp
 import os
 import pwd
 import signal
+import smtplib
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -13,8 +16,10 @@ import tomllib
 from collections.abc import Callable
 from functools import cache
 
+from cryptography import x509
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
+from qmailpy.cli.certificate import self_signed
 from qmailpy.control import running
 from qmailpy.directory.paths import secret_path
 from tests.integration.daemon_process import ROOT, gone, until
@@ -143,6 +148,17 @@ for path in {paths!r}:
             return talk.say(f"RCPT TO:<{address}>")
 
 
+def certificate(node: PrivilegedNode) -> str:
+    """Whose certificate the SMTP listener shows behind STARTTLS."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with smtplib.SMTP("127.0.0.1", node.port, "client.example.net", timeout=20) as smtp:
+        smtp.starttls(context=context)
+        assert isinstance(smtp.sock, ssl.SSLSocket)
+        found = x509.load_der_x509_certificate(smtp.sock.getpeercert(binary_form=True) or b"")
+        return str(found.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)[0].value)
+
+
 class RightsCase(SynchronousTestCase):
     timeout = 60
 
@@ -194,6 +210,15 @@ class Apart(RightsCase):
         self.assertEqual(node.refused(DIRECTORY, *secret, *keys, *mail, *ours), [*keys, *mail, *ours])
         self.assertEqual(node.refused(STRANGER, *secret, *keys, *mail, *ours), [*secret, *keys, *mail, *ours])
         self.assertEqual(node.refused(STRANGER, "run/inject.sock", "etc/qmailpy.toml"), [])
+        self.assertEqual(certificate(node), "mail.example.org")  # the supervisor has handed it out
+        new, key = self_signed("new.example.org", datetime.datetime.now(datetime.UTC))
+        for leaf, octets in (("cert.pem", new), ("key.pem", key)):
+            with open(node.path("tls", leaf), "wb") as target:
+                target.write(octets)
+        assert node.process is not None
+        node.process.send_signal(signal.SIGHUP)
+        node.wait_for("mta-0 has the new configuration")
+        self.assertEqual(certificate(node), "new.example.org")
         for name in (WORKER, DIRECTORY):
             moved = "os.rename(home + '/directory', home + '/x')", "open(home + '/etc/qmailpy.toml', 'a')"
             for script in (*moved, "open(home + '/etc/x', 'w')"):
