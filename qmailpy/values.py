@@ -90,7 +90,7 @@ class Envelope:
     message_id: str = ""  # the Message-ID field's value, for the log only
     protocol: str = "ESMTP"  # RFC 3848 keyword: SMTP, ESMTP, ESMTPS, ESMTPA, ESMTPSA, LMTP...
     user: str = ""  # authenticated login, "" when none
-    source_system: str = ""  # "helo-name (rdns [ip])", the form of the transaction log
+    source_system: str = ""  # "helo-name (rdns [ip])", the form of the transaction log; of our own making: queue id
 
 
 class Content(Protocol):

@@ -151,7 +151,12 @@ class Verdicts:
         content = message.content
         octets = content.read() if content.in_memory else await self._shard.in_thread(content.read)
         envelope = evolve(
-            message.envelope, recipients=disposition.onward, source=self._name, arrival=now, source_system="", user=""
+            message.envelope,
+            recipients=disposition.onward,
+            source=self._name,
+            arrival=now,
+            source_system=message.id,
+            user="",
         )
         return self._shard.new_message(envelope, octets)
 
@@ -176,7 +181,7 @@ class Verdicts:
             ]
         else:
             if notice is not None:
-                ops.append(self._shard.new_message(*notice))
+                ops.append(self._from(message, notice))
         by_channel: dict[str, list[Result]] = {}
         for channel, result in results:
             by_channel.setdefault(channel, []).append(result)
@@ -205,8 +210,13 @@ class Verdicts:
                 self._notices.build_delay, envelope, message.id, wanting, message.content, now, until
             )
             if notice is not None:
-                ops.insert(0, self._shard.new_message(*notice))
+                ops.insert(0, self._from(message, notice))
         return ops
+
+    def _from(self, message: Message, notice: tuple[Envelope, bytes]) -> Enqueued:
+        """A notice enters the queue; like all mail of our own making its E line names the message it comes from."""
+        envelope, octets = notice
+        return self._shard.new_message(evolve(envelope, source_system=message.id), octets)
 
 
 def others_out(message: Message, numbers: Sequence[int] = ()) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from qmailpy.records.record import Action
 from qmailpy.testing.crashdisk import CrashDisk
 from tests.queue.world import HOME, World
 
@@ -118,6 +119,13 @@ class QueueTests(SynchronousTestCase):
             self.assertIn(address, notice)
         self.assertEqual(sorted(self.actions()), sorted("EEEE" + "D" + "E" + "RRR" + "D"))
         self.assertEqual(self.world.stored(), {})
+
+    def test_mail_of_our_own_making_names_the_message_it_comes_from(self) -> None:
+        """In its E lines, so that a trace finds the notice of a message, and the message of a notice."""
+        queue_id = self.world.send("bad@out.example")
+        entered = [record for record in self.world.log() if record.action is Action.ENQUEUED]
+        self.assertEqual([record.source_system for record in entered[1:]], [queue_id] * (len(entered) - 1))
+        self.assertEqual(len(entered), 2)
 
     def test_a_failure_waits_a_minute_at_most_for_others(self) -> None:
         """A recipient that takes long does not keep the sender in the dark."""
