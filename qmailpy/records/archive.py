@@ -40,6 +40,11 @@ class Source:
     limit: int  # octets to be read; -1: all
 
     @property
+    def packed(self) -> bool:
+        """Whether its name says that it is compressed."""
+        return self.path.endswith(_PACKED)
+
+    @property
     def current(self) -> bool:
         """Whether it was the current file when it was opened."""
         return self.path.endswith(CURRENT)
@@ -84,9 +89,11 @@ def thd_open(path: str) -> Source:
     return Source(path, file, os.fstat(file.fileno()).st_ino, -1)
 
 
-def thd_batches(sources: Sequence[Source]) -> Iterator[list[bytes]]:
+def thd_batches(sources: Sequence[Source], start: int = 0) -> Iterator[list[bytes]]:
     """
     The whole lines of these files, without LF, many at once; each file is closed when it is done.
+
+    @param start: offset in the first file, where a line begins; of no meaning in a compressed one.
 
     Lines are as they stand: see L{qmailpy.records.text.fragment}. One of more than L{LINE_OCTETS} is left out.
 
@@ -95,21 +102,21 @@ def thd_batches(sources: Sequence[Source]) -> Iterator[list[bytes]]:
     """
     for source in sources:
         try:
-            yield from _batches(source)
+            yield from _batches(source, start)
         except (zlib.error, EOFError, gzip.BadGzipFile) as error:
             raise CommandError(f"{source.path}: damaged: {error}") from error
         finally:
             source.file.close()
+        start = 0
 
 
-def _batches(source: Source) -> Iterator[list[bytes]]:
+def _batches(source: Source, start: int) -> Iterator[list[bytes]]:
     rest = b""
     skip = False
-    left = source.limit
-    file = _unpacked(source)
+    left = source.limit if source.limit < 0 else max(0, source.limit - start)
+    file = _unpacked(source, start)
     while chunk := file.read(CHUNK if left < 0 else min(CHUNK, left)):
-        if left > 0:
-            left -= len(chunk)
+        left -= len(chunk) if left > 0 else 0
         pieces = (rest + chunk).split(b"\n")
         rest = pieces.pop()
         if skip and pieces:
@@ -121,7 +128,7 @@ def _batches(source: Source) -> Iterator[list[bytes]]:
         yield pieces
 
 
-def _unpacked(source: Source) -> BinaryIO:
+def _unpacked(source: Source, start: int) -> BinaryIO:
     head = source.file.read(4)
     source.file.seek(0)
     if head.startswith(_GZIP):
@@ -134,4 +141,5 @@ def _unpacked(source: Source) -> BinaryIO:
                 f"{source.path}: to read it install the Python package zstandard, or unpack it"
             ) from None
         return cast("BinaryIO", reader(source.file, read_across_frames=True))
+    source.file.seek(start)
     return source.file

@@ -1,0 +1,167 @@
+"""The index of the log."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from typing import NoReturn
+
+from attrs import evolve
+from twisted.trial.unittest import SynchronousTestCase
+
+from qmailpy.config.schema import LogConfig
+from qmailpy.disk.files import RealFiles
+from qmailpy.records.family import family
+from qmailpy.records.index import DAY_S, IndexBroken, LogIndex, thd_index
+from qmailpy.records.logfile import roll
+from qmailpy.records.text import LineFormat
+from tests.records.stories import MAIL, MESSAGE_ID, NOTICE, OTHER, SECOND, bounced
+
+_NOW = 1_800_000_000.0
+
+
+class IndexTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.log = os.path.abspath(self.mktemp())
+        os.makedirs(self.log)
+        self.options = LogConfig()
+        self.story = bounced(_NOW - 1000)
+
+    def write(self, octets: bytes, name: str = "mail.log_current") -> None:
+        with open(f"{self.log}/{name}", "ab") as file:
+            file.write(octets)
+
+    def index(self, now: float = _NOW, rebuild: bool = False) -> LogIndex:
+        index = thd_index(RealFiles(), self.log, self.options, now, rebuild=rebuild)
+        self.addCleanup(index.close)
+        return index
+
+    def count(self, index: LogIndex, queue_id: str) -> int:
+        (mail,) = index.by_id(queue_id)
+        return len(index.lines(mail))
+
+    def stored(self, index: LogIndex) -> int:
+        (count,) = index._database.execute("SELECT count(*) FROM line").fetchone()
+        return int(count)
+
+    def test_messages_are_found_by_id_message_id_and_address(self) -> None:
+        self.write(self.story.octets)
+        index = self.index()
+        self.assertEqual([one.id for one in index.by_message_id(MESSAGE_ID)], [MAIL])
+        self.assertEqual([one.id for one in index.by_address("BOB@here.example", 10)], [OTHER, MAIL])
+        self.assertEqual([one.id for one in index.by_address("bob@here.example", 1)], [OTHER])
+        self.assertEqual(index.by_id("nothing"), [])
+        self.assertEqual(self.count(index, MAIL), 5)
+
+    def test_a_family_is_a_message_its_notice_and_what_that_was_handed_on_as(self) -> None:
+        """From whichever of them one begins."""
+        self.write(self.story.octets)
+        index = self.index()
+        for start in (MAIL, NOTICE, SECOND):
+            found = family(index, index.by_id(start))
+            self.assertEqual([one.id for one in found], [MAIL, NOTICE, SECOND], start)
+
+    def test_a_family_in_a_circle_comes_to_an_end(self) -> None:
+        self.write(self.story.octets)
+        index = self.index()
+        self.assertEqual(len(family(index, index.by_id(MAIL), most=2)), 2)
+
+    def test_what_comes_later_is_added(self) -> None:
+        """In pieces, wherever they end."""
+        octets = self.story.octets
+        for at in range(0, len(octets), 211):
+            self.write(octets[at : at + 211])
+            index = self.index()
+        self.assertEqual(self.stored(index), len(self.story.lines))
+
+    def test_no_line_is_missed_or_doubled_over_rolls(self) -> None:
+        """However often the log was rolled since."""
+        for rolls in range(4):
+            self.setUp()
+            half = len(self.story.lines) // 2
+            self.write(b"".join(self.story.lines[:half]))
+            self.index()
+            for number in range(rolls):
+                roll(RealFiles(), self.log)
+                self.write(self.story.lines[half + number])
+            self.write(b"".join(self.story.lines[half + rolls :]))
+            self.assertEqual(self.stored(self.index()), len(self.story.lines), rolls)
+
+    def test_what_was_packed_since_is_known_and_what_is_packed_is_read(self) -> None:
+        self.write(gzip.compress(b"".join(self.story.lines[:4])), "mail.log-1.gz")
+        self.write(b"".join(self.story.lines[4:]))
+        self.assertEqual(self.stored(self.index()), len(self.story.lines))
+        os.unlink(f"{self.log}/mail.log-1.gz")
+        self.assertEqual(self.stored(self.index()), len(self.story.lines))
+
+    def test_old_mail_is_forgotten_and_never_read(self) -> None:
+        """30 days, counted from its first line."""
+        self.write(self.story.octets)
+        index = self.index()
+        new = bounced(_NOW + 40 * DAY_S)
+        self.write(new.octets.replace(b"l0", b"m0"))
+        index = self.index(_NOW + 41 * DAY_S)
+        self.assertEqual(index.by_id(MAIL), [])
+        self.assertEqual(index.by_message_id(MESSAGE_ID)[0].id, MAIL.replace("l0", "m0"))
+        self.assertEqual(len(index.by_address("bob@here.example", 10)), 2)
+        again = self.index(_NOW + 41 * DAY_S, rebuild=True)
+        self.assertEqual(self.stored(again), len(new.lines))
+
+    def test_a_damaged_index_is_made_again(self) -> None:
+        self.write(self.story.octets)
+        self.index().close()
+        with open(f"{self.log}/index.sqlite", "r+b") as file:
+            file.write(b"no database at all " * 100)
+        self.assertRaises(IndexBroken, LogIndex, f"{self.log}/index.sqlite")
+        self.assertEqual(self.count(self.index(), MAIL), 5)
+
+    def test_two_at_once_do_not_add_lines_twice(self) -> None:
+        """The second one is given the index as it is."""
+        self.write(self.story.octets)
+        files = RealFiles()
+        lock = files.lock(f"{self.log}/index.sqlite_lock")
+        index = self.index()
+        self.assertTrue(index.busy)
+        self.assertEqual(self.stored(index), 0)
+        self.assertRaises(BlockingIOError, self.index, rebuild=True)
+        files.close(lock)
+        self.assertFalse(self.index().busy)
+
+    def test_lines_that_are_no_records_are_passed_over(self) -> None:
+        self.write(b"\n\xff\x00\nxx-Jan-2026 nothing\n" + self.story.octets[:100] + b" \\\n" + self.story.octets)
+        self.assertEqual(self.stored(self.index()), len(self.story.lines))
+
+    def test_a_stranger_cannot_make_mail_ours(self) -> None:
+        """A name in HELO is never taken for the id of a message: a source system has an address behind it."""
+        self.write(self.story.octets.replace(b"relay (relay.example.com", NOTICE.encode() + b" (relay.example.com"))
+        self.assertEqual(self.index().by_id(MAIL)[0].parent, "")
+
+    def test_the_file_is_its_owners_alone(self) -> None:
+        self.index()
+        self.assertEqual(os.stat(f"{self.log}/index.sqlite").st_mode & 0o777, 0o600)
+
+    def test_options_of_less_detail_are_enough(self) -> None:
+        """Without process field."""
+        self.options = evolve(self.options, process=False)
+        self.write(b"".join(_without_process(line) for line in self.story.lines))
+        self.assertEqual(self.count(self.index(), MAIL), 5)
+
+
+def _without_process(line: bytes) -> bytes:
+    words = line.split(b" ", 3)
+    return b" ".join([*words[:2], words[3]])
+
+
+class OldDaysTests(SynchronousTestCase):
+    def test_lines_of_old_days_are_not_even_parsed(self) -> None:
+        """A long cumulative log from before the limit costs a look at each date."""
+
+        def record(form: LineFormat, line: bytes) -> NoReturn:
+            raise AssertionError(line)
+
+        log = os.path.abspath(self.mktemp())
+        os.makedirs(log)
+        with open(f"{log}/mail.log", "wb") as file:
+            file.write(bounced(_NOW - 100 * DAY_S).octets)
+        self.patch(LineFormat, "record", record)
+        thd_index(RealFiles(), log, LogConfig(), _NOW).close()
