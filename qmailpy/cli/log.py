@@ -15,6 +15,7 @@ from qmailpy.cli.account import account
 from qmailpy.cli.context import need
 from qmailpy.cli.counters import Homed
 from qmailpy.cli.output import printable
+from qmailpy.cli.trace import index_command
 from qmailpy.config.load import load
 from qmailpy.disk.files import RealFiles
 from qmailpy.errors import CommandError
@@ -44,6 +45,7 @@ def log() -> None:
 
 
 log.add_command(account)
+log.add_command(index_command)
 
 
 @log.command()

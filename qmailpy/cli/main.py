@@ -44,6 +44,7 @@ COMMANDS: Mapping[str, Entry] = {
     "sendmail": Entry("qmailpy.cli.sendmail:sendmail", "Send a message, with sendmail's command line."),
     "qm": Entry("qmailpy.cli.qm:qm", "The queue manager: queue and counters."),
     "log": Entry("qmailpy.cli.log:log", "The transaction log."),
+    "trace": Entry("qmailpy.cli.trace:trace", "What happened to a message."),
     "test": Entry("qmailpy.cli.probe:test", "Try out rewrite rules."),
 }
 

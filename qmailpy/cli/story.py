@@ -1,0 +1,134 @@
+"""A message's lines of the transaction log in plain words."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from qmailpy.records.index import Indexed
+from qmailpy.records.record import Action, LogRecord
+
+_LEFT = frozenset({Action.DEQUEUED, Action.FAILED, Action.SILENCED})
+_PROTOCOLS = (("L", "LMTP"), ("E", "ESMTP"))
+NULL = "<> (a notice)"
+
+
+def story(mail: Indexed, records: Sequence[LogRecord], related: dict[str, Indexed]) -> list[str]:
+    """
+    What happened to a message, a line an event, the first being its title.
+
+    @param related: messages of the family by queue id.
+    """
+    if not records:
+        return [f"{stamp(mail.time)}  {mail.id or 'refused mail'}: no lines"]
+    first = records[0]
+    lines = [_title(mail, first, related)]
+    before = first.time
+    for record in records:
+        lines.append(f"  {_when(record.time, before, record is first)}  {_event(record)}")
+        before = record.time
+    if mail.id:
+        lines.append(f"  {'':>12}  {_end(records)}")
+    return lines
+
+
+def stamp(at: float) -> str:
+    """A time for people, in local time."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+
+
+def span(seconds: float) -> str:
+    """How long something took."""
+    if seconds < 100:
+        return f"{seconds:.2f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.1f} days"
+
+
+def _title(mail: Indexed, first: LogRecord, related: dict[str, Indexed]) -> str:
+    if not mail.id:
+        return f"{stamp(mail.time)}  refused at the door"
+    kind = "message"
+    parent = related.get(mail.parent)
+    if mail.parent and first.message_id and (parent is None or parent.message_id != first.message_id):
+        kind = f"notice about {mail.parent}"
+    elif mail.parent:
+        kind = f"{mail.parent} handed on"
+    elif not first.sender:
+        kind = "notice"
+    size = f"{first.size_octets // 1024} KiB"
+    sender = first.sender or "<>"
+    return f"{stamp(mail.time)}  {mail.id}: {kind} from {sender}, {size}, Message-ID {first.message_id or '(none)'}"
+
+
+def _when(at: float, before: float, first: bool) -> str:
+    if first:
+        return f"{time.strftime('%H:%M:%S', time.localtime(at))}.{int(at * 100) % 100:02d} "
+    return f"{'+' + span(max(0.0, at - before)):>12}"
+
+
+def _event(record: LogRecord) -> str:
+    to = record.current_to
+    if record.original_to and record.original_to != to:
+        to = f"{to} (addressed as {record.original_to})"
+    said = f": {record.diagnostic}" if record.diagnostic else ""
+    spent = f", {span(record.queue_time)} in the queue" if record.queue_time is not None else ""
+    attempt = f" (attempt {record.file.attempts + 1})" if record.file is not None else ""
+    action = record.action
+    secure = ", TLS" if "S" in record.modifiers else ""
+    if action is Action.ENQUEUED:
+        return f"accepted{_origin(record)} for {to}, into the queue of {record.destination}"
+    if action is Action.DEQUEUED:
+        return f"delivered to {to} by {record.source}{secure}{attempt}{spent}{said}"
+    if action in {Action.DEFERRED, Action.PARTLY}:
+        return f"not yet delivered to {to} by {record.source}{secure}{attempt}{said}"
+    if action is Action.FAILED:
+        return f"given up for {to} by {record.source}{secure}{attempt}{spent}{said}"
+    if action is Action.SILENCED:
+        return (
+            f"given up for {to} by {record.source}, without telling the sender, who did not want to know{spent}{said}"
+        )
+    if action is Action.WARNED:
+        return f"the sender was told that {to} has not got it yet"
+    if action is Action.REJECTED:
+        return f"refused{_origin(record)}, from {record.sender or NULL} for {to}{said}"
+    if action is Action.ABORTED:
+        return f"the client went away before the mail for {to} was complete{said}"
+    return f"{action.name.lower()} {to}{said}"
+
+
+def _origin(record: LogRecord) -> str:
+    """From where and how, as far as the line tells."""
+    letters = record.modifiers
+    words = next((name for letter, name in _PROTOCOLS if letter in letters), "")
+    how = [words] if words else []
+    how += ["TLS"] if "S" in letters else []
+    how += [f"login {record.user}"] if record.user else []
+    system = record.source_system
+    text = f" from {system}" if system and "(" in system else f" from message {system}" if system else ""
+    return f"{text} on {record.source}{' by ' if how else ''}{', '.join(how)}"
+
+
+def _end(records: Sequence[LogRecord]) -> str:
+    """How it stands after the last line."""
+    waiting: dict[tuple[str, str], int] = {}
+    given_up = 0
+    for record in records:
+        channel = record.destination if record.action is Action.ENQUEUED else record.source
+        key = (channel, record.current_to)
+        if record.action is Action.ENQUEUED:
+            waiting[key] = waiting.get(key, 0) + 1
+        elif record.action in _LEFT:
+            given_up += record.action is not Action.DEQUEUED
+            left = waiting.get(key, 0) - 1
+            if left > 0:
+                waiting[key] = left
+            else:
+                waiting.pop(key, None)
+    if waiting:
+        names = [f"{to} ({channel})" for channel, to in list(waiting)[:10]]
+        more = f" and {len(waiting) - 10} more" if len(waiting) > 10 else ""
+        return f"still in the queue for {', '.join(names)}{more}, by the log"
+    took = span(max(0.0, records[-1].time - records[0].time))
+    return f"finished after {took}" + (f": {given_up} recipients did not get it" if given_up else ": all have it")

@@ -1,0 +1,147 @@
+"""
+C{qmailpy trace}: what happened to a message (docs/counters-and-log.md, "Tracing").
+
+The answer comes from the index of the transaction log, which the command first brings up to date, so it is as good for
+mail of weeks ago. Subjects are not in the log: they cannot be asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from attrs import asdict
+
+from qmailpy.cli.context import need
+from qmailpy.cli.counters import Homed
+from qmailpy.cli.output import print_error, print_json, print_line
+from qmailpy.cli.story import stamp, story
+from qmailpy.config.load import load
+from qmailpy.config.schema import Config
+from qmailpy.disk.files import RealFiles
+from qmailpy.disk.rights import acting_as, owner
+from qmailpy.errors import CommandError
+from qmailpy.records.family import MOST, family
+from qmailpy.records.index import Indexed, LogIndex, thd_index
+from qmailpy.records.record import LogRecord
+from qmailpy.records.text import LineFormat, Unreadable
+
+_QUEUE_ID = re.compile(r"[0-9a-v]{15}")
+
+
+@contextmanager
+def opened(home: str, config: Config, rebuild: bool = False) -> Iterator[LogIndex]:
+    """
+    The index of a home, up to date; with progress on a terminal.
+
+    Root acts as the log's owner meanwhile, whose file it is to be.
+    """
+    directory = os.path.join(home, "log")
+    if not os.path.isdir(directory):
+        raise CommandError("there is no log directory: is it a home?")
+    terminal = sys.stderr.isatty()
+    told: list[int] = []
+
+    def progress(records: int) -> None:
+        if terminal:
+            told.append(records)
+            click.echo(f"\rreading the log: {records} lines", nl=False, err=True)
+
+    with acting_as(owner(directory)):
+        index = thd_index(RealFiles(), directory, config.log, time.time(), rebuild=rebuild, progress=progress)
+        try:
+            if told:
+                click.echo("\r" + " " * 40 + "\r", nl=False, err=True)
+            yield index
+        finally:
+            index.close()
+
+
+@click.command()
+@click.argument("what", metavar="MESSAGE-ID|QUEUE-ID|ADDRESS")
+@click.option(
+    "-n", "--limit", type=click.IntRange(1, 1000), default=10, show_default=True, help="Messages of an address."
+)
+@click.option("--json", "as_json", is_flag=True, help="For programs: the records of each message.")
+@click.pass_obj
+def trace(context: Homed, what: str, limit: int, as_json: bool) -> None:
+    """
+    Tell the whole story of a message, or of the last messages from and to an address.
+
+    Across channels, forwards and notices, with the replies of other servers.
+    """
+    need(context.home)
+    config = load(context.home)
+    with opened(context.home, config) as index:
+        found = _found(index, what.strip(), limit)
+        if index.busy:
+            print_error("another process is reading the log: the last lines may not be known yet")
+        if not found:
+            raise CommandError(
+                f"nothing in the log of the last {config.log.index_days} days is about {what}; "
+                "a queue id, a Message-ID or a whole address can be traced (subjects are not in the log)"
+            )
+        members = family(index, found)
+        form = LineFormat(config.log, config.server.hostname)
+        told = [(mail, _records(form, index.lines(mail))) for mail in members]
+    if as_json:
+        print_json({"messages": [_json(mail, records) for mail, records in told]})
+        return
+    related = {mail.id: mail for mail, _ in told if mail.id}
+    for at, (mail, records) in enumerate(told):
+        if at:
+            print_line()
+        for line in story(mail, records, related):
+            print_line(line)
+    if len(members) >= MOST:
+        print_error(f"only the first {MOST} related messages are shown")
+
+
+@click.command("index")
+@click.option("--rebuild", is_flag=True, help="Make it anew from the log.")
+@click.pass_obj
+def index_command(context: Homed, rebuild: bool) -> None:
+    """Bring the index of "qmailpy trace" up to date, which it does by itself; or make it anew."""
+    need(context.home)
+    try:
+        with opened(context.home, load(context.home), rebuild) as index:
+            if index.busy:
+                raise BlockingIOError
+            print_line(f"{index.added} lines were added to the index")
+    except BlockingIOError:
+        raise CommandError("another process is reading the log into the index") from None
+
+
+def _found(index: LogIndex, what: str, limit: int) -> list[Indexed]:
+    if _QUEUE_ID.fullmatch(what) and (found := index.by_id(what)):
+        return found
+    bare = what.strip("<>")
+    return index.by_message_id(f"<{bare}>") or index.by_message_id(bare) or index.by_address(bare, limit)
+
+
+def _records(form: LineFormat, lines: list[str]) -> list[LogRecord]:
+    found: list[LogRecord] = []
+    for line in lines:
+        try:
+            found.append(form.record(line.encode()))
+        except Unreadable:
+            continue  # written with other options than now
+    return found
+
+
+def _json(mail: Indexed, records: list[LogRecord]) -> dict[str, Any]:
+    return {
+        "id": mail.id,
+        "message_id": mail.message_id,
+        "parent": mail.parent,
+        "first": stamp(mail.time),
+        "events": [
+            asdict(record, value_serializer=lambda _, __, value: getattr(value, "value", value)) for record in records
+        ],
+    }

@@ -1,0 +1,122 @@
+"""qmailpy trace."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from types import SimpleNamespace
+
+from click.testing import CliRunner, Result
+from twisted.trial.unittest import SynchronousTestCase
+
+from qmailpy.cli import trace as module
+from qmailpy.cli.log import log
+from qmailpy.cli.trace import trace
+from qmailpy.config.schema import LogConfig
+from qmailpy.disk.files import RealFiles
+from qmailpy.errors import CommandError
+from qmailpy.records.record import Action
+from tests.records.stories import MAIL, MESSAGE_ID, NOTICE, OTHER, SECOND, Log, bounced
+
+
+class TraceTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.home = os.path.abspath(self.mktemp())
+        os.makedirs(f"{self.home}/log")
+        config = SimpleNamespace(log=LogConfig(), server=SimpleNamespace(hostname="h"))
+        self.patch(module, "load", lambda home: config)
+        self.log = bounced(time.time() - 1000)
+        self.write(self.log)
+
+    def write(self, log: Log) -> None:
+        with open(f"{self.home}/log/mail.log_current", "ab") as file:
+            file.write(log.octets)
+
+    def call(self, *words: str) -> Result:
+        return CliRunner().invoke(trace, list(words), obj=SimpleNamespace(home=self.home))
+
+    def test_the_whole_story_is_told(self) -> None:
+        """The owner's question: what happened to this mail? With the bounce, the replies and the times."""
+        output = self.call(MAIL).output
+        for text in (
+            f"{MAIL}: message from ann@one.example, 3 KiB, Message-ID {MESSAGE_ID}",
+            "accepted from relay (relay.example.com [192.0.2.66]) on submission by ESMTP, TLS, login ann "
+            "for bob@here.example, into the queue of local",
+            "delivered to bob@here.example by local (attempt 1), 0.30 s in the queue",
+            "not yet delivered to cat@far.example by tcp_local (attempt 1): smtp;450 4.2.0 Come back later",
+            "given up for cat@far.example by tcp_local (attempt 2), 7 min in the queue: smtp;550 5.1.1 No such user",
+            "finished after 7 min: 1 recipients did not get it",
+            f"{NOTICE}: notice about {MAIL} from <>",
+            f"{SECOND}: {NOTICE} handed on",
+            "delivered to ann@one.example by local",
+        ):
+            self.assertIn(text, output)
+        self.assertNotIn(OTHER, output)
+
+    def test_it_is_found_in_every_way(self) -> None:
+        whole = self.call(MAIL).output
+        for what in (MESSAGE_ID, MESSAGE_ID.strip("<>"), NOTICE, "cat@far.example", "<CAT@far.example>"):
+            self.assertEqual(self.call(what).output, whole, what)
+
+    def test_an_address_gives_its_last_messages(self) -> None:
+        self.assertIn(OTHER, self.call("bob@here.example").output)
+        self.assertNotIn(MAIL, self.call("-n", "1", "bob@here.example").output)
+
+    def test_mail_that_is_waiting_is_said_to_be(self) -> None:
+        output = self.call(OTHER).output
+        self.assertIn("still in the queue for bob@here.example (local)", output)
+
+    def test_refused_mail_is_found_by_address(self) -> None:
+        more = Log(time.time() - 10)
+        more.add(
+            Action.REJECTED,
+            "",
+            "tcp_local",
+            "dot@here.example",
+            sender="spam@bad.example",
+            source_system="x ([192.0.2.1])",
+            diagnostic="550 5.1.1 no such user",
+        )
+        self.write(more)
+        output = self.call("dot@here.example").output
+        self.assertIn("refused from x ([192.0.2.1]) on tcp_local, from spam@bad.example for dot@here.example", output)
+        self.assertIn("550 5.1.1 no such user", output)
+
+    def test_programs_get_the_records(self) -> None:
+        found = json.loads(self.call(MAIL, "--json").output)["messages"]
+        self.assertEqual([one["id"] for one in found], [MAIL, NOTICE, SECOND])
+        self.assertEqual([one["parent"] for one in found], ["", MAIL, NOTICE])
+        self.assertEqual([event["action"] for event in found[0]["events"]], ["E", "E", "D", "Q", "R"])
+
+    def test_what_is_not_there_is_said_in_a_line(self) -> None:
+        error = self.call("nobody@nowhere.example").exception
+        self.assertIsInstance(error, CommandError)
+        self.assertIn("the last 30 days", str(error))
+
+    def test_nothing_reaches_the_terminal_that_it_might_act_upon(self) -> None:
+        more = Log(time.time() - 10)
+        more.add(Action.DEQUEUED, "06kq9q5g5k3l0x0", "local", "x@here.example", diagnostic="\x1b[2J\nforged line")
+        self.write(more)
+        output = self.call("x@here.example").output
+        self.assertNotIn("\x1b", output)
+        self.assertNotIn("\nforged", output)
+
+    def test_without_a_home_the_remedy_is_named(self) -> None:
+        self.home += "/none"
+        self.assertIn("qmailpy init", str(self.call("x").exception))
+
+    def index(self, *words: str) -> Result:
+        return CliRunner().invoke(log, ["index", *words], obj=SimpleNamespace(home=self.home))
+
+    def test_the_index_is_made_again_when_asked(self) -> None:
+        self.assertEqual(self.index().output, "10 lines were added to the index\n")
+        self.assertEqual(self.index().output, "0 lines were added to the index\n")
+        self.assertEqual(self.index("--rebuild").output, "10 lines were added to the index\n")
+
+    def test_two_at_once_are_told(self) -> None:
+        files = RealFiles()
+        lock = files.lock(f"{self.home}/log/index.sqlite_lock")
+        for words in ((), ("--rebuild",)):
+            self.assertIn("another process", str(self.index(*words).exception))
+        files.close(lock)
