@@ -7,7 +7,7 @@ Thin: a Job becomes a transaction for L{qmailpy.remote}, connections become the 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from twisted.internet.threads import deferToThreadPool
 from zope.interface import implementer
@@ -88,6 +88,9 @@ class SmtpChannel:
 
         login = _login(config, channel)
 
+        async def in_thread(read: Callable[[], bytes | None]) -> bytes | None:
+            return await deferToThreadPool(reactor, reactor.getThreadPool(), read)
+
         def new_session(peer: Peer) -> Session:
             return Session(
                 reactor,
@@ -95,7 +98,7 @@ class SmtpChannel:
                 config.server.hostname,
                 channel,
                 watcher,
-                lambda read: deferToThreadPool(reactor, reactor.getThreadPool(), read),
+                in_thread,
                 contexts,
                 login,
             )
@@ -106,7 +109,7 @@ class SmtpChannel:
             reach=Reach(allow_loopback=channel.allow_loopback, is_ours=is_address_of_this_machine),
         )
         self._pool = Pool(reactor, reactor, channel, memory, watcher, new_session)
-        self._remote = Remote(channel, finder, self._pool, memory, reactor.seconds)
+        self._remote = Remote(channel, finder, self._pool, memory, reactor.seconds, in_thread)
 
     async def dequeue(self, job: Job) -> Sequence[Disposition]:
         where = self._destination(job)

@@ -11,6 +11,7 @@ One attempt at a message for one destination: finds the peers, tries them in ord
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from attrs import define, evolve, field
 
@@ -20,10 +21,11 @@ from qmailpy.remote.memory import HostMemory
 from qmailpy.remote.mx import Destination, is_address
 from qmailpy.remote.peers import Finder, Peer
 from qmailpy.remote.pool import Pool, Unreached, skipping
-from qmailpy.remote.session import Delivery, Session
+from qmailpy.remote.session import PIECE, Delivery, InThread, Session
 from qmailpy.remote.trouble import Fault, Judgement, Scope, Trouble, fates, judge
-from qmailpy.values import Content, Disposition, Reply, Verdict
+from qmailpy.values import Content, Disposition, MemoryContent, Reply, Verdict
 from qmailpy.wire.client_events import Stage, Tls, Transaction
+from qmailpy.wire.mime7 import LIMIT, Unconvertible, convert
 
 CONNECT_BUDGET = 4
 """An attempt dials no new peer after so many times C{connect_timeout_s}: the message waits better in the queue."""
@@ -36,6 +38,7 @@ class _Attempt:
     destination: Destination
     transaction: Transaction
     content: Content
+    seven_bit: MemoryContent | None = None  # made when a peer needed it
     left: list[int]  # recipients without an answer of their own
     found: dict[int, Disposition] = field(factory=dict)
     last: Disposition | None = None  # for those still left at the end
@@ -64,11 +67,18 @@ class Remote:
     """The way out of one channel."""
 
     def __init__(
-        self, config: ChannelConfig, finder: Finder, pool: Pool, memory: HostMemory, seconds: Callable[[], float]
+        self,
+        config: ChannelConfig,
+        finder: Finder,
+        pool: Pool,
+        memory: HostMemory,
+        seconds: Callable[[], float],
+        in_thread: InThread,
     ) -> None:
         """
         @param seconds: the time now.
         """
+        self._in_thread = in_thread
         self._config = config
         self._finder = finder
         self._pool = pool
@@ -143,12 +153,20 @@ class Remote:
         try:
             while True:
                 transaction = attempt.for_left()
-                refusal = session.core.refusal(transaction)
+                content = attempt.content
+                refusal = None
+                if not session.core.eight_bit:
+                    content, refusal = await self._seven_bit(attempt)
+                    transaction = evolve(transaction, size=content.size, eight_bit=False)
+                    if not session.usable:  # it has hung up meanwhile
+                        return _gone(session, attempt)
+                refusal = refusal or session.core.refusal(transaction)
                 if refusal is not None:
-                    own = Disposition(verdict=Verdict.FAILED, reply=refusal, remote_mta=_name(session.peer))
+                    verdict = Verdict.FAILED if refusal.permanent else Verdict.DEFERRED
+                    own = Disposition(verdict=verdict, reply=refusal, remote_mta=_name(session.peer))
                     attempt.found.update(dict.fromkeys(attempt.left, own))
                     return None
-                delivery = await session.deliver(transaction, attempt.content)
+                delivery = await session.deliver(transaction, content)
                 again = self._take_answers(session, delivery, attempt)
                 if delivery.trouble is not None:
                     judged = judge(delivery.trouble)
@@ -162,6 +180,26 @@ class Remote:
             raise
         finally:
             self._pool.give(session, attempt.destination)
+
+    async def _seven_bit(self, attempt: _Attempt) -> tuple[Content, Reply | None]:
+        """
+        The content for a peer that takes 7 bits only, and why it cannot have it; in a thread unless it is at hand.
+        """
+        content = attempt.content
+        if attempt.seven_bit is not None:
+            return attempt.seven_bit, None
+        if content.in_memory and content.read().isascii():
+            return content, None
+        try:
+            octets = await self._in_thread(partial(thd_seven_bit, content))
+        except Unconvertible as error:
+            return content, Reply(554, "5.6.3", f"Host takes 7 bits only, and the message cannot be converted: {error}")
+        except OSError as error:
+            return content, Reply(451, "4.3.0", f"Message cannot be read: {error.strerror or error}")
+        if octets is None:
+            return content, None
+        attempt.seven_bit = MemoryContent(octets)
+        return attempt.seven_bit, None
 
     def _take_answers(self, session: Session, delivery: Delivery, attempt: _Attempt) -> list[int]:
         """Write down what the peer said; the recipients worth another transaction at once."""
@@ -183,6 +221,27 @@ class Remote:
                 again.append(index)
         attempt.left = left
         return again if delivered else []
+
+
+def thd_seven_bit(content: Content) -> bytes | None:
+    """
+    A content in 7 bits, or C{None} when it is that already. Blocks.
+
+    @raise Unconvertible: it cannot be made so.
+    @raise OSError: it cannot be read.
+    """
+    if all(piece.isascii() for piece in content.chunks(PIECE)):
+        return None
+    if content.size > LIMIT:
+        raise Unconvertible("it is too large")
+    return convert(content.read())
+
+
+def _gone(session: Session, attempt: _Attempt) -> Judgement:
+    trouble = Trouble(stage=Stage.IDLE, fault=Fault.LOST)
+    judged = judge(trouble)
+    attempt.note(_of_trouble(trouble, judged, session.peer, session))
+    return judged
 
 
 def _of_trouble(trouble: Trouble, judged: Judgement, peer: Peer, session: Session | None, sent: int = 0) -> Disposition:

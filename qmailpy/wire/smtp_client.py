@@ -136,6 +136,11 @@ class SmtpClient:
         else:
             self.stage = Stage.GREETING
 
+    @property
+    def eight_bit(self) -> bool:
+        """Whether the peer takes content beyond 7 bits (RFC 6152 s.3); else it must be converted first."""
+        return "8BITMIME" in self.extensions
+
     def refusal(self, transaction: Transaction) -> Reply | None:
         """Why the peer cannot take C{transaction} by what it said in EHLO, without asking it (RFC 1870 s.6.1)."""
         limit = self.extensions.get("SIZE", "")
@@ -157,7 +162,6 @@ class SmtpClient:
         if "SIZE" in self.extensions:
             mail += b" SIZE=%d" % transaction.size
         if transaction.eight_bit and "8BITMIME" in self.extensions:
-            # Where 8BITMIME is missing, 8-bit content is sent all the same, as most do; conversion is not built yet.
             mail += b" BODY=8BITMIME"
         if "DSN" in self.extensions:
             if transaction.ret:

@@ -129,16 +129,17 @@ class World:
             reach=Reach(allow_loopback=False, is_ours=lambda address: address == "192.0.2.99"),
             shuffle=lambda exchanges: None,
         )
-        self.remote = Remote(self.config, finder, self.pool, self.memory, self.network.seconds)
+        self.remote = Remote(self.config, finder, self.pool, self.memory, self.network.seconds, self.in_thread)
+
+    async def in_thread(self, read: Any) -> Any:
+        """A turn later."""
+        turn: Deferred[None] = Deferred()
+        self.network.turns.append(turn)
+        await turn
+        return read()
 
     def session(self, peer: Peer) -> Session:
-        async def in_thread(read: Any) -> Any:
-            turn: Deferred[None] = Deferred()
-            self.network.turns.append(turn)
-            await turn
-            return read()
-
-        return Session(self.network, peer, "us.example", self.config, self.watcher, in_thread, CONTEXTS)
+        return Session(self.network, peer, "us.example", self.config, self.watcher, self.in_thread, CONTEXTS)
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> Deferred[T]:
         """Start it and let the network settle."""

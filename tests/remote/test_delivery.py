@@ -5,10 +5,11 @@ Tests for L{qmailpy.remote.delivery}, L{qmailpy.remote.pool} and L{qmailpy.remot
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectError
+from twisted.internet.error import ConnectError, ConnectionDone
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.remote.mx import Destination, destination
@@ -48,7 +49,7 @@ class FileContent:
         self.size = sum(map(len, pieces))
 
     def read(self) -> bytes:
-        raise AssertionError("reading blocks")
+        return b"".join(self._pieces)  # in a thread
 
     def chunks(self, octets: int = 65536) -> Iterator[bytes]:
         yield from self._pieces
@@ -86,6 +87,52 @@ class DeliveryTests(SynchronousTestCase):
         [message] = sink.log.messages
         self.assertEqual((message.sender, message.recipients), ("a@example.org", ["b@mx.example"]))
         self.assertEqual(message.content, CONTENT.octets)
+
+    def test_8_bit_content_is_converted_for_a_peer_of_7(self) -> None:
+        """RFC 6152 s.3; from a file too, and announced with its new size. What is 7-bit goes as it is."""
+        octets = b"Subject: x\r\n\r\nGr\xc3\xbc\xc3\x9fe\r\n"
+        for content in (MemoryContent(octets), FileContent([octets])):
+            world = World()
+            sink = world.network.host("192.0.2.1", {"EHLO": "250-x\n250-PIPELINING\n250 SIZE"})
+            [found] = self.send(world, content=content)
+            self.assertEqual(found.verdict, D)
+            [message] = sink.log.messages
+            self.assertIn(b"\r\n\r\nGr=C3=BC=C3=9Fe\r\n", message.content)
+            self.assertEqual(message.mail_parameters, f"SIZE={len(message.content)}")
+            self.assertEqual(found.transferred, len(message.content))
+            self.send(world, content=FileContent([CONTENT.octets]))
+            self.assertEqual(sink.log.messages[1].content, CONTENT.octets)
+
+    def test_content_that_cannot_be_converted_fails(self) -> None:
+        """5.6.3, and the connection serves on."""
+        octets = b"Content-Type: message/partial\r\n\r\n\xfc\r\n"
+        world = World()
+        sink = world.network.host("192.0.2.1", {"EHLO": "250 x"})
+        [found] = self.send(world, content=MemoryContent(octets))
+        self.assertEqual((found.verdict, found.reply.enhanced), (R, "5.6.3"))
+        self.send(world)
+        self.assertEqual((sink.log.connections, len(sink.log.messages)), (1, 1))
+
+    def test_a_message_that_cannot_be_read_for_conversion_waits(self) -> None:
+        """The disk's trouble is not the sender's."""
+        world = World()
+        world.network.host("192.0.2.1", {"EHLO": "250 x"})
+        [found] = self.send(world, content=FileContent([b"x"], OSError(5, "Input/output error")))
+        self.assertEqual((found.verdict, found.reply.enhanced), (Q, "4.3.0"))
+
+    def test_a_peer_that_hangs_up_during_conversion_is_followed_by_the_next(self) -> None:
+        """Nothing of the message has been sent."""
+        world = World(two_hosts())
+        world.network.host("192.0.2.1", {"EHLO": "250 x"})
+        sink = world.network.host("192.0.2.2", {"EHLO": "250 x"})
+
+        async def hang_up(read: Callable[[], bytes | None]) -> bytes | None:
+            world.network.pumps[0].client.connectionLost(Failure(ConnectionDone()))
+            return read()
+
+        world.remote._in_thread = hang_up
+        [found] = self.send(world, where=FAR, content=MemoryContent(b"\r\n\xfc\r\n"))
+        self.assertEqual((found.verdict, found.remote_mta, len(sink.log.messages)), (D, "mx2.example", 1))
 
     def test_a_second_message_goes_over_the_same_connection(self) -> None:
         """No new question to the DNS either."""
