@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import cast
+from typing import ClassVar, cast
 from unittest import mock
 
 from attrs import evolve
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
-from qmailpy.app.daemon import Daemon, Running, Seat, effective, places, shards
+from qmailpy.app import daemon
+from qmailpy.app.daemon import Daemon, OneProcess, Running, Seat, effective, places, shards
 from qmailpy.config.schema import Config, DirectoryConfig, ListenerConfig, ServerConfig
 
 CONFIG = Config(
@@ -55,6 +56,51 @@ class Shards(SynchronousTestCase):
         self.assertEqual([one.name for one in found], ["directory-0", "mta-0", "mta-1", "access-0"])
         self.assertGreater(found[3].rank, found[2].rank)
         self.assertTrue(found[3].patient)
+
+
+class PaperHost:
+    """A role of one process."""
+
+    made: ClassVar[list[PaperHost]] = []
+
+    def __init__(
+        self, reactor: object, config: Config, *, role: str, ready: Callable[[], None], **more: object
+    ) -> None:
+        self.context = mock.Mock()
+        self.context.name = f"{role}-0"
+        self.ready = ready
+        self.running = False
+        self.made.append(self)
+
+    def startService(self) -> None:
+        self.running = True
+
+
+class OneProcessTests(SynchronousTestCase):
+    """C{workers = 0}."""
+
+    def test_mailboxes_stay_closed_until_the_queue_was_taken_up(self) -> None:
+        self.patch(daemon, "RoleHost", PaperHost)
+        self.patch(PaperHost, "made", [])
+        told: list[str] = []
+        pop3 = ListenerConfig(name="pop3", kind="pop3", endpoint="tcp:110")
+        work = OneProcess(
+            MemoryReactorClock(),
+            evolve(CONFIG, listeners=(pop3,), server=evolve(CONFIG.server, workers=0)),
+            listening=mock.Mock(of=lambda role: {}),
+            session="s",
+            on_ready=lambda: told.append("ready"),
+            asked=told.append,
+        )
+        work.start()
+        directory, mta, access = PaperHost.made
+        directory.ready()
+        self.assertEqual([one.running for one in PaperHost.made], [True, True, False])
+        mta.ready()
+        self.assertTrue(access.running)
+        self.assertEqual(told, [])
+        access.ready()
+        self.assertEqual(told, ["ready"])
 
 
 class Watching(SynchronousTestCase):

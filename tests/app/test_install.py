@@ -186,7 +186,18 @@ class Bootstrap(SynchronousTestCase):
     def test_missing_peers_are_named_when_not_root(self) -> None:
         self.paper("python3", "exit 0")
         self.stamp("test")
-        for name in ("postfix", "smtp-sink", "swaks", "curl", "openssl", "gsasl", "perl"):
+        for name in (
+            "postfix",
+            "smtp-sink",
+            "swaks",
+            "curl",
+            "openssl",
+            "gsasl",
+            "perl",
+            "dovecot",
+            "fetchmail",
+            "getmail",
+        ):
             self.paper(name, "exit 0")
         self.paper("apt-get", "echo APT; exit 1")
         self.paper("id", "echo 1000")
