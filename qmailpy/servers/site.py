@@ -51,6 +51,7 @@ class Offers:
                     received=queue.received,
                     errors=listener.errors,
                     messages=listener.messages,
+                    recipients=queue.recipients,
                     normalise=listener.bare_lf == "normalise",
                 ),
                 lmtp=listener.kind == "lmtp",

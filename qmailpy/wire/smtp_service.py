@@ -29,6 +29,7 @@ class Limits:
     errors: int = 20  # bad or refused commands before the session is ended; a message that is accepted forgives them
     junk: int = 200  # commands since the last message that bring no mail (NOOP, RSET, VRFY ...)
     messages: int = 1000  # transactions
+    recipients: int = 1000  # of a message; kept by whoever answers RCPT, told here (RFC 9422)
     normalise: bool = False  # a CR or LF alone is a line end to be corrected, not a fault
 
 
@@ -115,6 +116,9 @@ EXTENSIONS: tuple[Extension, ...] = (
     Extension(keyword="8BITMIME", mail={"BODY": ("body", _body)}),
     Extension(keyword="ENHANCEDSTATUSCODES"),
     Extension(keyword="CHUNKING"),
+    Extension(
+        keyword="LIMITS", argument=lambda limits: f"MAILMAX={limits.messages} RCPTMAX={limits.recipients}"
+    ),  # RFC 9422 s.4
     Extension(keyword="SMTPUTF8", mail={"SMTPUTF8": ("smtputf8", _flag)}),
 )
 

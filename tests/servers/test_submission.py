@@ -193,11 +193,15 @@ class TlsTests(SubmissionTestCase):
 
     def test_settings_change_while_it_runs(self) -> None:
         self.factory.reconfigure(
-            evolve(self.listener, kind="smtp", tls="none"), QueueConfig(message_octets=70000), self.log, TrustConfig()
+            evolve(self.listener, kind="smtp", tls="none"),
+            QueueConfig(message_octets=70000, recipients=200),
+            self.log,
+            TrustConfig(),
         )
         transport = self.connect()
         self.ask(transport, HELLO)
         self.assertIn(b"SIZE 70000", transport.value())
+        self.assertIn(b"RCPTMAX=200", transport.value())
         self.assertNotIn(b"STARTTLS", transport.value())
 
 

@@ -107,7 +107,7 @@ class CommandTests(SynchronousTestCase):
         self.assertEqual(
             session.sent,
             b"250-mx.example.org\r\n250-PIPELINING\r\n250-SIZE 52428800\r\n250-8BITMIME\r\n"
-            b"250-ENHANCEDSTATUSCODES\r\n250-CHUNKING\r\n250 SMTPUTF8\r\n"
+            b"250-ENHANCEDSTATUSCODES\r\n250-CHUNKING\r\n250-LIMITS MAILMAX=1000 RCPTMAX=1000\r\n250 SMTPUTF8\r\n"
             b"250 2.1.0 Sender ok\r\n250 2.1.5 Recipient ok\r\n354 End data with <CR><LF>.<CR><LF>\r\n"
             b"250 2.0.0 Message accepted\r\n221 2.0.0 Bye\r\n",
         )

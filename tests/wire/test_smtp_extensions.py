@@ -6,7 +6,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.values import Notify
 from qmailpy.wire.smtp_events import MailFrom, RcptTo
-from qmailpy.wire.smtp_service import DSN, EXTENSIONS, Extension, Service
+from qmailpy.wire.smtp_service import DSN, EXTENSIONS, Extension, Limits, Service
 from tests.wire.test_smtp import Session
 
 HELLO = b"EHLO client.example.net\r\n"
@@ -70,6 +70,16 @@ class Utf8Tests(SynchronousTestCase):
         self.assertEqual(Session().ask(HELLO + MAIL + b" SMTPUTF8 SMTPUTF8\r\n"), [b"250", b"501"])
         small = Session(Service(hostname="x.example", extensions=(Extension(keyword="PIPELINING"),)))
         self.assertEqual(small.ask(HELLO + MAIL + b" SMTPUTF8\r\n"), [b"250", b"555"])
+
+
+class LimitsTests(SynchronousTestCase):
+    """RFC 9422."""
+
+    def test_what_is_announced_is_what_holds(self) -> None:
+        session = Session(Service(hostname="x.example", limits=Limits(messages=2, recipients=150)))
+        session.ask(HELLO)
+        self.assertIn(b"250-LIMITS MAILMAX=2 RCPTMAX=150\r\n", session.sent)
+        self.assertEqual(session.ask((MAIL + b"\r\nRSET\r\n") * 2 + MAIL + b"\r\n")[-1], b"421")
 
 
 class DsnTests(SynchronousTestCase):
