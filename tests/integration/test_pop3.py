@@ -362,10 +362,6 @@ class ProbeTests(Pop3Case):
         self.assertIn("wrong name or password", self.log())
         self.assertNotIn("sesame", self.log())
 
-    def test_passwords_need_tls(self) -> None:
-        """Unless the listener says otherwise: here the TLS listener's twin does, for loopback."""
-        self.assertTrue(self.told(self.talk(), b"USER alice\r\n").startswith(b"+OK"))
-
     def test_http_is_no_pop3(self) -> None:
         connection = self.talk()
         said = self.told(connection, b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X: y\r\n" * 40, b"never")
