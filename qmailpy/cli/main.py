@@ -45,6 +45,7 @@ COMMANDS: Mapping[str, Entry] = {
     "qm": Entry("qmailpy.cli.qm:qm", "The queue manager: queue and counters."),
     "log": Entry("qmailpy.cli.log:log", "The transaction log."),
     "trace": Entry("qmailpy.cli.trace:trace", "What happened to a message."),
+    "status": Entry("qmailpy.cli.status:status", "Whether all is well, for people and watchdogs."),
     "test": Entry("qmailpy.cli.probe:test", "Try out rewrite rules."),
 }
 

@@ -1,0 +1,213 @@
+"""
+C{qmailpy status}: whether all is well, by the convention of Nagios and its kin.
+
+Exit status 0 well, 1 warning, 2 critical, 3 unknown (it could not be found out). The first line is the verdict with
+what led to it and the figures behind a bar, the others are the details.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import click
+from attrs import asdict
+
+from qmailpy.cli.context import need
+from qmailpy.cli.counters import Homed
+from qmailpy.cli.output import print_json, print_line
+from qmailpy.cli.queueview import LiveQueueView
+from qmailpy.config.load import load
+from qmailpy.config.schema import Config
+from qmailpy.control.client import Json, call, running
+from qmailpy.disk.files import RealFiles
+from qmailpy.errors import CommandError, ConfigError, QmailpyError
+from qmailpy.stats import health
+from qmailpy.stats.counters import CountersError, Mapped
+from qmailpy.stats.health import Finding, Level, Limits, Queued
+
+TIMEOUT_S = 10.0
+CERTIFICATE = "tls/cert.pem"
+
+
+@click.command()
+@click.option("--queue-warning", type=click.IntRange(1), default=Limits().messages_warn, show_default=True, metavar="N")
+@click.option("--queue-critical", type=click.IntRange(1), default=Limits().messages, show_default=True, metavar="N")
+@click.option(
+    *("--age-warning", "age_warning"),
+    type=click.FloatRange(0),
+    default=Limits().age_warn_s / 3600,
+    show_default=True,
+    metavar="HOURS",
+    help="Age of the oldest message.",
+)
+@click.option(
+    *("--age-critical", "age_critical"),
+    type=click.FloatRange(0),
+    default=Limits().age_s / 3600,
+    show_default=True,
+    metavar="HOURS",
+)
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.pass_context
+def status(
+    ctx: click.Context,
+    queue_warning: int,
+    queue_critical: int,
+    age_warning: float,
+    age_critical: float,
+    as_json: bool,
+) -> None:
+    """
+    Whether all is well: processes, queue, channels, space, certificate, counters.
+
+    Exit status 0 well, 1 warning, 2 critical, 3 unknown, as Nagios has it.
+    """
+    context: Homed = ctx.obj
+    limits = Limits(
+        messages_warn=queue_warning,
+        messages=queue_critical,
+        age_warn_s=age_warning * 3600,
+        age_s=age_critical * 3600,
+    )
+    try:
+        need(context.home)
+        findings = examine(load(context.home), limits, time.time())
+    except ConfigError as error:
+        findings = [Finding(name="configuration", level=Level.CRITICAL, text=error.problems[0])]
+    except (QmailpyError, OSError) as error:
+        findings = [Finding(name="status", level=Level.UNKNOWN, text=str(error))]
+    level = health.worst(findings)
+    if as_json:
+        print_json({"status": level.name.lower(), "code": int(level), "findings": [_json(one) for one in findings]})
+    else:
+        _print(level, findings)
+    ctx.exit(int(level))
+
+
+def examine(config: Config, limits: Limits, now: float) -> list[Finding]:
+    """
+    Look at everything.
+
+    @raise CommandError: the processes may not be asked by this user.
+    """
+    found = [_processes(config)]
+    workers = [one.name for one in running(config.home) if one.role == "mta"]
+    if workers:
+        found += _known("queue", lambda: _queue(config.home, workers, limits, now))
+    found += _known("space", lambda: _space(config, limits))
+    found += _known("certificate", lambda: _certificate(config, limits, now))
+    found += _known("counters", lambda: [_counters(config.path("run", "counters"), bool(workers))])
+    return found
+
+
+def _known(name: str, look: Callable[[], list[Finding]]) -> list[Finding]:
+    """What a look finds, or that it could not be had."""
+    try:
+        return look()
+    except (QmailpyError, OSError) as error:
+        return [Finding(name=name, level=Level.UNKNOWN, text=str(error))]
+
+
+def _processes(config: Config) -> Finding:
+    uptimes: dict[str, float | None] = {}
+    for endpoint in running(config.home):
+        uptimes[endpoint.name] = None
+        with suppress(CommandError):
+            answer = call(config.home, endpoint.name, "status", timeout_s=TIMEOUT_S)
+            uptimes[endpoint.name] = _number(answer)
+    return health.processes(expected(config), uptimes)
+
+
+def expected(config: Config) -> list[str]:
+    """Names of the processes a configuration makes, as their control sockets have them."""
+    names = ["directory-0", *(f"mta-{index}" for index in range(max(1, config.server.workers)))]
+    if any(listener.kind == "pop3" for listener in config.listeners):
+        names.append("access-0")
+    return names
+
+
+def _number(answer: Json) -> float:
+    uptime = answer.get("uptime") if isinstance(answer, dict) else None
+    return float(uptime) if isinstance(uptime, int | float) else 0.0
+
+
+def _queue(home: str, workers: list[str], limits: Limits, now: float) -> list[Finding]:
+    def ask(worker: str, method: str, arguments: dict[str, Json]) -> Json:
+        return call(home, worker, method, timeout_s=TIMEOUT_S, **arguments)
+
+    view = LiveQueueView(ask, workers)
+    channels = [
+        Queued(
+            channel=one.channel,
+            messages=one.messages,
+            held=one.held,
+            oldest_s=None if one.oldest is None or one.held >= one.messages else max(0.0, now - one.oldest),
+            stopped=one.stopped,
+        )
+        for one in view.summary()
+    ]
+    return [health.queue(channels, limits), health.channels(channels)]
+
+
+def _space(config: Config, limits: Limits) -> list[Finding]:
+    """Of each file system that holds a part of the home."""
+    found: dict[int, Finding] = {}
+    for name in ("queue", "mail", "log"):
+        path = config.path(name)
+        device = os.stat(path).st_dev
+        if device not in found:
+            free = RealFiles().space(path)
+            reserve = config.queue
+            found[device] = health.space(
+                free.octets, free.inodes, reserve.reserve_octets, reserve.reserve_inodes, path, limits
+            )
+    return list(found.values())
+
+
+def _certificate(config: Config, limits: Limits, now: float) -> list[Finding]:
+    from cryptography import x509
+
+    if all(listener.tls == "none" for listener in config.listeners):
+        return []
+    path = config.path(CERTIFICATE)
+    try:
+        with open(path, "rb") as file:
+            certificate = x509.load_pem_x509_certificate(file.read(1 << 20))
+    except PermissionError:  # root's, with the keys: no trouble of the server
+        text = f"{path}: not for this user to look at; run this as root"
+        return [Finding(name="certificate", level=Level.OK, text=text)]
+    except FileNotFoundError:
+        return [Finding(name="certificate", level=Level.WARNING, text=f"{path} is missing: there is no TLS")]
+    except ValueError:
+        return [Finding(name="certificate", level=Level.CRITICAL, text=f"{path}: is no certificate in PEM form")]
+    end = certificate.not_valid_after_utc - datetime.datetime.fromtimestamp(now, datetime.UTC)
+    return [health.certificate(end.total_seconds(), limits)]
+
+
+def _counters(path: str, live: bool) -> Finding:
+    try:
+        Mapped(path, write=True).close()
+    except FileNotFoundError:
+        level = Level.WARNING if live else Level.OK
+        return Finding(name="counters", level=level, text="there are none; the daemon makes them with the next mail")
+    except CountersError as error:
+        return Finding(name="counters", level=Level.WARNING, text=f"{error}: nothing is counted")
+    return Finding(name="counters", level=Level.OK, text="can be written")
+
+
+def _json(finding: Finding) -> dict[str, object]:
+    return {**asdict(finding), "level": finding.level.name.lower(), "values": dict(finding.values)}
+
+
+def _print(level: Level, findings: list[Finding]) -> None:
+    bad = [one for one in findings if one.level is not Level.OK] or findings[:2]
+    figures = " ".join(f"{name}={value:g}" for one in findings for name, value in one.values.items())
+    summary = "; ".join(f"{one.name}: {one.text}" for one in bad)
+    # What follows a bar is figures to those who read this line.
+    print_line(f"QMAILPY {level.name} - {summary.replace('|', '/')}" + (f" | {figures}" if figures else ""))
+    for one in findings:
+        print_line(f"{one.level.name:<8}  {one.name}: {one.text}".replace("|", "/"))

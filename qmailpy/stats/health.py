@@ -1,0 +1,154 @@
+"""
+Is all well? Judgements over what was found, for C{qmailpy status} and whoever else watches: functions of values alone.
+
+Levels are those of Nagios, which its plugins' exit status is as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import IntEnum
+
+from attrs import frozen
+
+DAY_S = 86400.0
+_YOUNG_S = 300.0  # a process younger than this, beside older ones, has been restarted
+
+
+class Level(IntEnum):
+    """How bad it is."""
+
+    OK = 0
+    WARNING = 1
+    CRITICAL = 2
+    UNKNOWN = 3
+
+
+_ORDER = (Level.CRITICAL, Level.WARNING, Level.UNKNOWN, Level.OK)
+
+
+@frozen(kw_only=True)
+class Finding:
+    """What was found about one thing."""
+
+    name: str  # "processes", "queue", "space"...
+    level: Level
+    text: str  # one line for people
+    values: Mapping[str, float] = {}  # what was measured
+
+
+@frozen(kw_only=True)
+class Limits:
+    """From where on it is bad; C{*_warn} a warning, the other critical."""
+
+    messages_warn: int = 10_000
+    messages: int = 100_000
+    age_warn_s: float = 4 * 3600.0
+    age_s: float = 2 * DAY_S
+    certificate_warn_s: float = 14 * DAY_S
+    certificate_s: float = 2 * DAY_S
+    space_factor: float = 4.0  # a warning at so many times the reserve of [queue]
+
+
+@frozen(kw_only=True)
+class Queued:
+    """The queue of one channel."""
+
+    channel: str
+    messages: int
+    held: int
+    oldest_s: float | None  # age of its oldest message that is not held
+    stopped: bool
+
+
+def worst(findings: Sequence[Finding]) -> Level:
+    """The level of it all: critical, warning, unknown, and only then well."""
+    levels = {finding.level for finding in findings}
+    return next((level for level in _ORDER if level in levels), Level.OK)
+
+
+def processes(expected: Sequence[str], uptimes: Mapping[str, float | None]) -> Finding:
+    """
+    @param expected: names of the processes there should be.
+    @param uptimes: of those that are there, in seconds; C{None}: it is there and does not answer.
+    """
+    missing = [name for name in expected if name not in uptimes]
+    silent = [name for name, uptime in uptimes.items() if uptime is None]
+    known = {name: uptime for name, uptime in uptimes.items() if uptime is not None}
+    values = {"processes": float(len(known)), "uptime": min(known.values(), default=0.0)}
+    if not uptimes:
+        return Finding(name="processes", level=Level.CRITICAL, text="the daemon is not running", values=values)
+    if missing or silent:
+        parts = [f"{', '.join(missing)} not running"] if missing else []
+        parts += [f"{', '.join(silent)} not answering"] if silent else []
+        return Finding(name="processes", level=Level.CRITICAL, text="; ".join(parts), values=values)
+    eldest = max(known.values())
+    young = [name for name, uptime in known.items() if uptime < _YOUNG_S and eldest - uptime > _YOUNG_S]
+    if young:
+        text = f"{', '.join(young)} restarted a moment ago"
+        return Finding(name="processes", level=Level.WARNING, text=text, values=values)
+    return Finding(name="processes", level=Level.OK, text=f"{', '.join(sorted(known))} running", values=values)
+
+
+def queue(channels: Sequence[Queued], limits: Limits) -> Finding:
+    """Its size and the age of the oldest message that waits for anything but an operator."""
+    messages = sum(one.messages for one in channels)
+    held = sum(one.held for one in channels)
+    ages = [(one.oldest_s, one.channel) for one in channels if one.oldest_s is not None]
+    oldest, channel = max(ages, default=(0.0, ""))
+    level = Level.OK
+    if messages >= limits.messages_warn or oldest >= limits.age_warn_s:
+        level = Level.WARNING
+    if messages >= limits.messages or oldest >= limits.age_s:
+        level = Level.CRITICAL
+    text = f"{messages} messages queued" + (f" ({held} held)" if held else "")
+    if ages:
+        text += f", the oldest {_age(oldest)} old in {channel}"
+    values = {"queue": float(messages), "held": float(held), "oldest": round(oldest, 1)}
+    return Finding(name="queue", level=level, text=text, values=values)
+
+
+def channels(found: Sequence[Queued]) -> Finding:
+    """Whether an operator has stopped one."""
+    stopped = [one.channel for one in found if one.stopped]
+    if stopped:
+        waiting = sum(one.messages for one in found if one.stopped)
+        text = f"{', '.join(stopped)} stopped, {waiting} messages waiting there"
+        return Finding(name="channels", level=Level.WARNING, text=text, values={"stopped": float(len(stopped))})
+    return Finding(name="channels", level=Level.OK, text="no channel is stopped", values={"stopped": 0.0})
+
+
+def space(octets: int, inodes: int, reserve_octets: int, reserve_inodes: int, path: str, limits: Limits) -> Finding:
+    """
+    What a file system has left.
+
+    @param reserve_octets: with less than this new mail is refused (C{[queue] reserve_octets}).
+    """
+    level = Level.OK
+    if octets < limits.space_factor * reserve_octets or inodes < limits.space_factor * reserve_inodes:
+        level = Level.WARNING
+    if octets < reserve_octets or inodes < reserve_inodes:
+        level = Level.CRITICAL
+    text = f"{octets // (1 << 20)} MiB and {inodes} inodes free in {path}"
+    if level is Level.CRITICAL:
+        text += ": new mail is refused"
+    return Finding(name="space", level=level, text=text, values={"free": float(octets)})
+
+
+def certificate(left_s: float, limits: Limits) -> Finding:
+    """@param left_s: for how long it is still valid; negative when it has run out."""
+    values = {"certificate_days": round(left_s / DAY_S, 1)}
+    if left_s <= 0:
+        return Finding(name="certificate", level=Level.CRITICAL, text=f"ran out {_age(-left_s)} ago", values=values)
+    level = Level.OK
+    if left_s < limits.certificate_warn_s:
+        level = Level.CRITICAL if left_s < limits.certificate_s else Level.WARNING
+    return Finding(name="certificate", level=level, text=f"valid for {_age(left_s)}", values=values)
+
+
+def _age(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.0f} h" if seconds < 2 * DAY_S else f"{seconds / DAY_S:.0f} days"

@@ -1,0 +1,164 @@
+"""qmailpy status."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import time
+from types import SimpleNamespace
+
+from click.testing import CliRunner, Result
+from twisted.trial.unittest import SynchronousTestCase
+
+from qmailpy.cli import status as module
+from qmailpy.cli.certificate import self_signed
+from qmailpy.cli.status import expected, status
+from qmailpy.config.schema import Config, ListenerConfig, ServerConfig
+from qmailpy.control.client import Endpoint, Json
+from qmailpy.errors import CommandError, ConfigError
+from qmailpy.stats.counters import Sizes, create
+from tests.cli.running import invoke
+
+
+class StatusTests(SynchronousTestCase):
+    """On a home with all it needs and a daemon made of answers."""
+
+    def setUp(self) -> None:
+        self.home = os.path.abspath(self.mktemp())
+        for name in ("queue", "mail", "log", "run", "tls"):
+            os.makedirs(f"{self.home}/{name}")
+        self.alive = ["directory-0", "mta-0"]
+        self.channel: dict[str, Json] = {
+            "channel": "tcp_local",
+            "messages": 2,
+            "recipients": 2,
+            "size_octets": 1,
+            "stopped": False,
+        }
+        self.silent = ""
+        self.config = Config(
+            home=self.home,
+            server=ServerConfig(hostname="h"),
+            listeners=(ListenerConfig(name="smtp", kind="smtp", endpoint="tcp:25"),),
+        )
+        self.certificate(datetime.datetime.now(datetime.UTC))
+        create(f"{self.home}/run/counters", Sizes(made=time.time()))
+        self.patch(module, "load", lambda home: self.config)
+        self.patch(module, "running", self.running)
+        self.patch(module, "call", self.answer)
+
+    def certificate(self, made: datetime.datetime) -> None:
+        octets, _ = self_signed("h.example", made)
+        with open(f"{self.home}/tls/cert.pem", "wb") as file:
+            file.write(octets)
+
+    def running(self, home: str) -> list[Endpoint]:
+        return [Endpoint(role=name.partition("-")[0], index=0, path="") for name in self.alive]
+
+    def answer(self, home: str, target: str, method: str, /, timeout_s: float, **arguments: Json) -> Json:
+        if target == self.silent:
+            raise CommandError("no answer")
+        return {"uptime": 900.0} if method == "status" else {"channels": [{**self.channel, "oldest": time.time()}]}
+
+    def call(self, *words: str) -> Result:
+        return CliRunner().invoke(status, list(words), obj=SimpleNamespace(home=self.home))
+
+    def expect(self, code: int, text: str, *words: str) -> None:
+        result = self.call(*words)
+        first = result.output.splitlines()[0]
+        self.assertEqual(result.exit_code, code, result.output)
+        self.assertIn(text, first)
+        self.assertTrue(first.startswith(f"QMAILPY {('OK', 'WARNING', 'CRITICAL', 'UNKNOWN')[code]} - "), first)
+
+    def test_all_is_well(self) -> None:
+        """S2: one line with the verdict and the figures, then the details; status 0."""
+        self.expect(0, "directory-0, mta-0 running; queue: 2 messages queued")
+        lines = self.call().output.splitlines()
+        self.assertIn(" | processes=2 uptime=900 queue=2 held=0", lines[0])
+        self.assertEqual(
+            [line.split()[1] for line in lines[1:]],
+            ["processes:", "queue:", "channels:", "space:", "certificate:", "counters:"],
+        )
+
+    def test_a_daemon_that_is_down_is_critical(self) -> None:
+        self.alive = []
+        self.expect(2, "the daemon is not running")
+
+    def test_a_process_that_is_missing_or_silent_is_critical(self) -> None:
+        self.silent = "directory-0"
+        self.expect(2, "directory-0 not answering")
+        self.alive = ["mta-0"]
+        self.expect(2, "directory-0 not running")
+
+    def test_a_queue_nobody_can_ask_is_unknown_beside_what_is_worse(self) -> None:
+        self.silent = "mta-0"
+        self.assertIn("UNKNOWN   queue: no answer", self.call().output)
+        self.expect(2, "mta-0 not answering")
+
+    def test_the_limits_are_options(self) -> None:
+        self.expect(1, "2 messages queued", "--queue-warning", "2")
+        self.expect(2, "2 messages queued", "--queue-critical", "1")
+        self.expect(1, "2 messages queued", "--age-warning", "0")
+
+    def test_a_stopped_channel(self) -> None:
+        self.channel["stopped"] = True
+        self.expect(1, "tcp_local stopped")
+
+    def test_certificates(self) -> None:
+        self.certificate(datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=365 * 11))
+        self.expect(2, "certificate: ran out")
+        with open(f"{self.home}/tls/cert.pem", "wb") as file:
+            file.write(b"nothing")
+        self.expect(2, "no certificate")
+        os.unlink(f"{self.home}/tls/cert.pem")
+        self.expect(1, "there is no TLS")
+
+    def test_without_tls_no_certificate_is_missed(self) -> None:
+        os.unlink(f"{self.home}/tls/cert.pem")
+        plain = ListenerConfig(name="smtp", kind="smtp", endpoint="tcp:25", tls="none")
+        self.config = Config(home=self.home, server=ServerConfig(hostname="h"), listeners=(plain,))
+        self.expect(0, "running")
+
+    def test_counters_that_are_damaged_or_gone(self) -> None:
+        with open(f"{self.home}/run/counters", "wb") as file:
+            file.write(b"x" * 5000)
+        self.expect(1, "nothing is counted")
+        os.unlink(f"{self.home}/run/counters")
+        self.expect(1, "there are none")
+
+    def test_a_configuration_that_cannot_be_read_is_critical(self) -> None:
+        def refuse(home: str) -> Config:
+            raise ConfigError(("F:1: wrong | so wrong",))
+
+        self.patch(module, "load", refuse)
+        self.expect(2, "F:1: wrong / so wrong")
+
+    def test_what_cannot_be_found_out_is_unknown(self) -> None:
+        """A watchdog must not take "no rights" for "down", nor for a warning."""
+
+        def refuse(home: str) -> list[Endpoint]:
+            raise CommandError("Permission denied; run this as root")
+
+        self.patch(module, "running", refuse)
+        self.expect(3, "Permission denied")
+        self.home += "/none"
+        self.expect(3, "qmailpy init")
+
+    def test_programs_get_json(self) -> None:
+        self.channel["stopped"] = True
+        result = self.call("--json")
+        found = json.loads(result.output)
+        self.assertEqual((result.exit_code, found["code"], found["status"]), (1, 1, "warning"))
+        self.assertEqual(found["findings"][1]["values"]["queue"], 2.0)
+
+    def test_the_command_line_passes_the_status_on(self) -> None:
+        """And wrong usage stays 2."""
+        self.channel["stopped"] = True
+        self.assertEqual(invoke("--home", self.home, "status").status, 1)
+        self.assertEqual(invoke("--home", self.home, "status", "--nonsense").status, 2)
+
+    def test_which_processes_there_should_be(self) -> None:
+        pop3 = ListenerConfig(name="pop3", kind="pop3", endpoint="tcp:110")
+        config = Config(home="/h", server=ServerConfig(hostname="h", workers=2), listeners=(pop3,))
+        self.assertEqual(expected(config), ["directory-0", "mta-0", "mta-1", "access-0"])
