@@ -1,6 +1,6 @@
 """
-The client half of SMTP without I/O: a peer's octets in, events and octets out (RFC 5321, RFC 1870, RFC 2920, RFC 3207,
-RFC 3461, RFC 4954, RFC 6152).
+The client half of SMTP without I/O: a peer's octets in, events and octets out (RFC 5321, RFC 1870, RFC 2920, RFC 3030,
+RFC 3207, RFC 3461, RFC 4954, RFC 6152).
 
 States, told by C{SmtpClient.stage}, which is always what is being waited for::
 
@@ -8,6 +8,7 @@ States, told by C{SmtpClient.stage}, which is always what is being waited for::
     EHLO -> STARTTLS -> TLS -> EHLO     once, before IDLE (RFC 3207)
     EHLO -> AUTH -> IDLE                with a login, and under TLS only (RFC 4954)
     IDLE -> [RSET ->] MAIL -> RCPT ... -> DATA -> CONTENT -> FINAL -> IDLE     one transaction
+    RCPT -> CONTENT     the same with CHUNKING (RFC 3030)
     IDLE -> QUIT -> CLOSED;  any -> CLOSED when the session is broken
 
 With PIPELINING the commands up to DATA go out in one write and only their replies are waited for one by one;
@@ -27,7 +28,7 @@ import base64
 from collections.abc import Mapping
 
 from qmailpy.values import Reply
-from qmailpy.wire.client_data import Stuffer
+from qmailpy.wire.client_data import Chunker, Stuffer
 from qmailpy.wire.client_events import (
     Broken,
     Event,
@@ -46,6 +47,12 @@ from qmailpy.wire.client_path import path, wished, xtext
 from qmailpy.wire.client_reply import ReplyReader
 from qmailpy.wire.sasl_client import Answer, Derive, Login, Machine, Step, client
 
+CHUNKS_FROM = 65536
+"""
+Octets from which content goes out by BDAT to peers that offer it together with PIPELINING: the peer need not look for
+the end in it. Smaller messages go by DATA, whose 354 comes along with the replies to the recipients.
+"""
+
 
 class SmtpClient:
     """
@@ -56,6 +63,7 @@ class SmtpClient:
 
     __slots__ = (
         "_accepted",
+        "_chunker",
         "_data",
         "_dirty",
         "_discard",
@@ -111,6 +119,7 @@ class SmtpClient:
         self._final: Reply | None = None
         self._discard = False  # the reply to a lone dot is no news
         self._stuffer = Stuffer()
+        self._chunker: Chunker | None = None  # instead of the Stuffer
 
     # What goes out
 
@@ -158,6 +167,8 @@ class SmtpClient:
         self._accepted = 0
         self._discard = False
         self._stuffer = Stuffer()
+        chunked = self._pipelining and "CHUNKING" in self.extensions and transaction.size >= CHUNKS_FROM
+        self._chunker = Chunker() if chunked else None
         mail = b"MAIL FROM:" + path(transaction.sender)
         if "SIZE" in self.extensions:
             mail += b" SIZE=%d" % transaction.size
@@ -174,7 +185,8 @@ class SmtpClient:
             lines = [b"RSET\r\n"] if self._dirty else []
             lines.append(mail)
             lines.extend(map(self._rcpt_line, range(len(transaction.recipients))))
-            lines.append(b"DATA\r\n")
+            if self._chunker is None:
+                lines.append(b"DATA\r\n")
             self._out += b"".join(lines)
         elif self._dirty:
             self._out += b"RSET\r\n"
@@ -185,13 +197,17 @@ class SmtpClient:
         """The next piece of the content; only in stage CONTENT."""
         if self.stage is not Stage.CONTENT:
             raise RuntimeError(f"content given while {self.stage.value}")
-        self._out += self._stuffer.feed(octets)
+        self._out += (self._chunker or self._stuffer).feed(octets)
 
     def end_content(self) -> None:
-        """The content was complete: send the final dot. From here on the message may arrive whatever we hear."""
+        """
+        The content was complete: send the final dot, or the last chunk.
+
+        From here on the message may arrive whatever we hear.
+        """
         if self.stage is not Stage.CONTENT:
             raise RuntimeError(f"content ended while {self.stage.value}")
-        self._out += self._stuffer.end()
+        self._out += (self._chunker or self._stuffer).end()
         self.stage = Stage.FINAL
 
     def quit(self) -> None:
@@ -401,7 +417,10 @@ class SmtpClient:
         if len(self._replies) < len(self._transaction.recipients):
             if not self._pipelining:
                 self._next_recipient()
-        elif self._pipelining:
+        elif self._chunker is not None and self._accepted:
+            self.stage = Stage.CONTENT
+            events.append(GoAhead())
+        elif self._pipelining and self._chunker is None:
             self.stage = Stage.DATA
         elif self._accepted:
             self.stage = Stage.DATA
@@ -429,6 +448,8 @@ class SmtpClient:
 
     def _content_reply(self, reply: Reply, events: list[Event]) -> None:
         """The peer answers before it has the message: it gives up on it, and there is no way to go on from here."""
+        if self._chunk_taken(reply):
+            return
         if reply.code < 400:
             self._odd(reply, events)
             return
@@ -436,7 +457,20 @@ class SmtpClient:
         self.broken = True
         self._finish(events, Stage.CLOSED)
 
+    def _chunk_taken(self, reply: Reply) -> bool:
+        """Whether a reply is no more than that to a chunk, other chunks being on their way or to come."""
+        chunker = self._chunker
+        if chunker is None or reply.code >= 300 or chunker.unanswered <= (self.stage is Stage.FINAL):
+            return False
+        chunker.unanswered -= 1
+        return True
+
     def _final_reply(self, reply: Reply, events: list[Event]) -> None:
+        if self._chunk_taken(reply):
+            return
+        if self._chunker is not None and self._chunker.unanswered > 1:
+            self._content_reply(reply, events)  # to a chunk before the last one
+            return
         if 300 <= reply.code < 400:
             self._odd(reply, events)
             return

@@ -126,12 +126,22 @@ class OpportunisticTests(TlsTestCase):
         self.assertEqual([line.split()[0] for line in sink.log.commands[:4]], ["EHLO", "STARTTLS", "EHLO", "MAIL"])
 
     async def test_large_messages_arrive_whole(self) -> None:
-        """From a file, in pieces, with back-pressure through TLS."""
-        sink, port = self.secure_sink()
-        content = self.large_file(3_000_000)
-        found = await self.one(self.tls_channel(port), content)
-        self.assertEqual((found.verdict, found.transferred), (Verdict.DELIVERED, content.size))
-        self.assertEqual(sink.log.messages[0].content, b"".join(content.chunks()))
+        """From a file, in pieces, with back-pressure through TLS; by DATA and by BDAT (RFC 3030)."""
+        for ehlo in ("250-x\n250-STARTTLS\n250 PIPELINING", "250-x\n250-STARTTLS\n250-CHUNKING\n250 PIPELINING"):
+            sink, port = self.secure_sink(script={"EHLO": ehlo})
+            content = self.large_file(3_000_000)
+            found = await self.one(self.tls_channel(port, tls="must"), content)
+            self.assertEqual((found.verdict, found.transferred), (Verdict.DELIVERED, content.size))
+            self.assertEqual(sink.log.messages[0].content, b"".join(content.chunks()))
+            self.assertEqual("DATA" in sink.log.commands, "CHUNKING" not in ehlo)
+
+    async def test_a_large_message_is_refused_in_the_middle(self) -> None:
+        """A chunk is refused: the message failed, whole or not."""
+        script = {"EHLO": "250-x\n250-CHUNKING\n250 PIPELINING", "BDAT": ["250 ok", "552 5.3.4 too much"]}
+        sink, port = self.sink(script)
+        found = await self.one(self.tls_channel(port), self.large_file(1_000_000))
+        self.assertEqual((found.verdict, found.reply.enhanced), (Verdict.FAILED, "5.3.4"))
+        await self.ended(sink)
 
     async def test_without_it_mail_goes_all_the_same(self) -> None:
         """Not offered, or refused: on the same connection."""
@@ -302,5 +312,12 @@ class PostfixTests(TlsTestCase):
         postfix = await deferToThread(Postfix, more)
         self.addCleanup(deferToThread, postfix.close)
         channel = self.tls_channel(postfix.port, tls="verify")
-        found = await self.one(channel, MemoryContent(kind("8bit")))
-        self.assertEqual((found.verdict, found.modifiers), (Verdict.DELIVERED, "ES"), f"{found} {postfix.log()}")
+        for name in ("8bit", "large", "dots"):
+            found = await self.one(channel, MemoryContent(kind(name)))
+            self.assertEqual((found.verdict, found.modifiers), (Verdict.DELIVERED, "ES"), f"{found} {postfix.log()}")
+        while len(postfix.mailbox()) < 3:
+            await deferLater(reactor, 0.02)
+        mailbox = b"".join(postfix.mailbox())
+        self.assertIn(b"using TLSv1.3 with cipher TLS_", mailbox)
+        for name in ("8bit", "large", "dots"):
+            self.assertIn(kind(name).replace(b"\r\n", b"\n").partition(b"\n\n")[2], mailbox)

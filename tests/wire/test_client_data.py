@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from qmailpy.wire.client_data import Stuffer
+from qmailpy.wire.client_data import Chunker, Stuffer
 
 PIECES = st.lists(st.text(alphabet="\r\n.\0a", max_size=8).map(lambda text: text.encode("ascii")), max_size=8)
 
@@ -71,3 +71,35 @@ class StufferTests(SynchronousTestCase):
         if plain and not plain.endswith(b"\n"):
             plain += b"\n"
         self.assertEqual(unstuffed(sent), plain.replace(b"\n", b"\r\n"))
+
+
+def unchunked(octets: bytes) -> tuple[bytes, int]:
+    """What a peer understands (RFC 3030 s.2), and how many chunks there were."""
+    content, count, last = b"", 0, False
+    while octets:
+        assert not last, octets
+        line, _, octets = octets.partition(b"\r\n")
+        word, size, *more = line.split(b" ")
+        assert word == b"BDAT" and len(octets) >= int(size), line
+        content, octets = content + octets[: int(size)], octets[int(size) :]
+        last = more == [b"LAST"]
+        count += 1
+    assert last
+    return content, count
+
+
+class ChunkerTests(SynchronousTestCase):
+    """Content on its way out in chunks."""
+
+    @given(PIECES)
+    def test_a_peer_gets_the_same_as_by_data(self, pieces: list[bytes]) -> None:
+        """Line ends made right, no NUL, the last line ended; and each chunk is counted."""
+        chunker = Chunker()
+        content, count = unchunked(b"".join([*map(chunker.feed, pieces), chunker.end()]))
+        self.assertEqual(content, unstuffed(stuffed(*pieces)))
+        self.assertEqual(count, chunker.unanswered)
+
+    def test_dots_stay_as_they_are(self) -> None:
+        chunker = Chunker()
+        self.assertEqual(chunker.feed(b".\r\n"), b"BDAT 3\r\n.\r\n")
+        self.assertEqual(chunker.end(), b"BDAT 0 LAST\r\n")

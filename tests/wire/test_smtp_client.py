@@ -260,6 +260,80 @@ class DsnTests(SynchronousTestCase):
         self.assertEqual(wished(Wish(0, "no type")), b"")
 
 
+class ChunkingTests(SynchronousTestCase):
+    """RFC 3030, for large messages."""
+
+    LARGE = Transaction(sender="a@example.org", recipients=("b@example.net", "c@example.net"), size=1_000_000)
+
+    def begun(self, answers: bytes) -> tuple[SmtpClient, list[Event]]:
+        client = session(b"250-mx\r\n250-PIPELINING\r\n250 CHUNKING\r\n")
+        client.begin(self.LARGE)
+        self.assertNotIn(b"DATA", client.take())
+        return client, client.receive(answers)
+
+    def test_chunks_are_sent_without_waiting_and_answered_in_turn(self) -> None:
+        """Replies to chunks come before the end is sent, after it, or both."""
+        for early in (0, 1, 2):
+            client, events = self.begun(b"250 a\r\n250 b\r\n550 c\r\n")
+            self.assertEqual(events, [GoAhead()])
+            client.content(b"x\r\n")
+            client.content(b".y\r\n")
+            events = client.receive(b"250 chunk\r\n" * early)
+            client.end_content()
+            events += client.receive(b"250 chunk\r\n" * (2 - early))
+            self.assertEqual((events, client.stage), ([], Stage.FINAL))
+            self.assertEqual(client.take(), b"BDAT 3\r\nx\r\nBDAT 4\r\n.y\r\nBDAT 0 LAST\r\n")
+            [event] = client.receive(b"250 ok\r\n")
+            assert isinstance(event, Finished)
+            self.assertEqual((event.outcome.final, event.outcome.stage), (OK, Stage.IDLE))
+            self.assertEqual(client.stage, Stage.IDLE)
+
+    def test_without_recipients_nothing_is_sent(self) -> None:
+        """And what the peer still holds is reset before the next transaction."""
+        client, events = self.begun(b"250 a\r\n550 b\r\n550 c\r\n")
+        [event] = events
+        self.assertIsInstance(event, Finished)
+        self.assertEqual((client.stage, client.take()), (Stage.IDLE, b""))
+        client.begin(TWO)
+        self.assertTrue(client.take().startswith(b"RSET\r\nMAIL"))
+
+    def test_a_refused_chunk_ends_the_message_and_the_session(self) -> None:
+        """Before the end was sent, and after it; what comes for the other chunks is not waited for."""
+        for ended in (False, True):
+            client, _ = self.begun(b"250 a\r\n250 b\r\n250 c\r\n")
+            client.content(b"x\r\n")
+            client.content(b"y\r\n")
+            if ended:
+                client.end_content()
+            [event] = client.receive(b"250 chunk\r\n552 5.3.4 too much\r\n503 what?\r\n")
+            assert isinstance(event, Finished)
+            self.assertEqual(event.outcome.final, Reply(552, "5.3.4", "too much"))
+            self.assertTrue(client.broken)
+
+    def test_a_refused_message_leaves_the_session(self) -> None:
+        """The reply to the last chunk."""
+        client, _ = self.begun(b"250 a\r\n250 b\r\n250 c\r\n")
+        client.content(b"x\r\n")
+        client.end_content()
+        [event] = client.receive(b"250 chunk\r\n550 5.7.1 spam\r\n")
+        assert isinstance(event, Finished)
+        self.assertEqual((event.outcome.final and event.outcome.final.code, client.stage), (550, Stage.IDLE))
+
+    def test_a_reply_to_a_chunk_that_was_not_sent_is_none(self) -> None:
+        client, _ = self.begun(b"250 a\r\n250 b\r\n250 c\r\n")
+        [event] = client.receive(b"250 chunk\r\n")
+        self.assertIsInstance(event, Broken)
+
+    def test_small_messages_and_peers_without_pipelining_get_data(self) -> None:
+        client = session(b"250-mx\r\n250-PIPELINING\r\n250 CHUNKING\r\n")
+        client.begin(TWO)
+        self.assertIn(b"DATA\r\n", client.take())
+        client = session(b"250-mx\r\n250 CHUNKING\r\n")
+        client.begin(self.LARGE)
+        client.receive(b"250 a\r\n250 b\r\n250 c\r\n")
+        self.assertIn(b"DATA\r\n", client.take())
+
+
 class PipeliningTests(SynchronousTestCase):
     """Transactions in one write (RFC 2920)."""
 
