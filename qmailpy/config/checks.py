@@ -265,6 +265,7 @@ CHECKS: Mapping[type, Mapping[str, Check]] = {
         "endpoint": endpoint,
         "tls": one_of("starttls", "implicit", "none"),
         "auth": optional(one_of("none", "offered", "required")),
+        "proxy": every(network),
         "connections": count,
         "connections_per_client": count,
         "command_timeout_s": seconds,

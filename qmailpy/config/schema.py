@@ -85,6 +85,7 @@ class ListenerConfig:
     tls: str = "starttls"  # "starttls" (offered), "implicit" (from the first octet) or "none"
     auth: str = ""  # "none", "offered" or "required"; "" = "required" for "submission", else "none"
     plain_auth: bool = False  # logins without TLS too, for clients on loopback
+    proxy: tuple[str, ...] = ()  # networks of load balancers, whose connections begin with a PROXY header; not for pop3
     connections: int = 10000  # at once, a worker
     connections_per_client: int = 100  # at once, a client address; trusted clients are free of it
     command_timeout_s: float = 300.0

@@ -11,7 +11,8 @@ from zope.interface import implementer
 from qmailpy.auth.logins import Logins
 from qmailpy.config.schema import ListenerConfig, LogConfig, QueueConfig, TrustConfig
 from qmailpy.interfaces import IDirectory, IEnqueue, IRecorder, IResolver, IRouter
-from qmailpy.servers.clients import ReverseNames, TrustedNetworks
+from qmailpy.servers.clients import ReverseNames, TrustedNetworks, plain_address
+from qmailpy.servers.proxied import ProxyFront
 from qmailpy.servers.session import SmtpSession
 from qmailpy.servers.site import Offers, Site
 from qmailpy.servers.tls import Certificates
@@ -52,6 +53,7 @@ class SmtpFactory:
         @param directory: tells which senders are a user's own; needed with C{logins}.
         """
         self._reactor = reactor
+        self._proxies = TrustedNetworks(TrustConfig(networks=listener.proxy))
         self._drains: list[Deferred[None]] = []
         self._grace: IDelayedCall | None = None
         self.site = Site(
@@ -79,6 +81,7 @@ class SmtpFactory:
             site.hostname, listener, queue, tls=site.certificates is not None, logins=site.logins is not None
         )
         site.listener, site.queue, site.log = listener, queue, log
+        self._proxies = TrustedNetworks(TrustConfig(networks=listener.proxy))
         site.trusted = TrustedNetworks(trust)
 
     def doStart(self) -> None:
@@ -88,7 +91,10 @@ class SmtpFactory:
         """A port has stopped; sessions go on."""
 
     def buildProtocol(self, addr: IAddress | None) -> IProtocol:
-        return SmtpSession(self.site)
+        site = self.site
+        if site.listener.proxy and plain_address(getattr(addr, "host", "")) in self._proxies:
+            return ProxyFront(self._reactor, lambda: SmtpSession(site))
+        return SmtpSession(site)
 
     def drain(self, grace_s: float = 30.0) -> Deferred[None]:
         """

@@ -77,6 +77,7 @@ class SubmissionTests(TestCase):
             ListenerConfig(name="submission", kind="submission", endpoint="tcp:0"),
             ListenerConfig(name="submissions", kind="submission", endpoint="tcp:0", tls="implicit"),
             ListenerConfig(name="lmtp", kind="lmtp", endpoint="tcp:0", tls="none"),
+            ListenerConfig(name="behind", kind="smtp", endpoint="tcp:0", tls="implicit", proxy=("127.0.0.0/8",)),
         ):
             factory = SmtpFactory(
                 IReactorTime(global_reactor),
@@ -269,6 +270,33 @@ class SubmissionTests(TestCase):
         self.assertNotIn(b"250", await self.in_thread(following))
         closed = [record for record in self.recorder.records if record.action is Action.CLOSED]
         self.assertIn("TLS handshake failed", closed[-1].diagnostic)
+
+    async def test_tls_behind_a_load_balancer(self) -> None:
+        """The PROXY header in the clear, the handshake right behind it in the same segment or later."""
+
+        def client(together: bool) -> bytes:
+            header = b"PROXY TCP4 192.0.2.44 203.0.113.1 4321 465\r\n"
+            incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            tls = self.context.wrap_bio(incoming, outgoing, server_hostname="localhost")
+            with socket.create_connection(("127.0.0.1", self.ports["behind"]), timeout=10) as connection:
+                if not together:
+                    connection.sendall(header)
+                    header = b""
+                said = b""
+                while b"220" not in said:
+                    try:
+                        tls.do_handshake()
+                        said += tls.read(4096)
+                    except ssl.SSLWantReadError:
+                        connection.sendall(header + outgoing.read())
+                        header = b""
+                        incoming.write(connection.recv(65536))
+                return said
+
+        for together in (True, False):
+            self.assertIn(b"220 mx", await self.in_thread(lambda together=together: client(together)))  # type: ignore[misc]
+        opened = [record for record in self.recorder.records if record.action is Action.OPENED]
+        self.assertEqual([record.transport.split("|")[3] for record in opened], ["192.0.2.44"] * 2)
 
     async def test_certificates_change_and_sessions_stay(self) -> None:
         """Issue 3: reload without dropping sessions."""

@@ -39,6 +39,7 @@ class TlsTransport(LosableTransport):
     """A transport that TLS is begun on in word only: octets go on in the clear, what OpenSSL knows is real."""
 
     started = 0
+    protocol: Any = None
 
     def startTLS(self, certificates: Certificates) -> None:
         self.started += 1
@@ -437,6 +438,55 @@ class ExtensionTests(SubmissionTestCase):
         one, two = envelope.recipients
         self.assertEqual((one.notify, one.orcpt), (Notify.DELAY | Notify.FAILURE, "rfc822;o@example.net"))
         self.assertEqual((two.notify, two.orcpt), (0, ""))
+
+
+class ProxyTests(SubmissionTestCase):
+    """Load balancers: the PROXY protocol, from named addresses only."""
+
+    listener = ListenerConfig(name="smtp", kind="smtp", endpoint="tcp:25", proxy=("198.51.100.0/24",))
+
+    def come(self, ip: str, octets: bytes, **listener: Any) -> TlsTransport:
+        factory = self.make(**listener)
+        transport = TlsTransport(
+            hostAddress=IPv4Address("TCP", "203.0.113.1", 25), peerAddress=IPv4Address("TCP", ip, 4321)
+        )
+        transport.protocol = factory.buildProtocol(transport.getPeer())
+        transport.session = transport.protocol
+        transport.protocol.makeConnection(transport)
+        if octets:
+            transport.protocol.dataReceived(octets)
+        transport.session = transport.protocol
+        return transport
+
+    def test_the_client_is_whom_the_header_names(self) -> None:
+        transport = self.come(STRANGER, b"PROXY TCP4 192.0.2.4 203.0.113.9 999 25\r\n")
+        self.assertEqual(self.codes(transport), ["220"])
+        lines = HELLO + MAIL + b"RCPT TO:<out@example.com>\r\nDATA\r\n\r\n.\r\n"
+        self.assertEqual(self.ask(transport, lines), ["250"] * 3 + ["354", "250"])  # 192.0.2.0/24 is trusted
+        self.assertIn(b"([192.0.2.4])", self.queue.messages[0].content)
+        self.assertEqual(self.records(Action.OPENED)[0].transport, "TCP|203.0.113.9|25|192.0.2.4|999")
+
+    def test_a_proxy_that_does_not_know_is_nobody(self) -> None:
+        """Not the proxy itself, which may be trusted."""
+        transport = self.come("198.51.100.9", b"PROXY UNKNOWN\r\n" + HELLO)
+        self.assertEqual(self.codes(transport), ["220", "250"])
+        self.assertEqual(self.ask(transport, MAIL + b"RCPT TO:<out@example.com>\r\n"), ["250", "550"])
+
+    def test_without_a_header_there_is_no_session(self) -> None:
+        transport = self.come(STRANGER, HELLO)
+        self.assertEqual((transport.value(), transport.aborted), (b"", True))
+        transport = self.come(STRANGER, b"PROXY TC")
+        self.clock.advance(10)
+        self.assertEqual((transport.value(), transport.aborted), (b"", True))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_from_elsewhere_it_is_a_bad_command(self) -> None:
+        transport = self.come("203.0.113.77", b"PROXY TCP4 192.0.2.4 203.0.113.9 999 25\r\n")
+        self.assertEqual(self.codes(transport), ["220", "500"])
+
+    def test_tls_comes_behind_the_header(self) -> None:
+        transport = self.come(STRANGER, b"PROXY TCP4 192.0.2.4 203.0.113.9 999 25\r\n", tls="implicit")
+        self.assertEqual((transport.started, transport.value()), (1, b""))
 
 
 class SenderTests(SynchronousTestCase):
