@@ -126,6 +126,14 @@ class LoginsTests(SynchronousTestCase):
         banned = self.ask(self.logins.secret("joe", HERE))
         assert isinstance(banned, Refusal)
 
+    def test_a_success_forgives_the_account(self) -> None:
+        for client in ("192.0.2.1", "192.0.2.2"):
+            waiting = Deferred.fromCoroutine(self.logins.decide(CheckPassword(login="joe", password=b"x"), client))
+            self.successResultOf(waiting)
+        self.assertEqual(self.password("joe", b"sesame"), JOE)
+        waiting = Deferred.fromCoroutine(self.logins.decide(CheckPassword(login="joe", password=b"x"), "192.0.2.3"))
+        self.successResultOf(waiting)  # the third failure of the account would wait
+
     def test_malformed_exchanges_count(self) -> None:
         for _ in range(30):
             waiting = Deferred.fromCoroutine(self.logins.decide(Failed(reason="x", malformed=True), HERE))
