@@ -155,7 +155,7 @@ def _relays(config: Config, path: str, errors: list[str]) -> None:
     for channel in config.channels.values():
         if channel.relay:
             try:
-                destination(channel.relay, channel.port, trusted=True)
+                destination(channel.relay, trusted=True)
             except ValueError as error:
                 right = 'right would be as in "relay.example.org:25"'
                 errors.append(f"{path}: [channel.{channel.name}] relay: {error}; {right}")
