@@ -32,7 +32,7 @@ from qmailpy.disk.files import RealFiles
 from qmailpy.errors import ConfigError
 from qmailpy.local.mailstore import MailStore
 from qmailpy.servers.pop3 import Pop3Factory
-from qmailpy.servers.tls import Certificates, thd_read_pairs
+from qmailpy.servers.tls import Certificates
 
 THREADS = {"mailboxes": 4, "messages": 2}
 """
@@ -99,7 +99,7 @@ class MailAccess(Service):
     async def _read_certificates(self) -> Certificates | None:
         """What TLS needs; without it there is none, and the log says why."""
         try:
-            return Certificates(await self._in_thread(thd_read_pairs, self._config.home))
+            return Certificates(await self._in_thread(self._context.thd_pairs))
         except ConfigError as error:
             for problem in error.problems:
                 self._log.error("no TLS: {problem}", problem=problem)
@@ -146,7 +146,7 @@ class MailAccess(Service):
             listener = evolve(listeners.get(before.name, before), tls=before.tls)
             factory.reconfigure(listener, config.trust)
         if self._certificates is not None:
-            self._certificates.use(await self._in_thread(thd_read_pairs, config.home))
+            self._certificates.use(await self._in_thread(self._context.thd_pairs))
 
     # --- stop ------------------------------------------------------------------------------------------------
 
