@@ -90,6 +90,8 @@ def effective(wanted: Config, running: Config, bound: dict[str, str]) -> tuple[C
             late.append(f"[server] {key} has changed")
     if wanted.directory.endpoint != running.directory.endpoint:
         late.append("[directory] endpoint has changed")
+    if wanted.monitor != running.monitor:
+        late.append("[monitor] endpoint has changed")
     server = evolve(wanted.server, **{key: getattr(running.server, key) for key in fixed})
     directory = evolve(wanted.directory, endpoint=running.directory.endpoint)
     return evolve(wanted, listeners=tuple(listeners), server=server, directory=directory), late

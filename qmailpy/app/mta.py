@@ -23,6 +23,7 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
+from qmailpy.app import monitor
 from qmailpy.app.context import ChildContext
 from qmailpy.app.drops import Drops
 from qmailpy.app.rolling import Rolling
@@ -183,6 +184,7 @@ class MailWorker(Service):
             self._rolling = Rolling(self._reactor, config, self._files, self._reopen, self.queue.in_thread)
             self._rolling.startService()
             self._context.control.add("log.roll", self._rolling.roll)
+            self._ports += monitor.listen(self._context, config)
         self._context.ready()
 
     def _read_certificates(self) -> Certificates | None:

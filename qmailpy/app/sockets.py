@@ -27,8 +27,13 @@ from qmailpy.servers.ports import BACKLOG
 LDAP = "ldap"
 """Name under which the directory role finds the sockets of C{[directory] endpoint}."""
 
+MONITOR = "monitor"
+"""The same for that of C{[monitor] endpoint}."""
+
 ROLES = {"pop3": "access"}
 """Roles that serve a kind of listener; all other kinds are the role mta's."""
+
+_TABLES = {LDAP: "directory", MONITOR: "monitor"}
 
 OWN = "ldap-own"
 """Name under which it finds the socket of our own workers, HOME/run/ldap.sock."""
@@ -94,7 +99,7 @@ def _remedy(error: OSError, where: Endpoint, name: str) -> str:
     """What helps against the usual mistakes, to be put behind the error."""
     if where.kind == "unix":
         return ""
-    key = "directory.endpoint" if name == LDAP else f"listener.{name}.endpoint"
+    key = f"{_TABLES[name]}.endpoint" if name in _TABLES else f"listener.{name}.endpoint"
     other = f"choose another with: qmailpy config set {key} tcp:PORT"
     if error.errno == errno.EADDRINUSE:
         return f'; see what has the port with: ss -ltnp "sport = {where.port}"; or {other}'
@@ -126,6 +131,8 @@ class Listening:
         wanted = [(ROLES.get(one.kind, "mta"), one.name, one.endpoint) for one in config.listeners]
         # For the workers alone: not even the directory's user needs its name.
         wanted.append(("directory", OWN, f"unix:{SOCKET}:mode=600"))
+        if config.monitor.endpoint:
+            wanted.append(("mta", MONITOR, config.monitor.endpoint))
         if config.directory.endpoint:
             wanted.append(("directory", LDAP, config.directory.endpoint))
         problems = []

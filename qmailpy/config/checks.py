@@ -305,5 +305,6 @@ CHECKS: Mapping[type, Mapping[str, Check]] = {
         "timeout_s": seconds,
     },
     schema.DnsConfig: {"servers": every(server_address), "timeout_s": seconds},
+    schema.MonitorConfig: {"endpoint": optional(endpoint)},
     schema.TrustConfig: {"networks": every(network)},
 }

@@ -29,6 +29,7 @@ from qmailpy.config.schema import (
     DnsConfig,
     ListenerConfig,
     LogConfig,
+    MonitorConfig,
     QueueConfig,
     RuleConfig,
     ServerConfig,
@@ -51,6 +52,7 @@ TABLES: Mapping[str, type] = {
     "log": LogConfig,
     "directory": DirectoryConfig,
     "dns": DnsConfig,
+    "monitor": MonitorConfig,
     "trust": TrustConfig,
 }
 """Tables there is one of; each is optional but [server]."""

@@ -173,6 +173,13 @@ class DnsConfig:
 
 
 @frozen(kw_only=True)
+class MonitorConfig:
+    """[monitor]: figures for Prometheus (docs/monitoring.md)."""
+
+    endpoint: str = ""  # "tcp:10909:interface=127.0.0.1"; "" = none
+
+
+@frozen(kw_only=True)
 class TrustConfig:
     """[trust]: clients that may relay and are free of per-client limits."""
 
@@ -190,6 +197,7 @@ class Config:
     log: LogConfig = LogConfig()
     directory: DirectoryConfig = DirectoryConfig()
     dns: DnsConfig = DnsConfig()
+    monitor: MonitorConfig = MonitorConfig()
     trust: TrustConfig = TrustConfig()
     listeners: tuple[ListenerConfig, ...] = ()
     channels: Mapping[str, ChannelConfig] = field(default=Factory(dict))

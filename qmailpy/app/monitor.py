@@ -1,0 +1,40 @@
+"""The endpoint of C{[monitor]}: figures over HTTP, from the first mail worker, for all processes."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.threads import deferToThreadPool
+
+from qmailpy.app.context import ChildContext
+from qmailpy.app.sockets import MONITOR
+from qmailpy.config.schema import Config
+
+if TYPE_CHECKING:
+    from prometheus_client.registry import CollectorRegistry
+
+
+def expected(config: Config) -> list[str]:
+    """The processes there should be."""
+    from qmailpy.app.daemon import places  # which is above the roles
+
+    return [place.name for place in places(config)]
+
+
+def listen(context: ChildContext, config: Config) -> list[IListeningPort]:
+    """Answer on its sockets, if there is an endpoint; the caller stops the ports."""
+    if not context.sockets.get(MONITOR):
+        return []
+    from qmailpy.servers.metrics import MetricsFactory, thd_figures  # some MiB, for those who want it
+
+    reactor = context.reactor
+
+    async def collect() -> CollectorRegistry:
+        found: CollectorRegistry = await deferToThreadPool(
+            reactor, reactor.getThreadPool(), thd_figures, config, expected(config), time.time()
+        )
+        return found
+
+    return context.listen(MONITOR, MetricsFactory(reactor, collect))
