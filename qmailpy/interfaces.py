@@ -33,6 +33,19 @@ class IChannel(Interface):
         """End idle connections and threads; called once, after the last C{dequeue} has ended."""
 
 
+class IShaped(Interface):
+    """An ability of a channel that learns how much each of its hosts can bear."""
+
+    def limit(host: str) -> int | None:
+        """
+        Jobs at once for a host, at least 1; C{None} = the channel's C{destination_concurrency}.
+
+        Asked each time a job for that host has ended. Cheap.
+
+        @param host: as in C{Recipient.host}.
+        """
+
+
 class IDurableDelivery(Interface):
     """
     An ability of a channel that writes where the journal can write again: a delivery need not be durable when

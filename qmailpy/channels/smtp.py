@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 
+from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
 from zope.interface import implementer
 
 from qmailpy.channels.parts import Parts
 from qmailpy.config.schema import ChannelConfig, Config
 from qmailpy.errors import ConfigError
-from qmailpy.interfaces import IChannel
+from qmailpy.interfaces import IChannel, IShaped
 from qmailpy.records.record import Action, LogRecord
 from qmailpy.remote.delivery import Remote
 from qmailpy.remote.memory import HostMemory
@@ -24,6 +25,7 @@ from qmailpy.remote.peers import Finder, Peer, is_address_of_this_machine
 from qmailpy.remote.policy import Policies
 from qmailpy.remote.pool import Pool
 from qmailpy.remote.session import Session
+from qmailpy.remote.shaping import Shaper
 from qmailpy.remote.tls import Contexts
 from qmailpy.values import Disposition, Job, Recipient, Reply, Verdict
 from qmailpy.wire.client_events import Transaction, Wish
@@ -63,7 +65,11 @@ class Connections:
             self._parts.recorder.write([record])
 
 
-@implementer(IChannel)
+TURN_S = 10.0
+"""How long a job waits for its turn where there is a rate; it holds one of the channel's slots meanwhile."""
+
+
+@implementer(IChannel, IShaped)
 class SmtpChannel:
     """Delivers to other hosts over SMTP."""
 
@@ -108,6 +114,8 @@ class SmtpChannel:
             our_names=(config.server.hostname, "localhost"),
             reach=Reach(allow_loopback=channel.allow_loopback, is_ours=is_address_of_this_machine),
         )
+        self._clock = reactor
+        self._shaper = Shaper(channel.destination_concurrency)
         self._pool = Pool(reactor, reactor, channel, memory, watcher, new_session)
         self._remote = Remote(channel, finder, self._pool, memory, reactor.seconds, in_thread)
 
@@ -115,6 +123,9 @@ class SmtpChannel:
         where = self._destination(job)
         if isinstance(where, Reply):
             return [Disposition(verdict=Verdict.FAILED, reply=where)] * len(job.recipients)
+        put_off = await self._shape(where)
+        if put_off is not None:
+            return [put_off] * len(job.recipients)
         sender = job.envelope.sender
         bad = [unsendable(sender) or unsendable(recipient.address) for recipient in job.recipients]
         taken = [recipient for recipient, reply in zip(job.recipients, bad, strict=True) if reply is None]
@@ -131,10 +142,35 @@ class SmtpChannel:
                 ret=job.envelope.ret,
             )
             found = await self._remote.send(where, transaction, job.content)
+            self._shaper.learn(where.name, found, self._clock.seconds(), where.policy.concurrency)
         if len(good) == len(bad):
             return found
         answers = iter(found)
         return [next(answers) if reply is None else Disposition(verdict=Verdict.FAILED, reply=reply) for reply in bad]
+
+    async def _shape(self, where: Destination) -> Disposition | None:
+        """
+        Wait for the turn of a message to that destination.
+
+        @return: why it is not to be tried now.
+        """
+        seconds, said = self._shaper.pause(where.name, self._clock.seconds())
+        if seconds:
+            reply = Reply(451, "4.7.0", f"Host of {where.name} asked for less mail: {said}")
+            return Disposition(verdict=Verdict.DEFERRED, reply=reply, retry_after=seconds)
+        if where.policy.per_minute:
+            wait = self._shaper.turn(where.name, where.policy.per_minute, self._clock.seconds(), TURN_S)
+            if wait > TURN_S:
+                reply = Reply(451, "4.4.5", f"{where.policy.per_minute:g} messages a minute go to {where.name}")
+                return Disposition(verdict=Verdict.DEFERRED, reply=reply, retry_after=wait)
+            if wait:
+                await deferLater(self._clock, wait)
+        return None
+
+    def limit(self, host: str) -> int | None:
+        if self._relay is not None:
+            return self._shaper.limit(self._relay.name) or self._relay.policy.concurrency or None
+        return self._shaper.limit(host) or self._policies.of(first_host(host)).concurrency or None
 
     def _destination(self, job: Job) -> Destination | Reply:
         """

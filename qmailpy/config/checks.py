@@ -297,6 +297,7 @@ CHECKS: Mapping[type, Mapping[str, Check]] = {
         "pattern": destination_pattern,
         "tls": optional(one_of(*TLS)),
         "port": between(0, 65535),
+        "concurrency": between(0, 10000),
     },
     schema.RuleConfig: {"pattern": pattern, "host": optional(next_host), "address": optional(rewritten)},
     schema.DirectoryConfig: {

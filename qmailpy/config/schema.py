@@ -150,6 +150,8 @@ class DestinationConfig:
     channel: str = ""  # only for this channel; "" = any
     tls: str = ""  # as at [channel.NAME]; "" = the channel's
     port: int = 0  # 0 = the channel's
+    concurrency: int = 0  # connections at once, a worker; 0 = the channel's destination_concurrency
+    messages_per_minute: float = 0.0  # a worker; 0 = as many as there are
 
 
 @frozen(kw_only=True)

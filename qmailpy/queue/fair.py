@@ -41,6 +41,9 @@ P = TypeVar("P")
 WEIGHTS: Final = (8, 4, 1)
 """Turns of urgent, normal and non-urgent mail when all of them wait."""
 
+LIMITS: Final = 10000
+"""Destinations whose concurrency is remembered to be other than the channel's."""
+
 _LEVELS: Final = (0, 1, 2)
 _NEW, _WAITING, _BUSY, _OVER = range(4)
 _SLACK: Final = 64  # stale entries that are not worth a clean-up
@@ -323,6 +326,10 @@ class FairQueue(Generic[P]):
             self._limits.pop(destination, None)
             limit = self.destination_concurrency
         else:
+            if len(self._limits) >= LIMITS and destination not in self._limits:
+                del self._limits[
+                    next(iter(self._limits))
+                ]  # adjusted longest ago; back to the channel's when it is empty
             limit = self._limits[destination] = max(limit, 1)
         found = self._destinations.get(destination)
         if found is not None:

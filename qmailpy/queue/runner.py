@@ -11,6 +11,7 @@ from array import array
 from collections.abc import Callable, Mapping, Sequence
 from errno import EIO
 from random import Random
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -18,7 +19,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from qmailpy.config.schema import ChannelConfig, QueueConfig
-from qmailpy.interfaces import IChannel
+from qmailpy.interfaces import IChannel, IShaped
 from qmailpy.queue.codec import Attempted, Op, Outcome, Result
 from qmailpy.queue.due import DueList
 from qmailpy.queue.fair import FairQueue, Unit
@@ -304,6 +305,9 @@ class Runner:
         del self.jobs[unit]
         if self._former:
             self._tell_former(unit)
+        way: Any = self.channel
+        if IShaped.providedBy(way):
+            self.fair.set_limit(unit.destination, way.limit(unit.destination))
         self.fair.done(unit)
         if self._parked:
             self._unpark(unit.destination)

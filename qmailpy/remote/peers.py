@@ -32,6 +32,7 @@ class Peer:
     address: str
     port: int
     tls: Tls = Tls.MAY
+    most: int = 0  # connections at once; 0 = the channel's
     names: tuple[str, ...] = ()  # one of which its certificate must be for; only where it is verified
 
 
@@ -143,7 +144,7 @@ def _peers(hop: Hop, addresses: Sequence[str], destination: Destination) -> list
     tls = destination.policy.tls
     names = (hop.host, destination.domain) if destination.domain else (hop.host,)
     verified = tuple(dict.fromkeys(names)) if tls is Tls.VERIFY else ()
-    return [Peer(hop.host, address, hop.port, tls, verified) for address in addresses]
+    return [Peer(hop.host, address, hop.port, tls, destination.policy.concurrency, verified) for address in addresses]
 
 
 def is_address_of_this_machine(address: str) -> bool:

@@ -21,6 +21,8 @@ class Policy:
 
     tls: Tls = Tls.MAY
     port: int = 25  # where none is named
+    concurrency: int = 0  # connections and jobs at once; 0 = the channel's
+    per_minute: float = 0.0  # messages; 0 = as many as there are
 
 
 DEFAULT = Policy()
@@ -41,7 +43,12 @@ class Policies:
 
         self._default = Policy(tls=level(channel.tls), port=channel.port)
         self._found = {
-            table.pattern.lower(): Policy(tls=level(table.tls or channel.tls), port=table.port or channel.port)
+            table.pattern.lower(): Policy(
+                tls=level(table.tls or channel.tls),
+                port=table.port or channel.port,
+                concurrency=table.concurrency,
+                per_minute=table.messages_per_minute,
+            )
             for table in destinations
             if table.channel in ("", channel.name)
         }

@@ -112,7 +112,8 @@ class Pool:
 
         @raise Unreached: there is none to be had; the host's failures have been noted.
         """
-        while self._counts.get(peer, 0) >= self._config.destination_concurrency:
+        most = peer.most or self._config.destination_concurrency
+        while self._counts.get(peer, 0) >= most:
             session = self.take(peer)
             if session is not None:
                 return session

@@ -14,9 +14,10 @@ from zope.interface.verify import verifyObject
 
 from qmailpy.channels.parts import Parts
 from qmailpy.channels.smtp import SmtpChannel
-from qmailpy.config.schema import ChannelConfig, Config, LogConfig, ServerConfig
-from qmailpy.interfaces import IChannel
+from qmailpy.config.schema import ChannelConfig, Config, DestinationConfig, LogConfig, ServerConfig
+from qmailpy.interfaces import IChannel, IShaped
 from qmailpy.records.record import Action, LogRecord
+from qmailpy.testing.smtp_sink import Later
 from qmailpy.testing.tables_resolver import TablesResolver
 from qmailpy.values import Disposition, Envelope, Job, MemoryContent, Recipient, Verdict
 from tests.remote.network import Network
@@ -39,8 +40,14 @@ class SmtpChannelTests(SynchronousTestCase):
         self.network = Network()
         self.recorder = Recorder()
 
-    def channel(self, log: LogConfig = LogConfig(), **options: Any) -> SmtpChannel:  # noqa: B008 - a frozen value
-        config = Config(home="/nowhere", server=ServerConfig(hostname="us.example"), log=log)
+    def channel(
+        self,
+        log: LogConfig = LogConfig(),  # noqa: B008 - a frozen value
+        destinations: tuple[DestinationConfig, ...] = (),
+        **options: Any,
+    ) -> SmtpChannel:
+        server = ServerConfig(hostname="us.example")
+        config = Config(home="/nowhere", server=server, log=log, destinations=destinations)
         nothing: Any = None
         recorder: Any = self.recorder
         reactor: Any = self.network
@@ -99,6 +106,60 @@ class SmtpChannelTests(SynchronousTestCase):
         self.assertEqual([one.verdict for one in found], [Verdict.FAILED, Verdict.DELIVERED])
         self.assertEqual(sink.log.messages[0].mail_parameters, "RET=FULL ENVID=e")
         self.assertIn("RCPT TO:<b@x.example> NOTIFY=FAILURE ORCPT=rfc822;b", sink.log.commands)
+
+    def test_a_host_in_trouble_gets_less_at_once(self) -> None:
+        """Asked for by the name that recipients have; through a relay all hosts are one."""
+        verifyObject(IShaped, self.channel())
+        for relay in ("", "x.example"):
+            channel = self.channel(relay=relay, destination_concurrency=8)
+            self.assertIsNone(channel.limit("x.example"))
+            self.dequeue(channel, self.job("b@x.example", host="x.example"))  # nobody is there
+            self.assertEqual(channel.limit("x.example"), 4)
+            self.assertEqual(channel.limit("y.example"), 4 if relay else None)
+
+    def test_a_host_that_asks_for_less_is_left_alone_for_a_while(self) -> None:
+        """After three times 421 or 45z 4.7.z: nothing is tried until then."""
+        sink = self.network.host("192.0.2.1", {"MAIL": "450 4.7.1 slow down"})
+        channel = self.channel()
+        for _ in range(3):
+            self.dequeue(channel, self.job("b@x.example"))
+        before = len(sink.log.commands)
+        [found] = self.dequeue(channel, self.job("b@x.example"))
+        self.assertEqual((found.verdict, found.reply.enhanced, found.retry_after), (Verdict.DEFERRED, "4.7.0", 30.0))
+        self.assertIn("slow down", found.reply.text)
+        self.assertEqual(len(sink.log.commands), before)
+        self.network.later(30.0)
+        sink.say("MAIL", "250 ok")
+        self.assertEqual(self.dequeue(channel, self.job("b@x.example"))[0].verdict, Verdict.DELIVERED)
+
+    def test_messages_go_at_the_rate_of_their_destination(self) -> None:
+        """Evenly spaced; what would have to wait for long waits in the queue."""
+        sink = self.network.host("192.0.2.1")
+        channel = self.channel(destinations=(DestinationConfig(pattern="x.example", messages_per_minute=15.0),))
+        running = [Deferred.fromCoroutine(channel.dequeue(self.job("b@x.example"))) for _ in range(4)]
+        self.network.settle()
+        [found] = self.successResultOf(running[3])
+        self.assertEqual((found.reply.enhanced, found.retry_after), ("4.4.5", 12.0))
+        counts = []
+        for _ in range(9):
+            counts.append(len(sink.log.messages))
+            self.network.later(1.0)
+        self.assertEqual(counts, [1, 1, 1, 1, 2, 2, 2, 2, 3])
+        for each in running:
+            self.successResultOf(each)
+
+    def test_connections_of_a_destination_can_be_fewer(self) -> None:
+        """concurrency of its table."""
+        sink = self.network.host("192.0.2.1", {"MAIL": Later(1.0, "250 ok")})
+        channel = self.channel(destinations=(DestinationConfig(pattern=".example", concurrency=2),))
+        self.assertEqual(channel.limit("x.example"), 2)
+        running = [Deferred.fromCoroutine(channel.dequeue(self.job("b@x.example"))) for _ in range(5)]
+        self.network.settle()
+        for _ in range(5):
+            self.network.later(1.0)
+        for each in running:
+            self.successResultOf(each)
+        self.assertEqual((sink.log.most_open, len(sink.log.messages)), (2, 5))
 
     def test_connections_are_recorded(self) -> None:
         """O and C with both ends, Y when there was none; direction "-" (imta.md s.1.3)."""

@@ -68,7 +68,7 @@ class TemplateTests(SynchronousTestCase):
 
     def test_examples_in_comments_are_right(self) -> None:
         """The commented tables load when their marks are taken away."""
-        text = re.sub(r"(?m)^# (?=\[channel\.tcp_intranet|\[\[(?:rewrite|destination)|[a-z]+ = )", "", self.text)
+        text = re.sub(r"(?m)^# (?=\[channel\.tcp_intranet|\[\[(?:rewrite|destination)|[a-z_]+ = )", "", self.text)
         config = parse(text, "F", "/home")
         self.assertEqual(config.channels["tcp_intranet"].backoff, (60.0, 300.0, 900.0))
         self.assertEqual(len(config.rules), 2)

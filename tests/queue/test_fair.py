@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from qmailpy.queue import fair
 from qmailpy.queue.fair import FairQueue, Unit
 from qmailpy.values import Priority
 
@@ -77,6 +78,15 @@ class LimitTests(SynchronousTestCase):
             if unit.destination == "quick":
                 queue.done(unit)
         self.assertEqual(taken, {"slow": 2, "quick": 3})
+
+    def test_adjusted_destinations_are_remembered_up_to_a_number(self) -> None:
+        """The oldest is forgotten: hosts without end take no memory without end."""
+        self.patch(fair, "LIMITS", 3)
+        queue: FairQueue[int] = FairQueue(concurrency=9, destination_concurrency=5)
+        for number in range(5):
+            queue.set_limit(f"x{number}", 1)
+        queue.set_limit("x4", 2)
+        self.assertEqual([queue.load(f"x{number}").limit for number in range(5)], [5, 5, 1, 1, 2])
 
     def test_destination_concurrency_can_be_adjusted_both_ways(self) -> None:
         """Raising it takes effect at once; lowering it once enough units have come back."""

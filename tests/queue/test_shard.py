@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from twisted.trial.unittest import SynchronousTestCase
+from typing import Any
 
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import alsoProvides
+
+from qmailpy.interfaces import IShaped
 from qmailpy.records.record import Action
 from qmailpy.testing.crashdisk import CrashDisk
 from tests.queue.world import HOME, World
@@ -150,6 +154,28 @@ class QueueTests(SynchronousTestCase):
         self.assertEqual(len(self.world.mailbox("ann")), 1)
         self.assertEqual(self.world.stored(), {})
         self.flushLoggedErrors(ZeroDivisionError)
+
+    def test_a_channel_tells_how_much_its_hosts_can_bear(self) -> None:
+        """IShaped: asked when a job has ended; from then on that host has so many at once, and others as before."""
+
+        def limit(host: str) -> int | None:
+            return {"out.example": 1, "else.example": 3}.get(host)
+
+        outside: Any = self.world.outside
+        outside.limit = limit
+        alsoProvides(outside, IShaped)
+        self.world.send("ok@out.example", "ok@else.example", "ok@third.example")
+        outside.silent = True
+        for host in ("out.example", "else.example", "third.example"):
+            for number in range(5):
+                self.world.send(f"ok{number}@{host}", hold=True)
+        self.world.pump()
+        assert self.world.shard is not None
+        fair = self.world.shard.runners["tcp_local"].fair
+        self.assertEqual([fair.load(f"{host}.example").busy for host in ("out", "else", "third")], [1, 3, 5])
+        outside.release()
+        self.world.pump()
+        self.assertEqual(len(outside.taken), 18)
 
     def test_what_is_too_much_for_a_destination_comes_back_as_soon_as_it_has_less(self) -> None:
         """Parked, not forgotten: no pause while there is work for it."""
