@@ -260,7 +260,8 @@ class MailWorker(Service):
         changed = {
             name: channel
             for name, channel in config.channels.items()
-            if channel.kind == "smtp" and channel != before.channels.get(name)
+            if channel.kind in ("smtp", "lmtp")
+            and (channel != before.channels.get(name) or config.destinations != before.destinations)
         }
         for shard, queue in self.queue.shards.items():
             parts = self._parts(self._recorders[shard])

@@ -17,6 +17,7 @@ from qmailpy.interfaces import IChannel
 
 KINDS: Mapping[str, str] = {
     "smtp": "qmailpy.channels.smtp:SmtpChannel",
+    "lmtp": "qmailpy.channels.smtp:SmtpChannel",
     "local": "qmailpy.channels.local:LocalChannel",
     "process": "qmailpy.channels.process:ProcessChannel",
     "hold": "qmailpy.channels.hold:HoldChannel",

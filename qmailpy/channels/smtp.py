@@ -1,5 +1,6 @@
 """
-Channel kind C{smtp}: mail to other hosts, by MX or over a relay (the client half of C{tcp_local} and its like).
+Channel kinds C{smtp} and C{lmtp}: mail to other hosts, by MX or over a relay (the client half of C{tcp_local} and its
+like).
 
 Thin: a Job becomes a transaction for L{qmailpy.remote}, connections become the records O, C and Y.
 """
@@ -36,20 +37,21 @@ from qmailpy.wire.sasl_client import Login
 class Connections:
     """Writes a record for each connection made, closed, or not made (L{qmailpy.remote.session.Watcher})."""
 
-    def __init__(self, channel: str, parts: Parts) -> None:
-        self._channel = channel
+    def __init__(self, channel: ChannelConfig, parts: Parts) -> None:
+        self._channel = channel.name
+        self._protocol = channel.kind.upper()
         self._parts = parts
         self._wanted = parts.config.log.connections
 
     def opened(self, session: Session) -> None:
-        session.application = f"SMTP/{session.peer.host}"
+        session.application = f"{self._protocol}/{session.peer.host}"
         self._write(Action.OPENED, session.ends, session.application, "")
 
     def closed(self, session: Session, why: str) -> None:
         self._write(Action.CLOSED, session.ends, session.application, why)
 
     def unreached(self, peer: Peer, why: str) -> None:
-        self._write(Action.UNREACHED, "", f"SMTP/{peer.host}", why)
+        self._write(Action.UNREACHED, "", f"{self._protocol}/{peer.host}", why)
 
     def _write(self, action: Action, transport: str, application: str, diagnostic: str) -> None:
         if self._wanted:
@@ -71,7 +73,7 @@ TURN_S = 10.0
 
 @implementer(IChannel, IShaped)
 class SmtpChannel:
-    """Delivers to other hosts over SMTP."""
+    """Delivers to other hosts over SMTP, or to a mail store over LMTP."""
 
     def __init__(self, config: Config, channel: ChannelConfig, parts: Parts) -> None:
         """
@@ -90,7 +92,7 @@ class SmtpChannel:
         except OSError as error:
             raise ConfigError((f"[channel.{channel.name}] tls_ca_file: {error}",)) from None
         memory = HostMemory(reactor.seconds)
-        watcher = Connections(channel.name, parts)
+        watcher = Connections(channel, parts)
 
         login = _login(config, channel)
 

@@ -26,7 +26,7 @@ _BASE = re.compile(
     r"[A-Za-z][A-Za-z0-9-]*=[^,+=\"\\<>;#\x00-\x1f]+(?:,[A-Za-z][A-Za-z0-9-]*=[^,+=\"\\<>;#\x00-\x1f]+)*"
 )
 
-KINDS_OF_CHANNEL = ("smtp", "local", "process", "hold", "bitbucket")
+KINDS_OF_CHANNEL = ("smtp", "lmtp", "local", "process", "hold", "bitbucket")
 TLS = ("none", "may", "must", "verify")
 KINDS_OF_LISTENER = ("smtp", "submission", "lmtp", "pop3")
 

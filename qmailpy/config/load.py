@@ -318,6 +318,9 @@ def _relations(
         for key, other in (("relay_user", "relay_password_file"), ("relay_password_file", "relay_user")):
             if getattr(channel, key) and not getattr(channel, other):
                 reader.add(("channel", name), key, f"is nothing without {other}")
+        if channel.kind == "lmtp" and not channel.relay:
+            text = 'has no relay, which kind "lmtp" needs; right would be as in relay = "store.example.org:24"'
+            reader.add(("channel", name), "", text)
         if channel.relay_user and not channel.relay:
             reader.add(("channel", name), "relay_user", "is nothing without relay")
     if queue is not None and queue.spill_octets * 4 > queue.segment_octets:

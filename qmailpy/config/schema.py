@@ -106,7 +106,7 @@ class ChannelConfig:
     """[channel.NAME]: a way out of the queue."""
 
     name: str
-    kind: str  # "smtp", "local", "process", "hold", "bitbucket"
+    kind: str  # "smtp", "lmtp", "local", "process", "hold", "bitbucket"
     concurrency: int = 20  # jobs at once, a worker
     destination_concurrency: int = 10  # of these, to one destination
     backoff: tuple[float, ...] = ()  # seconds between attempts, the last repeats; empty = quadratic

@@ -291,8 +291,12 @@ def _name(peer: Peer) -> str:
 def _modifiers(session: Session | None) -> str:
     if session is None:
         return ""
-    return (
-        ("E" if session.core.esmtp else "")
-        + ("S" if session.core.secure else "")
-        + ("A" if session.core.authenticated else "")
+    core = session.core
+    facts = (
+        ("E", core.esmtp and not core.lmtp),
+        ("C", core.chunked),
+        ("S", core.secure),
+        ("A", core.authenticated),
+        ("L", core.lmtp),
     )
+    return "".join(letter for letter, true in facts if true)

@@ -109,7 +109,7 @@ class Session(Protocol):
         login: Login | None = None,
     ) -> None:
         self.peer = peer
-        self.core = SmtpClient(helo, peer.tls, login)
+        self.core = SmtpClient(helo, peer.tls, login, lmtp=config.kind == "lmtp")
         self.tls = ""  # what protects it: "TLSv1.3/TLS_AES_256_GCM_SHA384"
         self.transactions = 0  # begun so far
         self.application = ""  # how records name the conversation; the watcher's to use

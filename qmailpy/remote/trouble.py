@@ -164,23 +164,31 @@ def fates(outcome: Outcome) -> tuple[Fate | None, ...]:
     elif outcome.final.code >= 400:
         last = _fate(Stage.CONTENT if outcome.stage is Stage.CLOSED else Stage.FINAL, outcome.final)
     else:
-        last = Fate(verdict=Verdict.DELIVERED, reply=outcome.final, whole=True)
+        last = _of_final(outcome.final)
     found: list[Fate | None] = []
     some = False
-    for reply in outcome.recipients:
+    for index, reply in enumerate(outcome.recipients):
         if reply is None:
             found.append(None)
         elif reply.code >= 400:
             found.append(_too_many(reply) if some and _says_too_many(reply) else _fate(Stage.RCPT, reply))
         else:
             some = True
-            found.append(last)
+            final = outcome.finals[index] if outcome.finals else None
+            found.append(last if final is None else _of_final(final))
     return tuple(found)
 
 
 def _fate(stage: Stage, reply: Reply) -> Fate:
     judged = _refused(stage, reply)
     return Fate(verdict=judged.verdict, reply=reply, scope=judged.scope, whole=stage is Stage.FINAL)
+
+
+def _of_final(reply: Reply) -> Fate:
+    """By the answer to the whole message, or by LMTP's to it for one recipient."""
+    if reply.code >= 400:
+        return _fate(Stage.FINAL, reply)
+    return Fate(verdict=Verdict.DELIVERED, reply=reply, whole=True)
 
 
 def _says_too_many(reply: Reply) -> bool:

@@ -43,9 +43,9 @@ Action = str | Drop | Silence | Later
 Script = Mapping[str, Action | Sequence[Action]]
 """
 What to answer: by C{CONNECT}, C{EHLO}, C{HELO}, C{MAIL}, C{RCPT}, C{RCPT:address}, C{DATA}, C{.} (the end of the
-message), C{STARTTLS}, C{BDAT} (all but the last), C{CONTENT} (the first octets of it; nothing more is
-read), C{RSET}, C{QUIT}; by C{AUTH}, which mechanisms to offer under TLS. A reply is written with LF between its lines;
-a sequence is used up one by one, its last item staying.
+message), C{.:address} (in LMTP), C{STARTTLS}, C{BDAT} (all but the last), C{CONTENT} (the first octets of it;
+nothing more is read), C{RSET}, C{QUIT}; by C{AUTH}, which mechanisms to offer under TLS. A reply is written with LF
+between its lines; a sequence is used up one by one, its last item staying.
 """
 
 
@@ -92,6 +92,7 @@ class SmtpSink(Protocol):
         self._keep = keep
         self._tls = tls
         self._secure = False
+        self._lmtp = False
         self._chunk: tuple[int, bool] | None = None  # octets of it, and whether it is the last
         self._sasl: sasl.Machine | None = None  # while somebody logs in
         self._user = ""
@@ -165,13 +166,14 @@ class SmtpSink(Protocol):
         elif word == "QUIT":
             if self._answer(word, "221 2.0.0 bye") and self.transport is not None:
                 self.transport.loseConnection()
-        elif word in ("EHLO", "HELO"):
+        elif word in ("EHLO", "HELO", "LHLO"):
+            self._lmtp = word == "LHLO"
             offered = DEFAULT_EHLO
             if self._tls is not None and not self._secure:
                 offered = offered.replace("-PIPELINING", "-STARTTLS\n250-PIPELINING")
             if self._secure and "AUTH" in self._script:
                 offered = offered.replace("-PIPELINING", "-AUTH " + str(self._script["AUTH"][0]) + "\n250-PIPELINING")
-            self._answer(word, offered if word == "EHLO" else "250 sink.example")
+            self._answer(word, offered if word != "HELO" else "250 sink.example")
         elif word == "STARTTLS" and self._tls is not None:
             if self._answer(word, "220 2.0.0 begin"):
                 self._secure = True
@@ -245,7 +247,16 @@ class SmtpSink(Protocol):
         self._pending = rest
         self._in_data = False
         message, self._message = self._message, None
-        if self._answer(".", "250 2.0.0 ok queued as 1") and message is not None:
+        if self._lmtp and message is not None:
+            good = [
+                self._answer(f".:{one}" if f".:{one}" in self._script else ".", "250 2.0.0 stored")
+                for one in list(message.recipients)
+            ]
+            message.recipients = [one for one, taken in zip(message.recipients, good, strict=True) if taken]
+            taken = bool(message.recipients)
+        else:
+            taken = self._answer(".", "250 2.0.0 ok queued as 1")
+        if taken and message is not None:
             message.content = (b"\r\n" + content).replace(b"\r\n..", b"\r\n.")[2:] if self._keep else b""
             self._log.messages.append(message)
         return True

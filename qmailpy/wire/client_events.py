@@ -27,7 +27,7 @@ class Stage(Enum):
 
     CONNECT = "connecting"
     GREETING = "waiting for the greeting"
-    EHLO = "waiting for the reply to EHLO"
+    EHLO = "waiting for the reply to EHLO"  # or LHLO
     HELO = "waiting for the reply to HELO"
     STARTTLS = "waiting for the reply to STARTTLS"
     TLS = "beginning TLS"
@@ -80,6 +80,7 @@ class Outcome:
     recipients: tuple[Reply | None, ...] = ()  # in the order of the transaction
     data: Reply | None = None  # set only when DATA was refused
     final: Reply | None = None  # to the whole message; also an early refusal while it was being sent
+    finals: tuple[Reply | None, ...] = ()  # LMTP: to the message for each recipient that was taken, in order
     stage: Stage = Stage.IDLE  # what was being waited for when it ended; IDLE: the transaction came to its end
 
 

@@ -1,6 +1,6 @@
 """
-The client half of SMTP without I/O: a peer's octets in, events and octets out (RFC 5321, RFC 1870, RFC 2920, RFC 3030,
-RFC 3207, RFC 3461, RFC 4954, RFC 6152).
+The client half of SMTP and LMTP without I/O: a peer's octets in, events and octets out (RFC 5321, RFC 1870, RFC 2033,
+RFC 2920, RFC 3030, RFC 3207, RFC 3461, RFC 4954, RFC 6152).
 
 States, told by C{SmtpClient.stage}, which is always what is being waited for::
 
@@ -10,6 +10,9 @@ States, told by C{SmtpClient.stage}, which is always what is being waited for::
     IDLE -> [RSET ->] MAIL -> RCPT ... -> DATA -> CONTENT -> FINAL -> IDLE     one transaction
     RCPT -> CONTENT     the same with CHUNKING (RFC 3030)
     IDLE -> QUIT -> CLOSED;  any -> CLOSED when the session is broken
+
+LMTP (RFC 2033) is the same but for its LHLO, which has no older form to fall back to, and for FINAL, in which each
+recipient that was taken gets a reply of its own.
 
 With PIPELINING the commands up to DATA go out in one write and only their replies are waited for one by one;
 otherwise each command waits for the reply before it. The caller moves octets: L{SmtpClient.receive} for what came in,
@@ -68,6 +71,7 @@ class SmtpClient:
         "_dirty",
         "_discard",
         "_final",
+        "_finals",
         "_helo",
         "_login",
         "_machine",
@@ -85,11 +89,12 @@ class SmtpClient:
         "broken",
         "esmtp",
         "extensions",
+        "lmtp",
         "secure",
         "stage",
     )
 
-    def __init__(self, helo: str, tls: Tls = Tls.NONE, login: Login | None = None) -> None:
+    def __init__(self, helo: str, tls: Tls = Tls.NONE, login: Login | None = None, *, lmtp: bool = False) -> None:
         """
         @param helo: our name, for EHLO.
         @param tls: what the session must have before mail is given to it.
@@ -103,6 +108,7 @@ class SmtpClient:
         self.authenticated = False
         self.secure = False  # the session is under TLS
         self._helo = helo.encode("ascii")
+        self.lmtp = lmtp
         self._tls = tls
         self._login = login
         self._machine: Machine | None = None
@@ -117,6 +123,7 @@ class SmtpClient:
         self._accepted = 0  # of them, 2yz
         self._data: Reply | None = None
         self._final: Reply | None = None
+        self._finals: list[Reply] = []  # LMTP
         self._discard = False  # the reply to a lone dot is no news
         self._stuffer = Stuffer()
         self._chunker: Chunker | None = None  # instead of the Stuffer
@@ -141,9 +148,14 @@ class SmtpClient:
         self.extensions = {}
         if self.answers:
             self.stage = Stage.EHLO
-            self._out = b"EHLO " + self._helo + b"\r\n"
+            self._out = self._hello()
         else:
             self.stage = Stage.GREETING
+
+    @property
+    def chunked(self) -> bool:
+        """Whether the content of the (last) transaction goes by BDAT."""
+        return self._chunker is not None
 
     @property
     def eight_bit(self) -> bool:
@@ -164,6 +176,7 @@ class SmtpClient:
         self._transaction = transaction
         self._mail = self._data = self._final = None
         self._replies = []
+        self._finals = []
         self._accepted = 0
         self._discard = False
         self._stuffer = Stuffer()
@@ -225,8 +238,20 @@ class SmtpClient:
             recipients=(*self._replies, *(None,) * missing),
             data=self._data,
             final=self._final,
+            finals=self._finals_of_all() if self.lmtp else (),
             stage=self.stage,
         )
+
+    def _finals_of_all(self) -> tuple[Reply | None, ...]:
+        """The replies to the message by recipient, C{None} where there was none (yet)."""
+        answers = iter(self._finals)
+        taken = [reply.code < 300 and self._dirty_mail() for reply in self._replies]
+        missing = len(self._transaction.recipients) - len(taken) if self._transaction is not None else 0
+        return (*[next(answers, None) if good else None for good in taken], *(None,) * missing)
+
+    def _dirty_mail(self) -> bool:
+        """Whether the sender was taken."""
+        return self._mail is not None and self._mail.code < 300
 
     # What comes in
 
@@ -263,10 +288,13 @@ class SmtpClient:
             self._break(events, reply)
             return
         self.stage = Stage.EHLO
-        self._out += b"EHLO " + self._helo + b"\r\n"
+        self._out += self._hello()
+
+    def _hello(self) -> bytes:
+        return (b"LHLO " if self.lmtp else b"EHLO ") + self._helo + b"\r\n"
 
     def _ehlo(self, reply: Reply, events: list[Event]) -> None:
-        if reply.permanent and not self.secure:
+        if reply.permanent and not self.secure and not self.lmtp:
             self.stage = Stage.HELO  # RFC 5321 s.3.2: an old server; it may still do with HELO
             self._out += b"HELO " + self._helo + b"\r\n"
         elif reply.code == 250:
@@ -439,6 +467,9 @@ class SmtpClient:
                 self._discard = True
                 self.stage = Stage.FINAL
                 self._out += b".\r\n"
+                if self.lmtp:  # a reply for each recipient: none
+                    self._dirty = False
+                    self._finish(events)
         elif reply.code < 400:
             self._odd(reply, events)
         else:
@@ -474,7 +505,11 @@ class SmtpClient:
         if 300 <= reply.code < 400:
             self._odd(reply, events)
             return
-        if not self._discard:
+        if self.lmtp:
+            self._finals.append(reply)
+            if len(self._finals) < self._accepted:
+                return
+        elif not self._discard:
             self._final = reply
         self._dirty = False
         self._finish(events)

@@ -102,7 +102,7 @@ class ParseTests(SynchronousTestCase):
                 'F:4: [qeue]: [qeue] is not known; did you mean "queue"?',
                 "F:6: [queue] roll_s: -1.0 is out of range; right would be 0.1 or more",
                 'F:8: [trust] networks: "10.0.0.1/8" is no network; right would be as in "10.0.0.0/8"',
-                'F:10: [channel.x] kind: "smpt" is not known; right would be "smtp" or "local" or "process" or "hold" '
+                'F:10: [channel.x] kind: "smpt" is not known; right would be "smtp" or "lmtp" or "local" or "process" or "hold" '
                 'or "bitbucket"',
                 'F:13: [[rewrite]] 1 channel: there is no channel "y"; known are x',
             ],
@@ -134,6 +134,12 @@ class ParseTests(SynchronousTestCase):
             self.assertIn(said, " ".join(problems(text + more)))
         good = 'relay = "a.example"\nrelay_user = "joe"\nrelay_password_file = "x"'
         self.assertEqual(parse(text + good, "F", "/home").channels["out"].relay_user, "joe")
+
+    def test_a_channel_to_a_mail_store_needs_to_know_where(self) -> None:
+        """kind = "lmtp"."""
+        text = MINIMAL + '[channel.tcp_lmtp]\nkind = "lmtp"\n'
+        self.assertIn("has no relay", " ".join(problems(text)))
+        self.assertEqual(problems(text + 'relay = "store.example:24"'), [])
 
     def test_destinations_are_checked(self) -> None:
         """Patterns, words of tls, channels."""

@@ -89,7 +89,7 @@ class RemoteTestCase(TestCase):
             recorder=recorder,
             config=config,
         )
-        table = ChannelConfig(name="tcp_local", kind="smtp", relay=f"127.0.0.1:{port}", **options)
+        table = ChannelConfig(name="tcp_local", relay=f"127.0.0.1:{port}", **({"kind": "smtp"} | options))
         channel = SmtpChannel(config, table, parts)
         self.addCleanup(lambda: Deferred.fromCoroutine(channel.stop()))
         return channel
@@ -169,6 +169,14 @@ class SmtpSinkTests(RemoteTestCase):
             r"^dns;\[127\.0\.0\.1\] \(TCP\|127\.0\.0\.1\|\d+\|127\.0\.0\.1\|\d+\) "
             r"\(smtp-sink ESMTP\) smtp;250 2\.0\.0 Ok$",
         )
+
+    async def test_a_mail_store_speaks_lmtp(self) -> None:
+        """smtp-sink -L: a reply for each recipient, over one connection for all messages."""
+        channel = self.channel(await self.peer("-L"), kind="lmtp")
+        for count in (1, 3):
+            found = await channel.dequeue(self.job(count))
+            self.assertEqual([(one.verdict, one.modifiers) for one in found], [(Verdict.DELIVERED, "L")] * count)
+        self.assertEqual([one.application for one in self.recorder.records], ["LMTP/127.0.0.1"])
 
     async def test_old_servers_get_mail_too(self) -> None:
         """Without PIPELINING; without EHLO; as a Cisco PIX would have it."""

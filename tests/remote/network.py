@@ -117,9 +117,9 @@ class Connections:
 class World:
     """A channel's way out, over a network in memory."""
 
-    def __init__(self, resolver: TablesResolver | None = None, **options: Any) -> None:
+    def __init__(self, resolver: TablesResolver | None = None, kind: str = "smtp", **options: Any) -> None:
         self.network = Network()
-        self.config = ChannelConfig(name="tcp_local", kind="smtp", **options)
+        self.config = ChannelConfig(name="tcp_local", kind=kind, **options)
         self.memory = HostMemory(self.network.seconds)
         self.watcher = Connections()
         self.pool = Pool(self.network, self.network, self.config, self.memory, self.watcher, self.session)

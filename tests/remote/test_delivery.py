@@ -134,6 +134,21 @@ class DeliveryTests(SynchronousTestCase):
         [found] = self.send(world, where=FAR, content=MemoryContent(b"\r\n\xfc\r\n"))
         self.assertEqual((found.verdict, found.remote_mta, len(sink.log.messages)), (D, "mx2.example", 1))
 
+    def test_a_mail_store_answers_for_each_recipient(self) -> None:
+        """LMTP: each disposition by its own reply; and those it has not answered for when it hangs up wait."""
+        world = World(kind="lmtp")
+        sink = world.network.host(
+            "192.0.2.1", {".:c@x": "452 4.2.2 full", ".:d@x": "550 5.1.1 gone", "RCPT:e@x": "550 no"}
+        )
+        found = self.send(world, "b@x", "c@x", "d@x", "e@x", "f@x")
+        self.assertEqual([one.verdict for one in found], [D, Q, R, R, D])
+        self.assertEqual([one.reply.code for one in found], [250, 452, 550, 550, 250])
+        self.assertEqual((found[0].modifiers, sink.log.messages[0].recipients), ("L", ["b@x", "f@x"]))
+        sink.say(".:c@x", Drop())
+        found = self.send(world, "b@x", "c@x", "f@x")
+        self.assertEqual([one.verdict for one in found], [D, Q, Q])
+        self.assertIn("possible duplicate", found[2].reply.text)
+
     def test_a_second_message_goes_over_the_same_connection(self) -> None:
         """No new question to the DNS either."""
         resolver = TablesResolver(addresses={"mx.example": ["192.0.2.1"]})

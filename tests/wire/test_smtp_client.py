@@ -334,6 +334,50 @@ class ChunkingTests(SynchronousTestCase):
         self.assertIn(b"DATA\r\n", client.take())
 
 
+class LmtpTests(SynchronousTestCase):
+    """RFC 2033, seen from the client."""
+
+    THREE = Transaction(sender="a@example.org", recipients=("b@x.example", "c@x.example", "d@x.example"), size=9)
+
+    def begun(self, ehlo: bytes = EHLO) -> SmtpClient:
+        client = SmtpClient("us.example", lmtp=True)
+        client.receive(b"220 store LMTP\r\n")
+        self.assertEqual(client.take(), b"LHLO us.example\r\n")
+        self.assertEqual(client.receive(ehlo), [Ready()])
+        client.begin(self.THREE)
+        return client
+
+    def test_there_is_no_older_form_of_hello(self) -> None:
+        client = SmtpClient("us.example", lmtp=True)
+        client.receive(b"220 smtp.example\r\n")
+        [event] = client.receive(b"500 what?\r\n")
+        assert isinstance(event, Broken)
+        self.assertEqual(event.stage, Stage.EHLO)
+
+    def test_each_recipient_that_was_taken_gets_a_reply(self) -> None:
+        """In order, those that were not left out; then the session is ready for more."""
+        client = self.begun()
+        self.assertEqual(client.receive(b"250 a\r\n250 b\r\n550 c\r\n250 d\r\n354 go\r\n"), [GoAhead()])
+        client.content(b"x\r\n")
+        client.end_content()
+        self.assertEqual(client.receive(b"250 ok\r\n"), [])
+        self.assertEqual((client.stage, client.outcome().finals), (Stage.FINAL, (OK, None, None)))
+        [event] = client.receive(b"452 4.2.2 full\r\n")
+        assert isinstance(event, Finished)
+        self.assertEqual(event.outcome.finals, (OK, None, Reply(452, "4.2.2", "full")))
+        self.assertIsNone(event.outcome.final)
+        client.begin(TWO)
+        self.assertTrue(client.take().endswith(b"DATA\r\n"))
+
+    def test_without_recipients_no_reply_is_waited_for(self) -> None:
+        """Whether DATA is refused, as it must be, or not."""
+        for answer in (b"503 no\r\n", b"354 go\r\n"):
+            client = self.begun()
+            [event] = client.receive(b"250 a\r\n" + b"550 x\r\n" * 3 + answer)
+            assert isinstance(event, Finished)
+            self.assertEqual((event.outcome.finals, client.stage), ((None, None, None), Stage.IDLE))
+
+
 class PipeliningTests(SynchronousTestCase):
     """Transactions in one write (RFC 2920)."""
 
