@@ -48,7 +48,7 @@ _COLUMNS = (
     "written",
     type=click.Choice(["own", "sun", "sun-times"]),
     default="own",
-    help="sun: lines of an iMTA's log, LOG_FORMAT 1 or 2; sun-times: written with LOG_QUEUE_TIME.",
+    help="sun: lines of an iMTA's log, LOG_FORMAT 1 to 4; sun-times: written with LOG_QUEUE_TIME.",
 )
 @click.argument("files", nargs=-1, type=click.Path(exists=True, dir_okay=False))
 @click.pass_obj

@@ -1,9 +1,11 @@
 """
-Lines of the ancestor's logs (LOG_FORMAT 1 and 2), whatever its LOG_* options were.
+Lines of the ancestor's logs (LOG_FORMAT 1 to 4), whatever its LOG_* options were.
 
 The seven fields every line has are found by C{rfc822;}; those behind, which depend on options nobody wrote down, by
 their look: a queue file (C{/q/tcp_local/001/ZZf0s690kN_y0.00}), a message id in angle brackets, a login with its
-asterisk. Format 2 writes C{<>} for an empty address. Formats 3 (counted fields) and later are refused.
+asterisk. Format 2 writes C{<>} for an empty address. In format 3 each field of variable length, from the sender on, has
+its length before it (C{13:a@example.net}). Format 4 is an XML element a line, whose attributes have names: C{<en
+ts="2014-06-02T09:45:50.29" sc="tcp_local" ac="E" .../>}; nothing is left to guess there.
 
 Such a line does not tell how many recipients are left, or whether it belongs to the event before; the same queue file
 and action as in the line before is taken for that.
@@ -11,6 +13,7 @@ and action as in the line before is taken for that.
 
 from __future__ import annotations
 
+import html
 import re
 import time
 
@@ -19,8 +22,15 @@ from qmailpy.records.text import MONTH_OF, Unreadable
 from qmailpy.values import BLOCK
 
 _ANCHOR = re.compile(r" ([EDJQRWKZBV])([A-Z]*) (\d{1,9}) ([^ ]*) (?:rfc822;)([^ ]*)(?: ([^ ]*))?(?: (.*))?$")
+_COUNTED = re.compile(r" ([EDJQRWKZBV])([A-Z]*) (\d{1,9}) (?=\d{1,6}:)")
+_LENGTH = re.compile(r"(\d{1,6}):")
+_ATTRIBUTE = re.compile(r' ([a-z]{2})="([^"]*)"')
+_ISO = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)\.(\d\d)", re.ASCII)
 _STAMP = re.compile(r"(\d\d)-([A-Z][a-z][a-z])-(\d{4}) (\d\d):(\d\d):(\d\d)\.(\d\d) ", re.ASCII)
 _FILE = re.compile(r"(?:.*/)?([^/]+)/[0-9a-f]{2,3}/([A-Z]{2})([^/.]+)\.(\d+)")
+_BLANK = "\0"  # what a blank within a counted field is meanwhile
+_CODE = re.compile(r"[EDJQRWKZBV][A-Z]*")
+_SIZE = re.compile(r"\d{1,9}", re.ASCII)
 _TIME = re.compile(r"\d{1,9}(?:\.\d{1,3})?")
 _TIMED = frozenset({Action.DEQUEUED, Action.FAILED, Action.SILENCED})
 
@@ -45,6 +55,11 @@ class SunFormat:
         @raise Unreadable: it is none, or of a connection.
         """
         text = line.decode("utf-8", "replace")
+        if text.startswith("<"):
+            return self._element(text)
+        counted = _COUNTED.search(text, 23)
+        if counted is not None:
+            text = text[: counted.end()] + _uncounted(text, counted.end())
         stamp = _STAMP.match(text)
         found = _ANCHOR.search(text, 23)
         if stamp is None or found is None:
@@ -65,11 +80,7 @@ class SunFormat:
             if _TIME.fullmatch(last):
                 rest, spent = before, float(last)
         file, message_id, user, diagnostic = self._optional(rest)
-        mark = (file.id if file is not None else "", letter, source)
-        continued = file is not None and mark == self._before
-        self._before = mark
-        if file is not None and continued:
-            file = QueueFile(channel=file.channel, id=file.id, attempts=file.attempts, continued=True)
+        file = self._continued(file, letter, source)
         return LogRecord(
             action=action,
             time=self._time(stamp),
@@ -81,10 +92,46 @@ class SunFormat:
             original_to=_address(original),
             current_to=_address(current),
             file=file,
-            message_id=message_id,
-            user=user,
-            diagnostic=diagnostic,
+            message_id=message_id.replace(_BLANK, " "),
+            user=user.replace(_BLANK, " "),
+            diagnostic=diagnostic.replace(_BLANK, " "),
             queue_time=spent,
+        )
+
+    def _continued(self, file: QueueFile | None, letter: str, source: str) -> QueueFile | None:
+        """The file, marked when the line goes on with the event of the one before."""
+        mark = (file.id if file is not None else "", letter, source)
+        before, self._before = self._before, mark
+        if file is None or mark != before:
+            return file
+        return QueueFile(channel=file.channel, id=file.id, attempts=file.attempts, continued=True)
+
+    def _element(self, text: str) -> LogRecord:
+        """A line of format 4."""
+        values = {name: html.unescape(value) for name, value in _ATTRIBUTE.findall(text)}
+        stamp = _ISO.fullmatch(values.get("ts", ""))
+        code, size = values.get("ac", ""), values.get("sz", "")
+        if not text.startswith("<en ") or stamp is None or not _CODE.fullmatch(code) or not _SIZE.fullmatch(size):
+            raise Unreadable("not a message's record")
+        spent = values.get("qt", "")
+        return LogRecord(
+            action=Action(code[0]),
+            time=_moment(*map(int, stamp.groups())),
+            source=values.get("sc", ""),
+            destination=values.get("dc", ""),
+            modifiers=code[1:],
+            size_octets=int(size) * BLOCK,
+            sender=_address(values.get("so", "")),
+            original_to=_address(values.get("od", "").removeprefix("rfc822;")),
+            current_to=_address(values.get("de", "")),
+            file=self._continued(_file(values.get("fi", "")), code[0], values.get("sc", "")),
+            envelope_id=values.get("ei", ""),
+            message_id=values.get("mi", ""),
+            user=values.get("us", "").removeprefix("*"),
+            source_system=values.get("ss", ""),
+            reason=values.get("re", ""),
+            diagnostic=values.get("di", ""),
+            queue_time=float(spent) if _TIME.fullmatch(spent) else None,
         )
 
     @staticmethod
@@ -94,10 +141,8 @@ class SunFormat:
         words = rest.split(" ", 6)
         used = 0
         for at, word in enumerate(words[:6]):
-            if file is None and (found := _FILE.fullmatch(word)):
-                code = found[2]
-                attempts = (ord("Z") - ord(code[0])) * 26 + ord("Z") - ord(code[1])
-                file = QueueFile(channel=found[1], id=found[3], attempts=attempts)
+            if file is None and (found := _file(word)) is not None:
+                file = found
             elif not message_id and word.startswith("<") and word.endswith(">") and len(word) > 2:
                 message_id = word
             elif not user and word.startswith("*"):
@@ -112,14 +157,43 @@ class SunFormat:
         if stamp[0][:17] != self._minute:
             if month not in MONTH_OF:
                 raise Unreadable("no time stamp")
-            fields = (int(year), MONTH_OF[month], int(day), int(hour), int(minute), 0, 0, 0, -1)
-            try:
-                self._epoch = time.mktime(fields)
-            except (OverflowError, ValueError) as error:
-                raise Unreadable("no time stamp") from error
+            self._epoch = _moment(int(year), MONTH_OF[month], int(day), int(hour), int(minute))
             self._minute = stamp[0][:17]
         return self._epoch + int(second) + int(hundredths) / 100
 
 
+def _moment(year: int, month: int, day: int, hour: int, minute: int, second: int = 0, hundredths: int = 0) -> float:
+    try:
+        return time.mktime((year, month, day, hour, minute, second, 0, 0, -1)) + hundredths / 100
+    except (OverflowError, ValueError) as error:
+        raise Unreadable("no time stamp") from error
+
+
+def _file(word: str) -> QueueFile | None:
+    """A queue file by its path."""
+    found = _FILE.fullmatch(word)
+    if found is None:
+        return None
+    code = found[2]
+    attempts = (ord("Z") - ord(code[0])) * 26 + ord("Z") - ord(code[1])
+    return QueueFile(channel=found[1], id=found[3], attempts=attempts)
+
+
+def _uncounted(text: str, at: int) -> str:
+    """The fields from C{at} on without their lengths; blanks within them are no ends of fields any more."""
+    found: list[str] = []
+    while at < len(text):
+        length = _LENGTH.match(text, at)
+        if length is None:  # a field that is not of variable length
+            end = text.find(" ", at)
+            end = len(text) if end < 0 else end
+            found.append(text[at:end])
+        else:
+            end = length.end() + int(length[1])
+            found.append(text[length.end() : end].replace(" ", _BLANK))
+        at = end + 1
+    return " ".join(found)
+
+
 def _address(word: str) -> str:
-    return "" if word == "<>" else word
+    return "" if word == "<>" else word.replace(_BLANK, " ")

@@ -41,6 +41,7 @@ _NO_COLUMN = b" " * 12
 _SENT, _DELIVERED, _FAILED, _DEFERRED, _REJECTED, _TIME, _TIMES = 0, 3, 6, 7, 8, 9, 10
 _COUNTS = 11
 _MONTHS = {name.encode(): number for name, number in MONTH_OF.items()}
+_NAMES = {number: name for name, number in _MONTHS.items()}
 
 
 class By(Enum):
@@ -192,7 +193,7 @@ class Account:
         spent = milliseconds(record.queue_time)
         self._count(
             record.action.value.encode(),
-            line,
+            line if self._fast else _stamped(record.time),
             record.source.encode(),
             blocks(record.size_octets),
             record.sender.encode("utf-8", "replace"),
@@ -325,6 +326,12 @@ class Account:
         else:
             found.sort(key=lambda item: (-item[1].counts[_DELIVERED + 2] - item[1].counts[_SENT + 2], item[0]))
         return [_line(key, row) for key, row in found[:top]]
+
+
+def _stamped(at: float) -> bytes:
+    """A time as our lines begin with it, for lines that have it in another form."""
+    now = time.localtime(at)
+    return b"%02d-%s-%04d %02d" % (now.tm_mday, _NAMES[now.tm_mon], now.tm_year, now.tm_hour)
 
 
 def _line(key: bytes, row: _Row) -> Line:

@@ -86,6 +86,12 @@ class AccountTests(SynchronousTestCase):
         self.home += "/none"
         self.assertIn("example.com", self.call("--format", "sun", path).output)
 
+    def test_an_ancestors_days_are_days_in_any_format(self) -> None:
+        element = b'<en ts="2007-02-17T09:45:50.29" sc="ims-ms" ac="D" sz="3" so="a@b" od="rfc822;c@d" de="c@d"/>\n'
+        path = self.write("old", _SUN + element)
+        found = json.loads(self.call("--by", "day", "--format", "sun", "--json", path).output)["lines"]
+        self.assertEqual([line["key"] for line in found], ["2007-02-16", "2007-02-17"])
+
     def test_following_shows_it_again_as_mail_goes_on(self) -> None:
         steps = iter([lambda: self.write("mail.log_current", _line()), lambda: None])
 

@@ -65,11 +65,42 @@ class SunTests(SynchronousTestCase):
         files = [form.record(line % to).file for to in (b"one@a", b"two@a")]
         self.assertEqual([file.continued for file in files if file is not None], [False, True])
 
+    def test_format_3_counts_its_fields(self) -> None:
+        """A blank within a field is no end of it."""
+        fields = (
+            *("a@example.com", "rfc822;u@example.org", '"u u"@example.org', "/q/tcp_local/001/ZYf0s690kN_y0.00"),
+            *("<0JE1@example.com>", "TCP active open"),
+        )
+        counted = " ".join(f"{len(field)}:{field}" for field in fields)
+        record = _read(f"26-Feb-2007 16:58:11.20 tcp_local                 Q 1 {counted}")
+        self.assertEqual((record.sender, record.original_to), ("a@example.com", "u@example.org"))
+        self.assertEqual(record.current_to, '"u u"@example.org')
+        self.assertEqual((record.message_id, record.diagnostic), ("<0JE1@example.com>", "TCP active open"))
+        self.assertEqual(record.file and record.file.id, "f0s690kN_y0")
+
+    def test_an_empty_counted_field_is_empty(self) -> None:
+        record = _read("16-Feb-2007 14:55:02.10 ims-ms                    D 5 0: 20:rfc822;b@example.com 3:b@x")
+        self.assertEqual((record.sender, record.original_to, record.current_to), ("", "b@example.com", "b@x"))
+
+    def test_format_4_names_its_fields(self) -> None:
+        record = _read(
+            '<en ts="2014-06-02T09:45:50.29" pi="123f.3f8.4397" sc="tcp_local" dc="ims-ms" ac="EES" sz="3" '
+            'so="a@example.net" od="rfc822;b@example.com" de="b@ims-ms-daemon" fi="/q/ims-ms/001/ZYf0s690kN_y0.00" '
+            'mi="&lt;0JE1@example.com&gt;" us="*joe" qt="1.5" xx="unknown"/>'
+        )
+        self.assertEqual((record.source, record.destination, record.modifiers), ("tcp_local", "ims-ms", "ES"))
+        self.assertEqual((record.sender, record.original_to), ("a@example.net", "b@example.com"))
+        self.assertEqual((record.message_id, record.user, record.queue_time), ("<0JE1@example.com>", "joe", 1.5))
+        self.assertEqual(record.file and record.file.attempts, 1)
+        self.assertAlmostEqual(record.time, time.mktime((2014, 6, 2, 9, 45, 50, 0, 0, -1)) + 0.29, places=3)
+
     def test_others_are_refused(self) -> None:
         for line in (
             "",
             "19-Feb-2007 17:02:08.70 tcp_local    +            O TCP|192.0.2.12|25|198.51.100.66|1244 SMTP",
             '<en ts="2014-06-02T09:45:50.29" sc="tcp_local" ac="E"/>',
+            '<en ts="2014-99-02T09:45:50.29x" sc="tcp_local" ac="E" sz="1"/>',
+            '<co ts="2014-06-02T09:45:50.29" sc="tcp_local" dr="+" ac="O" sz="1"/>',
             "99-Xxx-2007 14:55:02.10 ims-ms                    D 5 a@b rfc822;b@example.com b@x",
             "16-Feb-2007 14:55:02.10             E 5 a@b rfc822;b@example.com b@x",
         ):
