@@ -4,18 +4,25 @@ The SMTP channel under TLS, over real sockets: against our own sink with certifi
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
-from typing import Any, cast
+import shutil
+import socket
+from typing import Any, ClassVar, cast
 
 from OpenSSL import SSL
 from twisted.internet import reactor as global_reactor
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
+from twisted.internet.error import ProcessExitedAlready
+from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IProcessTransport, IReactorProcess
+from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SkipTest
 from zope.interface import implementer
 
 from qmailpy.channels.parts import Parts
@@ -216,6 +223,12 @@ class RequiredTests(TlsTestCase):
             found = await self.one(self.tls_channel(port, tls="must", trust=trust))
             self.assertEqual(found.verdict, Verdict.DELIVERED)
 
+    async def test_the_name_is_told_before_the_certificate_is_shown(self) -> None:
+        """SNI (RFC 6066 s.3): a server with several certificates shows the right one."""
+        _, port = self.secure_sink(Certificates({OWN: pair("other.example"), "mx": MX}))
+        found = await self.one(self.tls_channel(port, tls="verify"))
+        self.assertEqual(found.verdict, Verdict.DELIVERED)
+
     async def test_a_destination_may_be_different(self) -> None:
         """And does not share connections with one that is not."""
         sink, port = self.secure_sink(Certificates({OWN: pair("other.example")}))
@@ -297,6 +310,82 @@ class LoginTests(TlsTestCase):
             path = "tls/nothing" if octets is None else self.file(octets)
             error = self.assertRaises(ConfigError, self.tls_channel, 1, relay_user="joe", relay_password_file=path)
             self.assertIn("relay_password_file", str(error))
+
+
+class Dialogue(ProcessProtocol):
+    """An SMTP server made of C{openssl s_server}: it does the TLS, and we answer its standard input and output."""
+
+    ANSWERS: ClassVar = {b"DATA": b"354 go", b"QUIT": b"221 bye"}
+
+    def __init__(self) -> None:
+        self.ended: Deferred[None] = Deferred()
+        self.lines: list[bytes] = []
+        self._pending = b""
+        self._in_data = False
+
+    def connectionMade(self) -> None:
+        self.say(b"220 openssl")
+
+    def say(self, line: bytes) -> None:
+        cast(IProcessTransport, self.transport).writeToChild(0, line + b"\r\n")
+
+    def outReceived(self, data: bytes) -> None:
+        *lines, self._pending = (self._pending + data).split(b"\r\n")
+        for line in lines:
+            self.lines.append(line)
+            if not self._in_data or line == b".":
+                self._in_data = line == b"DATA"
+                self.say(self.ANSWERS.get(line, b"250 ok"))
+
+    def processEnded(self, reason: Failure) -> None:
+        self.ended.callback(None)
+
+
+class OpensslTests(TlsTestCase):
+    """openssl s_server, which is neither ours nor pyOpenSSL."""
+
+    async def server(self, *options: str) -> tuple[Dialogue, int]:
+        command = shutil.which("openssl")
+        if command is None:
+            raise SkipTest("openssl is missing")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port: int = free.getsockname()[1]
+        dialogue = Dialogue()
+        certificate, key = self.file(MX.certificate), self.file(MX.key)
+        words = ["openssl", "s_server", "-quiet", "-accept", f"127.0.0.1:{port}", "-cert", certificate, "-key", key]
+        process = cast(IReactorProcess, reactor).spawnProcess(dialogue, command, [*words, *options], env=None)
+
+        def end() -> Deferred[None]:
+            with contextlib.suppress(ProcessExitedAlready):
+                process.signalProcess("KILL")
+            return dialogue.ended
+
+        self.addCleanup(end)
+        while not self.listens(port):
+            await deferLater(reactor, 0.01)
+        return dialogue, port
+
+    def listens(self, port: int) -> bool:
+        """Asked of the kernel: a connection would be taken for the client's."""
+        with open("/proc/net/tcp") as table:
+            return any(f"0100007F:{port:04X} 00000000:0000 0A" in line for line in table)
+
+    async def test_mail_goes_over_each_version_that_is_good(self) -> None:
+        for option, version in (("-tls1_2", "TLSv1.2/ECDHE-"), ("-tls1_3", "TLSv1.3/TLS_")):
+            dialogue, port = await self.server(option)
+            found = await self.one(self.tls_channel(port, implicit_tls=True, tls="verify"))
+            self.assertEqual((found.verdict, found.modifiers), (Verdict.DELIVERED, "ES"), found)
+            self.assertIn(version, found.diagnostic)
+            self.assertIn(b"MAIL FROM:<a@example.org>", dialogue.lines)
+
+    async def test_old_versions_are_not_spoken(self) -> None:
+        """RFC 8996."""
+        dialogue, port = await self.server("-tls1_1", "-cipher", "ALL:@SECLEVEL=0")
+        found = await self.one(self.tls_channel(port, implicit_tls=True, tls="must"))
+        self.assertEqual((found.verdict, found.reply.enhanced), (Verdict.DEFERRED, "4.7.5"), found)
+        self.assertIn("TLS failed: ", found.reply.text)
+        self.assertEqual(dialogue.lines, [])
 
 
 class PostfixTests(TlsTestCase):

@@ -43,6 +43,15 @@ class PoliciesTests(SynchronousTestCase):
         self.assertEqual(policies.of("a.b.example").tls, Tls.VERIFY)
         self.assertTrue(policies.verifying)
 
+    def test_with_a_login_tls_is_a_must(self) -> None:
+        """Whatever the words are, of the channel and of a table; verified stays verified."""
+        tables = [DestinationConfig(pattern=f"{word}.example", tls=word) for word in ("none", "may", "must", "verify")]
+        for tls in ("none", "may"):
+            channel = ChannelConfig(name="out", kind="smtp", tls=tls, relay="r.example", relay_user="joe")
+            policies = Policies(channel, tables)
+            found = [policies.of(f"{word}.example").tls for word in ("other", "none", "may", "must", "verify")]
+            self.assertEqual(found, [Tls.MUST] * 4 + [Tls.VERIFY])
+
     def test_a_table_may_be_for_one_channel(self) -> None:
         """What it leaves out is as the channel has it."""
         tables = [DestinationConfig(pattern="x.example", channel="tcp_local", tls="must")]
