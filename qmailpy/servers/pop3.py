@@ -5,7 +5,7 @@ The POP3 listener: a factory of L{Pop3Session} over the logins and the mail stor
 from __future__ import annotations
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocol, IProtocolFactory, IReactorTime
+from twisted.internet.interfaces import IAddress, IProtocol, IProtocolFactory, IReactorTime
 from zope.interface import implementer
 
 from qmailpy.auth.logins import Logins
@@ -44,8 +44,6 @@ class Pop3Factory:
         """
         self._reactor = reactor
         self._hostname = hostname
-        self._drains: list[Deferred[None]] = []
-        self._grace: IDelayedCall | None = None
         self.site = Pop3Site(
             reactor=reactor,
             service=self._service(listener, certificates),
@@ -92,28 +90,4 @@ class Pop3Factory:
         @param grace_s: after so many seconds what is left is cut off.
         @return: fires when there is no session any more.
         """
-        site = self.site
-        done: Deferred[None] = Deferred()
-        self._drains.append(done)
-        if not site.draining:
-            site.draining = True
-            site.gone = self._gone
-            self._grace = self._reactor.callLater(grace_s, self._cut_off)
-            for session in list(site.sessions):
-                session.stop()
-        self._gone()
-        return done
-
-    def _gone(self) -> None:
-        """A session has ended while draining."""
-        if self.site.sessions:
-            return
-        if self._grace is not None and self._grace.active():
-            self._grace.cancel()
-        drains, self._drains = self._drains, []
-        for done in drains:
-            done.callback(None)
-
-    def _cut_off(self) -> None:
-        for session in list(self.site.sessions):
-            session.abort()
+        return self.site.sessions.drain(grace_s)

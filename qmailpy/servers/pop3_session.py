@@ -148,7 +148,7 @@ class Pop3Session:
         count = site.counts.add(self._ip)
         self._heard = site.reactor.seconds()
         # TLS is not begun for a refusal: it would cost more than the session.
-        if site.draining:
+        if site.sessions.draining:
             self._core.close("" if self._implicit else _STOPPING, "stopping")
         elif len(site.sessions) > site.listener.connections or (
             not self._trusted and count > site.listener.connections_per_client
@@ -194,10 +194,8 @@ class Pop3Session:
             self._deciding.cancel()
         self._fire_drained()
         self._leave_mailbox()
-        site.sessions.discard(self)
         site.counts.remove(self._ip)
-        if site.gone is not None:
-            site.gone()
+        site.sessions.discard(self)
 
     # IPushProducer: we are told when the client does not keep up
 
@@ -260,7 +258,7 @@ class Pop3Session:
         finally:
             self._running = False
         self._push()
-        if self._site.draining and not core.waiting:
+        if self._site.sessions.draining and not core.waiting:
             self.stop()
 
     def _go_on(self) -> None:

@@ -5,21 +5,14 @@ What the POP3 sessions of a listener share.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-from attrs import define, field
+from attrs import define
 from twisted.internet.interfaces import IReactorTime
 
 from qmailpy.auth.logins import Logins
-from qmailpy.config.schema import ListenerConfig
 from qmailpy.interfaces import IMailStore
-from qmailpy.servers.clients import ClientCounts, TrustedNetworks
-from qmailpy.servers.tls import Certificates
+from qmailpy.servers.sessions import ListenerSite
 from qmailpy.wire.pop3_service import Service
-
-if TYPE_CHECKING:
-    from qmailpy.servers.pop3_session import Pop3Session
 
 
 class Delays:
@@ -55,18 +48,10 @@ class Delays:
 
 
 @define(eq=False, kw_only=True)
-class Pop3Site:
-    """What the sessions of one listener share."""
+class Pop3Site(ListenerSite):
+    """What the POP3 sessions of one listener share."""
 
-    reactor: IReactorTime
     service: Service
-    listener: ListenerConfig
-    trusted: TrustedNetworks
     logins: Logins
     store: IMailStore
     delays: Delays
-    certificates: Certificates | None  # C{None}: there is no TLS
-    counts: ClientCounts = field(factory=ClientCounts)
-    sessions: set[Pop3Session] = field(factory=set)
-    draining: bool = False
-    gone: Callable[[], None] | None = None  # called when a session has ended while draining

@@ -5,7 +5,7 @@ The listeners of SMTP, submission and LMTP: a factory of L{SmtpSession} over the
 from __future__ import annotations
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocol, IProtocolFactory, IReactorTime
+from twisted.internet.interfaces import IAddress, IProtocol, IProtocolFactory, IReactorTime
 from zope.interface import implementer
 
 from qmailpy.auth.logins import Logins
@@ -54,8 +54,6 @@ class SmtpFactory:
         """
         self._reactor = reactor
         self._proxies = TrustedNetworks(TrustConfig(networks=listener.proxy))
-        self._drains: list[Deferred[None]] = []
-        self._grace: IDelayedCall | None = None
         self.site = Site(
             reactor=reactor,
             hostname=hostname,
@@ -104,30 +102,6 @@ class SmtpFactory:
         @param grace_s: after so many seconds what is left is cut off.
         @return: fires when there is no session any more.
         """
-        site = self.site
-        done: Deferred[None] = Deferred()
-        self._drains.append(done)
-        if not site.draining:
-            site.draining = True
-            site.gone = self._gone
-            if site.names is not None:
-                site.names.stop()
-            self._grace = self._reactor.callLater(grace_s, self._cut_off)
-            for session in list(site.sessions):
-                session.stop()
-        self._gone()
-        return done
-
-    def _gone(self) -> None:
-        """A session has ended while draining."""
-        if self.site.sessions:
-            return
-        if self._grace is not None and self._grace.active():
-            self._grace.cancel()
-        drains, self._drains = self._drains, []
-        for done in drains:
-            done.callback(None)
-
-    def _cut_off(self) -> None:
-        for session in list(self.site.sessions):
-            session.abort()
+        if self.site.names is not None:
+            self.site.names.stop()
+        return self.site.sessions.drain(grace_s)

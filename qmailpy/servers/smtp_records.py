@@ -1,27 +1,79 @@
 """
-The lines of the transaction log that an SMTP session causes by itself: refusals, bad commands, connections, logins.
+The lines of the transaction log that an SMTP session causes by itself: refusals, bad commands, connections, logins;
+and what they, and Received, tell of where mail comes from.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from attrs import frozen
+
 from qmailpy.records.record import Action, LogRecord
+from qmailpy.servers.clients import ReverseNames
 from qmailpy.servers.site import Site
+from qmailpy.servers.tls import Secured
 from qmailpy.values import Reply
+from qmailpy.wire.headers import source_system
 
 
-def modifiers(*, extended: bool, secured: bool, authenticated: bool, lmtp: bool) -> str:
-    """The letters behind an action: E S A L, in that order."""
-    return "E" * (extended and not lmtp) + "S" * secured + "A" * authenticated + "L" * lmtp
+@frozen(kw_only=True)
+class Origin:
+    """Where mail comes from: who is connected, and how. The same from MAIL to the end of a transaction."""
+
+    ip: str  # "" over a UNIX socket
+    helo: str  # what the client calls itself
+    user: str  # address of the mailbox that has logged in, or ""
+    extended: bool  # it said EHLO or LHLO
+    lmtp: bool
+    secured: Secured | None  # none: no TLS
+    names: ReverseNames | None
+
+    @property
+    def name(self) -> str:
+        """The client's name, "" as long as it is not known."""
+        return self.names.get(self.ip) if self.names is not None else ""
+
+    @property
+    def system(self) -> str:
+        """All that is known of the client, in one word."""
+        return source_system(self.helo, self.name, self.ip)
+
+    @property
+    def tls(self) -> str:
+        """For Received, "" without TLS."""
+        return f"{self.secured.cipher} ({self.secured.version})" if self.secured is not None else ""
+
+    @property
+    def modifiers(self) -> str:
+        """The letters behind an action: E S A L, in that order."""
+        return (
+            "E" * (self.extended and not self.lmtp)
+            + "S" * (self.secured is not None)
+            + "A" * bool(self.user)
+            + "L" * self.lmtp
+        )
+
+    def protocol(self, *, utf8: bool = False) -> str:
+        """The keyword of RFC 3848, or with C{utf8} of RFC 6531 s.3.7.3; plain SMTP has none for TLS."""
+        if not self.extended:
+            return "SMTP"
+        name = ("UTF8LMTP" if self.lmtp else "UTF8SMTP") if utf8 else "LMTP" if self.lmtp else "ESMTP"
+        return name + "S" * (self.secured is not None) + "A" * bool(self.user)
 
 
-def protocol(*, extended: bool, secured: bool, authenticated: bool, lmtp: bool, utf8: bool = False) -> str:
-    """The keyword of RFC 3848, or with C{utf8} of RFC 6531 s.3.7.3; plain SMTP has none for TLS."""
-    if not extended:
-        return "SMTP"
-    name = ("UTF8LMTP" if lmtp else "UTF8SMTP") if utf8 else "LMTP" if lmtp else "ESMTP"
-    return name + "S" * secured + "A" * authenticated
+def session_record(site: Site, origin: Origin, action: Action, **fields: Any) -> None:
+    """A J, V or B record. @param fields: more of L{LogRecord}."""
+    record = LogRecord(
+        action=action,
+        time=site.reactor.seconds(),
+        source=site.listener.channel,
+        modifiers=origin.modifiers,
+        user=origin.user,
+        source_system=origin.system if site.log.connection else "",
+        **fields,
+    )
+    site.recorder.write([record])
 
 
 def ends(host: Any, peer: Any, unix: bool, ip: str, ours: str) -> str:
