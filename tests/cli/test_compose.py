@@ -170,9 +170,9 @@ class ComposeTests(SynchronousTestCase):
         for unit in (b"To: a@b.c\r\n", b"X: y\r\n", b" y\r\n", b"a@b.c,\r\n "):
             durations = []
             for count in (2000, 16000):
-                start = time.perf_counter()
+                start = time.process_time()
                 compose(b"To: x@y.z,\r\n " + unit * count + b"\r\n\r\nbody\r\n", AUTHOR)
-                durations.append(time.perf_counter() - start)
+                durations.append(time.process_time() - start)
             self.assertLess(durations[1], durations[0] * 24 + 0.05, unit)
 
 

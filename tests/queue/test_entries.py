@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from time import perf_counter
+from time import process_time
 from typing import Any
 
 from hypothesis import given
@@ -53,9 +53,9 @@ class PatternTests(SynchronousTestCase):
 
     def test_many_stars_take_no_longer_than_their_length(self) -> None:
         """Where a regular expression would not come back."""
-        before = perf_counter()
+        before = process_time()
         self.assertFalse(pattern("a*" * 50 + "b")("a" * 300))
-        self.assertLess(perf_counter() - before, 1.0)
+        self.assertLess(process_time() - before, 1.0)
 
 
 def admits(wanted: QueueFilter, **changes: Any) -> bool:

@@ -171,9 +171,9 @@ class ParseTests(SynchronousTestCase):
             durations = []
             for count in (4000, 32000):
                 value = b"<" * (unit == b"@a,") + unit * count
-                start = time.perf_counter()
+                start = time.process_time()
                 parse_list(value)
-                durations.append(time.perf_counter() - start)
+                durations.append(time.process_time() - start)
             self.assertLess(durations[1], durations[0] * 24 + 0.05, unit)
 
     def test_what_is_kept_is_bounded(self) -> None:
