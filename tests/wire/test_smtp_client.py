@@ -13,6 +13,7 @@ from qmailpy.wire.client_events import (
     Finished,
     GoAhead,
     Goodbye,
+    KeyWanted,
     Outcome,
     Ready,
     Secure,
@@ -593,6 +594,63 @@ class AddressTests(SynchronousTestCase):
         self.assertEqual((reply and reply.code, reply and reply.enhanced), (552, "5.3.4"))
         for ehlo in (PLAIN_EHLO, b"250-a\r\n250 SIZE\r\n", b"250-a\r\n250 SIZE 0\r\n", b"250-a\r\n250 SIZE x\r\n"):
             self.assertIsNone(session(ehlo).refusal(big))
+
+
+REPLIES = (
+    b"220 go",
+    b"250 ok",
+    b"250-mx\r\n250-STARTTLS\r\n250-AUTH SCRAM-SHA-256 PLAIN\r\n250-PIPELINING\r\n250-DSN\r\n250 CHUNKING",
+    b"250-mx\r\n250-AUTH LOGIN\r\n250 SIZE",
+    b"235 in",
+    b"334 ",
+    b"334 cj1hLHM9YixpPTQwOTY=",
+    b"354 go",
+    b"421 bye",
+    b"450 4.7.1 later",
+    b"500 what?",
+    b"503 order",
+)
+
+
+class AnythingTests(SynchronousTestCase):
+    """Servers that answer whatever comes to their minds."""
+
+    @given(
+        st.lists(st.sampled_from(REPLIES) | st.binary(max_size=8), max_size=24),
+        st.sampled_from(Tls),
+        st.booleans(),
+        st.booleans(),
+        st.sampled_from([9, 100000]),
+    )
+    def test_no_order_of_replies_makes_it_fail(
+        self, replies: list[bytes], tls: Tls, login: bool, lmtp: bool, size: int
+    ) -> None:
+        """And mail is never begun without the TLS and the login that it must have."""
+        client = SmtpClient("us", tls, LoginTests.LOGIN if login else None, lmtp=lmtp)
+        transaction = Transaction(sender="a@x.example", recipients=("b@x.example", "c@x.example"), size=size)
+        waiting = [b"220 hi", *replies]
+        events: list[Event] = []
+        while waiting and not client.broken:
+            events += client.receive(waiting.pop(0) + b"\r\n")
+            while events:
+                event = events.pop(0)
+                if isinstance(event, Secure):
+                    client.secured()
+                elif isinstance(event, KeyWanted):
+                    events += client.derived(b"k" * 32)
+                elif isinstance(event, Ready):
+                    self.assertTrue(client.secure or (tls in (Tls.NONE, Tls.MAY) and not login))
+                    self.assertEqual(client.authenticated, login)
+                    client.begin(transaction)
+                elif isinstance(event, GoAhead) and client.stage is Stage.CONTENT:
+                    client.content(b"hello\r\n")
+                    client.end_content()
+                elif isinstance(event, Finished):
+                    self.assertEqual(len(event.outcome.recipients), 2)
+                    if client.stage is Stage.IDLE:
+                        client.begin(transaction)
+            client.take()
+        client.outcome()
 
 
 class CutTests(SynchronousTestCase):
