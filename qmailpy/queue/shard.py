@@ -35,6 +35,9 @@ from qmailpy.values import Envelope, MemoryContent
 InThread = Callable[..., "Deferred[Any]"]
 """in_thread(function, *arguments): runs it elsewhere and fires with its result; in tests, at once."""
 
+Composed = tuple[Message, Filing, list[tuple[Copy, int]]]
+"""A message, what its files are to become, and the sequence each copy's file will know."""
+
 SLICE = 200
 """Messages whose files are composed in one go in the reactor thread, some milliseconds."""
 
@@ -105,6 +108,7 @@ class Shard:
                 answer(result)
                 return
             message = self._admit(op, result)
+            self._seen(result.generation)
             answer(None)
             self.on_arrival(message)
 
@@ -133,6 +137,7 @@ class Shard:
                     arrived.append(self._admit(op, result))
                 else:
                     self.recorder.write(self.state.apply(op, result))
+            # Only now: a checkpoint amid the ops of a record would count lines as told that nobody has written yet.
             self._seen(result.generation)
             done(None)
             for message in arrived:
@@ -150,8 +155,6 @@ class Shard:
         if op.content is None:
             message.filed = True  # its mess/ file is to be removed in the end
         self.recorder.write(enqueued_lines(message))
-        if position.generation != self._generations[-1]:
-            self._seen(position.generation)
         return message
 
     def _seen(self, generation: int) -> None:
@@ -213,7 +216,7 @@ class Shard:
             for each in waiting:
                 each.callback(None)
 
-    def _compose(self, generation: int, todo: list[Message] | None, filings: list[tuple[Message, Filing]]) -> None:
+    def _compose(self, generation: int, todo: list[Message] | None, filings: list[Composed]) -> None:
         """Compose the files of a generation's messages, a slice a turn."""
         if todo is None:
             living = self.state.living.get(generation, {})
@@ -224,7 +227,8 @@ class Shard:
         for _ in range(min(SLICE, len(todo))):
             message = todo.pop()
             message.filed = True  # from here on it may have files: whoever finishes it has to have them removed
-            filings.append((message, filing(message)))
+            known = [(copy, copy.sequence) for copy in message.copies.values()]  # what the files will know: no more
+            filings.append((message, filing(message), known))
         if todo:
             self._later(0, lambda: self._compose(generation, todo, filings))
             return
@@ -234,12 +238,20 @@ class Shard:
             self._postpone(OSError(ENOSPC, "the transaction log cannot be written"))
             return
         checkpoint = Checkpoint(generation + 1, self.state.sequence, self.ids.highest, books)
-        sequences = [(message, [(copy, copy.sequence) for copy in message.copies.values()]) for message, _ in filings]
-        # Deliveries of this generation so far; later ones of its messages count for theirs, they are filed now.
-        covered = list(self.state.delivered.get(generation, ()))
-        work = self.in_thread(self._thd_retire, covered, [item for _, item in filings])
+        # Deliveries of this generation so far, and those of other generations that the files are about to know of (of
+        # messages that had files before): what a file knows is not repeated by recovery.
+        told = {message.id for message, _, _ in filings}
+        covered = [
+            name
+            for number, names in self.state.delivered.items()
+            for name in names
+            if number == generation or name in told
+        ]
+        work = self.in_thread(self._thd_retire, covered, [item for _, item, _ in filings])
         work.addCallbacks(
-            lambda _: self._commit_checkpoint(generation, checkpoint, sequences),
+            lambda _: self._commit_checkpoint(
+                generation, checkpoint, [(message, known) for message, _, known in filings]
+            ),
             lambda failure: self._postpone(failure.value),
         )
         work.addErrback(lambda failure: self._log.failure("bug while retiring a segment", failure))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import alsoProvides
 
 from qmailpy.interfaces import IShaped
+from qmailpy.queue import shard
 from qmailpy.records.record import Action
 from qmailpy.testing.crashdisk import CrashDisk
 from tests.queue.world import HOME, World
@@ -131,6 +133,38 @@ class QueueTests(SynchronousTestCase):
         self.assertEqual([record.source_system for record in entered[1:]], [queue_id] * (len(entered) - 1))
         self.assertEqual(len(entered), 2)
 
+    def boundaries(self, first: str, last: str, *, restart: bool) -> None:
+        """A power cut after large mail that was recorded over the boundary of two segments, for many boundaries."""
+        for octets in range(0, 400, 10):
+            self.setUp()
+            if restart:
+                self.world.send("bob@here.example")
+                self.world = self.world.crash("none")
+                self.world.up()
+            self.world.send(first, body=b"m" * octets)
+            self.world.send("bad@out.example")
+            self.world.send("bob@here.example", "bad@out.example")
+            everybody = ("bob@here.example", "ok@out.example", "eve@here.example", "bad@out.example")
+            self.world.send(*everybody, sender="", body=b"m" * 700)
+            self.world.send("ok@out.example", "bob@here.example", "eve@here.example", last, body=b"m" * 3000)
+            self.world = self.world.crash("none")
+            self.world.up()
+            self.world.wait(20000)
+            for name in ("bob", "eve"):
+                box = self.world.mailbox(name)
+                for envelope, content in self.world.accepted.values():
+                    if f"{name}@here.example" in [recipient.address for recipient in envelope.recipients]:
+                        self.assertEqual(box.count(content), 1, (octets, name))
+            self.assertEqual(self.world.stored(), {}, octets)
+
+    def test_a_delivery_that_files_know_of_is_durable(self) -> None:
+        """A message with files from its birth, delivered in another segment than the one that holds it."""
+        self.boundaries("bob@here.example", "later@out.example", restart=True)
+
+    def test_no_checkpoint_stands_amid_a_record(self) -> None:
+        """A notice and the failure it is about: both lines are there after a power cut."""
+        self.boundaries("bad@out.example", "bad@out.example", restart=False)
+
     def test_a_failure_waits_a_minute_at_most_for_others(self) -> None:
         """A recipient that takes long does not keep the sender in the dark."""
         self.world.outside.silent = True
@@ -187,3 +221,28 @@ class QueueTests(SynchronousTestCase):
         self.world.pump()
         self.assertEqual(len(self.world.outside.taken), 800)
         self.assertEqual(self.world.stored(), {})
+
+    def test_what_happens_while_a_segment_is_composed_reaches_the_files_later(self) -> None:
+        """A mark made after the slice of its message: the next retiring writes it."""
+        self.patch(shard, "SLICE", 1)
+        assert self.world.shard is not None
+        local = self.world.shard.runner("local")
+        local.stop()
+        self.world.send("bob@here.example", "eve@here.example")
+        for _ in range(3):
+            self.world.send("never@out.example")
+        self.world.disk.fail("open", number=errno.EACCES, path=f"{HOME}/mail/here.example/bob", times=2)
+        self.world.shard.settle()
+        while not self.world.shard.shard.state.messages or not any(
+            message.filed for message in self.world.shard.shard.state.messages.values()
+        ):
+            self.world.committer.step()
+        local.start()
+        self.world.pump()
+        self.world.disk.heal()
+        self.world.settle()
+        self.world.settle()
+        self.world.wait(2000)
+        local_lines = [record.action.value for record in self.world.log() if record.source == "local"]
+        self.assertEqual(sorted(local_lines), ["D", "D", "Z"])
+        self.assertEqual(self.world.stored(), {"tcp_local": 3})
