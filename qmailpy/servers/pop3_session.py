@@ -18,10 +18,9 @@ import socket
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from twisted.internet.address import UNIXAddress
+from twisted.internet import tcp
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IDelayedCall, IHandshakeListener, IProtocol, IPushProducer, ITCPTransport
-from twisted.internet.tcp import Connection
+from twisted.internet.interfaces import ITCPTransport
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -29,7 +28,7 @@ from zope.interface import implementer
 from qmailpy.auth.logins import Refusal, Why
 from qmailpy.errors import MailboxInUse
 from qmailpy.interfaces import IHolder, IMaildrop, IMessagePieces
-from qmailpy.servers.clients import plain_address
+from qmailpy.servers.connection import ANSWER, OUTPUT, Connection, TurnedAway, near
 from qmailpy.servers.pop3_site import Pop3Site
 from qmailpy.servers.tls import bindings
 from qmailpy.values import Mailbox
@@ -63,61 +62,38 @@ _NOT_REMOVED = "[SYS/TEMP] Some deleted messages were not removed"
 _STOPPING = "[SYS/TEMP] Server is stopping"
 _FULL = "[SYS/TEMP] Too many connections"
 
-# Why the transport is paused; it reads while there is no reason.
-_ANSWER, _OUTPUT = 1, 2
-_HANDSHAKE_S = 60.0  # for TLS to come up where it comes first
-_LINGER_S = 30.0  # for a client to take our last words
-
 _PROBE_IDLE_S, _PROBE_EVERY_S, _PROBES = 60, 20, 3
 """TCP keepalive: a client that vanished is noticed after two minutes, and its mailbox is free."""
 
 
-@implementer(IProtocol, IHandshakeListener, IPushProducer, IHolder)
-class Pop3Session:
-    """A connection. Thousands may be idle, so that it is slots and a core."""
+@implementer(IHolder)
+class Pop3Session(Connection):
+    """A connection, and who holds its mailbox."""
 
     _log = Logger()
 
     __slots__ = (
-        "_closing",
-        "_core",
         "_deciding",
-        "_direct",
         "_drained",
         "_drop",
         "_fetched",
-        "_heard",
         "_implicit",
-        "_ip",
-        "_lost",
-        "_pauses",
-        "_registered",
         "_running",
         "_sent_octets",
-        "_site",
-        "_timer",
-        "_trusted",
         "_user",
-        "_working",
-        "transport",
+        "_waited_for",
     )
 
+    _core: Pop3Core
+    _site: Pop3Site
+
     def __init__(self, site: Pop3Site) -> None:
+        super().__init__()
         self._site = site
         self._implicit = site.listener.tls == "implicit"
         self._core = Pop3Core(site.service, secure=self._implicit)
-        self.transport: Any = None
-        self._direct: socket.socket | None = None  # where to write without waiting for the reactor's next turn
-        self._ip = ""
-        self._trusted = False
-        self._lost = False
-        self._closing = False
         self._running = False
-        self._registered = False
-        self._working = False  # it is we who keep the client waiting
-        self._pauses = 0
-        self._heard = 0.0
-        self._timer: IDelayedCall | None = None
+        self._waited_for = False  # it is we who keep the client waiting
         self._deciding: Deferred[Any] | None = None  # a login that is being checked
         self._drained: Deferred[None] | None = None  # fires when the client has taken what was sent
         self._drop: IMaildrop | None = None
@@ -127,51 +103,26 @@ class Pop3Session:
 
     # IProtocol
 
-    def makeConnection(self, transport: Any) -> None:
-        self.transport = transport
-        self.connectionMade()
-
     def connectionMade(self) -> None:
         site, transport = self._site, self.transport
-        self._ip = plain_address(getattr(transport.getPeer(), "host", ""))
-        unix = isinstance(transport.getHost(), UNIXAddress)
-        self._trusted = unix or self._ip in site.trusted
-        # A password on the loopback interface is seen by nobody but this machine's root.
-        self._core.plain = site.listener.plain_auth and (unix or self._ip == "::1" or self._ip.startswith("127."))
+        host = self._arrive()
+        self._core.plain = site.listener.plain_auth and near(host, self._ip)
         if ITCPTransport.providedBy(transport):
-            transport.setTcpNoDelay(True)
             transport.setTcpKeepAlive(True)
             _probe_soon(transport)
-        if isinstance(transport, Connection) and not transport.TLS:
-            self._direct = transport.socket
-        site.sessions.add(self)
-        count = site.counts.add(self._ip)
-        self._heard = site.reactor.seconds()
+        turned_away = self._admit()
         # TLS is not begun for a refusal: it would cost more than the session.
-        if site.sessions.draining:
-            self._core.close("" if self._implicit else _STOPPING, "stopping")
-        elif len(site.sessions) > site.listener.connections or (
-            not self._trusted and count > site.listener.connections_per_client
-        ):
-            self._log.warn("POP3: too many connections, {ip} is refused", ip=self._ip)
-            self._core.close("" if self._implicit else _FULL, "too many connections")
+        if turned_away is TurnedAway.STOPPING:
+            self._core.close("" if self._implicit else _STOPPING, turned_away.value)
+        elif turned_away is not None:
+            self._log.warn("POP3: {why}, {ip} is refused", why=turned_away.value, ip=self._ip)
+            self._core.close("" if self._implicit else _FULL, turned_away.value)
         elif self._implicit:
-            self._arm(min(_HANDSHAKE_S, self._shortest()))
             self._begin_tls()
         else:
             self._arm(self._shortest())
             self._core.greet()
-        self._push()
-
-    # IHandshakeListener
-
-    def handshakeCompleted(self) -> None:
-        self._core.bindings = bindings(self.transport)
-        if self._implicit:
-            # Not before: TLS holds back whoever writes during a handshake, and we would stop reading it.
-            self._heard = self._site.reactor.seconds()
-            self._core.greet()
-            self._push()
+        self._flush()
 
     def dataReceived(self, data: bytes) -> None:
         self._heard = self._site.reactor.seconds()
@@ -179,43 +130,41 @@ class Pop3Session:
         early = core.waiting
         events = core.receive(data)
         if early and not events:
-            self._pause(_ANSWER)
+            self._pause(ANSWER)
         else:
             self._run(events)
 
     def connectionLost(self, reason: Failure) -> None:
-        site = self._site
-        self._lost = True
-        self._direct = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._cut()
         if self._deciding is not None:
             self._deciding.cancel()
         self._fire_drained()
-        self._leave_mailbox()
-        site.counts.remove(self._ip)
-        site.sessions.discard(self)
+        self._let_go()
+        self._sign_off()
 
-    # IPushProducer: we are told when the client does not keep up
+    # IHandshakeListener
 
-    def pauseProducing(self) -> None:
-        self._pause(_OUTPUT)
+    def handshakeCompleted(self) -> None:
+        super().handshakeCompleted()
+        self._core.bindings = bindings(self.transport)
+        if self._implicit:
+            # Not before: TLS holds back whoever writes during a handshake, and we would stop reading it.
+            self._core.greet()
+            self._flush()
+
+    # IPushProducer
 
     def resumeProducing(self) -> None:
         self._heard = self._site.reactor.seconds()
-        self._resume(_OUTPUT)
+        super().resumeProducing()
         self._fire_drained()
-        if not self._working:
+        if not self._waited_for:
             self._go_on()
-
-    def stopProducing(self) -> None:
-        """The connection is lost; connectionLost follows."""
 
     # IHolder
 
     def silent_s(self) -> float:
-        return 0.0 if self._working else self._site.reactor.seconds() - self._heard
+        return 0.0 if self._waited_for else self._site.reactor.seconds() - self._heard
 
     def evict(self) -> None:
         self._log.info("POP3 {user} from {ip}: a new login takes the mailbox over", user=self._user, ip=self._ip)
@@ -224,16 +173,67 @@ class Pop3Session:
     # For the factory
 
     def stop(self) -> None:
-        """End the session now, unless it is in the middle of something: then behind that."""
-        if not self._lost and not self._core.waiting:
+        if self._shaking:
+            self.abort()
+        elif not self._lost and not self._core.waiting:
             self._shut(_STOPPING, "stopping")
 
     def abort(self) -> None:
         """End the connection at once, without the update."""
         self._core.close("", "cut off")
-        self._leave_mailbox()
-        if not self._lost:
-            self.transport.abortConnection()
+        self._let_go()
+        super().abort()
+
+    # For the connection
+
+    def _working(self) -> bool:
+        return self._waited_for
+
+    def _limit(self) -> float:
+        listener = self._site.listener
+        return listener.data_timeout_s if self._pauses & OUTPUT else listener.command_timeout_s
+
+    def _timed_out(self) -> None:
+        self._log.info("POP3 session with {ip} timed out", ip=self._ip)
+        if self._pauses & OUTPUT:
+            self.abort()
+        else:
+            self._shut("", "timeout")
+
+    def _let_go(self) -> None:
+        """The session ends without the update."""
+        drop, self._drop = self._drop, None
+        if drop is not None:
+            self._log.info(
+                "POP3 {user} from {ip}: ended without QUIT, {fetched} retrieved ({octets} octets)",
+                user=self._user,
+                ip=self._ip,
+                fetched=self._fetched,
+                octets=self._sent_octets,
+            )
+            drop.release()
+
+    def _flush(self) -> None:
+        """As long as the client takes it: a listing comes in pieces."""
+        core = self._core
+        while not self._lost:
+            octets = core.take()
+            if octets:
+                self._write(octets)
+            if not core.listing or self._pauses & OUTPUT:
+                break
+        if core.closed:
+            self._close()
+
+    def _shut(self, text: str, reason: str) -> None:
+        """End the session from our side."""
+        self._core.close(text, reason)
+        self._flush()
+
+    def _fire_drained(self) -> None:
+        drained, self._drained = self._drained, None
+        if drained is not None:
+            drained.callback(None)
 
     # Events
 
@@ -247,8 +247,8 @@ class Pop3Session:
                     _HANDLERS[type(event)](self, event)
                 # Messages at hand leave together: there are never more of them than were read ahead.
                 if core.listing:
-                    self._push()
-                if core.waiting or core.closed or self._pauses & _OUTPUT:
+                    self._flush()
+                if core.waiting or core.closed or self._pauses & OUTPUT:
                     break
                 events = core.proceed()
                 if not events and not core.listing:
@@ -257,7 +257,7 @@ class Pop3Session:
             self._broken(Failure())
         finally:
             self._running = False
-        self._push()
+        self._flush()
         if self._site.sessions.draining and not core.waiting:
             self.stop()
 
@@ -266,22 +266,22 @@ class Pop3Session:
         if self._running or self._lost:
             return
         core = self._core
-        self._push()
-        if core.waiting or self._pauses & _OUTPUT:
+        self._flush()
+        if core.waiting or self._pauses & OUTPUT:
             return
         self._run(core.proceed())
         if not core.waiting:
-            self._resume(_ANSWER)
+            self._resume(ANSWER)
 
     def _later(self, work: Coroutine[Any, Any, None]) -> Deferred[None]:
         """Answer a question from a coroutine."""
-        self._working = True
+        self._waited_for = True
         done = Deferred.fromCoroutine(work)
         done.addBoth(self._done)
         return done
 
     def _done(self, result: Failure | None) -> None:
-        self._working = False
+        self._waited_for = False
         self._heard = self._site.reactor.seconds()
         if isinstance(result, Failure):
             if result.check(CancelledError) is None or not self._lost:
@@ -383,15 +383,14 @@ class Pop3Session:
         self._core.enter(drop)
 
     def _tls_asked(self, event: TlsAsked) -> None:
-        self._push()
+        self._flush()
         self._begin_tls()
         self._core.secured()
 
     def _begin_tls(self) -> None:
         certificates = self._site.certificates
         assert certificates is not None  # else there is no such listener, and STLS is not offered
-        self._direct = None
-        self.transport.startTLS(certificates)
+        self._start_handshake(certificates)
 
     def _fetch_asked(self, event: FetchAsked) -> None:
         drop = self._mailbox()
@@ -437,12 +436,12 @@ class Pop3Session:
             self._core.body(octets)
             if not pieces.more:
                 return  # leaves with whatever follows
-            self._push()
-            if self._pauses & _OUTPUT:
+            self._flush()
+            if self._pauses & OUTPUT:
                 drained = self._drained = Deferred()
-                self._working = False  # now it is the client who keeps us waiting
+                self._waited_for = False  # now it is the client who keeps us waiting
                 await drained
-                self._working = True
+                self._waited_for = True
 
     def _leave_asked(self, event: LeaveAsked) -> None:
         self._later(self._update(event))
@@ -481,122 +480,10 @@ class Pop3Session:
         self._fetched += 1
         self._sent_octets += octets
 
-    def _leave_mailbox(self) -> None:
-        """The session ends without the update."""
-        drop, self._drop = self._drop, None
-        if drop is not None:
-            self._log.info(
-                "POP3 {user} from {ip}: ended without QUIT, {fetched} retrieved ({octets} octets)",
-                user=self._user,
-                ip=self._ip,
-                fetched=self._fetched,
-                octets=self._sent_octets,
-            )
-            drop.release()
-
-    # Transport
-
-    def _push(self) -> None:
-        """Send what there is to send, as long as the client takes it, and close when that was the last of it."""
-        core = self._core
-        while not self._lost:
-            octets = core.take()
-            if octets:
-                self._write(octets)
-            if not core.listing or self._pauses & _OUTPUT:
-                break
-        if core.closed:
-            self._close()
-
-    def _write(self, octets: bytes) -> None:
-        # As in SMTP: a response nearly always fits the socket's buffer, and one that leaves now saves a round through
-        # the reactor. Once it does not fit, the transport has octets of ours and keeps order.
-        direct = self._direct
-        if direct is not None:
-            try:
-                sent = direct.send(octets)
-            except OSError:  # full, or gone: the transport finds out
-                sent = 0
-            if sent == len(octets):
-                return
-            self._direct = None
-            octets = octets[sent:]
-        if not self._registered:
-            self._registered = True
-            self.transport.registerProducer(self, True)
-        self.transport.write(octets)
-
-    def _close(self) -> None:
-        if self._closing or self._lost:
-            return
-        self._closing = True
-        self._direct = None
-        self._leave_mailbox()
-        if self._registered:
-            self.transport.unregisterProducer()
-            self._registered = False
-        self.transport.loseConnection()
-        if not self._lost:  # not yet: the client may be slow to take what is left, or never take it
-            self._arm(_LINGER_S)
-
-    def _shut(self, text: str, reason: str) -> None:
-        """End the session from our side."""
-        self._core.close(text, reason)
-        self._push()
-
-    def _pause(self, reason: int) -> None:
-        if not self._pauses and not self._lost:
-            self.transport.pauseProducing()
-        self._pauses |= reason
-
-    def _resume(self, reason: int) -> None:
-        if not self._pauses & reason:
-            return
-        self._pauses &= ~reason
-        if not self._pauses and not self._lost and not self._core.closed:
-            self.transport.resumeProducing()
-
-    def _fire_drained(self) -> None:
-        drained, self._drained = self._drained, None
-        if drained is not None:
-            drained.callback(None)
-
-    # Time
-
-    def _arm(self, delay: float) -> None:
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = self._site.reactor.callLater(delay, self._look_at_clock)
-
-    def _shortest(self) -> float:
-        """The limit that may be the one that counts by then."""
-        return min(self._site.listener.command_timeout_s, self._site.listener.data_timeout_s)
-
-    def _look_at_clock(self) -> None:
-        """Runs once in a while and not once a command: the clock is set again for what is left."""
-        self._timer = None
-        core, listener = self._core, self._site.listener
-        if core.closed:
-            self.transport.abortConnection()
-            return
-        now = self._site.reactor.seconds()
-        if self._working:
-            self._heard = now
-        stuck = bool(self._pauses & _OUTPUT)
-        left = self._heard + (listener.data_timeout_s if stuck else listener.command_timeout_s) - now
-        if left > 0:
-            self._arm(min(left, self._shortest()))
-            return
-        self._log.info("POP3 session with {ip} timed out", ip=self._ip)
-        if stuck:
-            self.abort()
-        else:
-            self._shut("", "timeout")
-
 
 def _probe_soon(transport: Any) -> None:
     """Have the kernel ask silent clients whether they are there."""
-    handle = transport.getHandle() if isinstance(transport, Connection) else None
+    handle = transport.getHandle() if isinstance(transport, tcp.Connection) else None
     if isinstance(handle, socket.socket) and hasattr(socket, "TCP_KEEPIDLE"):
         handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _PROBE_IDLE_S)
         handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _PROBE_EVERY_S)

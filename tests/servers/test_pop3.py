@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from attrs import evolve
 from twisted.internet.address import IPv4Address
@@ -25,6 +25,7 @@ from qmailpy.local.mailstore import MailStore
 from qmailpy.servers.pop3 import Pop3Factory
 from qmailpy.servers.pop3_session import Pop3Session
 from qmailpy.servers.pop3_site import Delays
+from qmailpy.servers.tls import Certificates
 from qmailpy.testing.memory_directory import MemoryDirectory
 
 STRANGER, HOME, FRIEND = "198.51.100.9", "127.0.0.1", "192.0.2.4"
@@ -41,6 +42,9 @@ class LosableTransport(StringTransport):
     gone = False
 
     def setTcpKeepAlive(self, enabled: bool) -> None:
+        pass
+
+    def startTLS(self, certificates: Certificates) -> None:
         pass
 
     def loseConnection(self) -> None:
@@ -326,6 +330,28 @@ class MailboxTests(SessionTestCase):
 
 
 class EndTests(SessionTestCase):
+    def handshaking(self) -> LosableTransport:
+        """A connection to an implicit port whose client says nothing."""
+        factory = self.make(tls="implicit")
+        factory.site.certificates = cast(Certificates, object())
+        return self.connect(factory=factory)
+
+    def test_a_handshake_that_does_not_end_is_given_up(self) -> None:
+        """The time for commands is ten minutes here; TLS is to be there after one."""
+        transport = self.handshaking()
+        self.clock.advance(59)
+        self.assertFalse(transport.aborted)
+        self.clock.advance(2)
+        self.assertTrue(transport.aborted)
+        self.assertEqual(transport.value(), b"")
+
+    def test_a_stop_does_not_wait_for_handshakes(self) -> None:
+        """There is no way to tell such a client anything."""
+        transport = self.handshaking()
+        transport.session.stop()
+        self.assertTrue(transport.aborted)
+        self.assertEqual(transport.value(), b"")
+
     def test_a_silent_client_is_cut_off_without_the_update(self) -> None:
         """RFC 1939 s.3: without a response, and nothing is removed."""
         transport = self.entered()
