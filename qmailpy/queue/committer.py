@@ -12,6 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from errno import EIO
 from functools import partial
 from typing import Protocol
 
@@ -59,15 +60,35 @@ class _Batches:
 
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
-        self.broken: OSError | None = None
+        self.broken: JournalBroken | None = None
 
     def run(self, batch: list[Item]) -> list[Position | OSError]:
         if self.broken is None:
             try:
                 return self.journal.write([(payload, essential) for payload, _, essential in batch])
-            except OSError as problem:
-                self.broken = problem
+            except Exception as problem:  # also a bug: what is on the disk is not known
+                self.broken = _broken(problem)
         return [self.broken] * len(batch)
+
+    def call(self, work: Callable[[Journal], object]) -> object:
+        """What some work on the journal returns, or an OSError."""
+        try:
+            return work(self.journal)
+        except OSError as problem:
+            if isinstance(problem, JournalBroken):
+                self.broken = problem
+            return problem
+        except Exception as problem:
+            self.broken = _broken(problem)
+            return self.broken
+
+
+def _broken(problem: Exception) -> JournalBroken:
+    if isinstance(problem, JournalBroken):
+        return problem
+    broken = JournalBroken(EIO, f"journal: {problem!r}")
+    broken.__cause__ = problem
+    return broken
 
 
 @implementer(IReadDescriptor)
@@ -148,7 +169,7 @@ class ThreadCommitter:
                 continue
             if self._calls:
                 work, answer = self._calls.popleft()
-                self._answers.append(partial(answer, self._called(work)))
+                self._answers.append(partial(answer, self._batches.call(work)))
                 os.eventfd_write(self._event, 1)
                 continue
             self._asleep = True
@@ -162,14 +183,6 @@ class ThreadCommitter:
     def _ripe(self) -> bool:
         """Whether what is pending is to be written now. What is being submitted this moment wakes us if need be."""
         return bool(self._pending) and (self._submitted > self._taken or self._rush or self._stopping)
-
-    def _called(self, work: Callable[[Journal], object]) -> object:
-        try:
-            return work(self._batches.journal)
-        except OSError as problem:
-            if isinstance(problem, JournalBroken):
-                self._batches.broken = problem
-            return problem
 
     def _settle(self, batch: list[Item], results: list[Position | OSError]) -> None:
         for (payload, answer, _), result in zip(batch, results, strict=True):
@@ -225,10 +238,7 @@ class StepCommitter:
             return True
         if self._calls:
             work, answer_call = self._calls.popleft()
-            try:
-                answer_call(work(self._batches.journal))
-            except OSError as problem:
-                answer_call(problem)
+            answer_call(self._batches.call(work))
             return True
         return False
 

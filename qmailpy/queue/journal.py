@@ -277,7 +277,14 @@ class Journal:
                     continue
                 self._put(segment, pieces, length)
                 pieces, length = [], 0
-                self._roll()
+                try:
+                    self._roll()
+                except JournalBroken:
+                    raise
+                except OSError as problem:  # no descriptor for it, say: nothing has been begun, and it may pass
+                    starving = problem
+                    results.append(starving)
+                    continue
                 segment = self._active
             self.sequence += 1
             checksum = _checksum(segment.salt, len(payload), segment.generation, self.sequence, payload)
