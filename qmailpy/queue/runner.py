@@ -27,7 +27,7 @@ from qmailpy.queue.journal import JournalBroken
 from qmailpy.queue.retry import resumed, schedule_of
 from qmailpy.queue.shard import Shard
 from qmailpy.queue.state import Copy, Message
-from qmailpy.queue.verdicts import TEXT, INotices, Settlement, Verdicts, others_out
+from qmailpy.queue.verdicts import BUG, TEXT, INotices, Settlement, Verdicts, others_out
 from qmailpy.values import Disposition, Job, Priority, Reply, Verdict
 
 READY = 2000  # units that may be ready at once; what is due beyond that stays on disk
@@ -35,8 +35,6 @@ LOADING = 100  # messages read from their files at once
 PARKED_S = 15.0  # how long a copy for several destinations waits when one of them has too many ready ones
 UNPARK = READY // 8  # units of a destination that are left when parked ones come back
 WITHHELD_S = 60.0  # how long failures wait for the rest of their message to be told of together
-
-BUG = Disposition(verdict=Verdict.DEFERRED, reply=Reply(451, "4.3.0", "internal error; the message is kept"))
 
 Told = Callable[[OSError | None], None]
 """Called once a change is durable, or with why it is not and will not be."""
@@ -93,6 +91,7 @@ class Runner:
         self._seconds = seconds
         self._chance = chance
         self._timer: IDelayedCall | None = None
+        self._parked_timer: IDelayedCall | None = None
         self._former: list[tuple[set[Unit[tuple[int, ...]]], Deferred[None]]] = []
         self._pumping = False
         self._loading = 0
@@ -177,6 +176,19 @@ class Runner:
         if not copy.waiting:
             copy.waiting = True
             self._parked.setdefault(host, array("Q")).append(number)
+            if self._parked_timer is None:
+                self._parked_timer = self._clock.callLater(PARKED_S, self._look_at_parked)
+
+    def _look_at_parked(self) -> None:
+        """Should nobody be out for a destination whose end would bring them back: an operator took the others away."""
+        self._parked_timer = None
+        if self.stopped or self._draining:
+            return
+        for host in list(self._parked):
+            self._unpark(host)
+        self.pump()
+        if self._parked and self._parked_timer is None:
+            self._parked_timer = self._clock.callLater(PARKED_S, self._look_at_parked)
 
     def _unpark(self, host: str) -> None:
         parked = self._parked.get(host)
@@ -312,7 +324,7 @@ class Runner:
         if self._parked:
             self._unpark(unit.destination)
         self._unsettled += 1
-        if isinstance(outcome, Failure) or len(outcome) != len(job.recipients):
+        if not isinstance(outcome, Sequence) or len(outcome) != len(job.recipients):
             reason = outcome if isinstance(outcome, Failure) else Failure(ValueError("dispositions do not match"))
             self._log.failure("bug in channel {name}, message {id}", reason, name=self.name, id=job.id)
             outcome = [BUG] * len(job.recipients)
@@ -329,7 +341,13 @@ class Runner:
         dispositions: Sequence[Disposition],
         told: Told | None = None,
     ) -> None:
-        settlement = await self._verdicts.settle(message, copy, job, dispositions, at_once=told is not None)
+        try:
+            settlement = await self._verdicts.settle(message, copy, job, dispositions, at_once=told is not None)
+        except Exception:
+            if told is not None:
+                raise
+            self._log.failure("bug while settling message {id}: it is tried again", id=message.id)
+            settlement = self._verdicts.put_off(message, job)
         if message.withheld:
             self._clock.callLater(WITHHELD_S, self._release, message)
         self._commit(message, settlement, told)
@@ -346,13 +364,13 @@ class Runner:
         """Make it durable; without C{told} keep at it until it is."""
 
         def done(problem: OSError | None) -> None:
-            if problem is None:
-                self._unclaim(message, settlement.over)
-            elif told is None:
-                if not isinstance(problem, JournalBroken):  # not even room for a mark
-                    self._clock.callLater(1.0, self._commit, message, settlement, told)
+            if isinstance(problem, JournalBroken):  # nothing more is tried in this life; but it may end
+                self._unsettled -= 1
+                self._tell_drained()
+            elif problem is not None and told is None:  # not even room for a mark
+                self._clock.callLater(1.0, self._commit, message, settlement, told)
                 return
-            elif not isinstance(problem, JournalBroken):
+            else:
                 self._unclaim(message, settlement.over)
             if told is not None:
                 told(problem)
@@ -409,6 +427,8 @@ class Runner:
     def start(self) -> None:
         """Let the channel go on."""
         self.stopped = self.channel is None
+        if self._parked and self._parked_timer is None:
+            self._look_at_parked()
         self._arm()
         self.refill()
         self.pump()
@@ -496,8 +516,9 @@ class Runner:
     def drain(self) -> Deferred[None]:
         """Start nothing more; fires when nothing is out and everything is recorded."""
         self._draining = True
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
+        for timer in (self._timer, self._parked_timer):
+            if timer is not None and timer.active():
+                timer.cancel()
         waiting: Deferred[None] = Deferred()
         self._drained.append(waiting)
         self._tell_drained()

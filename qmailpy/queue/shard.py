@@ -30,7 +30,7 @@ from qmailpy.queue.journal import Journal, JournalBroken, Position
 from qmailpy.queue.layout import Layout
 from qmailpy.queue.shelf import Filing, Shelf, filing
 from qmailpy.queue.state import Copy, Message, State, enqueued_lines
-from qmailpy.values import Envelope, MemoryContent
+from qmailpy.values import Content, Envelope, MemoryContent
 
 InThread = Callable[..., "Deferred[Any]"]
 """in_thread(function, *arguments): runs it elsewhere and fires with its result; in tests, at once."""
@@ -289,6 +289,7 @@ class Shard:
                 self._retiring = False
                 if self.broken is None:
                     self._postpone(result)
+                self._tell_idle()
                 return
             self.state.sequence = result.sequence
             self._committer.call(lambda journal: journal.recycle(generation), lambda _: None)
@@ -352,9 +353,18 @@ class Shard:
     def _thd_load(self, numbers: Sequence[int]) -> list[Message]:
         return [message for message in map(self.shelf.thd_load, numbers) if message is not None]
 
-    def new_message(self, envelope: Envelope, octets: bytes) -> Enqueued:
-        """The op that enqueues a message of our own making."""
-        return Enqueued(self.ids.next_number(), envelope, len(octets), crc32(octets), octets)
+    async def new_message(self, envelope: Envelope, content: Content) -> Enqueued:
+        """
+        The op that enqueues a message of our own making. A large content has a durable file then, as one that came in.
+
+        @raise OSError: the content cannot be read, or the file not be written.
+        """
+        number = self.ids.next_number()
+        if content.size > self.shelf.memory_octets:
+            crc = await self.in_thread(self.shelf.thd_store, number, content)
+            return Enqueued(number, envelope, content.size, crc, None)
+        octets = content.read() if content.in_memory else await self.in_thread(content.read)
+        return Enqueued(number, envelope, len(octets), crc32(octets), octets)
 
     def _release(self) -> None:
         while self._held_back and len(self._generations) <= self._segments:

@@ -25,6 +25,8 @@ from qmailpy.values import Content, MemoryContent
 SYNCFS_FILES = 32
 """From so many files on one syncfs is cheaper than a sync of each (docs/performance.md)."""
 
+_CHUNK = 1024 * 1024
+
 
 @frozen
 class Filing:
@@ -74,7 +76,7 @@ class Shelf:
         """
         self._files = files
         self._layout = layout
-        self._memory_octets = memory_octets
+        self.memory_octets = memory_octets
         self.warnings: list[str] = []
 
     def thd_make(self, channels: tuple[str, ...]) -> None:
@@ -134,6 +136,31 @@ class Shelf:
         for path in gone:
             files.unlink(path)
         self._sync_directories({path.rpartition("/")[0] for path in gone}, len(gone) >= SYNCFS_FILES)
+
+    def thd_store(self, number: int, content: Content) -> int:
+        """
+        Give a message that is about to be enqueued its file below mess/, durable with its name.
+
+        @return: the CRC-32 of it.
+        @raise OSError: it cannot be read or written; nothing is left of it.
+        """
+        files, path = self._files, self._layout.mess(number)
+        crc = at = 0
+        handle = files.open(path, create=True)
+        try:
+            try:
+                files.truncate(handle, 0)
+                for octets in content.chunks(_CHUNK):
+                    files.pwrite(handle, octets, at)
+                    crc, at = zlib.crc32(octets, crc), at + len(octets)
+                files.fsync(handle)
+            finally:
+                files.close(handle)
+            files.sync_directory(path.rpartition("/")[0])
+        except OSError:
+            files.unlink(path)
+            raise
+        return crc
 
     def _put(self, path: str, octets: bytes, written: list[str]) -> None:
         handle = self._files.open(path, create=True)
@@ -213,7 +240,7 @@ class Shelf:
     def _load_content(self, number: int, size: int, crc: int) -> Content:
         path = self._layout.mess(number)
         content = FileContent(self._files, path, size)
-        if size > self._memory_octets:
+        if size > self.memory_octets:
             return content
         try:
             octets = content.read()

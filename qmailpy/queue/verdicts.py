@@ -21,10 +21,12 @@ from qmailpy.queue.notices import wants_delay, wants_failure, warnings_passed
 from qmailpy.queue.retry import Schedule, expired_reply
 from qmailpy.queue.shard import Shard
 from qmailpy.queue.state import Copy, Message, Withheld
-from qmailpy.values import Content, Disposition, Envelope, Job, Recipient, Verdict
+from qmailpy.values import Content, Disposition, Envelope, Job, MemoryContent, Recipient, Reply, Verdict
 
 TEXT = 1000  # characters of a diagnostic kept
 UNTOLD_S = 300.0  # when a notice cannot be made its recipients are tried again after this
+UNREADABLE = Reply(451, "4.3.0", "the message cannot be handed on now; it is kept")
+BUG = Disposition(verdict=Verdict.DEFERRED, reply=Reply(451, "4.3.0", "internal error; the message is kept"))
 Failures = Sequence[tuple[Recipient, Disposition]]
 
 
@@ -93,7 +95,11 @@ class Verdicts:
                 held = [Held(message.number, self._name, said.reply.text)]
                 continue
             if said.verdict is Verdict.FORWARDED:
-                onward.append(await self._onward(message, said, now))
+                try:
+                    onward.append(await self._onward(message, said, now))
+                except OSError as problem:
+                    self._log.error("message {id} cannot go on: {problem}", id=message.id, problem=str(problem))
+                    said = evolve(said, verdict=Verdict.DEFERRED, reply=UNREADABLE)  # noqa: PLW2901
             outcome, next_attempt, final = self._outcome(message, copy, number, said, now)
             result = Result(number, outcome, next_attempt, final.transferred, final.modifiers, _text(final))
             if outcome is Outcome.FAILED:
@@ -148,8 +154,6 @@ class Verdicts:
         return Outcome.FAILED if wants_failure(recipient.notify) else Outcome.SILENCED, 0.0, said
 
     async def _onward(self, message: Message, disposition: Disposition, now: float) -> Enqueued:
-        content = message.content
-        octets = content.read() if content.in_memory else await self._shard.in_thread(content.read)
         envelope = evolve(
             message.envelope,
             recipients=disposition.onward,
@@ -158,7 +162,7 @@ class Verdicts:
             source_system=message.id,
             user="",
         )
-        return self._shard.new_message(envelope, octets)
+        return await self._shard.new_message(envelope, message.content)
 
     async def _tell(
         self, message: Message, failed: Sequence[Withheld], now: float
@@ -173,15 +177,14 @@ class Verdicts:
             notice = await self._shard.in_thread(
                 self._notices.build_failure, message.envelope, message.id, told, message.content, now
             )
+            if notice is not None:
+                ops.append(await self._from(message, notice))
         except Exception:
             self._log.failure("no notice can be made for message {id}: it is kept", id=message.id)
             results = [
                 (channel, evolve(result, outcome=Outcome.DEFERRED, next_attempt=now + UNTOLD_S))
                 for channel, result in results
             ]
-        else:
-            if notice is not None:
-                ops.append(self._from(message, notice))
         by_channel: dict[str, list[Result]] = {}
         for channel, result in results:
             by_channel.setdefault(channel, []).append(result)
@@ -206,17 +209,28 @@ class Verdicts:
         ops: list[Op] = [Warned(message.number, self._name, now, passed)]
         if wanting:
             until = envelope.arrival + self.schedule.lifetime_s
-            notice = await self._shard.in_thread(
-                self._notices.build_delay, envelope, message.id, wanting, message.content, now, until
-            )
-            if notice is not None:
-                ops.insert(0, self._from(message, notice))
+            try:
+                notice = await self._shard.in_thread(
+                    self._notices.build_delay, envelope, message.id, wanting, message.content, now, until
+                )
+                if notice is not None:
+                    ops.insert(0, await self._from(message, notice))
+            except Exception:
+                self._log.failure("no delay notice can be made for message {id}", id=message.id)
+                return []  # with the next attempt, perhaps
         return ops
 
-    def _from(self, message: Message, notice: tuple[Envelope, bytes]) -> Enqueued:
+    def put_off(self, message: Message, job: Job) -> Settlement:
+        """The attempt of a job of which nothing can be said has come to nothing."""
+        now = self._seconds()
+        text = _text(BUG)
+        results = tuple(Result(number, Outcome.DEFERRED, now + UNTOLD_S, text=text) for number in job.numbers)
+        return Settlement([Attempted(message.number, self._name, now, results)], {self._name: list(job.numbers)})
+
+    async def _from(self, message: Message, notice: tuple[Envelope, bytes]) -> Enqueued:
         """A notice enters the queue; like all mail of our own making its E line names the message it comes from."""
         envelope, octets = notice
-        return self._shard.new_message(evolve(envelope, source_system=message.id), octets)
+        return await self._shard.new_message(evolve(envelope, source_system=message.id), MemoryContent(octets))
 
 
 def others_out(message: Message, numbers: Sequence[int] = ()) -> bool:

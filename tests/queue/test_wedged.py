@@ -1,0 +1,173 @@
+"""Nothing that goes wrong once may keep a message, or the stop of the daemon, waiting for ever."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from qmailpy.queue import runner
+from qmailpy.testing.crashdisk import CrashDisk
+from qmailpy.values import Content, Disposition, Envelope, Job, Recipient, Reply, Verdict
+from tests.queue.world import HOME, Outside, PlainNotices, World, configuration
+
+
+def fresh(**queue: object) -> World:
+    """A node in its first life."""
+    world = World(CrashDisk(directories=[HOME, f"{HOME}/log"]), configuration(**queue))
+    world.up()
+    return world
+
+
+def drained(world: World) -> bool:
+    """Whether a stop comes to its end."""
+    assert world.shard is not None
+    ended: list[object] = []
+    world.shard.drain().addBoth(ended.append)
+    world.pump()
+    return bool(ended)
+
+
+class Forwarding(Outside):
+    """Hands mail for C{fwd@} on to Bob."""
+
+    def _one(self, job: Job, recipient: Recipient) -> Disposition:
+        if not recipient.address.startswith("fwd@"):
+            return super()._one(job, recipient)
+        bob = Recipient(address="bob@here.example", original=recipient.original, channel="local")
+        return Disposition(verdict=Verdict.FORWARDED, reply=Reply(250, "2.1.5", "ok"), onward=(bob,))
+
+
+class DelayTrouble(PlainNotices):
+    """No delay notice can be made."""
+
+    def build_delay(
+        self,
+        envelope: Envelope,
+        queue_id: str,
+        delayed: Sequence[tuple[Recipient, Disposition]],
+        content: Content,
+        now: float,
+        until: float,
+    ) -> tuple[Envelope, bytes] | None:
+        raise OSError(errno.EIO, "the content cannot be read")
+
+
+class WedgedTests(SynchronousTestCase):
+    """Once is not for ever."""
+
+    def test_a_delay_notice_that_cannot_be_made_keeps_nothing_from_being_tried(self) -> None:
+        """The attempt is recorded all the same, and the daemon can stop."""
+        world = World(CrashDisk(directories=[HOME, f"{HOME}/log"]), configuration(warn_s=(100,)))
+        world.notices = lambda: DelayTrouble(world)  # type: ignore[method-assign]
+        world.up()
+        world.outside.silent = True
+        world.send("later@out.example")
+        world.wait(200)
+        world.outside.release()
+        world.pump()
+        self.flushLoggedErrors(OSError)
+        self.assertEqual(world.actions(), "EQ")
+        world.wait(5000)
+        self.flushLoggedErrors(OSError)
+        self.assertEqual(world.actions(), "EQQD")
+        self.assertTrue(drained(world))
+
+    def test_mail_that_goes_on_and_cannot_be_read_is_tried_again(self) -> None:
+        """Its large content is in a file that cannot be read for a moment."""
+        world = World(CrashDisk(directories=[HOME, f"{HOME}/log"]))
+        world.outside = Forwarding()
+        world.up()
+        world.disk.fail("pread", path=f"{HOME}/queue/0/mess")
+        queue_id = world.send("fwd@out.example", body=b"x" * 2000)
+        self.assertEqual(world.actions(), "EQ")
+        world.wait(5000)
+        self.assertEqual(world.mailbox("bob"), [world.accepted[queue_id][1]])
+        self.assertTrue(drained(world))
+        self.assertEqual(world.stored(), {})
+
+    def test_mail_larger_than_a_segment_goes_on(self) -> None:
+        """As a file of its own, like any other large message."""
+        world = World(CrashDisk(directories=[HOME, f"{HOME}/log"]))
+        world.outside = Forwarding()
+        world.up()
+        queue_id = world.send("fwd@out.example", body=b"x" * 9000)
+        self.assertEqual(world.mailbox("bob"), [world.accepted[queue_id][1]])
+        self.assertTrue(drained(world))
+        self.assertEqual(world.stored(), {})
+
+    def test_a_channel_that_answers_nonsense_keeps_nothing_from_being_tried(self) -> None:
+        """Bugs in channels cost an attempt."""
+        world = fresh()
+        told: list[object] = [None, [], [None], ZeroDivisionError()]
+
+        async def dequeue(job: Job) -> object:
+            if told:
+                answer = told.pop(0)
+                if isinstance(answer, Exception):
+                    raise answer
+                return answer
+            return [Disposition(verdict=Verdict.DELIVERED, reply=Reply(250, "2.0.0", "ok"))]
+
+        world.outside.dequeue = dequeue  # type: ignore[method-assign, assignment]
+        world.send("ok@out.example")
+        world.wait(20000)
+        self.flushLoggedErrors()
+        self.assertEqual(world.actions(), "EQQQQD")
+        self.assertTrue(drained(world))
+
+    def test_a_broken_journal_does_not_keep_the_daemon_from_stopping(self) -> None:
+        """The next life reads the disk; this one has to end for it."""
+        world = fresh()
+        world.outside.silent = True
+        world.send("ok@out.example")
+        world.send("later@out.example")
+        world.disk.fail("fdatasync", number=errno.EIO, path=f"{HOME}/queue/0/journal")
+        world.outside.release()
+        world.pump()
+        self.assertTrue(drained(world))
+
+    def test_want_of_descriptors_when_a_segment_is_full_passes(self) -> None:
+        """New mail is told 452 meanwhile; nothing has to be started anew."""
+        world = fresh()
+        world.outside.silent = True
+        world.disk.fail("open", number=errno.EMFILE, path=f"{HOME}/queue/0/journal", times=3)
+        for _ in range(8):
+            world.send("ok@out.example", body=b"x" * 700)
+        world.outside.release()
+        world.wait(10)
+        world.disk.heal()
+        world.wait(10)
+        before = len(world.accepted)
+        world.send("bob@here.example")
+        self.assertEqual(len(world.accepted), before + 1)
+        world.wait(5000)
+        self.assertEqual(world.stored(), {})
+        self.assertTrue(drained(world))
+
+    def test_parked_mail_comes_back_when_what_it_waited_for_was_taken_away(self) -> None:
+        """An operator holds all that is ready for a destination, while another one is busy."""
+        self.patch(runner, "READY", 40)
+        self.patch(runner, "UNPARK", 5)
+        world = fresh(segments=1000)
+        assert world.shard is not None
+        out = world.shard.runners["tcp_local"]
+        out.fair.concurrency = 1
+        out.fair.waiting_limit = 10
+        world.outside.silent = True
+        world.send("ok@busy.example")  # which nothing ends
+        ready = [world.send("ok@out.example") for _ in range(10)]
+        parked = [world.send("ok@out.example") for _ in range(3)]
+        self.assertEqual(len(out._parked["out.example"]), 3)
+        for queue_id in ready:
+            message = next(one for one in world.shard.shard.state.messages.values() if one.id == queue_id)
+            gone: list[object] = []
+            self.assertTrue(out.remove(message, message.copies["tcp_local"], "away", gone.append))
+        out.fair.concurrency = 2
+        world.wait(60)
+        self.assertEqual(out._parked, {})
+        world.outside.release()
+        world.pump()
+        self.assertEqual(sum(world.outside.asked[queue_id, "ok@out.example"] for queue_id in parked), 3)
+        self.assertEqual(world.stored(), {})
