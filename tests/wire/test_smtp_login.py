@@ -247,7 +247,7 @@ class AuthTests(SynchronousTestCase):
         session.ask(b"AUTH PLAIN\r\n")
         for _ in range(100):
             session.ask(b"A" * 10000)
-        self.assertLess(len(session.core._buffer), 16384)
+        self.assertLess(len(session.core.buffer), 16384)
         self.assertEqual(session.codes(b"\r\nNOOP\r\n"), [b"500", b"250"])
 
     def test_it_needs_ehlo_and_no_transaction(self) -> None:
