@@ -125,7 +125,7 @@ class MailWorker(Service):
             alone=first and config.server.workers <= 1,
         )
         self._recorders[shard] = recorder
-        channels = make_channels(self._parts(recorder))
+        channels = make_channels(self._parts(recorder, config))
         self._channels += channels.values()
         return Surroundings(
             config=config,
@@ -142,7 +142,7 @@ class MailWorker(Service):
             stopped=self._switches.thd_stopped().__contains__,
         )
 
-    def _parts(self, recorder: Recorder) -> Parts:
+    def _parts(self, recorder: Recorder, config: Config) -> Parts:
         return Parts(
             reactor=self._reactor,
             files=self._files,
@@ -150,7 +150,7 @@ class MailWorker(Service):
             router=self._router,
             resolver=self._resolver,
             recorder=recorder,
-            config=self._config,
+            config=config,
         )
 
     def _same_session(self, shard: str) -> bool:
@@ -254,21 +254,29 @@ class MailWorker(Service):
 
     async def _reload(self, config: Config) -> None:
         """Take another configuration: a channel to other hosts is made anew when its settings have changed."""
-        before, self._config = self._config, config
-        self._router.reconfigure(config)
-        self._directory.flush("")
+        before = self._config
         changed = {
             name: channel
             for name, channel in config.channels.items()
             if channel.kind in ("smtp", "lmtp")
             and (channel != before.channels.get(name) or config.destinations != before.destinations)
         }
+        # What may fail comes first: then nothing has changed.
+        made = {
+            shard: {
+                name: factory(channel.kind)(config, channel, self._parts(recorder, config))
+                for name, channel in changed.items()
+            }
+            for shard, recorder in self._recorders.items()
+        }
+        self._config = config
+        self._router.reconfigure(config)
+        self._directory.flush("")
         for shard, queue in self.queue.shards.items():
-            parts = self._parts(self._recorders[shard])
-            made = {name: factory(channel.kind)(config, channel, parts) for name, channel in changed.items()}
-            former = {name: queue.runners[name].channel for name in made if name in queue.runners}
-            ended = queue.reconfigure(config, made)
-            self._channels += made.values()
+            channels = made[shard]
+            former = {name: queue.runners[name].channel for name in channels if name in queue.runners}
+            ended = queue.reconfigure(config, channels)
+            self._channels += channels.values()
             for name, old in former.items():
                 if old is not None:
                     ended[name].addCallback(partial(self._end_channel, old))
