@@ -229,7 +229,21 @@ class Journal:
                 if not self._free:
                     raise
                 break  # a full disk: what is queued can still go
+        self._replace_short()
         self._roll()
+
+    def _replace_short(self) -> None:
+        """
+        Segments that a crash left half made, or of a time when they were to be smaller, would be full with a record
+        each, again and again.
+        """
+        for short in [one for one in self._free if one[1] < self._segment_octets]:
+            try:
+                self._allocate()
+                self._files.unlink(f"{self._directory}/{short[0]}")
+            except OSError:
+                return  # better than none
+            self._free.remove(short)
 
     @property
     def generation(self) -> int:

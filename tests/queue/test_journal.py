@@ -165,6 +165,31 @@ class JournalTests(SynchronousTestCase):
         self.assertTrue(all(isinstance(place, Position) for place in marks))
         self.assertIsInstance(mail[-1], OSError)
 
+    def test_segments_that_a_crash_left_half_made_are_made_anew(self) -> None:
+        """They would be full with one record each, for the rest of the life."""
+        begun(self.disk).close()
+        for name, octets in (("00000007", b""), ("00000008", bytes(100))):
+            handle = self.disk.open(f"{WHERE}/{name}", create=True)
+            self.disk.pwrite(handle, octets, 0)
+            self.disk.close(handle)
+        again = begun(self.disk)
+        before = again.generation
+        places = [place for _ in range(12) for place in again.write([(bytes(200), True)])]
+        last = places[-1]
+        assert isinstance(last, Position)
+        self.assertEqual(last.generation - before, 2)
+
+    def test_a_full_descriptor_table_when_a_segment_is_full_refuses_and_passes(self) -> None:
+        """Nothing of it is final: what could not be written then can be later."""
+        at_work = begun(self.disk)
+        at_work.write([(bytes(700), False)])
+        self.disk.fail("open", number=errno.EMFILE, path=WHERE, times=2)
+        refused = at_work.write([(bytes(100), True), (bytes(300), False), (bytes(30), True)])
+        self.assertEqual([isinstance(place, Position) for place in refused], [True, False, True])
+        self.disk.heal()
+        (place,) = at_work.write([(bytes(300), False)])
+        self.assertIsInstance(place, Position)
+
     def test_a_record_too_large_is_refused_alone(self) -> None:
         """The others of its batch are not touched."""
         at_work = begun(self.disk)
