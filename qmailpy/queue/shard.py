@@ -313,14 +313,17 @@ class Shard:
                 copy.filed = sequence
             if message.generation == generation:
                 message.generation = 0
-                if message.content.in_memory and not message.busy:
-                    message.content = FileContent(self.files, self.layout.mess(message.number), message.size)
             self.evict(message)
 
     def evict(self, message: Message) -> None:
-        """Let go of a message that its files tell all about, unless something is being done with it."""
+        """
+        Let go of a message that its files tell all about, unless something is being done with it; at least of its
+        content, when that is all they tell yet: a host that is down defers thousands of large messages in a row.
+        """
         if message.generation or not message.filed or message.busy or message.number not in self.state.messages:
             return
+        if message.content.in_memory:
+            message.content = FileContent(self.files, self.layout.mess(message.number), message.size)
         if any(copy.sequence > copy.filed for copy in message.copies.values()):
             return
         if any(message.number in touched for touched in self.state.touched.values()):

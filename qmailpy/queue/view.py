@@ -15,7 +15,6 @@ from twisted.internet.defer import Deferred, gatherResults, succeed
 from qmailpy.config.schema import Config
 from qmailpy.errors import QmailpyError
 from qmailpy.queue.codec import Held, Op, Released
-from qmailpy.queue.content import FileContent
 from qmailpy.queue.entries import BUSY, DONE, REFUSED, UNKNOWN, ActionResult, Target
 from qmailpy.queue.ids import shard_of, to_number
 from qmailpy.queue.reading import Part, QueueReading
@@ -141,7 +140,7 @@ class QueueOperations(QueueReading):
                 answers.append(Deferred.fromCoroutine(self._one(found, target, act, touched)))
         results = await gatherResults(answers, consumeErrors=True)
         for part, message in touched:
-            _let_go(part.shard, message)
+            part.shard.evict(message)
         return [result for each in results for result in each]
 
     async def _one(
@@ -270,13 +269,3 @@ async def _taken(message: Message, copy: Copy, take: Callable[[Told], bool]) -> 
     if problem is not None:
         raise problem
     return _result(message, copy, DONE)
-
-
-def _let_go(shard: Shard, message: Message) -> None:
-    """
-    A message that was read from its files for an operator need not keep its content in memory until they are up to
-    date: thousands of them may be changed in a row.
-    """
-    if message.filed and not message.generation and message.content.in_memory and not message.busy:
-        message.content = FileContent(shard.files, shard.layout.mess(message.number), message.size)
-    shard.evict(message)

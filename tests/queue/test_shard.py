@@ -92,6 +92,18 @@ class QueueTests(SynchronousTestCase):
                 found.append(path)
         return sorted(found)
 
+    def test_mail_deferred_from_files_does_not_keep_its_content_in_memory(self) -> None:
+        """Its files are not true again before the segment is retired, and many may be deferred until then."""
+        queue_id = self.world.send("later@out.example", body=b"x" * 500)
+        self.world.settle()
+        self.world.wait(500)
+        assert self.world.shard is not None
+        (message,) = self.world.shard.shard.state.messages.values()
+        self.assertEqual(message.copies["tcp_local"].pending[0].attempts, 2)
+        self.assertFalse(message.content.in_memory)
+        self.world.wait(2500)
+        self.assertEqual(self.world.outside.taken["later@out.example", self.world.accepted[queue_id][1]], 1)
+
     def test_a_large_message_streams_into_its_file(self) -> None:
         """And is removed when it is done."""
         queue_id = self.world.send("bob@here.example", body=b"x" * 5000)
