@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from random import Random
 from tempfile import gettempdir
-from typing import Any, cast
+from typing import Any, Self, cast
 from uuid import uuid4
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -313,7 +313,7 @@ class World:
             call.cancel()
         self.shard = None
 
-    def crash(self, survivors: Any = "none", *, reorder: bool = False, killed: bool = False) -> World:
+    def crash(self, survivors: Any = "none", *, reorder: bool = False, killed: bool = False) -> Self:
         """The next life of the node, after a power cut or (killed) the death of its process."""
         self.disk.cut()
         self._silence()
