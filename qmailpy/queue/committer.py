@@ -163,6 +163,8 @@ class ThreadCommitter:
                 batch: list[Item] = []
                 while self._pending and len(batch) < BATCH:
                     batch.append(self._pending.popleft())
+                if self._pending and len(batch) == BATCH:
+                    self._rush = True  # nobody would come for the rest
                 self._taken += sum(not essential for _, _, essential in batch)
                 self._answers.append(partial(self._settle, batch, self._batches.run(batch)))
                 os.eventfd_write(self._event, 1)
