@@ -26,6 +26,7 @@ from twisted.logger import Logger
 from qmailpy.app import monitor
 from qmailpy.app.context import ChildContext
 from qmailpy.app.drops import Drops
+from qmailpy.app.listeners import MailListeners
 from qmailpy.app.rolling import Rolling
 from qmailpy.auth.logins import Logins
 from qmailpy.channels.parts import Parts
@@ -37,7 +38,7 @@ from qmailpy.directory.address import POSTMASTER
 from qmailpy.directory.service import cached, ldap_directory
 from qmailpy.directory.setup import SERVICE, thd_read_secret
 from qmailpy.disk.files import RealFiles
-from qmailpy.errors import ConfigError, QmailpyError
+from qmailpy.errors import QmailpyError
 from qmailpy.interfaces import IChannel
 from qmailpy.queue.committer import ICommitter
 from qmailpy.queue.journal import Journal
@@ -53,9 +54,6 @@ from qmailpy.servers.tls import Certificates
 from qmailpy.stats.lanes import Lane
 from qmailpy.stats.recorder import Recorder
 
-_KINDS = ("smtp", "submission", "lmtp")
-"""Kinds of listeners that are ours."""
-
 
 class MailWorker(Service):
     """The service of the C{mta} role."""
@@ -68,7 +66,6 @@ class MailWorker(Service):
         self._config = context.config
         self._files = RealFiles()
         self._switches = Switches(self._files, context.config.path("queue", "stopped"))
-        self._factories: list[SmtpFactory] = []
         self._ports: list[IListeningPort] = []
         self._channels: list[IChannel] = []
         self._recorders: dict[str, Recorder] = {}
@@ -92,7 +89,7 @@ class MailWorker(Service):
             # The same in all processes and after a restart, and nothing a stranger can know.
             key=hashlib.sha256(b"imagined secrets " + secret).digest(),
         )
-        self._certificates = self._read_certificates()
+        self._listeners = MailListeners(context)
         self.queue = QueueService(
             reactor=self._reactor,
             shards={name: partial(self._surroundings, name) for name in context.shards},
@@ -170,12 +167,7 @@ class MailWorker(Service):
     def _open(self, _: object) -> None:
         config = self._config
         self._note_session()
-        recorder = self._recorders[self._context.shards[0]]
-        for listener in config.listeners:
-            if listener.kind in _KINDS:
-                factory = self._smtp(listener, recorder)
-                self._factories.append(factory)
-                self._ports += self._context.listen(listener.name, factory)
+        self._listeners.open(config, self._smtp)
         if self._context.index == 0:
             self._drops = Drops(
                 self._reactor, config, self._files, self.queue.first, self._router, self.queue.in_thread
@@ -187,22 +179,7 @@ class MailWorker(Service):
             self._ports += monitor.listen(self._context, config)
         self._context.ready()
 
-    def _read_certificates(self) -> Certificates | None:
-        """
-        What TLS needs; without it there is none, and the mail that needs none still flows.
-
-        Once, at the start: small files, before there is anybody who would have to wait.
-        """
-        if all(listener.tls == "none" for listener in self._config.listeners if listener.kind in _KINDS):
-            return None
-        try:
-            return Certificates(self._context.thd_pairs())
-        except ConfigError as error:
-            for problem in error.problems:
-                self._log.error("no TLS: {problem}", problem=problem)
-            return None
-
-    def _smtp(self, listener: ListenerConfig, recorder: Recorder) -> SmtpFactory:
+    def _smtp(self, listener: ListenerConfig, certificates: Certificates | None) -> SmtpFactory:
         config = self._config
         return SmtpFactory(
             self._reactor,
@@ -210,13 +187,13 @@ class MailWorker(Service):
             listener=listener,
             enqueue=self.queue.first,
             router=self._router,
-            recorder=recorder,
+            recorder=self._recorders[self._context.shards[0]],
             queue=config.queue,
             log=config.log,
             trust=config.trust,
             postmaster=config.server.postmaster or POSTMASTER,
             resolver=self._resolver,
-            certificates=None if listener.tls == "none" else self._certificates,
+            certificates=certificates,
             logins=self._logins,
             directory=self._directory,
         )
@@ -282,13 +259,9 @@ class MailWorker(Service):
                     ended[name].addCallback(partial(self._end_channel, old))
         for name in config.channels.keys() - before.channels.keys():
             self._log.warn("channel {name} is new: it is there after a restart", name=name)
-        listeners = {listener.name: listener for listener in config.listeners}
-        for made_before in self._factories:
-            former_listener = made_before.site.listener
-            listener = listeners.get(former_listener.name, former_listener)
-            made_before.reconfigure(listener, config.queue, config.log, config.trust)
-        if self._certificates is not None:
-            self._certificates.use(await self.queue.in_thread(self._context.thd_pairs))
+        self._listeners.reconfigure(config)
+        if self._listeners.secured:
+            self._listeners.use(await self.queue.in_thread(self._context.thd_pairs))
 
     async def _end(self, channel: IChannel) -> None:
         self._channels.remove(channel)
@@ -306,13 +279,13 @@ class MailWorker(Service):
     # --- stop ------------------------------------------------------------------------------------------------
 
     async def _stop(self) -> None:
-        ended = [port.stopListening() for port in self._ports]
+        ended = [self._listeners.close(), *(port.stopListening() for port in self._ports)]
         await DeferredList([each for each in ended if each is not None], consumeErrors=True)
         for part in (getattr(self, "_drops", None), getattr(self, "_rolling", None)):
             if part is not None:
                 part.stopService()
         grace = max(1.0, self._config.server.drain_s / 2)
-        await DeferredList([factory.drain(grace) for factory in self._factories], consumeErrors=True)
+        await self._listeners.drain(grace)
         await self.queue.stopService()
         await DeferredList([Deferred.fromCoroutine(channel.stop()) for channel in self._channels], consumeErrors=True)
         for recorder in self._recorders.values():
