@@ -90,6 +90,7 @@ class Intake:
         self._writing = False
         self._paused = False
         self._over = False
+        self._committing = False
         self._synced = False
         self._problem: BaseException | None = None
         self._written: Deferred[None] | None = None
@@ -113,6 +114,7 @@ class Intake:
 
     def commit(self, envelope: Envelope) -> Deferred[None]:
         result: Deferred[None] = Deferred()
+        self._committing = True
 
         def answer(problem: OSError | None) -> None:
             if problem is None:
@@ -121,27 +123,37 @@ class Intake:
             else:
                 self._give_up(result, problem)
 
+        def enqueue(crc: int, content: bytes | None) -> None:
+            try:
+                self._enqueue(Enqueued(to_number(self.id), envelope, self.size, crc, content), answer)
+            except Exception as problem:  # an envelope that cannot be written down
+                self._give_up(result, problem)
+
         if not self._spilled:
             content = b"".join(self._pieces)
-            self._enqueue(Enqueued(to_number(self.id), envelope, self.size, zlib.crc32(content), content), answer)
+            enqueue(zlib.crc32(content), content)
             return result
 
         def written(outcome: object) -> None:
             if isinstance(outcome, Failure):
                 self._give_up(result, outcome.value or OSError(errno.EIO, "unknown"))
                 return
-            self._enqueue(Enqueued(to_number(self.id), envelope, self.size, self._crc, None), answer)
+            enqueue(self._crc, None)
 
         self._finish().addCallback(lambda _: self._in_thread(self._thd_sync)).addBoth(written)
         return result
 
     def abort(self) -> None:
+        if not self._committing:  # else it is the queue's: what a record may refer to stays
+            self._abort()
+
+    def _abort(self) -> None:
         if self._over:
             return
         self._over = True
         if self._spilled:
             ended = succeed(None) if self._synced else self._finish()
-            ended.addBoth(lambda _: self._in_thread(self._thd_remove)).addErrback(
+            ended.addBoth(self._remove).addErrback(
                 lambda failure: self._log.error(
                     "cannot remove {path}: {problem}", path=self._path, problem=failure.value
                 )
@@ -153,7 +165,7 @@ class Intake:
         if isinstance(problem, JournalBroken):
             self._release()  # the record may be there after all: recovery decides about the file
         else:
-            self.abort()
+            self._abort()
         if not isinstance(problem, OSError):
             self._log.failure("bug while storing a message", Failure(problem))
         result.errback(Temporary(reply_for(problem), f"cannot store message {self.id}: {problem}"))
@@ -220,8 +232,11 @@ class Intake:
             self._synced = True
         self._files.sync_directory(self._path.rpartition("/")[0])
 
-    def _thd_remove(self) -> None:
+    def _remove(self, _: object) -> Deferred[Any]:
         self._release()
+        return self._in_thread(self._thd_remove)
+
+    def _thd_remove(self) -> None:
         if self._file is not None:
             self._files.close(self._file)
             self._file = None

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from qmailpy.errors import Temporary
 from qmailpy.queue import runner
 from qmailpy.testing.crashdisk import CrashDisk
 from qmailpy.values import Content, Disposition, Envelope, Job, Recipient, Reply, Verdict
@@ -171,3 +172,34 @@ class WedgedTests(SynchronousTestCase):
         world.pump()
         self.assertEqual(sum(world.outside.asked[queue_id, "ok@out.example"] for queue_id in parked), 3)
         self.assertEqual(world.stored(), {})
+
+    def test_an_intake_that_is_aborted_while_it_is_committed_is_committed(self) -> None:
+        """The connection went away: a record that refers to a file does not lose it."""
+        world = fresh()
+        queue_id = world.send("ok@out.example", body=b"x" * 3000, hold=True)
+        assert world.shard is not None
+        intake = world.shard.begin(world.shard.new_id())
+        intake.write(b"y" * 3000)
+        envelope, _ = world.offered[queue_id]
+        told: list[object] = []
+        intake.commit(envelope).addBoth(told.append)
+        intake.abort()
+        world.pump()
+        self.assertEqual(told, [None])
+        self.assertEqual(world.outside.taken["ok@out.example", b"y" * 3000], 1)
+        self.assertEqual(world.shard._budget.used, 0)
+
+    def test_an_envelope_that_cannot_be_written_down_is_refused(self) -> None:
+        """A bug elsewhere: nobody waits for ever, and nothing is kept of it."""
+        world = fresh()
+        assert world.shard is not None
+        bob = Recipient(address="bob@here.example", original="bob\0@here.example", channel="local")
+        envelope = Envelope(sender="", recipients=(bob,), source="tcp_local", arrival=0.0)
+        for octets in (b"x" * 100, b"y" * 3000):
+            intake = world.shard.begin(world.shard.new_id())
+            intake.write(octets)
+            self.failureResultOf(intake.commit(envelope), Temporary)
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 2)
+        self.assertEqual(world.shard._budget.used, 0)
+        left = [path for path in world.disk.open_paths() if "/mess/" in path]
+        self.assertEqual(left, [])
