@@ -19,6 +19,7 @@ from zlib import crc32
 
 from twisted.internet.defer import Deferred, DeferredLock, succeed
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from qmailpy.disk.files import Files
 from qmailpy.interfaces import IDurableDelivery, IRecorder
@@ -201,7 +202,7 @@ class Shard:
             self._tell_idle()
             return
         self._retiring = True
-        self._compose(self._generations[0], None, [])
+        self._compose_some(self._generations[0], None, [])
 
     def settled(self) -> Deferred[None]:
         """Fires when no retiring is going on; with L{roll} before it, when everything is in files."""
@@ -215,6 +216,12 @@ class Shard:
             waiting, self._idle = self._idle, []
             for each in waiting:
                 each.callback(None)
+
+    def _compose_some(self, generation: int, todo: list[Message] | None, filings: list[Composed]) -> None:
+        try:
+            self._compose(generation, todo, filings)
+        except Exception as problem:
+            self._postpone(problem)
 
     def _compose(self, generation: int, todo: list[Message] | None, filings: list[Composed]) -> None:
         """Compose the files of a generation's messages, a slice a turn."""
@@ -230,7 +237,7 @@ class Shard:
             known = [(copy, copy.sequence) for copy in message.copies.values()]  # what the files will know: no more
             filings.append((message, filing(message), known))
         if todo:
-            self._later(0, lambda: self._compose(generation, todo, filings))
+            self._later(0, lambda: self._compose_some(generation, todo, filings))
             return
         # What finished after its slice has files by then, too, and is seen again in a later generation.
         books = self.recorder.checkpoint()
@@ -264,8 +271,8 @@ class Shard:
 
     def _postpone(self, problem: BaseException) -> None:
         self._retiring = False
-        if not isinstance(problem, OSError):
-            raise problem
+        if not isinstance(problem, OSError):  # it may have to do with a message that will be gone
+            self._log.failure("bug while retiring a segment", Failure(problem))
         self._log.error(
             "queue shard {root}: cannot settle a journal segment: {problem}; trying again in 5 s",
             root=self.layout.root,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.errors import Temporary
-from qmailpy.queue import runner
+from qmailpy.queue import runner, shard
 from qmailpy.testing.crashdisk import CrashDisk
 from qmailpy.values import Content, Disposition, Envelope, Job, Recipient, Reply, Verdict
 from tests.queue.world import HOME, Outside, PlainNotices, World, configuration
@@ -203,3 +203,29 @@ class WedgedTests(SynchronousTestCase):
         self.assertEqual(world.shard._budget.used, 0)
         left = [path for path in world.disk.open_paths() if "/mess/" in path]
         self.assertEqual(left, [])
+
+    def test_a_bug_while_a_segment_is_retired_is_tried_again(self) -> None:
+        """Wherever it is; new mail would wait for ever behind it, and a stop, too."""
+        world = fresh()
+        assert world.shard is not None
+        at_work = world.shard.shard
+        for module, name in ((at_work.shelf, "thd_file"), (shard, "filing")):
+            world.send("never@out.example")
+            good, times = getattr(module, name), [1, 1]
+
+            def bug(what: object, good: object = good, times: list[int] = times) -> object:
+                if times and times.pop():
+                    raise ZeroDivisionError
+                return good(what)  # type: ignore[operator]
+
+            self.patch(module, name, bug)
+            world.settle()
+            settled: list[object] = []
+            world.shard.settle().addBoth(settled.append)
+            world.pump()
+            self.assertEqual(len(settled), 1)
+            self.assertEqual(len(at_work._generations), 2)
+            world.wait(11)
+            self.assertEqual(len(at_work._generations), 1)
+            self.assertNotEqual(self.flushLoggedErrors(ZeroDivisionError), [])
+        world.down()
