@@ -65,6 +65,9 @@ def file_number(files: Files, handle: int) -> int:
     return (files.identity(handle) & 0x7FFFFFFF) << 32 | zlib.crc32(head) if len(head) == _HEAD else 0
 
 
+_REWRITE = 1024 * 1024
+
+
 class LogFile:
     """
     One process's hold on the current log file.
@@ -87,6 +90,8 @@ class LogFile:
         self._retired: list[int] = []  # rolled away, not yet synced
         self._guard = threading.Lock()  # for the two above
         self._sync_guard = threading.Lock()
+        self._durable: dict[int, int] = {}  # by handle: octets that a sync has made durable; for the syncing thread
+        self._doubtful: set[int] = set()  # handles whose last sync failed; likewise
         self._named = False  # the name of the current file is durable
         self._pending: list[bytes] = []
         self._pending_octets = 0
@@ -214,16 +219,50 @@ class LogFile:
             with self._guard:
                 current, retired, named = self._handle, list(self._retired), self._named
             for handle in retired:
-                files.fdatasync(handle)
+                self._thd_sync(handle)
             if current >= 0:
-                files.fdatasync(current)
+                self._thd_sync(current)
                 if not named:
                     files.sync_directory(self._directory)
             with self._guard:
                 self._named = self._named or self._handle == current
                 self._retired = self._retired[len(retired) :]
             for handle in retired:
+                self._durable.pop(handle, None)
+                self._doubtful.discard(handle)
                 files.close(handle)
+
+    def _thd_sync(self, handle: int) -> None:
+        files = self._files
+        if handle in self._doubtful:
+            self._thd_rewrite(handle)
+        size = files.size(handle)
+        self._doubtful.add(handle)
+        files.fdatasync(handle)
+        self._doubtful.discard(handle)
+        self._durable[handle] = size
+
+    def _thd_rewrite(self, handle: int) -> None:
+        """
+        Write again what a failed sync may have lost: Linux takes it for clean then, and no later sync writes it. The
+        same octets in the same place, so that whoever appends or reads meanwhile sees no change.
+        """
+        files = self._files
+        mine = files.identity(handle)
+        for name in (CURRENT, YESTERDAY):
+            path = f"{self._directory}/{name}"
+            if files.identity(path) != mine:
+                continue
+            other = files.open(path)  # not for appending: that would put it at the end
+            try:
+                at, end = self._durable.get(handle, 0), files.size(other)
+                while at < end:
+                    octets = files.pread(other, min(_REWRITE, end - at), at)
+                    files.pwrite(other, octets, at)
+                    at += len(octets)
+            finally:
+                files.close(other)
+            return
 
     def close(self) -> None:
         """Let go of the file. Lines that still wait are lost."""
