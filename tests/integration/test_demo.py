@@ -35,7 +35,7 @@ class DemonstrationTests(SynchronousTestCase):
         names = ("--hostname", "mail.example.org", "--domain", "example.org")
         self.qmailpy("init", self.home, *names, "--unprivileged", "--relay", relay)
         self.qmailpy("config", "set", "listener.smtp.endpoint", f"tcp:{self.smtp}:interface=127.0.0.1")
-        for name in ("submissions", "submission", "lmtp"):
+        for name in ("submissions", "submission", "lmtp", "pop3", "pop3s"):
             self.qmailpy("config", "set", f"listener.{name}.endpoint", f"unix:run/{name}.sock")
         self.qmailpy("config", "set", "directory.endpoint", f"tcp:{ldap}:interface=127.0.0.1")
 

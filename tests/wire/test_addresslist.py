@@ -171,9 +171,12 @@ class ParseTests(SynchronousTestCase):
             durations = []
             for count in (4000, 32000):
                 value = b"<" * (unit == b"@a,") + unit * count
-                start = time.process_time()
-                parse_list(value)
-                durations.append(time.process_time() - start)
+                best = 1e9
+                for _ in range(3):  # the best one: a collection of garbage may fall into any
+                    start = time.process_time()
+                    parse_list(value)
+                    best = min(best, time.process_time() - start)
+                durations.append(best)
             self.assertLess(durations[1], durations[0] * 24 + 0.05, unit)
 
     def test_what_is_kept_is_bounded(self) -> None:
