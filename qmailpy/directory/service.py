@@ -1,22 +1,21 @@
 """
 The directory put together from the configuration, for those who build processes.
 
-A directory process is L{server_service}; a mail worker asks L{ldap_directory} through L{cached}; everything in one
-process is L{embedded_directory} through L{cached}, with or without the server for LDAP tools beside it.
+Whoever handles mail asks L{ldap_directory} through L{cached}, in one process with the server too; the server itself is
+put together by C{qmailpy.app.directory}, on sockets it was handed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
-from twisted.application.internet import StreamServerEndpointService
-from twisted.application.service import MultiService, Service
+from twisted.application.service import Service
 from twisted.internet.defer import Deferred, fail
-from twisted.internet.endpoints import UNIXClientEndpoint, UNIXServerEndpoint, serverFromString
-from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint, IStreamServerEndpoint
+from twisted.internet.endpoints import UNIXClientEndpoint
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 from zope.interface import implementer
@@ -26,10 +25,7 @@ from qmailpy.control.client import short_path
 from qmailpy.directory import setup
 from qmailpy.directory.cache import CachedDirectory
 from qmailpy.directory.client import LdapDirectory
-from qmailpy.directory.embedded import EmbeddedDirectory
 from qmailpy.directory.paths import socket_path
-from qmailpy.directory.server import LdapServerFactory
-from qmailpy.directory.store import Store
 from qmailpy.interfaces import IDirectory
 
 
@@ -61,45 +57,6 @@ class DirectoryThreads(Service):
     def hash(self, function: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
         """An L{InThread} for passwords."""
         return self._run(self._pools["hash"], function, *arguments)
-
-
-class _Connections(Service):
-    """Ends the clients' connections when the server stops: after the ports, before the threads."""
-
-    def __init__(self, factory: LdapServerFactory) -> None:
-        self._factory = factory
-
-    def stopService(self) -> None:
-        super().stopService()
-        self._factory.end_all()
-
-
-def server_service(
-    reactor: Any,
-    config: Config,
-    *,
-    endpoints: Sequence[IStreamServerEndpoint] | None = None,
-    changed: Callable[[str], None] = lambda what: None,
-) -> MultiService:
-    """
-    The LDAP server over the home's store, with its threads.
-
-    @param endpoints: where to listen; C{None} = the UNIX socket and C{config.directory.endpoint}.
-    @param changed: told each address or domain that LDAP clients change.
-    """
-    whole = MultiService()
-    threads = DirectoryThreads(reactor)
-    threads.setServiceParent(whole)
-    store = Store(setup.store_path(config.home))
-    factory = LdapServerFactory(reactor, store, config.directory.base, threads.lookup, threads.hash, changed)
-    _Connections(factory).setServiceParent(whole)
-    if endpoints is None:
-        endpoints = [UNIXServerEndpoint(reactor, socket_path(config.home), mode=0o600, wantPID=True)]
-        if config.directory.endpoint:
-            endpoints.append(serverFromString(reactor, config.directory.endpoint))
-    for endpoint in endpoints:
-        StreamServerEndpointService(endpoint, factory).setServiceParent(whole)
-    return whole
 
 
 @implementer(IStreamClientEndpoint)
@@ -143,11 +100,6 @@ def ldap_directory(reactor: Any, config: Config, secret: bytes | None = None) ->
         secret=lambda: known,
         timeout_s=config.directory.timeout_s,
     )
-
-
-def embedded_directory(config: Config, threads: DirectoryThreads) -> EmbeddedDirectory:
-    """The home's directory straight from its file; C{threads} must run."""
-    return EmbeddedDirectory(Store(setup.store_path(config.home)), threads.lookup, threads.hash)
 
 
 def cached(reactor: Any, config: Config, directory: IDirectory) -> CachedDirectory:

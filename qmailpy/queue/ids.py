@@ -104,10 +104,6 @@ class IdSource:
         self._last = tick
         return tick << 10 | self._bits(10)
 
-    def raise_above(self, number: int) -> None:
-        """Never make a number up to this one."""
-        self._last = max(self._last, number >> 10)
-
     @property
     def highest(self) -> int:
         """No number made so far is above this one."""

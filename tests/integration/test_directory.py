@@ -8,9 +8,11 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from twisted.application.service import MultiService
+from twisted.application.internet import StreamServerEndpointService
+from twisted.application.service import MultiService, Service
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ServerEndpoint, UNIXServerEndpoint
@@ -20,13 +22,39 @@ from twisted.trial.unittest import TestCase
 from qmailpy.config.schema import Config, ServerConfig
 from qmailpy.directory import service, setup
 from qmailpy.directory.accounts import Accounts
+from qmailpy.directory.embedded import EmbeddedDirectory
 from qmailpy.directory.paths import socket_path
+from qmailpy.directory.server import LdapServerFactory
 from qmailpy.directory.store import Store
 from qmailpy.errors import Temporary
 from qmailpy.values import Alias, Mailbox
 
 _BASE = "o=qmailpy"
 _TOOLS = ("ldapsearch", "ldapadd", "ldapmodify", "ldapdelete", "ldapmodrdn", "ldappasswd", "ldapwhoami", "ldapcompare")
+
+
+class _Connections(Service):
+    """Ends the clients' connections when the server stops: after the ports, before the threads."""
+
+    def __init__(self, factory: LdapServerFactory) -> None:
+        self._factory = factory
+
+    def stopService(self) -> None:
+        super().stopService()
+        self._factory.end_all()
+
+
+def server_service(config: Config, endpoints: Sequence[Any], changed: Callable[[str], None]) -> MultiService:
+    """The LDAP server over the home's store, on endpoints instead of sockets handed down."""
+    whole = MultiService()
+    threads = service.DirectoryThreads(reactor)
+    threads.setServiceParent(whole)
+    store = Store(setup.store_path(config.home))
+    factory = LdapServerFactory(reactor, store, config.directory.base, threads.lookup, threads.hash, changed)
+    _Connections(factory).setServiceParent(whole)
+    for endpoint in endpoints:
+        StreamServerEndpointService(endpoint, factory).setServiceParent(whole)
+    return whole
 
 
 class _Endpoint(TCP4ServerEndpoint):
@@ -64,9 +92,7 @@ class ServedTestCase(DirectoryTestCase):
     def start(self) -> None:
         self.tcp = _Endpoint(reactor, 0, interface="127.0.0.1")
         unix = UNIXServerEndpoint(reactor, socket_path(self.home), mode=0o600, wantPID=True)
-        self.server = service.server_service(
-            reactor, self.config, endpoints=[self.tcp, unix], changed=self.changed.append
-        )
+        self.server = server_service(self.config, [self.tcp, unix], self.changed.append)
         self.server.startService()
         self.addCleanup(self.stop, self.server)
 
@@ -190,7 +216,8 @@ class WorkerTests(ServedTestCase):
         threads = service.DirectoryThreads(reactor)
         threads.startService()
         try:
-            directory = service.embedded_directory(self.config, threads)
+            store = Store(setup.store_path(self.home))
+            directory = EmbeddedDirectory(store, threads.lookup, threads.hash)
             found = await directory.authenticate("postmaster@example.org", self.postmaster.encode())
             self.assertIsInstance(found, Mailbox)
             self.assertIsNone(await directory.lookup("nobody@example.org"))
