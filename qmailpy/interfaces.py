@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
 from qmailpy.records.record import LogRecord
-from qmailpy.values import Alias, Disposition, Domain, Envelope, Job, Mailbox, RouteResult, ScramSecret
+from qmailpy.values import Alias, Disposition, Domain, Envelope, Group, Job, Mailbox, RouteResult, ScramSecret
 
 
 class IChannel(Interface):
@@ -132,7 +132,7 @@ class IDirectory(Interface):
     async def domain(name: str) -> Domain | None:
         """The domain of that (lower-case) name, or C{None} when it is not ours."""
 
-    async def lookup(address: str) -> Mailbox | Alias | None:
+    async def lookup(address: str) -> Mailbox | Alias | Group | None:
         """What mail for that exact address (case-blind) means; C{None} when there is nobody. No catch-all here."""
 
     async def authenticate(login: str, password: bytes) -> Mailbox | None:
@@ -143,6 +143,21 @@ class IDirectory(Interface):
         What SCRAM needs of whoever may log in as C{login}; C{None} for an unknown login, and where it was not kept.
 
         For whoever checks logins alone; no copy is to be kept.
+        """
+
+
+class IEvents(Interface):
+    """Where what an operator may want to be told of is said: limits that were broken, attacks, trouble, restarts."""
+
+    def happened(name: str, **fields: str | int | float) -> None:
+        """
+        Say it. Cheap, and never fails: an event that cannot be kept is counted, and logged once.
+
+        Called on the reactor thread. The same event again within the catalogue's interval for it, with the same key
+        field, is only counted.
+
+        @param name: of the catalogue (events.catalogue); one that is not there is a bug, and logged as such.
+        @param fields: those the catalogue lists for it.
         """
 
 

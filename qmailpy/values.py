@@ -8,7 +8,7 @@ Times are seconds since the epoch as C{float}; sizes are octets unless the name 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum, IntEnum
 from typing import Protocol
 
@@ -91,6 +91,11 @@ class Envelope:
     protocol: str = "ESMTP"  # RFC 3848 keyword: SMTP, ESMTP, ESMTPS, ESMTPA, ESMTPSA, LMTP...
     user: str = ""  # authenticated login, "" when none
     source_system: str = ""  # "helo-name (rdns [ip])", the form of the transaction log; of our own making: queue id
+    hold_until: float = 0.0  # RFC 4865: no attempt before; 0 = at once
+    deliver_by: float = 0.0  # RFC 2852: when the sender's patience ends; 0 = with the queue's
+    by_mode: str = ""  # RFC 2852 by-mode and by-trace: "N", "R", "NT", "RT"; "" without deliver_by
+    mt_priority: int = 0  # RFC 6710, -9 to 9
+    require_tls: bool = False  # RFC 8689: only over verified TLS, hop by hop
 
 
 class Content(Protocol):
@@ -173,6 +178,14 @@ class Verdict(Enum):
 
 
 @frozen(kw_only=True)
+class NewMail:
+    """A message of our own making, or one that was changed on its way, as a channel hands it to the queue."""
+
+    envelope: Envelope  # the queue sets source, source_system and arrival, and clears user; recipients are routed
+    content: Content
+
+
+@frozen(kw_only=True)
 class Disposition:
     """What became of one recipient in one attempt; a job ends with exactly one for each, in order."""
 
@@ -183,18 +196,62 @@ class Disposition:
     transferred: int = 0  # octets that had been sent when a deferral struck (0 for a connect failure)
     modifiers: str = ""  # transaction log modifiers of the dequeue: "E", "S", "C", "L"...
     retry_after: float | None = None  # seconds; a peer's or channel's wish to wait at least this long
-    onward: tuple[Recipient, ...] = ()  # FORWARDED only: who gets the message instead, routed; never empty then
+    onward: tuple[Recipient, ...] = ()  # FORWARDED: who gets the message instead, routed
+    mails: tuple[NewMail, ...] = ()  # go into the queue in the same transaction: FORWARDED with another sender or
+    # content, or DELIVERED with an answer; a FORWARDED has at least one of onward and mails
+    relayed: bool = False  # DELIVERED to a peer that does not take DSN: we tell, where success was to be told
+
+
+@frozen(kw_only=True)
+class AutoReply:
+    """An answer to everybody who writes, as long as somebody is away (RFC 3834)."""
+
+    text: str
+    subject: str = ""  # "" = made from the message's own
+    days: int = 7  # the same sender is told again after so many
+    begins: float = 0.0  # seconds since the epoch; 0 = at once
+    ends: float = 0.0  # 0 = until it is taken away
+
+
+FEATURES = frozenset({"pop3", "imap", "webmail", "submission", "forwarding", "autoreply", "programs", "sms"})
+"""What a service plan may allow its users."""
 
 
 @frozen(kw_only=True)
 class Mailbox:
-    """A directory entry that mail can be stored for."""
+    """
+    A directory entry that mail can be stored for, with what its service plan and its domain add to it.
+
+    Limits are the effective ones: the user's own, else the plan's, else the domain's; 0 = none.
+    """
 
     address: str  # the main address, "user@domain"
     path: str  # Maildir relative to HOME/mail: "domain/user/Maildir"
     active: bool = True  # false: suspended, mail is refused (5.2.1)
-    quota_octets: int = 0  # 0 = none
+    status: str = "active"  # accountStatus: "active", "nopop" (no fetching), "noaccess" (no login), "disabled"
+    quota_octets: int = 0
+    quota_messages: int = 0
+    size_octets: int = 0  # largest message it takes, and may send
+    sends_a_day: int = 0  # recipients it may write to in 24 hours
     forwards: tuple[str, ...] = ()  # addresses that get a copy beside the mailbox
+    host: str = ""  # the node that stores its mail (mailHost); "" = the one that asks
+    pop_host: str = ""  # the node that serves its POP3; "" = host
+    plan: str = ""  # name of its service plan; "" = none
+    features: frozenset[str] = FEATURES  # what it may use
+    auto_reply: AutoReply | None = None
+    subfolders: bool = False  # user+tag goes to the folder "tag" when there is one
+    dot_qmail: bool = False  # its own .qmail files say what is done with its mail
+
+
+@frozen(kw_only=True)
+class Group:
+    """A directory entry that stands for its members, and may say who writes to them."""
+
+    address: str
+    members: tuple[str, ...]  # addresses; some may be groups themselves
+    posters: str = "anyone"  # "anyone", "members" (of it or of groups in it), "listed" or "domain" (its own domain)
+    listed: tuple[str, ...] = ()  # who may write besides, whatever posters says
+    owner: str = ""  # who gets the notices when a member cannot be reached; "" = the writer
 
 
 @frozen(kw_only=True)
@@ -222,6 +279,9 @@ class Domain:
     name: str
     active: bool = True
     catch_all: str = ""  # address that takes mail for unknown users; "" = none
+    quota_octets: int = 0  # of all its mailboxes together; 0 = none
+    plan: str = ""  # what its users have when they name none
+    host: str = ""  # the node that stores its mail, for users that name none; "" = the one that asks
 
 
 @frozen(kw_only=True)
@@ -242,9 +302,22 @@ class Refused:
 RouteResult = Routed | Refused
 
 
+@frozen
+class Event:
+    """Something an operator may want to be told of; what each name means: events.catalogue (docs/events.md)."""
+
+    name: str  # of the catalogue: "auth.banned"
+    fields: Mapping[str, str] = field(factory=dict)
+
+
 def first_line(text: str, limit: int = 400) -> str:
     """The first line of C{text}, cut at C{limit} characters; for one-line places such as logs."""
     return text.split("\n", 1)[0][:limit]
+
+
+def one_line(text: str, limit: int = 400) -> str:
+    """C{text} without control characters and line ends of any kind, cut at C{limit} characters."""
+    return "".join(c if c.isprintable() else " " for c in text[:limit])
 
 
 def joined(parts: Sequence[str]) -> str:

@@ -39,6 +39,8 @@ from qmailpy.directory.service import cached, ldap_directory
 from qmailpy.directory.setup import SERVICE, thd_read_secret
 from qmailpy.disk.files import RealFiles
 from qmailpy.errors import QmailpyError
+from qmailpy.events import log as events
+from qmailpy.events.log import EventLog
 from qmailpy.interfaces import IChannel
 from qmailpy.queue.committer import ICommitter
 from qmailpy.queue.journal import Journal
@@ -65,6 +67,7 @@ class MailWorker(Service):
         self._reactor = context.reactor
         self._config = context.config
         self._files = RealFiles()
+        self._events = EventLog(context.config.path("log", events.FILE_NAME), context.name, time.time)
         self._switches = Switches(self._files, context.config.path("queue", "stopped"))
         self._ports: list[IListeningPort] = []
         self._channels: list[IChannel] = []
@@ -147,6 +150,7 @@ class MailWorker(Service):
             router=self._router,
             resolver=self._resolver,
             recorder=recorder,
+            events=self._events,
             config=config,
         )
 
@@ -188,6 +192,7 @@ class MailWorker(Service):
             enqueue=self.queue.first,
             router=self._router,
             recorder=self._recorders[self._context.shards[0]],
+            events=self._events,
             queue=config.queue,
             log=config.log,
             trust=config.trust,

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from attrs import frozen
+from attrs import Factory, frozen
 from twisted.internet.interfaces import IReactorCore, IReactorFromThreads, IReactorTCP, IReactorThreads, IReactorTime
 
 from qmailpy.config.schema import ChannelConfig, Config
 from qmailpy.disk.files import Files
-from qmailpy.interfaces import IChannel, IDirectory, IRecorder, IResolver, IRouter
+from qmailpy.events.log import NoEvents
+from qmailpy.interfaces import IChannel, IDirectory, IEvents, IRecorder, IResolver, IRouter
 
 
 class IChannelReactor(IReactorCore, IReactorTime, IReactorTCP, IReactorThreads, IReactorFromThreads):
@@ -31,6 +32,7 @@ class Parts:
     resolver: IResolver
     recorder: IRecorder
     config: Config
+    events: IEvents = Factory(NoEvents)
 
 
 class ChannelFactory(Protocol):

@@ -24,7 +24,7 @@ from zope.interface import Attribute, Interface, implementer
 
 from qmailpy.directory import address as addresses
 from qmailpy.interfaces import IDirectory
-from qmailpy.values import Alias, Domain, Mailbox, ScramSecret
+from qmailpy.values import Alias, Domain, Group, Mailbox, ScramSecret
 
 
 class Unknown(Enum):
@@ -36,7 +36,7 @@ class Unknown(Enum):
 UNKNOWN: Final = Unknown.UNKNOWN
 """What a peek returns when only the directory can tell."""
 
-Answer = Domain | Mailbox | Alias | None
+Answer = Domain | Mailbox | Alias | Group | None
 _Key = tuple[str, str]
 
 
@@ -48,7 +48,7 @@ class IPeek(Interface):
     def peek_domain(name: str) -> Domain | Unknown | None:
         """L{IDirectory.domain}, or L{UNKNOWN}."""
 
-    def peek_lookup(address: str) -> Mailbox | Alias | Unknown | None:
+    def peek_lookup(address: str) -> Mailbox | Alias | Group | Unknown | None:
         """L{IDirectory.lookup}, or L{UNKNOWN}."""
 
     def flush(what: str = "") -> None:
@@ -85,9 +85,9 @@ class CachedDirectory:
 
     def peek_domain(self, name: str) -> Domain | Unknown | None:
         found = self._peek(("domain", name))
-        return found if found is UNKNOWN or not isinstance(found, Mailbox | Alias) else None
+        return found if found is UNKNOWN or not isinstance(found, Mailbox | Alias | Group) else None
 
-    def peek_lookup(self, address: str) -> Mailbox | Alias | Unknown | None:
+    def peek_lookup(self, address: str) -> Mailbox | Alias | Group | Unknown | None:
         found = self._peek(("lookup", addresses.key(address)))
         return found if found is UNKNOWN or not isinstance(found, Domain) else None
 
@@ -95,9 +95,9 @@ class CachedDirectory:
         found: Domain | None = await self._ask(("domain", addresses.key(name)), lambda: self._directory.domain(name))
         return found
 
-    async def lookup(self, address: str) -> Mailbox | Alias | None:
+    async def lookup(self, address: str) -> Mailbox | Alias | Group | None:
         key = ("lookup", addresses.key(address))
-        found: Mailbox | Alias | None = await self._ask(key, lambda: self._directory.lookup(address))
+        found: Mailbox | Alias | Group | None = await self._ask(key, lambda: self._directory.lookup(address))
         return found
 
     async def authenticate(self, login: str, password: bytes) -> Mailbox | None:

@@ -77,6 +77,15 @@ def encode_envelope(envelope: Envelope) -> bytes:
         parts.append(text0("L", envelope.user))
     if envelope.source_system:
         parts.append(text0("Y", envelope.source_system))
+    if envelope.hold_until:
+        parts.append(text0("H", repr(envelope.hold_until)))
+    if envelope.deliver_by:
+        parts.append(text0("D", repr(envelope.deliver_by)))
+        parts.append(text0("O", envelope.by_mode))
+    if envelope.mt_priority:
+        parts.append(text0("Q", str(envelope.mt_priority)))
+    if envelope.require_tls:
+        parts.append(b"Z\0")
     return b"".join(parts)
 
 
@@ -111,7 +120,10 @@ _ENVELOPE_KEYS = {
     "W": "protocol",
     "L": "user",
     "Y": "source_system",
+    "O": "by_mode",
 }
+
+_TIMES = {"A": "arrival", "H": "hold_until", "D": "deliver_by"}
 
 
 def decode_envelope(octets: bytes, recipients: bytes = b"") -> Envelope:
@@ -127,12 +139,16 @@ def decode_envelope(octets: bytes, recipients: bytes = b"") -> Envelope:
             key = _ENVELOPE_KEYS.get(letter)
             if key is not None:
                 found[key] = value
-            elif letter == "A":
-                found["arrival"] = float(value)
             elif letter == "U":
                 found["smtputf8"] = True
             elif letter == "P":
                 found["priority"] = Priority(int(value))
+            elif letter in _TIMES:
+                found[_TIMES[letter]] = float(value)
+            elif letter == "Q":
+                found["mt_priority"] = int(value)
+            elif letter == "Z":
+                found["require_tls"] = True
         return Envelope(recipients=tuple(decode_recipients(recipients)), **found)  # type: ignore[arg-type]
     except (ValueError, TypeError) as problem:
         raise Damaged(f"envelope: {problem}") from problem

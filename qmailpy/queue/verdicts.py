@@ -21,7 +21,7 @@ from qmailpy.queue.notices import wants_delay, wants_failure, warnings_passed
 from qmailpy.queue.retry import Schedule, expired_reply
 from qmailpy.queue.shard import Shard
 from qmailpy.queue.state import Copy, Message, Withheld
-from qmailpy.values import Content, Disposition, Envelope, Job, MemoryContent, Recipient, Reply, Verdict
+from qmailpy.values import Content, Disposition, Envelope, Job, MemoryContent, NewMail, Recipient, Reply, Verdict
 
 TEXT = 1000  # characters of a diagnostic kept
 UNTOLD_S = 300.0  # when a notice cannot be made its recipients are tried again after this
@@ -94,9 +94,9 @@ class Verdicts:
             if said.verdict is Verdict.HELD:
                 held = [Held(message.number, self._name, said.reply.text)]
                 continue
-            if said.verdict is Verdict.FORWARDED:
+            if said.onward or said.mails:
                 try:
-                    onward.append(await self._onward(message, said, now))
+                    onward += await self._onward(message, said, now)
                 except OSError as problem:
                     self._log.error("message {id} cannot go on: {problem}", id=message.id, problem=str(problem))
                     said = evolve(said, verdict=Verdict.DEFERRED, reply=UNREADABLE)  # noqa: PLW2901
@@ -153,16 +153,18 @@ class Verdicts:
         recipient = copy.pending[number].recipient
         return Outcome.FAILED if wants_failure(recipient.notify) else Outcome.SILENCED, 0.0, said
 
-    async def _onward(self, message: Message, disposition: Disposition, now: float) -> Enqueued:
-        envelope = evolve(
-            message.envelope,
-            recipients=disposition.onward,
-            source=self._name,
-            arrival=now,
-            source_system=message.id,
-            user="",
-        )
-        return await self._shard.new_message(envelope, message.content)
+    async def _onward(self, message: Message, disposition: Disposition, now: float) -> list[Op]:
+        """What goes into the queue with an outcome: the message again for others, and mail of the channel's making."""
+        mails = list(disposition.mails)
+        if disposition.onward:
+            envelope = evolve(message.envelope, recipients=disposition.onward)
+            mails.insert(0, NewMail(envelope=envelope, content=message.content))
+        return [
+            await self._shard.new_message(
+                evolve(mail.envelope, source=self._name, arrival=now, source_system=message.id, user=""), mail.content
+            )
+            for mail in mails
+        ]
 
     async def _tell(
         self, message: Message, failed: Sequence[Withheld], now: float

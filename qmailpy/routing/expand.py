@@ -17,7 +17,7 @@ from attrs import frozen
 from qmailpy.config.schema import ChannelConfig
 from qmailpy.directory.address import POSTMASTER
 from qmailpy.routing.rules import Rules
-from qmailpy.values import Alias, Domain, Mailbox, Recipient, Refused, Reply, Routed, RouteResult
+from qmailpy.values import Alias, Domain, Group, Mailbox, Recipient, Refused, Reply, Routed, RouteResult
 
 DEPTH = 10
 """Aliases that may follow each other."""
@@ -51,7 +51,7 @@ class AskAddress:
 
 
 Question = AskDomain | AskAddress
-Answer = Domain | Mailbox | Alias | None
+Answer = Domain | Mailbox | Alias | Group | None
 Note = Callable[[str], None]
 
 

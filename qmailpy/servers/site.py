@@ -4,11 +4,12 @@ What the SMTP sessions of a listener share, and what they offer.
 
 from __future__ import annotations
 
-from attrs import define, frozen
+from attrs import Factory, define, frozen
 
 from qmailpy.auth.logins import Logins
 from qmailpy.config.schema import ListenerConfig, LogConfig, QueueConfig
-from qmailpy.interfaces import IDirectory, IEnqueue, IRecorder, IRouter
+from qmailpy.events.log import NoEvents
+from qmailpy.interfaces import IDirectory, IEnqueue, IEvents, IRecorder, IRouter
 from qmailpy.servers.clients import ReverseNames
 from qmailpy.servers.sessions import ListenerSite
 from qmailpy.wire import sasl
@@ -73,3 +74,4 @@ class Site(ListenerSite):
     names: ReverseNames | None = None
     logins: Logins | None = None  # none: no logins here
     directory: IDirectory | None = None  # tells which senders are a user's own; there when there are logins
+    events: IEvents = Factory(NoEvents)

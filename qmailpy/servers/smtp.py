@@ -10,7 +10,8 @@ from zope.interface import implementer
 
 from qmailpy.auth.logins import Logins
 from qmailpy.config.schema import ListenerConfig, LogConfig, QueueConfig, TrustConfig
-from qmailpy.interfaces import IDirectory, IEnqueue, IRecorder, IResolver, IRouter
+from qmailpy.events.log import NoEvents
+from qmailpy.interfaces import IDirectory, IEnqueue, IEvents, IRecorder, IResolver, IRouter
 from qmailpy.servers.clients import ReverseNames, TrustedNetworks, plain_address
 from qmailpy.servers.proxied import ProxyFront
 from qmailpy.servers.session import SmtpSession
@@ -43,6 +44,7 @@ class SmtpFactory:
         certificates: Certificates | None = None,
         logins: Logins | None = None,
         directory: IDirectory | None = None,
+        events: IEvents | None = None,
     ) -> None:
         """
         @param hostname: our name in the greeting and in Received.
@@ -70,6 +72,7 @@ class SmtpFactory:
             certificates=certificates,
             logins=logins,
             directory=directory,
+            events=events or NoEvents(),
         )
 
     def reconfigure(self, listener: ListenerConfig, queue: QueueConfig, log: LogConfig, trust: TrustConfig) -> None:

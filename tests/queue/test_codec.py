@@ -50,6 +50,10 @@ def recipients(draw: st.DrawFn, text: st.SearchStrategy[str] = words) -> Recipie
     )
 
 
+soon = st.floats(1.0, 4e9)
+modes = st.sampled_from(["N", "R", "NT", "RT"])
+
+
 @st.composite
 def envelopes(draw: st.DrawFn, text: st.SearchStrategy[str] = words) -> Envelope:
     return Envelope(
@@ -66,6 +70,10 @@ def envelopes(draw: st.DrawFn, text: st.SearchStrategy[str] = words) -> Envelope
         protocol=draw(st.sampled_from(["SMTP", "ESMTP", "ESMTPSA"])),
         user=draw(text),
         source_system=draw(text),
+        hold_until=draw(times),
+        **draw(st.just({}) | st.builds(lambda until, mode: {"deliver_by": until, "by_mode": mode}, soon, modes)),
+        mt_priority=draw(st.integers(-9, 9)),
+        require_tls=draw(st.booleans()),
     )
 
 

@@ -1,0 +1,40 @@
+"""
+Every event there is: how grave it is, what it says, which fields it has, what to do about it (docs/events.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+
+from attrs import frozen
+
+
+class Severity(Enum):
+    """How grave, in syslog's words."""
+
+    NOTICE = "notice"
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+
+@frozen(kw_only=True)
+class Kind:
+    """A row of the catalogue."""
+
+    severity: Severity
+    text: str  # a sentence, with the fields in braces
+    remedy: str  # what to do, with the command for it
+    fields: tuple[str, ...] = ()  # the first is the key: the same event with the same key is told once an interval
+    interval_s: float = 300.0
+
+
+CATALOGUE: Mapping[str, Kind] = {
+    "auth.banned": Kind(
+        severity=Severity.WARNING,
+        fields=("address", "login", "failures"),
+        text="{address} tried {failures} wrong passwords, the last one for {login}, and is shut out for a while",
+        remedy="Nothing, if it is a stranger. A user with an old password in some device: qmailpy user passwd {login}",
+    ),
+}
+"""By name, AREA.WHAT."""

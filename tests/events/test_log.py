@@ -1,0 +1,63 @@
+"""The events file."""
+
+from __future__ import annotations
+
+import json
+import string
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from qmailpy.events.catalogue import CATALOGUE
+from qmailpy.events.log import EventLog
+
+
+class EventLogTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.now = 1000.0
+        self.path = Path(self.mktemp())
+        self.events = EventLog(str(self.path), "mta-0", lambda: self.now)
+
+    def lines(self) -> list[dict[str, object]]:
+        return [json.loads(line) for line in self.path.read_text().splitlines()]
+
+    def banned(self, address: str) -> None:
+        self.events.happened("auth.banned", address=address, login="a\nb@example.org", failures=10)
+
+    def test_an_event_is_a_line_that_says_what_happened_and_what_to_do(self) -> None:
+        """Control characters in a field make no second line."""
+        self.banned("192.0.2.1")
+        (line,) = self.lines()
+        self.assertEqual(line["event"], "auth.banned")
+        self.assertEqual(line["severity"], "warning")
+        self.assertEqual(line["process"], "mta-0")
+        self.assertEqual(line["fields"], {"address": "192.0.2.1", "login": "a b@example.org", "failures": "10"})
+        self.assertIn("192.0.2.1 tried 10 wrong passwords", str(line["text"]))
+
+    def test_the_same_of_the_same_key_is_counted_for_a_while(self) -> None:
+        """Nobody is told a thousand times."""
+        for _ in range(12):
+            self.banned("192.0.2.1")
+        self.banned("192.0.2.2")
+        self.assertEqual(len(self.lines()), 2)
+        self.now += 301
+        self.banned("192.0.2.1")
+        self.assertEqual(self.lines()[-1]["times"], 12)
+
+    def test_a_name_that_is_not_in_the_catalogue_is_a_bug_and_harms_nobody(self) -> None:
+        """It is logged."""
+        self.events.happened("no.such", a=1)
+        self.assertFalse(self.path.exists())
+
+    def test_a_file_that_cannot_be_written_harms_nobody(self) -> None:
+        """It is said once."""
+        EventLog(str(self.path / "x"), "mta-0", lambda: self.now).happened("auth.banned", address="a")
+
+
+class CatalogueTests(SynchronousTestCase):
+    def test_texts_and_remedies_use_the_fields_there_are(self) -> None:
+        """Each row of the catalogue."""
+        for name, kind in CATALOGUE.items():
+            for text in (kind.text, kind.remedy):
+                used = {field for _, field, _, _ in string.Formatter().parse(text) if field}
+                self.assertLessEqual(used, set(kind.fields), name)

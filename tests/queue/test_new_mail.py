@@ -1,0 +1,36 @@
+"""Mail that a channel makes: another content, another sender, in the transaction that ends the recipient."""
+
+from __future__ import annotations
+
+from attrs import evolve
+from twisted.trial.unittest import SynchronousTestCase
+
+from qmailpy.testing.crashdisk import CrashDisk
+from qmailpy.values import Disposition, Job, MemoryContent, NewMail, Recipient, Reply, Verdict
+from tests.queue.world import HOME, Outside, World
+
+_OK = Reply(250, "2.1.5", "ok")
+
+
+class Changing(Outside):
+    """Bob gets what came for C{new@}, from another sender and with another content."""
+
+    def _one(self, job: Job, recipient: Recipient) -> Disposition:
+        if not recipient.address.startswith("new@"):
+            return super()._one(job, recipient)
+        bob = Recipient(address="bob@here.example", original=recipient.original, channel="local")
+        envelope = evolve(job.envelope, sender="other@here.example", recipients=(bob,))
+        mail = NewMail(envelope=envelope, content=MemoryContent(b"Subject: new\r\n\r\nnew\r\n"))
+        return Disposition(verdict=Verdict.FORWARDED, reply=_OK, mails=(mail,))
+
+
+class NewMailTests(SynchronousTestCase):
+    def test_what_a_channel_makes_of_a_message_is_queued_in_the_same_transaction(self) -> None:
+        """Two E lines and two D lines, and the books hold; the new message names the old one (row C7)."""
+        world = World(CrashDisk(directories=[HOME, f"{HOME}/log"]))
+        world.outside = Changing()
+        world.up()
+        world.send("new@out.example")
+        self.assertEqual(world.actions(), "EEDD")
+        self.assertEqual(world.mailbox("bob"), [b"Subject: new\r\n\r\nnew\r\n"])
+        self.assertEqual(world.stored(), {})
