@@ -16,7 +16,7 @@ from typing import TypeVar
 from attrs import evolve, frozen
 
 from qmailpy.directory import address as addresses
-from qmailpy.directory import filters, names, schema
+from qmailpy.directory import filters, meaning, names, schema
 from qmailpy.directory import password as passwords
 from qmailpy.directory.names import Name
 from qmailpy.directory.schema import Attributes, Entry
@@ -130,7 +130,7 @@ class Access:
             name = None
         entry = _guard(self._store.thd_get, name) if name is not None else None
         role = self._role(entry) if entry is not None else Role.ANONYMOUS
-        open_ = entry is not None and (role is not Role.USER or schema.may_log_in(entry.attributes))
+        open_ = entry is not None and (role is not Role.USER or meaning.may_log_in(entry.attributes))
         stored = entry.values("userPassword") if entry is not None and open_ else ()
         if not passwords.thd_verify(stored, password) or entry is None:
             raise Refusal(Code.INVALID_CREDENTIALS)
@@ -180,7 +180,7 @@ class Access:
             raise Refusal(Code.INSUFFICIENT_ACCESS)
         entry = _guard(self._store.thd_by_address, addresses.key(login))
         secret = None
-        if entry is not None and schema.may_log_in(entry.attributes):
+        if entry is not None and meaning.may_log_in(entry.attributes):
             secret = passwords.scram(entry.values("userPassword"))
         return "" if secret is None else passwords.scram_value(secret)
 

@@ -55,6 +55,13 @@ class IPeek(Interface):
         """Forget an address, a domain and all in it, or ("") everything."""
 
 
+class IForgets(Interface):
+    """A directory behind the cache that remembers something itself."""
+
+    def forget() -> None:
+        """Something has changed."""
+
+
 @implementer(IDirectory, IPeek)
 class CachedDirectory:
     """L{IDirectory} that remembers."""
@@ -110,6 +117,8 @@ class CachedDirectory:
         return await self._directory.scram(login)  # a secret is not kept longer than it is needed
 
     def flush(self, what: str = "") -> None:
+        if IForgets.providedBy(self._directory):
+            self._directory.forget()
         self._asking.clear()  # those who wait get their answer; who asks from now on does not join them
         if not what:
             self._kept.clear()

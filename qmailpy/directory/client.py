@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
 from ldaptor.protocols import pureldap
-from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
 from twisted.internet.error import ConnectionAborted, ConnectionClosed, ConnectionDone
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint, ITCPTransport
 from twisted.internet.protocol import Factory, connectionDone
@@ -24,16 +24,19 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from qmailpy.directory import address as addresses
-from qmailpy.directory import ber, decode, schema
+from qmailpy.directory import ber, decode, meaning, schema
 from qmailpy.directory import password as passwords
 from qmailpy.directory.access import SCRAM_OPERATION, Code
+from qmailpy.directory.cache import IForgets
+from qmailpy.directory.inherited import Inherited
 from qmailpy.directory.schema import Attributes
 from qmailpy.errors import Temporary
 from qmailpy.interfaces import IDirectory
-from qmailpy.values import Alias, Domain, Mailbox, ScramSecret
+from qmailpy.values import Alias, Domain, Group, Mailbox, ScramSecret
 
 _MESSAGE = 1048576  # octets; an entry with thousands of forwarding addresses still fits
 _MOST_OUTSTANDING = 1000  # questions on one connection
+_MEMBERS_AT_ONCE = 50  # of a group's members that are named by their entries
 
 
 class LdapTrouble(Exception):
@@ -133,7 +136,7 @@ class SecretSource(Protocol):
         """The secret; called when a connection is made, so that a new one is seen."""
 
 
-@implementer(IDirectory)
+@implementer(IDirectory, IForgets)
 class LdapDirectory:
     """L{IDirectory} over LDAP."""
 
@@ -174,27 +177,62 @@ class LdapDirectory:
         self._idle: list[LdapConnection] = []
         self._away = False
         self._stopped = False
+        self._inherited = Inherited(clock.seconds, self._entry_of)
 
     async def domain(self, name: str) -> Domain | None:
         key = addresses.key(name)
         what = pureldap.LDAPFilter_and([_equal("objectClass", "qmailDomain"), _equal("associatedDomain", key)])
-        found = await self._question(self._search(what, schema.DOMAIN_ATTRIBUTES))
-        return schema.domain(found[1]) if found else None
+        found = await self._question(self._search(what, meaning.DOMAIN_ATTRIBUTES))
+        return meaning.domain(found[1]) if found else None
 
-    async def lookup(self, address: str) -> Mailbox | Alias | None:
-        found = await self._question(self._search(_address(address), schema.LOOKUP_ATTRIBUTES))
-        return schema.recipient(found[1]) if found else None
+    async def lookup(self, address: str) -> Mailbox | Alias | Group | None:
+        found: Mailbox | Alias | Group | None = await self._question(self._lookup(address))
+        return found
+
+    async def _lookup(self, address: str) -> Mailbox | Alias | Group | None:
+        found = await self._search(_address(address), meaning.LOOKUP_ATTRIBUTES)
+        return await self._meaning(found[1]) if found else None
+
+    async def _meaning(self, attributes: Attributes) -> Mailbox | Alias | Group | None:
+        """What an entry means, with what it takes from others."""
+        inherited = await self._inherited.of(attributes)
+        named = meaning.dns(attributes)
+        known: dict[str, str] = {}
+        for at in range(0, len(named), _MEMBERS_AT_ONCE):
+            some = named[at : at + _MEMBERS_AT_ONCE]
+            found = await gatherResults([Deferred.fromCoroutine(self._mail_of(dn)) for dn in some], consumeErrors=True)
+            known.update(zip(some, found, strict=True))
+        return meaning.recipient(attributes, *inherited, addresses_of=known)
+
+    async def _mail_of(self, dn: str) -> str:
+        """The main address of an entry, "" when it has none or is not there."""
+        found = await self._search(_present("objectClass"), ("mail",), base=dn)
+        return meaning.first(found[1], "mail") if found else ""
+
+    async def _entry_of(self, kind: str, name: str) -> Attributes | None:
+        """For L{Inherited}."""
+        attribute, wanted = {
+            "domain": ("associatedDomain", meaning.DOMAIN_ATTRIBUTES),
+            "plan": ("cn", meaning.PLAN_ATTRIBUTES),
+        }[kind]
+        what = pureldap.LDAPFilter_and([_equal("objectClass", f"qmail{kind.capitalize()}"), _equal(attribute, name)])
+        found = await self._search(what, wanted)
+        return found[1] if found else None
+
+    def forget(self) -> None:
+        """Something in the directory has changed."""
+        self._inherited.forget()
 
     async def authenticate(self, login: str, password: bytes) -> Mailbox | None:
         if not password or len(password) > 1024:
             return None  # a bind without a password succeeds as nobody (RFC 4513 s.5.1.2)
-        found = await self._question(self._search(_address(login), schema.LOOKUP_ATTRIBUTES))
+        found = await self._question(self._search(_address(login), meaning.LOOKUP_ATTRIBUTES))
         # For somebody unknown we bind as well, so that the time taken tells nothing.
-        dn = found[0] if found and schema.may_log_in(found[1]) else f"uid=nobody,{self._base}"
+        dn = found[0] if found and meaning.may_log_in(found[1]) else f"uid=nobody,{self._base}"
         right = await self._question(self._check(dn, password))
-        if not right or not found or not schema.may_log_in(found[1]):
+        if not right or not found or not meaning.may_log_in(found[1]):
             return None
-        mailbox = schema.recipient(found[1])
+        mailbox = await self._question(self._meaning(found[1]))
         return mailbox if isinstance(mailbox, Mailbox) else None
 
     async def scram(self, login: str) -> ScramSecret | None:
@@ -234,13 +272,20 @@ class LdapDirectory:
             self.log.info("the directory is back")
         return result
 
-    async def _search(self, what: Any, attributes: Sequence[str]) -> tuple[str, Attributes] | None:
-        """The one entry that C{what} finds: its name and attributes."""
+    async def _search(
+        self, what: Any, attributes: Sequence[str], base: str | None = None
+    ) -> tuple[str, Attributes] | None:
+        """The one entry that C{what} finds, or whose name is C{base}: its name and attributes."""
         request = pureldap.LDAPSearchRequest(
-            baseObject=self._base, filter=what, attributes=attributes, sizeLimit=2, timeLimit=int(self._timeout_s) or 1
+            baseObject=self._base if base is None else base.encode("utf-8", "surrogateescape"),
+            scope=pureldap.LDAP_SCOPE_wholeSubtree if base is None else pureldap.LDAP_SCOPE_baseObject,
+            filter=what,
+            attributes=attributes,
+            sizeLimit=2,
+            timeLimit=int(self._timeout_s) or 1,
         )
         answer, found = await self._exchange(request)
-        if answer.resultCode not in (Code.SUCCESS, Code.SIZE_LIMIT, Code.NO_SUCH_OBJECT):
+        if answer.resultCode not in (Code.SUCCESS, Code.SIZE_LIMIT, Code.NO_SUCH_OBJECT, Code.INVALID_DN):
             raise LdapTrouble(f"search: result code {answer.resultCode}")
         if len(found) > 1 or answer.resultCode == Code.SIZE_LIMIT:
             raise Temporary(schema.MISCONFIGURED, f"two entries for one key: {found[0].objectName!r} is one")
@@ -348,6 +393,10 @@ def _equal(attribute: str, value: str) -> Any:
         attributeDesc=pureldap.LDAPAttributeDescription(attribute),
         assertionValue=pureldap.LDAPAssertionValue(value.encode("utf-8", "surrogateescape")),
     )
+
+
+def _present(attribute: str) -> Any:
+    return pureldap.LDAPFilter_present(attribute)
 
 
 def _address(address: str) -> Any:

@@ -14,12 +14,13 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from qmailpy.directory import address as addresses
+from qmailpy.directory import meaning, names, schema
 from qmailpy.directory import password as passwords
-from qmailpy.directory import schema
+from qmailpy.directory.schema import Attributes, Entry
 from qmailpy.directory.store import Store, StoreError
 from qmailpy.errors import Temporary
 from qmailpy.interfaces import IDirectory
-from qmailpy.values import Alias, Domain, Mailbox, ScramSecret
+from qmailpy.values import Alias, Domain, Group, Mailbox, ScramSecret
 
 InThread = Callable[..., Deferred[Any]]
 """Runs a function with its arguments elsewhere: C{partial(deferToThreadPool, reactor, pool)}, or C{maybeDeferred}."""
@@ -38,8 +39,8 @@ class EmbeddedDirectory:
         found: Domain | None = await self._in_thread(self.thd_domain, name)
         return found
 
-    async def lookup(self, address: str) -> Mailbox | Alias | None:
-        found: Mailbox | Alias | None = await self._in_thread(self.thd_lookup, address)
+    async def lookup(self, address: str) -> Mailbox | Alias | Group | None:
+        found: Mailbox | Alias | Group | None = await self._in_thread(self.thd_lookup, address)
         return found
 
     async def authenticate(self, login: str, password: bytes) -> Mailbox | None:
@@ -54,29 +55,51 @@ class EmbeddedDirectory:
         """L{IDirectory.domain}, blocking."""
         with _temporary():
             entries = self._store.thd_by_key("associateddomain", addresses.key(name))
-        return schema.domain(entries[0].attributes) if entries else None
+        return meaning.domain(entries[0].attributes) if entries else None
 
-    def thd_lookup(self, address: str) -> Mailbox | Alias | None:
+    def thd_lookup(self, address: str) -> Mailbox | Alias | Group | None:
         """L{IDirectory.lookup}, blocking."""
         with _temporary():
             entry = self._store.thd_by_address(addresses.key(address))
-        return schema.recipient(entry.attributes) if entry else None
+            return self._thd_meaning(entry) if entry else None
+
+    def _thd_meaning(self, entry: Entry) -> Mailbox | Alias | Group | None:
+        """What an entry means, with what it takes from others."""
+        attributes = entry.attributes
+        known: dict[str, str] = {}
+        for dn in meaning.dns(attributes):
+            member = self._store.thd_get(names.parse(dn))  # the store keeps none that cannot be read
+            known[dn] = member.value("mail") if member else ""
+        return meaning.recipient(attributes, *self._thd_inherited(attributes), addresses_of=known)
+
+    def _thd_inherited(self, attributes: Attributes) -> list[Attributes]:
+        if not meaning.inherits(attributes):
+            return []
+        domains = self._store.thd_by_key("associateddomain", meaning.domain_of(attributes))
+        domain = [one.attributes for one in domains[:1]]
+        plans = dict.fromkeys(meaning.plan_of(one) for one in (attributes, *domain))
+        return [*(one for plan in plans if plan for one in self._thd_plan(plan)), *domain]
+
+    def _thd_plan(self, name: str) -> list[Attributes]:
+        found = self._store.thd_by_key("cn", name)
+        return [one.attributes for one in found if one.has_class("qmailPlan")][:1]
 
     def thd_authenticate(self, login: str, password: bytes) -> Mailbox | None:
         """L{IDirectory.authenticate}, blocking, and slow on purpose."""
         with _temporary():
             entry = self._store.thd_by_address(addresses.key(login))
-        stored = entry.values("userPassword") if entry and schema.may_log_in(entry.attributes) else ()
+        stored = entry.values("userPassword") if entry and meaning.may_log_in(entry.attributes) else ()
         if not passwords.thd_verify(stored, password) or entry is None:
             return None
-        found = schema.recipient(entry.attributes)
+        with _temporary():
+            found = self._thd_meaning(entry)
         return found if isinstance(found, Mailbox) else None
 
     def thd_scram(self, login: str) -> ScramSecret | None:
         """L{IDirectory.scram}, blocking."""
         with _temporary():
             entry = self._store.thd_by_address(addresses.key(login))
-        if entry is None or not schema.may_log_in(entry.attributes):
+        if entry is None or not meaning.may_log_in(entry.attributes):
             return None
         return passwords.scram(entry.values("userPassword"))
 

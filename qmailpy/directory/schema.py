@@ -1,68 +1,55 @@
 """
-The directory's entries and what they mean for mail: the attributes of qmail-ldap's schema and a few for domains.
+The directory's entries: what is written is checked here, whoever writes it (command line or LDAP).
 
-Pure. C{BASE} holds C{dc=DOMAIN} entries (objectClass qmailDomain), these hold C{uid=USER} entries (qmailUser). An
-address is a user's C{mail} or one of its C{mailAlternateAddress}; an entry with C{deliveryMode} C{forwardonly} (or
-C{nolocal}) is an alias for its C{mailForwardingAddress}es, any other user gets them copies. What is written is
-checked here, whoever writes it (command line or LDAP), and what is read from a directory becomes L{Mailbox}, L{Alias}
-and L{Domain} here, whether it came from the store or over the wire.
+Pure. C{BASE} holds C{dc=DOMAIN} entries (objectClass qmailDomain), these hold C{uid=USER} entries (qmailUser) and
+C{cn=GROUP} entries (qmailGroup); C{ou=plans,BASE} and C{ou=servers,BASE} hold service plans and nodes. An address is
+the C{mail} of an entry or one of its C{mailAlternateAddress}; an entry with C{deliveryMode} C{forwardonly} (or
+C{nolocal}) is an alias for its C{mailForwardingAddress}es, any other user gets them copies. What entries mean for mail
+says L{meaning}, what attributes there are L{attributes}.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 
 from attrs import frozen
 
 from qmailpy.directory import address as addresses
+from qmailpy.directory import names
 from qmailpy.directory import password as passwords
+from qmailpy.directory.attributes import BY_NAME, DN, NUMBER
 from qmailpy.directory.names import Name, fold
-from qmailpy.errors import Temporary
-from qmailpy.values import Alias, Domain, Mailbox, Reply
+from qmailpy.values import FEATURES, Reply
 
-STATUSES = ("active", "noaccess", "disabled", "deleted")
-"""accountStatus: mail and login; mail only; neither, mail is refused; as if the entry were not there."""
+STATUSES = ("active", "nopop", "noaccess", "disabled", "deleted")
+"""accountStatus: all; no fetching of mail; mail but no login; neither, mail is refused; as if there were no entry."""
+
+POSTERS = ("anyone", "members", "listed", "domain")
+"""qmailPosters."""
 
 ADDRESS_ATTRIBUTES = ("mail", "mailalternateaddress")
 """Whose values are unique over the whole directory."""
 
-INDEXED = frozenset({"uid", "dc", "cn", "associateddomain", "mailhost", "objectclass"})
+INDEXED = frozenset(
+    {"uid", "dc", "cn", "associateddomain", "mailhost", "objectclass", "qmailplanname", "qmailadministers"}
+)
 """Attributes that are found without a scan, beside the addresses."""
 
-LOOKUP_ATTRIBUTES = (
-    "mail",
-    "mailMessageStore",
-    "accountStatus",
-    "deliveryMode",
-    "mailForwardingAddress",
-    "mailQuotaSize",
+_EXACT = frozenset(
+    name
+    for name, one in BY_NAME.items()
+    if one.syntax.equality in ("", "octetStringMatch") or "Exact" in one.syntax.equality
 )
-"""What L{recipient} needs to see of an entry."""
-
-DOMAIN_ATTRIBUTES = ("associatedDomain", "accountStatus", "mailCatchAllAddress")
-"""What L{domain} needs to see of an entry."""
-
-_SPELLING = {
-    name.lower(): name
-    for name in (
-        *LOOKUP_ATTRIBUTES,
-        *DOMAIN_ATTRIBUTES,
-        *("objectClass", "mailAlternateAddress", "userPassword", "qmailUID", "qmailGID", "homeDirectory", "mailHost"),
-        *("deliveryProgramPath", "qmailDotMode", "mailReplyText", "qmailAccountPurge", "mailQuotaCount"),
-        *("mailSizeMax", "displayName", "givenName", "telephoneNumber", "postalAddress", "postalCode"),
-        *("employeeNumber", "employeeType", "preferredLanguage", "jpegPhoto", "labeledURI", "createTimestamp"),
-    )
-}
-_SINGLE = frozenset(
-    {"mail", "mailmessagestore", "accountstatus", "mailhost", "mailquotasize", "mailquotacount", "mailsizemax"}
-    | {"homedirectory", "associateddomain", "mailcatchalladdress", "qmailuid", "qmailgid", "qmaildotmode"}
-)
-_EXACT = frozenset({"userpassword", "homedirectory", "mailmessagestore", "deliveryprogrampath", "mailreplytext"})
+# mail may have several values for other programs (RFC 4524), but is the one main address here.
+_SINGLE = frozenset({"mail"} | {name for name, one in BY_NAME.items() if one.single})
+_NAMES = frozenset(name for name, one in BY_NAME.items() if one.syntax is DN)
 _ATTRIBUTE = re.compile(r"[a-z][a-z0-9-]{0,63}(;[a-z0-9-]{1,32}){0,3}")
 _BAD_TEXT = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+_TIME = re.compile(r"[0-9]{10}([0-9]{2}){0,2}Z", re.ASCII)
 _MOST_VALUES = 10000
-_MOST_OCTETS = 262144
+_MOST_OCTETS = 524288
 
 Attributes = Mapping[str, tuple[str, ...]]
 """Lower-case attribute name: values (octets that are not UTF-8 as surrogate escapes)."""
@@ -94,7 +81,8 @@ class Entry:
 
 def spelling(attribute: str) -> str:
     """An attribute's name as people write it."""
-    return _SPELLING.get(attribute, attribute)
+    known = BY_NAME.get(attribute)
+    return attribute if known is None else known.name
 
 
 def value_key(attribute: str, value: str) -> str:
@@ -103,6 +91,11 @@ def value_key(attribute: str, value: str) -> str:
         return value
     if attribute in ADDRESS_ATTRIBUTES:
         return addresses.key(value.strip())
+    if attribute in _NAMES:
+        try:
+            return names.parse(value).key
+        except names.BadName:
+            return value
     return fold(value)
 
 
@@ -146,6 +139,10 @@ def _check_classes(entry: Entry) -> None:
             raise Invalid("a qmailUser needs mail")
         if forwards_only(entry.attributes) and not entry.values("mailforwardingaddress"):
             raise Invalid("an entry that only forwards needs mailForwardingAddress")
+    if entry.has_class("qmailGroup") and not entry.value("mail"):
+        raise Invalid("a qmailGroup needs mail")
+    if entry.has_class("qmailPlan") and not entry.value("cn"):
+        raise Invalid("a qmailPlan needs cn")
     if entry.has_class("qmailDomain"):
         if not entry.value("associateddomain"):
             raise Invalid("a qmailDomain needs associatedDomain")
@@ -167,7 +164,7 @@ def _normal(name: str, value: str) -> str:
         raise Invalid(f"{spelling(name)} {problem}") from None
 
 
-def _forward(value: str) -> str:
+def forward(value: str) -> str:
     return addresses.target(value.removeprefix("mailto:"))
 
 
@@ -205,22 +202,88 @@ def _password(value: str) -> str:
     return value
 
 
+def _target(value: str) -> str:
+    return addresses.target(value)
+
+
+def _dn(value: str) -> str:
+    return str(names.parse(value))  # BadName is a ValueError with a text that follows the attribute's name
+
+
+def _host(value: str) -> str:
+    name, colon, port = value.strip().partition(":")
+    if colon and not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536):
+        raise ValueError("must be a host name, perhaps with :PORT behind it")
+    return addresses.domain_key(name) + colon + port
+
+
+def _flag(value: str) -> str:
+    folded = value.strip().upper()
+    if folded not in ("TRUE", "FALSE"):
+        raise ValueError("must be TRUE or FALSE")
+    return folded
+
+
+def _line(value: str) -> str:
+    if not value.strip() or _BAD_TEXT.search(value):
+        raise ValueError("must be one line of text")
+    return value.strip()
+
+
+def _time(value: str) -> str:
+    return time_value(time_of(value))
+
+
+def _administered(value: str) -> str:
+    return "*" if value.strip() == "*" else addresses.domain_key(value)
+
+
+_NUMBERS = sorted(name for name, one in BY_NAME.items() if one.syntax is NUMBER)
 _RULES: Mapping[str, Callable[[str], str]] = {
     "mail": _own,
     "mailalternateaddress": _own,
-    "mailforwardingaddress": _forward,
-    "mailcatchalladdress": _forward,
+    "mailforwardingaddress": forward,
+    "mailcatchalladdress": forward,
     "associateddomain": addresses.domain_key,
     "accountstatus": _one_of(*STATUSES),
     "deliverymode": _one_of(
         *("nolocal", "noforward", "noprogram", "reply", "forwardonly", "noreply", "local", "forward", "program")
     ),
-    "mailquotasize": _number,
-    "mailquotacount": _number,
-    "mailsizemax": _number,
+    **dict.fromkeys(_NUMBERS, _number),
+    **dict.fromkeys(("rfc822member", "rfc822sender", "qmailgroupowner"), _target),
+    **dict.fromkeys(("dnmember", "dnsender", "member"), _dn),
+    **dict.fromkeys(("mailhost", "popserver", "smtpserver"), _host),
+    **dict.fromkeys(("membersonly", "qmailsubfolders"), _flag),
+    **dict.fromkeys(("qmailreplybegin", "qmailreplyend"), _time),
+    **dict.fromkeys(("qmailplanname", "qmaildomainplan"), _line),
+    "qmaildotmode": _one_of("ldaponly", "ldapwithprog", "dotonly", "both", "none"),
+    "qmailfeature": _one_of(*sorted(FEATURES), "none"),
+    "qmailposters": _one_of(*POSTERS),
+    "qmailadministers": _administered,
+    "qmailserverrole": _one_of("store", "pop", "smtp"),
     "mailmessagestore": _store,
     "userpassword": _password,
 }
+
+
+def time_of(value: str) -> float:
+    """
+    Seconds since the epoch of a Generalized Time (RFC 4517 s.3.3.13) in UTC, fractions not allowed.
+
+    @raise ValueError: it is none; the text follows the attribute's name.
+    """
+    if not _TIME.fullmatch(value):
+        raise ValueError("must be a time in UTC such as 20261231235959Z")
+    text = value[:-1].ljust(14, "0")
+    try:
+        return datetime.strptime(text, "%Y%m%d%H%M%S").replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        raise ValueError("must be a time in UTC such as 20261231235959Z") from None
+
+
+def time_value(seconds: float) -> str:
+    """The Generalized Time of a moment."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y%m%d%H%M%SZ")
 
 
 def status(attributes: Attributes) -> str:
@@ -237,65 +300,6 @@ def modes(attributes: Attributes) -> frozenset[str]:
 def forwards_only(attributes: Attributes) -> bool:
     """Whether the entry has no mailbox of its own."""
     return not modes(attributes).isdisjoint({"forwardonly", "nolocal", "nombox"})
-
-
-def recipient(attributes: Attributes) -> Mailbox | Alias | None:
-    """
-    What mail for a user entry means.
-
-    @raise Temporary: the entry names a store outside the mail directory: somebody must mend it, mail waits.
-    """
-    address = next(iter(attributes.get("mail", ())), "").lower()
-    state = status(attributes)
-    if not address or state == "deleted":
-        return None
-    forwards = tuple(_targets(attributes.get("mailforwardingaddress", ())))
-    if "noforward" in modes(attributes):
-        forwards = ()
-    if forwards_only(attributes):
-        return Alias(address=address, targets=forwards) if state != "disabled" else _mailbox(address, attributes, ())
-    return _mailbox(address, attributes, forwards)
-
-
-def _mailbox(address: str, attributes: Attributes, forwards: tuple[str, ...]) -> Mailbox:
-    path = next(iter(attributes.get("mailmessagestore", ())), "").rstrip("/")
-    try:
-        path = path or addresses.maildir(address)
-    except addresses.BadAddress as problem:
-        raise Temporary(MISCONFIGURED, f"the entry of {address!r} has no usable address: {problem}") from None
-    if not addresses.safe_path(path):
-        raise Temporary(MISCONFIGURED, f"mailMessageStore of {address!r} is not below the mail directory: {path!r}")
-    quota = next(iter(attributes.get("mailquotasize", ())), "0")
-    return Mailbox(
-        address=address,
-        path=path,
-        active=status(attributes) != "disabled",
-        quota_octets=int(quota) if quota.isascii() and quota.isdigit() else 0,
-        forwards=forwards,
-    )
-
-
-def _targets(values: Iterable[str]) -> Iterable[str]:
-    for value in values:
-        try:
-            yield _forward(value)
-        except addresses.BadAddress:
-            continue  # an external directory may hold anything; what is no address cannot be sent to
-
-
-def domain(attributes: Attributes) -> Domain | None:
-    """What a domain entry means; C{None} for one that is deleted."""
-    name = next(iter(attributes.get("associateddomain", ())), "").lower()
-    state = status(attributes)
-    if not name or state == "deleted":
-        return None
-    catch_all = next(iter(_targets(attributes.get("mailcatchalladdress", ()))), "")
-    return Domain(name=name, active=state != "disabled", catch_all=catch_all)
-
-
-def may_log_in(attributes: Attributes) -> bool:
-    """Whether the right password opens this mailbox."""
-    return status(attributes) == "active" and not forwards_only(attributes)
 
 
 MISCONFIGURED = Reply(451, "4.3.5", "Mail system misconfigured, try again later")

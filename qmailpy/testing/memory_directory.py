@@ -8,7 +8,7 @@ from zope.interface import implementer
 
 from qmailpy.errors import Temporary
 from qmailpy.interfaces import IDirectory
-from qmailpy.values import Alias, Domain, Mailbox, Reply, ScramSecret
+from qmailpy.values import Alias, Domain, Group, Mailbox, Reply, ScramSecret
 from qmailpy.wire.sasl import derive
 
 
@@ -24,14 +24,14 @@ class MemoryDirectory:
     def __init__(
         self,
         domains: Iterable[Domain | str] = (),
-        entries: Iterable[Mailbox | Alias | str] = (),
+        entries: Iterable[Mailbox | Alias | Group | str] = (),
         *,
         alternates: Mapping[str, str] | None = None,
         passwords: Mapping[str, bytes] | None = None,
     ) -> None:
         """
         @param domains: domains, or their names.
-        @param entries: mailboxes and aliases, or the addresses of plain mailboxes.
+        @param entries: mailboxes, aliases and groups, or the addresses of plain mailboxes.
         @param alternates: further address: main address.
         @param passwords: main address: password.
         """
@@ -46,7 +46,7 @@ class MemoryDirectory:
         self._asked("domain", name)
         return self.domains.get(name.lower())
 
-    async def lookup(self, address: str) -> Mailbox | Alias | None:
+    async def lookup(self, address: str) -> Mailbox | Alias | Group | None:
         self._asked("lookup", address)
         key = address.lower()
         return self.entries.get(self.alternates.get(key, key))
@@ -55,7 +55,7 @@ class MemoryDirectory:
         self._asked("authenticate", login)
         key = login.lower()
         found = self.entries.get(self.alternates.get(key, key))
-        if not isinstance(found, Mailbox) or not found.active or not password:
+        if not isinstance(found, Mailbox) or not _opens(found) or not password:
             return None
         return found if self.passwords.get(found.address) == password else None
 
@@ -63,7 +63,7 @@ class MemoryDirectory:
         self._asked("scram", login)
         key = login.lower()
         found = self.entries.get(self.alternates.get(key, key))
-        if not isinstance(found, Mailbox) or not found.active or found.address not in self.passwords:
+        if not isinstance(found, Mailbox) or not _opens(found) or found.address not in self.passwords:
             return None
         return derive(self.passwords[found.address], b"salt of tests", 4096)
 
@@ -76,3 +76,7 @@ class MemoryDirectory:
 def _mailbox(address: str) -> Mailbox:
     local, _, domain = address.rpartition("@")
     return Mailbox(address=address, path=f"{domain}/{local}/Maildir")
+
+
+def _opens(mailbox: Mailbox) -> bool:
+    return mailbox.active and mailbox.status in ("active", "nopop")

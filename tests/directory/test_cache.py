@@ -13,7 +13,7 @@ from qmailpy.directory.cache import UNKNOWN, CachedDirectory
 from qmailpy.errors import Temporary
 from qmailpy.interfaces import IDirectory
 from qmailpy.testing.memory_directory import MemoryDirectory
-from qmailpy.values import Alias, Domain, Mailbox
+from qmailpy.values import Alias, Domain, Group, Mailbox
 from tests.directory.parts import AskingTestCase
 
 
@@ -25,7 +25,7 @@ class SlowDirectory(MemoryDirectory):
         super().__init__(["example.org"], ["joe@example.org"])
         self.waiting: list[Deferred[None]] = []
 
-    async def lookup(self, address: str) -> Mailbox | Alias | None:
+    async def lookup(self, address: str) -> Mailbox | Alias | Group | None:
         found = await super().lookup(address)
         held: Deferred[None] = Deferred()
         self.waiting.append(held)

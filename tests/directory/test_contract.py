@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from attrs import evolve
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
 from zope.interface.verify import verifyObject
@@ -10,32 +11,89 @@ from qmailpy.directory import password
 from qmailpy.directory.cache import CachedDirectory, IPeek
 from qmailpy.directory.client import LdapDirectory
 from qmailpy.directory.embedded import EmbeddedDirectory
+from qmailpy.directory.names import parse
+from qmailpy.directory.schema import Entry
 from qmailpy.directory.store import Store
 from qmailpy.errors import Temporary
 from qmailpy.interfaces import IDirectory
 from qmailpy.testing.memory_directory import MemoryDirectory
-from qmailpy.values import Alias, Domain, Mailbox
+from qmailpy.values import Alias, Domain, Group, Mailbox
 from qmailpy.wire.sasl import derive
 from tests.directory.parts import AskingTestCase, PumpedEndpoint, example, identity, served
 
 _JOE = Mailbox(address="joe@example.org", path="example.org/joe/Maildir")
 _ANN = Mailbox(
-    address="ann@example.org", path="example.org/ann/Maildir", active=False, quota_octets=500, forwards=("x@y.example",)
+    address="ann@example.org",
+    path="example.org/ann/Maildir",
+    active=False,
+    status="disabled",
+    quota_octets=500,
+    forwards=("x@y.example",),
 )
 _INFO = Alias(address="info@example.org", targets=("joe@example.org", "Bob@remote.example"))
-_DOMAINS = (Domain(name="example.org"), Domain(name="off.example", active=False, catch_all="joe@example.org"))
+_SUE = Mailbox(
+    address="sue@plan.example",
+    path="plan.example/sue/Maildir",
+    plan="gold",
+    quota_octets=1000,
+    size_octets=77,
+    sends_a_day=9,
+    features=frozenset({"pop3"}),
+    host="node2.example",
+)
+_STAFF = Group(address="staff@example.org", members=("x@remote.example", "joe@example.org"), posters="members")
+_DOMAINS = (
+    Domain(name="plan.example", plan="silver", host="node2.example", quota_octets=5000),
+    Domain(name="example.org"),
+    Domain(name="off.example", active=False, catch_all="joe@example.org"),
+)
 
 
 def full_store(case: AskingTestCase) -> Store:
     """The same people in a store."""
     accounts = example(case)
     accounts.thd_add_domain("off.example", "joe@example.org")
+    accounts.thd_add_domain("plan.example")
     accounts.thd_set_domain("off.example", status="disabled")
     accounts.thd_add_user("joe@example.org", secret=b"sesame")
     accounts.thd_add_user("ann@example.org", secret=b"closed", quota_octets=500, forwards=["x@y.example"])
     accounts.thd_set_user("ann@example.org", status="disabled")
     accounts.thd_add_alias("j.doe@example.org", ["joe@example.org"])
     accounts.thd_add_alias("info@example.org", _INFO.targets)
+    accounts.store.thd_modify(
+        parse("dc=plan.example,o=qmailpy"),
+        lambda entry: evolve(
+            entry,
+            attributes={
+                **entry.attributes,
+                "qmailplanname": ("Silver",),
+                "mailhost": ("node2.example",),
+                "qmaildomainquota": ("5000",),
+                "qmailsendsaday": ("9",),
+            },
+        ),
+    )
+    plans = parse("ou=plans,o=qmailpy")
+    accounts.store.thd_add(
+        Entry(plans, {"objectclass": ("organizationalUnit",)}),
+        Entry(plans.child("cn", "gold"), {"objectclass": ("qmailPlan",), "qmailfeature": ("pop3",)}),
+        Entry(plans.child("cn", "silver"), {"objectclass": ("qmailPlan",), "mailsizemax": ("77",)}),
+        Entry(
+            parse("cn=staff,dc=example.org,o=qmailpy"),
+            {
+                "objectclass": ("organizationalRole", "qmailGroup"),
+                "mail": ("staff@example.org",),
+                "rfc822member": ("x@remote.example",),
+                "dnmember": ("UID=joe, dc=example.org,o=qmailpy", "uid=gone,dc=example.org,o=qmailpy"),
+                "qmailposters": ("members",),
+            },
+        ),
+    )
+    accounts.thd_add_user("sue@plan.example", quota_octets=1000)
+    accounts.store.thd_modify(
+        parse("uid=sue,dc=plan.example,o=qmailpy"),
+        lambda entry: evolve(entry, attributes={**entry.attributes, "qmailplanname": ("gold",)}),
+    )
     return accounts.store
 
 
@@ -63,6 +121,13 @@ class ContractMixin(AskingTestCase):
         self.assertEqual(self.ask(self.directory.lookup("JOE@example.org")), _JOE)
         self.assertEqual(self.ask(self.directory.lookup("j.doe@example.org")), _JOE)
         self.assertEqual(self.ask(self.directory.lookup("ann@example.org")), _ANN)
+
+    def test_what_plan_and_domain_add_is_in_it(self) -> None:
+        self.assertEqual(self.ask(self.directory.lookup("sue@plan.example")), _SUE)
+
+    def test_a_group_is_found_with_its_members(self) -> None:
+        self.assertEqual(self.ask(self.directory.lookup("staff@example.org")), _STAFF)
+        self.assertIsNone(self.ask(self.directory.authenticate("staff@example.org", b"")))
 
     def test_an_alias_is_found(self) -> None:
         self.assertEqual(self.ask(self.directory.lookup("info@example.org")), _INFO)
@@ -125,7 +190,7 @@ class MemoryContractTests(ContractMixin):
     def setUp(self) -> None:
         self.memory = MemoryDirectory(
             _DOMAINS,
-            (_JOE, _ANN, _INFO),
+            (_JOE, _ANN, _INFO, _SUE, _STAFF),
             alternates={"j.doe@example.org": "joe@example.org"},
             passwords={"joe@example.org": b"sesame", "ann@example.org": b"closed"},
         )
