@@ -13,6 +13,7 @@ from zope.interface import Attribute, Interface
 
 from qmailpy.records.record import LogRecord
 from qmailpy.values import Alias, Disposition, Domain, Envelope, Group, Job, Mailbox, RouteResult, ScramSecret
+from qmailpy.wire.tlsa import Tlsa
 
 
 class IChannel(Interface):
@@ -268,6 +269,31 @@ class IResolver(Interface):
 
     async def reverse(address: str) -> str:
         """The name of an IP address, "" when it has none."""
+
+    async def text(name: str) -> Sequence[str]:
+        """The TXT records of C{name}, the strings of each joined (RFC 7208 s.3.3); empty when there are none."""
+
+
+class ISecureResolver(Interface):
+    """An ability of a resolver: to tell which answers were validated by DNSSEC, as DANE needs it (RFC 7672 s.2)."""
+
+    validating: bool = Attribute("Whether any answer can be; the rest is not to be asked without.")
+
+    async def secure_mx(domain: str) -> bool:
+        """Whether what the DNS says of the domain's MX records, be it that there are none, was validated."""
+
+    async def tlsa_bases(host: str) -> Sequence[str]:
+        """
+        The names whose TLSA records are those of C{host}: what it is an alias for first, and the first that has any
+        counts. Empty when its addresses were not validated (RFC 7672 s.2.2.2): TLSA is not to be asked for then.
+        """
+
+    async def tlsa(name: str) -> tuple[Sequence[Tlsa], bool]:
+        """
+        The TLSA records of C{name}, as in C{_25._tcp.mx.example}, and whether that answer was validated.
+
+        @raise Temporary: no answer, or one that is forged: the host is not to be used.
+        """
 
 
 @frozen

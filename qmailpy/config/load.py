@@ -151,6 +151,10 @@ def _build(reader: Reader, tree: Mapping[str, Any], home: str) -> Config | None:
     channels = _channels(reader, tree.get("channel", {}))
     arrays: dict[str, list[Any]] = {key: _array(reader, shape, key, tree.get(key, [])) for key, shape in ARRAYS.items()}
     _relations(reader, tree, channels, arrays["listener"], arrays["rewrite"], tables["queue"], home)
+    dns = tables["dns"]
+    if dns is not None and dns.trusted and not dns.servers:
+        text = 'is nothing without servers, which it is about; right would be as in servers = ["127.0.0.1"]'
+        reader.add(("dns",), "trusted", text)
     if reader.problems:
         return None
     listeners = tuple(

@@ -171,6 +171,7 @@ class DnsConfig:
     """[dns]: the resolver."""
 
     servers: tuple[str, ...] = ()  # "ADDRESS" or "ADDRESS:PORT"; empty = /etc/resolv.conf
+    trusted: bool = False  # they validate by DNSSEC, and nobody can change what they say on its way: DANE is done
     timeout_s: float = 10.0
 
 

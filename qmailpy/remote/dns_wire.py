@@ -159,4 +159,4 @@ def _server(text: str) -> tuple[str, int]:
 
 def resolver(reactor: IDnsReactor, config: DnsConfig) -> Resolver:
     """The resolver of a node; called once by C{app}."""
-    return Resolver(ReactorAsk(reactor), servers(config), config.timeout_s, reactor.seconds)
+    return Resolver(ReactorAsk(reactor), servers(config), config.timeout_s, reactor.seconds, trusted=config.trusted)

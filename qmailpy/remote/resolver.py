@@ -3,7 +3,10 @@ L{IResolver} by asking the configured recursive name servers (RFC 1034, RFC 1035
 
 Messages are built and read by dnspython; the octets travel over Twisted (L{qmailpy.remote.dns_wire}), so that no thread
 is needed and the reactor never waits. twisted.names was looked at first: its stub takes any answer with the right
-id whoever sent it and whatever question it repeats, has no EDNS, and drops the AD bit that DANE will need.
+id whoever sent it and whatever question it repeats, has no EDNS, and drops the AD bit that DANE needs.
+
+An answer is secure when the server says that it has validated it (AD, RFC 4035 s.3.2.3) and the configuration trusts
+that server and the way to it; all aliases that led to it are secure as well then.
 
 Answers are kept for their lifetime, at most an hour and at most L{CACHE_LIMIT} of them; a failure is kept for a few
 seconds, so that a broken domain with much mail is not asked for a thousand times. A question asked while the same one
@@ -29,8 +32,9 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from qmailpy.errors import Temporary
-from qmailpy.interfaces import IResolver
+from qmailpy.interfaces import IResolver, ISecureResolver
 from qmailpy.values import Reply
+from qmailpy.wire.tlsa import Tlsa
 
 CACHE_LIMIT = 20000
 """Answers kept; about a kilobyte each."""
@@ -58,6 +62,9 @@ _MX: dns.rdatatype.RdataType = dns.rdatatype.MX
 _A = dns.rdatatype.A
 _AAAA = dns.rdatatype.AAAA
 _PTR = dns.rdatatype.PTR
+_TXT = dns.rdatatype.TXT
+_TLSA = dns.rdatatype.TLSA
+_CNAME = dns.rdatatype.CNAME
 
 
 class Ask(Protocol):
@@ -80,22 +87,32 @@ class Answer:
     values: tuple[tuple[int, str], ...]  # (preference or 0, text)
     expires: float
     failure: str = ""  # not empty: no answer could be had, for this reason
+    secure: bool = False  # a trusted server has validated it
+    name: str = ""  # what the name is an alias for in the end; "" = itself
 
 
-@implementer(IResolver)
+@implementer(IResolver, ISecureResolver)
 class Resolver:
     """Questions of mail to the DNS, with a cache."""
 
     _log = Logger()
 
     def __init__(
-        self, ask: Ask, servers: Sequence[tuple[str, int]], timeout_s: float, seconds: Callable[[], float]
+        self,
+        ask: Ask,
+        servers: Sequence[tuple[str, int]],
+        timeout_s: float,
+        seconds: Callable[[], float],
+        *,
+        trusted: bool = False,
     ) -> None:
         """
         @param servers: address and port, asked in this order; at least one.
         @param timeout_s: for one question altogether, however many servers are silent.
         @param seconds: the time now, C{reactor.seconds}.
+        @param trusted: the servers validate, and what they say of it is believed.
         """
+        self.validating = trusted
         self._ask = ask
         self._servers = tuple(servers)
         self._timeout_s = timeout_s
@@ -120,6 +137,33 @@ class Resolver:
     async def reverse(self, address: str) -> str:
         answer = await self._find(dns.reversename.from_address(address).to_text(), _PTR)
         return answer.values[0][1] if answer.values else ""
+
+    async def text(self, name: str) -> Sequence[str]:
+        return tuple(text for _, text in (await self._find(name, _TXT)).values)
+
+    # DANE
+
+    async def secure_mx(self, domain: str) -> bool:
+        return (await self._find(domain, _MX)).secure
+
+    async def tlsa_bases(self, host: str) -> Sequence[str]:
+        answers = [answer for kind in (_AAAA, _A) if not (answer := await self._lookup(host, kind)).failure]
+        if not answers:
+            return ()
+        host = host.lower().rstrip(".")
+        names = {answer.name or host for answer in answers}
+        if all(answer.secure for answer in answers):
+            return (*sorted(names - {host}), host)
+        if names != {host}:
+            # The alias may be in a signed zone though what it stands for is not (RFC 7672 s.2.2.2).
+            alias = await self._lookup(host, _CNAME)
+            if alias.values and alias.secure:
+                return (host,)
+        return ()
+
+    async def tlsa(self, name: str) -> tuple[Sequence[Tlsa], bool]:
+        answer = await self._find(name, _TLSA)
+        return tuple(_tlsa(text) for _, text in answer.values), answer.secure
 
     async def _find(self, name: str, kind: dns.rdatatype.RdataType) -> Answer:
         answer = await self._lookup(name, kind)
@@ -163,7 +207,7 @@ class Resolver:
     async def _follow(self, name: str, kind: dns.rdatatype.RdataType) -> Answer:
         """Ask, and follow CNAMEs where the server did not do it for us."""
         now = self._seconds()
-        asked, lifetime_s = name, LONGEST_S
+        asked, lifetime_s, secure = name, LONGEST_S, self.validating
         for _ in range(CHAIN_LIMIT):
             try:
                 response = await self._query(asked, kind)
@@ -175,13 +219,14 @@ class Resolver:
             except dns.exception.DNSException as error:
                 return Answer(True, (), now + FAILURE_S, f"malformed answer: {type(error).__name__}")
             lifetime_s = min(lifetime_s, float(chain.minimum_ttl))
+            secure = secure and bool(response.flags & dns.flags.AD)
+            target = chain.canonical_name.to_text(omit_final_dot=True).lower()
             if chain.answer is not None:
                 values = tuple(_value(record, kind) for record in list(chain.answer)[:ADDRESSES_LIMIT])
-                return Answer(True, values, now + lifetime_s)
-            target = chain.canonical_name.to_text(omit_final_dot=True)
-            if response.rcode() == dns.rcode.NXDOMAIN or target.lower() == asked.lower():
+                return Answer(True, values, now + lifetime_s, secure=secure, name=target)
+            if response.rcode() == dns.rcode.NXDOMAIN or target == asked.lower():
                 exists = response.rcode() != dns.rcode.NXDOMAIN
-                return Answer(exists, (), now + min(lifetime_s, NEGATIVE_S))
+                return Answer(exists, (), now + min(lifetime_s, NEGATIVE_S), secure=secure, name=target)
             asked = target
         return Answer(True, (), now + FAILURE_S, "too many aliases")
 
@@ -201,6 +246,8 @@ class Resolver:
                 break
             edns = 0 if turn < len(self._servers) else False  # what chokes on EDNS may do without
             query = dns.message.make_query(name, kind, use_edns=edns, payload=UDP_OCTETS)
+            if self.validating:
+                query.flags |= dns.flags.AD  # we want to be told (RFC 6840 s.5.7)
             try:
                 response = await self._exchange(query, server, left_s)
             except (OSError, dns.exception.DNSException) as error:
@@ -242,10 +289,21 @@ def _value(record: object, kind: dns.rdatatype.RdataType) -> tuple[int, str]:
         exchange: dns.name.Name = record.exchange  # type: ignore[attr-defined]
         preference: int = record.preference  # type: ignore[attr-defined]
         return preference, exchange.to_text(omit_final_dot=True) if exchange != dns.name.root else ""
-    if kind == _PTR:
+    if kind == _TXT:
+        strings: tuple[bytes, ...] = record.strings  # type: ignore[attr-defined]
+        return 0, b"".join(strings).decode("utf-8", "replace")
+    if kind == _TLSA:
+        return 0, record.to_text()  # type: ignore[attr-defined]
+    if kind in (_PTR, _CNAME):
         target: dns.name.Name = record.target  # type: ignore[attr-defined]
         return 0, target.to_text(omit_final_dot=True)
     return 0, record.address  # type: ignore[attr-defined]
+
+
+def _tlsa(text: str) -> Tlsa:
+    """A record from its text in a zone file."""
+    usage, selector, matching, data = text.split(" ", 3)
+    return Tlsa(int(usage), int(selector), int(matching), bytes.fromhex(data))
 
 
 def _failed(name: str, why: str) -> Temporary:

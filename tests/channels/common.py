@@ -37,6 +37,9 @@ class NoResolver:
     async def reverse(self, address: str) -> str:
         raise AssertionError(address)
 
+    async def text(self, name: str) -> Sequence[str]:
+        raise AssertionError(name)
+
 
 def make_config(
     channels: Mapping[str, ChannelConfig] | None = None, bounce: BounceConfig | None = None, postmaster: str = ""

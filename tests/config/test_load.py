@@ -135,6 +135,13 @@ class ParseTests(SynchronousTestCase):
         good = 'relay = "a.example"\nrelay_user = "joe"\nrelay_password_file = "x"'
         self.assertEqual(parse(text + good, "F", "/home").channels["out"].relay_user, "joe")
 
+    def test_trust_in_the_dns_is_trust_in_servers_that_are_named(self) -> None:
+        """Those of /etc/resolv.conf may be anybody's."""
+        self.assertIn(
+            "[dns] trusted: is nothing without servers", " ".join(problems(MINIMAL + "[dns]\ntrusted = true\n"))
+        )
+        self.assertEqual(problems(MINIMAL + '[dns]\nservers = ["127.0.0.1"]\ntrusted = true\n'), [])
+
     def test_a_channel_to_a_mail_store_needs_to_know_where(self) -> None:
         """kind = "lmtp"."""
         text = MINIMAL + '[channel.tcp_lmtp]\nkind = "lmtp"\n'

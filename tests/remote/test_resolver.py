@@ -21,10 +21,11 @@ from zope.interface.verify import verifyObject
 
 from qmailpy.config.schema import DnsConfig
 from qmailpy.errors import Temporary
-from qmailpy.interfaces import IResolver
+from qmailpy.interfaces import IResolver, ISecureResolver
 from qmailpy.remote.dns_wire import servers
 from qmailpy.remote.resolver import Resolver
 from qmailpy.testing.tables_resolver import TablesResolver
+from qmailpy.wire.tlsa import Tlsa
 
 T = TypeVar("T")
 Answering = Callable[[dns.message.Message], bytes]
@@ -94,6 +95,8 @@ class ResolverTests(SynchronousTestCase):
         """The fake that tests of others use may stand for the real one."""
         verifyObject(IResolver, self.resolver())
         verifyObject(IResolver, TablesResolver())
+        verifyObject(ISecureResolver, self.resolver())
+        verifyObject(ISecureResolver, TablesResolver())
 
     def test_mx_records_as_published(self) -> None:
         """A null MX is (0, "")."""
@@ -253,3 +256,84 @@ class ServersTests(SynchronousTestCase):
         with open(path, "w", encoding="ascii") as file:
             file.write("# x\nsearch y\nnameserver 192.0.2.8\nnameserver fe80::1%eth0\n")
         self.assertEqual(servers(DnsConfig(), path), (("192.0.2.8", 53), ("fe80::1", 53)))
+
+
+class SecureTests(SynchronousTestCase):
+    """What a validating server says: the AD bit (RFC 4035 s.3.2.3), and what DANE makes of it (RFC 7672 s.2)."""
+
+    def resolver(self, answers: dict[str, Any], *, trusted: bool = True) -> Resolver:
+        self.asked = Asked(answers)
+        return Resolver(self.asked, SERVERS, 10.0, Clock().seconds, trusted=trusted)
+
+    def found(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return self.successResultOf(Deferred.fromCoroutine(coroutine))
+
+    def test_only_a_trusted_server_is_believed(self) -> None:
+        """And asked for it (RFC 6840 s.5.7)."""
+        signed = records("d.example. 60 IN MX 10 m.example.", flags=dns.flags.AD)
+        asked: list[int] = []
+
+        def answer(query: dns.message.Message) -> bytes:
+            asked.append(query.flags & dns.flags.AD)
+            return signed(query)
+
+        self.assertTrue(self.found(self.resolver({"d.example MX": [answer]}).secure_mx("d.example")))
+        self.assertFalse(self.found(self.resolver({"d.example MX": [answer]}, trusted=False).secure_mx("d.example")))
+        plain = records("d.example. 60 IN MX 10 m.example.")
+        self.assertFalse(self.found(self.resolver({"d.example MX": [plain]}).secure_mx("d.example")))
+        self.assertEqual(asked, [dns.flags.AD, 0])
+
+    def test_absence_can_be_secure_too(self) -> None:
+        """The implicit MX of a signed zone (RFC 7672 s.2.2.1)."""
+        nothing = records("example. 30 IN SOA a.example. b.example. 1 2 3 4 30", flags=dns.flags.AD)
+        self.assertTrue(self.found(self.resolver({"d.example MX": [nothing]}).secure_mx("d.example")))
+
+    def test_what_cannot_be_validated_is_no_answer(self) -> None:
+        """SERVFAIL: the records are forged, or their signatures are wrong."""
+        resolver = self.resolver({"_25._tcp.m.example TLSA": [SERVFAIL], "d.example MX": [SERVFAIL]})
+        for question in (resolver.tlsa("_25._tcp.m.example"), resolver.secure_mx("d.example")):
+            self.failureResultOf(Deferred.fromCoroutine(question), Temporary)
+
+    def test_tlsa_records(self) -> None:
+        data = "ab" * 400
+        line = f"_25._tcp.m.example. 60 IN TLSA 2 0 0 {data}"
+        resolver = self.resolver({"_25._tcp.m.example TLSA": [records(line, flags=dns.flags.AD)]})
+        self.assertEqual(self.found(resolver.tlsa("_25._tcp.m.example")), ((Tlsa(2, 0, 0, bytes.fromhex(data)),), True))
+
+    def test_texts(self) -> None:
+        """Strings are joined, records are not."""
+        lines = ('t.example. 60 IN TXT "v=STSv1; " "id=1;"', "t.example. 60 IN TXT other")
+        answer = records(*lines)
+        self.assertEqual(
+            sorted(self.found(self.resolver({"t.example TXT": [answer]}).text("t.example"))),
+            ["other", "v=STSv1; id=1;"],
+        )
+
+    def bases(self, four: Answering, six: Answering, alias: Answering = EMPTY) -> list[str]:
+        nothing = records("example. 30 IN SOA a.example. b.example. 1 2 3 4 30", flags=dns.flags.AD)
+        resolver = self.resolver(
+            {
+                "m.example A": [four],
+                "m.example AAAA": [six],
+                "m.example CNAME": [alias],
+                "real.example AAAA": [nothing],
+            }
+        )
+        return list(self.found(resolver.tlsa_bases("M.example.")))
+
+    def test_where_tlsa_records_are(self) -> None:
+        """RFC 7672 s.2.2.2 and s.2.2.3."""
+        ad = dns.flags.AD
+        soa = "example. 30 IN SOA a.example. b.example. 1 2 3 4 30"
+        four, alias = "m.example. 60 IN A 192.0.2.1", "m.example. 60 IN CNAME real.example."
+        ends = "real.example. 60 IN A 192.0.2.1"
+        self.assertEqual(self.bases(records(four, flags=ad), records(soa, flags=ad)), ["m.example"])
+        self.assertEqual(self.bases(records(four), records(soa, flags=ad)), [])
+        self.assertEqual(self.bases(records(four, flags=ad), records(soa)), [])
+        self.assertEqual(self.bases(records(four, flags=ad), SERVFAIL), ["m.example"])
+        self.assertEqual(self.bases(SERVFAIL, SERVFAIL), [])
+        signed = self.bases(records(alias, ends, flags=ad), records(alias, soa, flags=ad))
+        self.assertEqual(signed, ["real.example", "m.example"])
+        half = self.bases(records(alias, ends), records(alias, soa), records(alias, flags=ad))
+        self.assertEqual(half, ["m.example"])
+        self.assertEqual(self.bases(records(alias, ends), records(alias, soa), records(alias)), [])

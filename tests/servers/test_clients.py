@@ -36,6 +36,9 @@ class SlowResolver:
         self.asked.append(Deferred())
         return await self.asked[-1]
 
+    async def text(self, name: str) -> Sequence[str]:
+        return ()
+
 
 class ClientTests(SynchronousTestCase):
     """Addresses, trust and counts."""
