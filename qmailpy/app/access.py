@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+import time
 from typing import Any
 
 from attrs import evolve
@@ -26,10 +27,12 @@ from qmailpy.app.sockets import ROLES
 from qmailpy.auth.logins import Logins
 from qmailpy.config.schema import Config, ListenerConfig
 from qmailpy.control.client import Json
-from qmailpy.directory.service import cached, ldap_directory
+from qmailpy.directory.service import cached, ldap_directory, reconfigured
 from qmailpy.directory.setup import SERVICE, thd_read_secret
 from qmailpy.disk.files import RealFiles
 from qmailpy.errors import ConfigError
+from qmailpy.events import log as events
+from qmailpy.events.log import EventLog
 from qmailpy.local.mailstore import MailStore
 from qmailpy.servers.pop3 import Pop3Factory
 from qmailpy.servers.tls import Certificates
@@ -56,6 +59,7 @@ class MailAccess(Service):
         self._context = context
         self._reactor = context.reactor
         self._config = context.config
+        self._events = EventLog(context.config.path("log", events.FILE_NAME), context.name, time.time)
         self._pools = {name: ThreadPool(0, most, name) for name, most in THREADS.items()}
         self._factories: list[Pop3Factory] = []
         self._ports: list[IListeningPort] = []
@@ -76,7 +80,8 @@ class MailAccess(Service):
         for pool in self._pools.values():
             pool.start()
         secret = context.secret if context.secret is not None else thd_read_secret(context.home, SERVICE)
-        self._server = ldap_directory(self._reactor, config, secret)
+        self._secret = secret
+        self._server = ldap_directory(self._reactor, config, secret, self._events)
         self._directory = cached(self._reactor, config, self._server)
         self._logins = Logins(
             self._reactor,
@@ -137,6 +142,7 @@ class MailAccess(Service):
         return None
 
     async def _reload(self, config: Config) -> None:
+        reconfigured(self._reactor, config, self._config, self._server, self._secret)
         self._config = config
         self._directory.flush("")
         listeners = {listener.name: listener for listener in config.listeners}

@@ -55,7 +55,8 @@ def places(config: Config) -> list[Place]:
     """The processes of a configuration, for C{workers} of at least 1 (0 gives those of one process)."""
     divided = shards(config.path("queue"), max(1, config.server.workers))
     workers = [Place(role="mta", index=index, shards=held, rank=1) for index, held in enumerate(divided)]
-    found = [Place(role="directory", index=0), *workers]
+    # With a directory elsewhere there is none of ours.
+    found = [*([] if config.directory.servers else [Place(role="directory", index=0)]), *workers]
     if any(ROLE_OF_KIND.get(listener.kind) == "access" for listener in config.listeners):
         # Nobody looks into a mailbox before the deliveries of an unclean stop have been replayed.
         found.append(Place(role="access", index=0, rank=2, patient=True))
@@ -90,10 +91,14 @@ def effective(wanted: Config, running: Config, bound: dict[str, str]) -> tuple[C
             late.append(f"[server] {key} has changed")
     if wanted.directory.endpoint != running.directory.endpoint:
         late.append("[directory] endpoint has changed")
+    if bool(wanted.directory.servers) != bool(running.directory.servers):
+        late.append("[directory] servers: the embedded directory server is started and stopped")
     if wanted.monitor != running.monitor:
         late.append("[monitor] endpoint has changed")
     server = evolve(wanted.server, **{key: getattr(running.server, key) for key in fixed})
     directory = evolve(wanted.directory, endpoint=running.directory.endpoint)
+    if running.directory.servers and not wanted.directory.servers:
+        directory = running.directory  # ours is not there yet
     return evolve(wanted, listeners=tuple(listeners), server=server, directory=directory), late
 
 

@@ -35,7 +35,7 @@ from qmailpy.channels.registry import factory, make_channels
 from qmailpy.config.schema import Config, ListenerConfig
 from qmailpy.control.client import Json
 from qmailpy.directory.address import POSTMASTER
-from qmailpy.directory.service import cached, ldap_directory
+from qmailpy.directory.service import cached, ldap_directory, reconfigured
 from qmailpy.directory.setup import SERVICE, thd_read_secret
 from qmailpy.disk.files import RealFiles
 from qmailpy.errors import QmailpyError
@@ -81,7 +81,8 @@ class MailWorker(Service):
         super().startService()
         context, config = self._context, self._config
         secret = context.secret if context.secret is not None else thd_read_secret(context.home, SERVICE)
-        self._server = ldap_directory(self._reactor, config, secret)
+        self._secret = secret
+        self._server = ldap_directory(self._reactor, config, secret, self._events)
         self._directory = cached(self._reactor, config, self._server)
         self._router = Router(config, self._directory)
         self._resolver = resolver(self._reactor, config.dns)
@@ -251,6 +252,7 @@ class MailWorker(Service):
             }
             for shard, recorder in self._recorders.items()
         }
+        reconfigured(self._reactor, config, before, self._server, self._secret)
         self._config = config
         self._router.reconfigure(config)
         self._directory.flush("")

@@ -130,10 +130,11 @@ class Listening:
         self._home = config.home
         wanted = [(ROLES.get(one.kind, "mta"), one.name, one.endpoint) for one in config.listeners]
         # For the workers alone: not even the directory's user needs its name.
-        wanted.append(("directory", OWN, f"unix:{SOCKET}:mode=600"))
+        if not config.directory.servers:
+            wanted.append(("directory", OWN, f"unix:{SOCKET}:mode=600"))
         if config.monitor.endpoint:
             wanted.append(("mta", MONITOR, config.monitor.endpoint))
-        if config.directory.endpoint:
+        if config.directory.endpoint and not config.directory.servers:
             wanted.append(("directory", LDAP, config.directory.endpoint))
         problems = []
         for role, name, endpoint in wanted:

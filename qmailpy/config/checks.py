@@ -16,6 +16,7 @@ from typing import Any
 
 from qmailpy.config import schema
 from qmailpy.config.endpoint import parse_endpoint
+from qmailpy.config.ldapurl import parse_ldap_url
 
 Check = Callable[[Any], str]
 
@@ -25,6 +26,8 @@ _ATOM = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_
 _BASE = re.compile(
     r"[A-Za-z][A-Za-z0-9-]*=[^,+=\"\\<>;#\x00-\x1f]+(?:,[A-Za-z][A-Za-z0-9-]*=[^,+=\"\\<>;#\x00-\x1f]+)*"
 )
+
+_DN = r"[A-Za-z][A-Za-z0-9.-]*=[^\x00-\x1f]+"
 
 KINDS_OF_CHANNEL = ("smtp", "lmtp", "local", "process", "hold", "bitbucket")
 TLS = ("none", "may", "must", "verify")
@@ -175,6 +178,14 @@ def endpoint(value: str) -> str:
     return ""
 
 
+def ldap_server(value: str) -> str:
+    try:
+        parse_ldap_url(value)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
 def clock(value: str) -> str:
     match = re.fullmatch(r"([0-9]{2}):([0-9]{2})", value)
     good = match and int(match[1]) < 24 and int(match[2]) < 60
@@ -303,7 +314,14 @@ CHECKS: Mapping[type, Mapping[str, Check]] = {
     schema.DirectoryConfig: {
         "endpoint": optional(endpoint),
         "base": matching(_BASE.pattern, 'a distinguished name, as in "o=qmailpy"'),
+        "cache_entries": count,
         "timeout_s": seconds,
+        "servers": every(ldap_server),
+        "bind_dn": optional(matching(_DN, 'a distinguished name, as in "cn=service,o=qmailpy"')),
+        "admin_dn": optional(matching(_DN, 'a distinguished name, as in "cn=admin,o=qmailpy"')),
+        "starttls": one_of("none", "must", "verify"),
+        "ca_file": absolute,
+        "logins": one_of("bind", "compare"),
     },
     schema.DnsConfig: {"servers": every(server_address), "timeout_s": seconds},
     schema.MonitorConfig: {"endpoint": optional(endpoint)},

@@ -150,6 +150,7 @@ def _build(reader: Reader, tree: Mapping[str, Any], home: str) -> Config | None:
     tables = {key: _table(reader, shape, (key,), tree.get(key, {})) for key, shape in TABLES.items()}
     channels = _channels(reader, tree.get("channel", {}))
     arrays: dict[str, list[Any]] = {key: _array(reader, shape, key, tree.get(key, [])) for key, shape in ARRAYS.items()}
+    _servers(reader, tables["directory"])
     _relations(reader, tree, channels, arrays["listener"], arrays["rewrite"], tables["queue"], home)
     dns = tables["dns"]
     if dns is not None and dns.trusted and not dns.servers:
@@ -332,6 +333,18 @@ def _relations(
         reader.add(
             ("queue",), "spill_octets", f"is more than a quarter of segment_octets; right would be at most {right}"
         )
+
+
+def _servers(reader: Reader, directory: DirectoryConfig | None) -> None:
+    """External LDAP servers need somebody to bind as, and whoever binds needs a password."""
+    if directory is None:
+        return
+    if directory.servers and not directory.bind_dn:
+        reader.add(("directory",), "servers", 'is nothing without bind_dn; right would be as in "cn=service,o=qmailpy"')
+    for who in ("bind", "admin"):
+        for key, other in ((f"{who}_dn", f"{who}_password_file"), (f"{who}_password_file", f"{who}_dn")):
+            if getattr(directory, key) and not getattr(directory, other):
+                reader.add(("directory",), key, f"is nothing without {other}")
 
 
 def _duplicates(reader: Reader, raw: object, listeners: list[ListenerConfig], home: str) -> None:

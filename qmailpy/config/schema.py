@@ -162,8 +162,18 @@ class DirectoryConfig:
     base: str = "o=qmailpy"
     positive_s: float = 60.0  # lifetime of a cached entry
     negative_s: float = 10.0  # lifetime of a cached absence
+    login_s: float = 60.0  # lifetime of a cached login
+    stale_s: float = 3600.0  # how long after its lifetime an entry may be used while no server answers
     cache_entries: int = 100000
     timeout_s: float = 10.0
+    servers: tuple[str, ...] = ()  # LDAP URLs, in the order to try; empty = the embedded directory
+    bind_dn: str = ""  # whom we bind as to look up
+    bind_password_file: str = ""  # the password, in the first line; relative to HOME
+    admin_dn: str = ""  # whom commands that change something bind as; "" = bind_dn
+    admin_password_file: str = ""
+    starttls: str = "verify"  # "none", "must" (with any certificate) or "verify" (with the right one); ldapi needs none
+    ca_file: str = "/etc/ssl/certs/ca-certificates.crt"  # PEM: who is trusted where starttls is "verify"
+    logins: str = "bind"  # "bind" as the user, or "compare" with the hash that bind_dn reads
 
 
 @frozen(kw_only=True)

@@ -12,21 +12,28 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
+from attrs import evolve
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, fail
-from twisted.internet.endpoints import UNIXClientEndpoint
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 from zope.interface import implementer
 
-from qmailpy.config.schema import Config
+from qmailpy.config.ldapurl import LdapUrl, parse_ldap_url
+from qmailpy.config.schema import Config, DirectoryConfig
 from qmailpy.control.client import short_path
 from qmailpy.directory import setup
 from qmailpy.directory.cache import CachedDirectory
 from qmailpy.directory.client import LdapDirectory
 from qmailpy.directory.paths import socket_path
-from qmailpy.interfaces import IDirectory
+from qmailpy.directory.pool import Pool
+from qmailpy.directory.servers import Servers
+from qmailpy.directory.tls import ClientTls
+from qmailpy.disk.rights import read_plain
+from qmailpy.events.log import NoEvents
+from qmailpy.interfaces import IDirectory, IEvents
 
 
 class DirectoryThreads(Service):
@@ -84,22 +91,98 @@ class _SocketEndpoint:
         return connecting.addBoth(release)
 
 
-def ldap_directory(reactor: Any, config: Config, secret: bytes | None = None) -> LdapDirectory:
+def ldap_directory(
+    reactor: Any, config: Config, secret: bytes | None = None, events: IEvents | None = None
+) -> LdapDirectory:
     """
-    The home's directory over its UNIX socket.
+    The home's directory: over its UNIX socket, or at the servers the configuration names.
 
-    @param secret: the service identity's; C{None} = read from its file now.
-    @raise OSError: the secret cannot be read.
+    @param secret: the service identity's at the embedded directory; C{None} = read from its file now.
+    @param events: told when servers come and go.
+    @raise OSError: the secret, or the file with the authorities for TLS, cannot be read.
     """
+    if config.directory.servers:
+        return _external(reactor, config, events or NoEvents())
     known = setup.thd_read_secret(config.home, setup.SERVICE) if secret is None else secret
-    return LdapDirectory(
+    pool = Pool(
         reactor,
         _SocketEndpoint(reactor, socket_path(config.home)),
-        config.directory.base,
         service=str(setup.identity_name(config.directory.base, setup.SERVICE)),
-        secret=lambda: known,
+        secret=lambda: succeed(known),
+        name="embedded",
         timeout_s=config.directory.timeout_s,
     )
+    servers = Servers(reactor, [pool], events or NoEvents(), timeout_s=config.directory.timeout_s)
+    return LdapDirectory(reactor, servers, config.directory.base, events=events)
+
+
+def _external(reactor: Any, config: Config, events: IEvents) -> LdapDirectory:
+    options = config.directory
+    in_thread = partial(deferToThreadPool, reactor, reactor.getThreadPool())
+    each_s = options.timeout_s / min(2, len(options.servers))
+    pools = []
+    for text in options.servers:
+        url = parse_ldap_url(text)
+        pools.append(
+            Pool(
+                reactor,
+                _endpoint(reactor, url, each_s),
+                service=options.bind_dn,
+                # In a thread, and for each connection: a new password needs no reload.
+                secret=partial(in_thread, thd_read_password, config, options.bind_password_file),
+                name=str(url),
+                secure=secure(options, url),
+                timeout_s=each_s,
+            )
+        )
+    servers = Servers(reactor, pools, events, timeout_s=options.timeout_s)
+    compare = in_thread if options.logins == "compare" else None
+    return LdapDirectory(reactor, servers, options.base, ours=False, compare=compare, events=events)
+
+
+def _endpoint(reactor: Any, url: LdapUrl, timeout_s: float) -> IStreamClientEndpoint:
+    if url.scheme == "ldapi":
+        return _SocketEndpoint(reactor, url.path)
+    return HostnameEndpoint(reactor, url.host, url.port, timeout=timeout_s)
+
+
+def secure(options: DirectoryConfig, url: LdapUrl) -> ClientTls | None:
+    """
+    How connections to a server get their TLS; C{None} = they have none.
+
+    @raise OSError: C{ca_file} cannot be read.
+    """
+    if url.scheme == "ldapi" or (url.scheme == "ldap" and options.starttls == "none"):
+        return None
+    trusted = "" if options.starttls == "must" else options.ca_file
+    return ClientTls(url.host, starttls=url.scheme == "ldap", ca_file=trusted)
+
+
+def thd_read_password(config: Config, file: str) -> bytes:
+    """
+    The password in the first line of a file.
+
+    @param file: relative to HOME.
+    @raise OSError: it cannot be read.
+    """
+    return read_plain(config.path(file) if not file.startswith("/") else file, 4096).partition(b"\n")[0].strip()
+
+
+def reconfigured(reactor: Any, config: Config, before: Config, directory: LdapDirectory, secret: bytes) -> None:
+    """
+    Have a directory of L{ldap_directory} follow a new configuration.
+
+    @raise OSError: as L{ldap_directory}; then nothing has changed.
+    """
+    if _asked_where(config) != _asked_where(before):
+        directory.use(ldap_directory(reactor, config, secret, directory.events), before.directory.timeout_s)
+
+
+def _asked_where(config: Config) -> DirectoryConfig:
+    """The part of the configuration that says where to ask, the rest at its defaults."""
+    plain = DirectoryConfig()
+    cache = ("endpoint", "positive_s", "negative_s", "login_s", "stale_s", "cache_entries")
+    return evolve(config.directory, **{key: getattr(plain, key) for key in cache})
 
 
 def cached(reactor: Any, config: Config, directory: IDirectory) -> CachedDirectory:

@@ -36,5 +36,23 @@ CATALOGUE: Mapping[str, Kind] = {
         text="{address} tried {failures} wrong passwords, the last one for {login}, and is shut out for a while",
         remedy="Nothing, if it is a stranger. A user with an old password in some device: qmailpy user passwd {login}",
     ),
+    "auth.attack": Kind(
+        severity=Severity.WARNING,
+        fields=("login", "failures"),
+        text="{failures} wrong passwords for {login}: it is closed for a while to clients it was not used from before",
+        remedy="Its owner is let in from the usual place. Is the password a weak one? qmailpy user passwd {login}",
+    ),
+    "directory.server": Kind(
+        severity=Severity.WARNING,
+        fields=("server", "why"),
+        text="directory server {server} does not serve: {why}; another one is asked",
+        remedy="Look after that server; how all of them are: qmailpy directory status",
+    ),
+    "directory.away": Kind(
+        severity=Severity.CRITICAL,
+        fields=("why",),
+        text="no directory server answers: {why}; mail waits",
+        remedy="qmailpy directory status; qmailpy status",
+    ),
 }
 """By name, AREA.WHAT."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from argon2 import PasswordHasher
@@ -21,10 +21,14 @@ from zope.interface import implementer
 
 from qmailpy.directory import password
 from qmailpy.directory.accounts import Accounts
+from qmailpy.directory.client import LdapDirectory
 from qmailpy.directory.names import Name, parse
+from qmailpy.directory.pool import Pool
 from qmailpy.directory.schema import Entry
 from qmailpy.directory.server import LdapServer, LdapServerFactory
+from qmailpy.directory.servers import Servers
 from qmailpy.directory.store import FILE, Store, create
+from qmailpy.testing.memory_events import MemoryEvents
 
 BASE = "o=qmailpy"
 _MEMORY = "/dev/shm"
@@ -101,6 +105,16 @@ class PumpedEndpoint:
 def served(store: Store, clock: Clock) -> PumpedEndpoint:
     """An LDAP server over C{store}, in memory and in this thread."""
     return PumpedEndpoint(LdapServerFactory(clock, store, BASE, maybeDeferred))
+
+
+def client(
+    clock: Clock, endpoint: IStreamClientEndpoint, service: object, secret: Callable[[], bytes], timeout_s: float = 5
+) -> LdapDirectory:
+    """The embedded directory's client over one endpoint."""
+    pool = Pool(
+        clock, endpoint, service=str(service), secret=lambda: succeed(secret()), name="embedded", timeout_s=timeout_s
+    )
+    return LdapDirectory(clock, Servers(clock, [pool], MemoryEvents(), timeout_s=timeout_s), BASE)
 
 
 class AskingTestCase(SynchronousTestCase):

@@ -8,10 +8,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from qmailpy.directory import password
-from qmailpy.directory.client import LdapDirectory
+from qmailpy.directory.servers import FIRST_PROBE_S
 from qmailpy.errors import Temporary
 from qmailpy.values import Mailbox
-from tests.directory.parts import BASE, AskingTestCase, example, identity, served
+from tests.directory.parts import BASE, AskingTestCase, client, example, identity, served
 
 
 class ClientTests(AskingTestCase):
@@ -22,9 +22,7 @@ class ClientTests(AskingTestCase):
         self.clock = Clock()
         self.endpoint = served(self.accounts.store, self.clock)
         self.secret = b"machine"
-        self.directory = LdapDirectory(
-            self.clock, self.endpoint, BASE, service=str(name), secret=lambda: self.secret, timeout_s=5
-        )
+        self.directory = client(self.clock, self.endpoint, name, lambda: self.secret)
 
     def step(self) -> None:
         self.endpoint.flush()
@@ -37,6 +35,11 @@ class ClientTests(AskingTestCase):
         answer = Deferred.fromCoroutine(self.directory.lookup("joe@example.org"))
         self.step()
         return answer
+
+    def probe(self) -> None:
+        """Let a server that was down be found again."""
+        self.clock.advance(2 * FIRST_PROBE_S)
+        self.step()
 
     def test_connections_are_made_when_needed_and_kept(self) -> None:
         self.assertEqual(self.endpoint.pumps, [])
@@ -66,6 +69,8 @@ class ClientTests(AskingTestCase):
         self.endpoint.refuse = True
         self.away(self.start())
         self.endpoint.refuse = False
+        self.away(self.start())  # nobody is asked before a probe has found it
+        self.probe()
         self.assertIsInstance(self.successResultOf(self.start()), Mailbox)
 
     def test_a_server_that_does_not_answer_is_given_up_and_left(self) -> None:
@@ -86,6 +91,7 @@ class ClientTests(AskingTestCase):
         self.secret = b"wrong"
         self.away(self.start())
         self.secret = b"machine"
+        self.probe()
         self.assertIsInstance(self.successResultOf(self.start()), Mailbox)
 
     def test_a_late_answer_to_one_login_is_not_taken_for_another(self) -> None:
@@ -94,6 +100,7 @@ class ClientTests(AskingTestCase):
         self.clock.advance(5)
         self.away(first)
         self.endpoint.silent = False
+        self.probe()
         second = Deferred.fromCoroutine(self.directory.authenticate("joe@example.org", b"wrong"))
         self.step()
         self.assertIsNone(self.successResultOf(second))

@@ -9,7 +9,6 @@ from zope.interface.verify import verifyObject
 
 from qmailpy.directory import password
 from qmailpy.directory.cache import CachedDirectory, IPeek
-from qmailpy.directory.client import LdapDirectory
 from qmailpy.directory.embedded import EmbeddedDirectory
 from qmailpy.directory.names import parse
 from qmailpy.directory.schema import Entry
@@ -19,7 +18,7 @@ from qmailpy.interfaces import IDirectory
 from qmailpy.testing.memory_directory import MemoryDirectory
 from qmailpy.values import Alias, Domain, Group, Mailbox
 from qmailpy.wire.sasl import derive
-from tests.directory.parts import AskingTestCase, PumpedEndpoint, example, identity, served
+from tests.directory.parts import AskingTestCase, PumpedEndpoint, client, example, identity, served
 
 _JOE = Mailbox(address="joe@example.org", path="example.org/joe/Maildir")
 _ANN = Mailbox(
@@ -217,9 +216,7 @@ class LdapContractTests(ContractMixin):
         service = identity(store, "service", password.ssha(b"machine"))
         self.clock = Clock()
         self.endpoint: PumpedEndpoint = served(store, self.clock)
-        self.directory: IDirectory = LdapDirectory(
-            self.clock, self.endpoint, "o=qmailpy", service=str(service), secret=lambda: b"machine", timeout_s=5
-        )
+        self.directory: IDirectory = client(self.clock, self.endpoint, service, lambda: b"machine")
 
     def step(self) -> None:
         self.endpoint.flush()

@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.directory import password
 from qmailpy.directory.access import SCRAM_OPERATION, Code
-from qmailpy.directory.client import LdapConnection
+from qmailpy.directory.connection import LdapConnection
 from qmailpy.directory.server import LdapServerFactory
 from tests.directory.parts import BASE, example, identity, served
 
@@ -88,8 +88,8 @@ class ServerTestCase(SynchronousTestCase):
     def tell(self, connection: LdapConnection, operation: Any) -> tuple[Any, list[Any]]:
         answer = connection.ask(operation)
         self.endpoint.flush()
-        final, found = self.successResultOf(answer)
-        return final, found
+        found = self.successResultOf(answer)
+        return found.result, found.entries
 
     def code(self, connection: LdapConnection, operation: Any) -> int:
         return int(self.tell(connection, operation)[0].resultCode)
@@ -308,15 +308,9 @@ class SearchTests(ServerTestCase):
 
     def test_a_critical_control_is_refused(self) -> None:
         connection = self.connect(_SERVICE)
-        octets = pureldap.LDAPMessage(
-            pureldap.LDAPSearchRequest(baseObject=BASE), controls=[("1.2.3", True, b"")], id=99
-        ).toWire()
-        answer: Deferred[Any] = Deferred()
-        connection._asked[99] = (answer, [])
-        assert connection.transport is not None
-        connection.transport.write(octets)
+        answer = connection.ask(pureldap.LDAPSearchRequest(baseObject=BASE), [("1.2.3", True, b"")])
         self.endpoint.flush()
-        self.assertEqual(self.successResultOf(answer)[0].resultCode, Code.CRITICAL_EXTENSION)
+        self.assertEqual(self.successResultOf(answer).result.resultCode, Code.CRITICAL_EXTENSION)
 
     def test_a_slow_reader_holds_the_search_back(self) -> None:
         """Batches go out no faster than the client reads; memory stays bounded."""
@@ -451,4 +445,4 @@ class BearingTests(ServerTestCase):
         asked = [connection.ask(_alias(f"a{number}")) for number in range(50)]
         asked.append(connection.ask(pureldap.LDAPDelRequest(f"uid=a49,dc=example.org,{BASE}")))
         self.endpoint.flush()
-        self.assertEqual({self.successResultOf(one)[0].resultCode for one in asked}, {Code.SUCCESS})
+        self.assertEqual({self.successResultOf(one).result.resultCode for one in asked}, {Code.SUCCESS})

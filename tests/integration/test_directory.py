@@ -16,6 +16,7 @@ from twisted.application.service import MultiService, Service
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ServerEndpoint, UNIXServerEndpoint
+from twisted.internet.task import deferLater
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import TestCase
 
@@ -208,6 +209,9 @@ class WorkerTests(ServedTestCase):
             with self.assertRaises(Temporary):
                 await directory.domain("example.org")
             self.start()
+            # A probe finds it; nobody who asks before that has to wait.
+            while not directory.figures()[0]["up"]:
+                await deferLater(reactor, 0.01)
             self.assertIsNotNone(await directory.domain("example.org"))
         finally:
             await directory.stop()
