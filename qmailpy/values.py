@@ -200,6 +200,7 @@ class Disposition:
     mails: tuple[NewMail, ...] = ()  # go into the queue in the same transaction: FORWARDED with another sender or
     # content, or DELIVERED with an answer; a FORWARDED has at least one of onward and mails
     relayed: bool = False  # DELIVERED to a peer that does not take DSN: we tell, where success was to be told
+    told_there: bool = False  # DELIVERED to a peer that takes DSN: what is to be told of success is told there
 
 
 @frozen(kw_only=True)

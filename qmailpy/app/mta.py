@@ -202,6 +202,7 @@ class MailWorker(Service):
             certificates=certificates,
             logins=self._logins,
             directory=self._directory,
+            process=next((name for name, one in config.channels.items() if one.kind == "process"), "process"),
         )
 
     def _cannot_open(self, failure: Any) -> None:

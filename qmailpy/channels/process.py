@@ -24,7 +24,7 @@ from qmailpy.config.schema import ChannelConfig, Config
 from qmailpy.errors import Temporary
 from qmailpy.interfaces import IChannel
 from qmailpy.values import Content, Disposition, Envelope, Job, Notify, Recipient, Refused, Reply, Verdict
-from qmailpy.wire.dsn import Notice, Origin, Reported, delay_report, failure_report
+from qmailpy.wire.dsn import Notice, Origin, Reported, delay_report, failure_report, success_report
 
 _FORWARDED = Reply(250, "2.1.5", "Forwarded")
 _CIRCLE = Disposition(verdict=Verdict.DEFERRED, reply=Reply(451, "4.3.5", "The route of this address leads back here"))
@@ -93,6 +93,31 @@ class Notices:
         octets = delay_report(notice, origin, _reported(delayed, now), until)
         return self._envelope(notice, envelope, [envelope.sender], delayed[0][0].channel, octets), octets
 
+    def build_success(
+        self,
+        envelope: Envelope,
+        queue_id: str,
+        successes: Sequence[tuple[Recipient, Disposition, str]],
+        content: Content,
+        now: float,
+    ) -> tuple[Envelope, bytes] | None:
+        """
+        The notice that these recipients have got their mail, or that it is where nothing more is heard of it; with the
+        message's header only (RFC 3461 s.6.2).
+
+        @param successes: recipients, the last word on each, and the Action of RFC 3464 s.2.3.3.
+        """
+        if not successes or not envelope.sender:
+            return None
+        notice = self._notice(envelope.sender, now)
+        origin = Origin(id=queue_id, envelope=envelope, header=content.header(), content=None)
+        reported = [
+            Reported(recipient=recipient, reply=said.reply, remote_mta=said.remote_mta, last_attempt=now, action=action)
+            for recipient, said, action in successes
+        ]
+        octets = success_report(notice, origin, reported)
+        return self._envelope(notice, envelope, [envelope.sender], successes[0][0].channel, octets), octets
+
     def _notice(self, to: str, now: float) -> Notice:
         if "@" not in to:
             to = f"{to}@{self._hostname}"
@@ -141,7 +166,10 @@ class ProcessChannel:
             return Disposition(verdict=verdict, reply=found.reply)
         if any(one.channel == self.name for one in found.recipients):
             return _CIRCLE  # rules that an operator has to mend; the mail waits for it
-        onward = tuple(evolve(one, orcpt=recipient.orcpt, notify=recipient.notify) for one in found.recipients)
+        onward = tuple(
+            evolve(one, original=recipient.original, orcpt=recipient.orcpt, notify=recipient.notify)
+            for one in found.recipients
+        )
         return Disposition(verdict=Verdict.FORWARDED, reply=_FORWARDED, onward=onward)
 
 

@@ -194,10 +194,18 @@ class SmtpChannel:
 
 
 def _wishes(recipients: Sequence[Recipient]) -> tuple[Wish, ...]:
-    """What their senders want to be told; nothing at all in most cases."""
-    if any(recipient.notify or recipient.orcpt for recipient in recipients):
-        return tuple([Wish(recipient.notify, recipient.orcpt) for recipient in recipients])
+    """What their senders want to be told, and under which name; nothing at all in most cases."""
+    if any(one.notify or one.orcpt or one.original != one.address for one in recipients):
+        return tuple([Wish(one.notify, one.orcpt or _original(one)) for one in recipients])
     return ()
+
+
+def _original(recipient: Recipient) -> str:
+    """An ORCPT for an address we have changed (RFC 3461 s.5.2.1 (d)): the one that came to us."""
+    original = recipient.original
+    if original == recipient.address or not original:
+        return ""
+    return f"{'rfc822' if original.isascii() else 'utf-8'};{original}"
 
 
 PASSWORD_OCTETS = 1024

@@ -1,7 +1,11 @@
 """
 Who is told what about a message's delay or end, and when: functions of values alone.
 
-NOTIFY is RFC 3461 s.4.1; without it a sender gets failure and delay notices and no success ones (RFC 3461 s.5.2.1).
+NOTIFY is RFC 3461 s.4.1; without it a sender gets failure and delay notices and no success ones (s.5.2.3, s.5.2.5,
+s.5.2.6). Of success is told by whoever ends it: we, when the message is in its mailbox or with a list ("delivered"),
+with a peer that knows no DSN ("relayed"), or goes on to several ("expanded"); not by us while the request goes on with
+the message, to one address (s.5.2.7.2) or to a peer that takes DSN (s.5.2.1).
+
 That a notice is never sent to the null sender is for the caller to see to, who also knows about double bounces.
 """
 
@@ -9,7 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from qmailpy.values import Notify
+from attrs import evolve
+
+from qmailpy.values import Disposition, Notify, Recipient, Verdict
 
 
 def warnings_passed(warn_s: Sequence[float], age: float, passed: int = 0) -> int:
@@ -40,3 +46,41 @@ def wants_failure(notify: int) -> bool:
 def wants_success(notify: int) -> bool:
     """Whether a success notice was asked for."""
     return bool(notify & Notify.SUCCESS)
+
+
+def success(recipient: Recipient, said: Disposition) -> tuple[str, Disposition]:
+    """
+    What a sender who wants to be told of success is told, and what then becomes of the recipient.
+
+    @return: the Action of RFC 3464 s.2.3.3, "" when nothing is told (yet); and C{said}, in which those an address was
+        expanded to do not ask for reports of success any more.
+    """
+    if not wants_success(recipient.notify):
+        return "", said
+    if said.verdict is Verdict.DELIVERED:
+        return "" if said.told_there else "relayed" if said.relayed else "delivered", said
+    if said.verdict is not Verdict.FORWARDED:
+        return "", said
+    asking = [one for one in said.onward if wants_success(one.notify)]
+    asking += [one for mail in said.mails for one in mail.envelope.recipients if wants_success(one.notify)]
+    if not asking:
+        return "delivered", said  # to a list, which asks for reports of its own (s.5.2.7.1)
+    if len(asking) == 1:
+        return "", said  # s.5.2.7.2, or s.5.2.7.3 (b)
+    mails = tuple(
+        [
+            evolve(mail, envelope=evolve(mail.envelope, recipients=_quieter(mail.envelope.recipients)))
+            for mail in said.mails
+        ]
+    )
+    return "expanded", evolve(said, onward=_quieter(said.onward), mails=mails)
+
+
+def _quieter(recipients: Sequence[Recipient]) -> tuple[Recipient, ...]:
+    """RFC 3461 s.5.2.7.3 (c): the same without SUCCESS; where nothing else was asked for that is NEVER."""
+    return tuple(
+        [
+            evolve(one, notify=one.notify & ~Notify.SUCCESS or Notify.NEVER) if wants_success(one.notify) else one
+            for one in recipients
+        ]
+    )

@@ -4,6 +4,8 @@ From what a channel says of an attempt to the changes of the queue: pure decisio
 A sender is told once: recipients that have failed wait for the others of their message that are on their way, a minute
 at most, and then fail together, in one record with the one notice about all of them. Until then the journal knows
 nothing of it; after a crash they are tried again, which costs a refusal and loses nothing.
+
+Success waits for nobody, since to forget it would deliver twice: recipients of one attempt are told of together.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from twisted.logger import Logger
 
 from qmailpy.config.schema import QueueConfig
 from qmailpy.queue.codec import Attempted, Enqueued, Held, Op, Outcome, Result, Warned
-from qmailpy.queue.notices import wants_delay, wants_failure, warnings_passed
+from qmailpy.queue.notices import success, wants_delay, wants_failure, warnings_passed
 from qmailpy.queue.retry import Schedule, expired_reply
 from qmailpy.queue.shard import Shard
 from qmailpy.queue.state import Copy, Message, Withheld
@@ -28,6 +30,7 @@ UNTOLD_S = 300.0  # when a notice cannot be made its recipients are tried again 
 UNREADABLE = Reply(451, "4.3.0", "the message cannot be handed on now; it is kept")
 BUG = Disposition(verdict=Verdict.DEFERRED, reply=Reply(451, "4.3.0", "internal error; the message is kept"))
 Failures = Sequence[tuple[Recipient, Disposition]]
+Successes = Sequence[tuple[Recipient, Disposition, str]]  # the last is the Action of RFC 3464 s.2.3.3
 
 
 class INotices(Protocol):
@@ -42,6 +45,11 @@ class INotices(Protocol):
         self, envelope: Envelope, queue_id: str, delayed: Failures, content: Content, now: float, until: float
     ) -> tuple[Envelope, bytes] | None:
         """The same for recipients that are still being tried, until the given time."""
+
+    def build_success(
+        self, envelope: Envelope, queue_id: str, successes: Successes, content: Content, now: float
+    ) -> tuple[Envelope, bytes] | None:
+        """The same for recipients that were delivered, relayed or expanded."""
 
 
 @frozen
@@ -90,16 +98,23 @@ class Verdicts:
         held: list[Op] = []
         tried: list[tuple[Result, Disposition]] = []
         failed: list[Withheld] = []
+        arrived: list[tuple[Recipient, Disposition, str]] = []
         for number, recipient, said in zip(job.numbers, job.recipients, dispositions, strict=True):
             if said.verdict is Verdict.HELD:
                 held = [Held(message.number, self._name, said.reply.text)]
                 continue
+            action = ""
+            if recipient.notify:
+                action, said = success(recipient, said)  # noqa: PLW2901
             if said.onward or said.mails:
                 try:
                     onward += await self._onward(message, said, now)
                 except OSError as problem:
                     self._log.error("message {id} cannot go on: {problem}", id=message.id, problem=str(problem))
                     said = evolve(said, verdict=Verdict.DEFERRED, reply=UNREADABLE)  # noqa: PLW2901
+                    action = ""
+            if action:
+                arrived.append((recipient, said, action))
             outcome, next_attempt, final = self._outcome(message, copy, number, said, now)
             result = Result(number, outcome, next_attempt, final.transferred, final.modifiers, _text(final))
             if outcome is Outcome.FAILED:
@@ -121,7 +136,7 @@ class Verdicts:
             numbers += [one.recipient for one in some if one.recipient not in numbers]
         mine = results.setdefault(self._name, [])
         mine[:0] = [result for result, _ in tried]
-        ops = onward + notice + _attempts(message, results, now)
+        ops = onward + notice + await self._arrived(message, arrived, now) + _attempts(message, results, now)
         ops += await self._warning(message, copy, tried, now)
         return Settlement(ops + held, over)
 
@@ -191,6 +206,20 @@ class Verdicts:
         for channel, result in results:
             by_channel.setdefault(channel, []).append(result)
         return ops, by_channel
+
+    async def _arrived(self, message: Message, arrived: Successes, now: float) -> list[Op]:
+        """The notice of success, which must not undo it: when the message cannot be read, without its header."""
+        if not arrived or not message.envelope.sender:
+            return []
+        for content in (message.content, MemoryContent(b"")):
+            try:
+                notice = await self._shard.in_thread(
+                    self._notices.build_success, message.envelope, message.id, arrived, content, now
+                )
+                return [await self._from(message, notice)] if notice is not None else []
+            except Exception:
+                self._log.failure("trouble with the notice of success of message {id}", id=message.id)
+        return []
 
     async def _warning(
         self, message: Message, copy: Copy, tried: Sequence[tuple[Result, Disposition]], now: float

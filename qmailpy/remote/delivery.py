@@ -204,6 +204,7 @@ class Remote:
     def _take_answers(self, session: Session, delivery: Delivery, attempt: _Attempt) -> list[int]:
         """Write down what the peer said; the recipients worth another transaction at once."""
         left, again, delivered = [], [], False
+        dsn = "DSN" in session.core.extensions
         for index, fate in zip(attempt.left, fates(delivery.outcome), strict=True):
             if fate is None:
                 left.append(index)
@@ -215,6 +216,8 @@ class Remote:
                 diagnostic=_diagnostic(session, f"smtp;{fate.reply}"),
                 transferred=delivery.sent if fate.whole else 0,
                 modifiers=_modifiers(session),
+                relayed=fate.verdict is Verdict.DELIVERED and not dsn,
+                told_there=fate.verdict is Verdict.DELIVERED and dsn,
             )
             delivered = delivered or fate.verdict is Verdict.DELIVERED
             if fate.again:

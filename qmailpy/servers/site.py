@@ -75,3 +75,4 @@ class Site(ListenerSite):
     logins: Logins | None = None  # none: no logins here
     directory: IDirectory | None = None  # tells which senders are a user's own; there when there are logins
     events: IEvents = Factory(NoEvents)
+    process: str = ""  # name of the channel of kind "process"

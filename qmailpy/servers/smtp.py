@@ -45,6 +45,7 @@ class SmtpFactory:
         logins: Logins | None = None,
         directory: IDirectory | None = None,
         events: IEvents | None = None,
+        process: str = "process",
     ) -> None:
         """
         @param hostname: our name in the greeting and in Received.
@@ -53,6 +54,7 @@ class SmtpFactory:
         @param certificates: for TLS; C{None} = there is none.
         @param logins: decides about logins; C{None} = there are none.
         @param directory: tells which senders are a user's own; needed with C{logins}.
+        @param process: name of the channel of kind "process".
         """
         self._reactor = reactor
         self._proxies = TrustedNetworks(TrustConfig(networks=listener.proxy))
@@ -73,6 +75,7 @@ class SmtpFactory:
             logins=logins,
             directory=directory,
             events=events or NoEvents(),
+            process=process,
         )
 
     def reconfigure(self, listener: ListenerConfig, queue: QueueConfig, log: LogConfig, trust: TrustConfig) -> None:

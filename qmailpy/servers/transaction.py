@@ -26,7 +26,7 @@ from qmailpy.records.record import Action, QueueFile
 from qmailpy.servers.site import Site
 from qmailpy.servers.smtp_records import Origin, session_record
 from qmailpy.servers.submission import Head
-from qmailpy.values import Envelope, Recipient, Reply
+from qmailpy.values import Envelope, Notify, Recipient, Reply
 from qmailpy.wire.headers import find, priority, received_field
 from qmailpy.wire.smtp_events import DataEnded, MailFrom, RcptTo
 
@@ -101,7 +101,12 @@ class Transaction:
         @param event: what the client has named.
         @param recipients: whom that stands for.
         """
-        for found in recipients:
+        several = tuple(recipients)
+        if len(several) > 1 and event.notify & Notify.SUCCESS and self.mail.address:
+            # The sender is to be told that the address was expanded, once the message is ours and in one transaction
+            # with that: by the channel that expands what could not be at the door.
+            several = (Recipient(address=event.address, original=event.address, channel=self._site.process),)
+        for found in several:
             recipient = evolve(found, notify=event.notify, orcpt=event.orcpt) if event.notify or event.orcpt else found
             self.to.setdefault((recipient.channel, recipient.host, recipient.address), recipient)
         self.named[event.address] = None

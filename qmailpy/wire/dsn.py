@@ -14,7 +14,7 @@ import textwrap
 import time
 from collections.abc import Iterator, Sequence
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from qmailpy.values import Envelope, Recipient, Reply
 
@@ -75,6 +75,7 @@ class Reported:
     reply: Reply  # the peer's words or ours
     remote_mta: str = ""  # who said it; "" when it was us
     last_attempt: float | None = None
+    action: str = "failed"  # RFC 3464 s.2.3.3: "failed", "delayed", "delivered", "relayed" or "expanded"
 
 
 def date(when: float) -> str:
@@ -103,7 +104,7 @@ def failure_report(notice: Notice, origin: Origin, recipients: Sequence[Reported
     for one in recipients:
         words += _told(one, "It was given up for this reason:")
     subject = "Undeliverable notice" if double else "Your message could not be delivered"
-    return _report(notice, origin, subject, words, [_status(one, "failed") for one in recipients])
+    return _report(notice, origin, subject, words, [_status(one) for one in recipients])
 
 
 def delay_report(notice: Notice, origin: Origin, recipients: Sequence[Reported], retry_until: float) -> bytes:
@@ -119,8 +120,29 @@ def delay_report(notice: Notice, origin: Origin, recipients: Sequence[Reported],
     ]
     for one in recipients:
         words += _told(one, "The last attempt ended so:", advice=False)
-    statuses = [_status(one, "delayed", retry_until) for one in recipients]
+    statuses = [_status(evolve(one, action="delayed"), retry_until) for one in recipients]
     return _report(notice, origin, "Your message is delayed", words, statuses)
+
+
+def success_report(notice: Notice, origin: Origin, recipients: Sequence[Reported]) -> bytes:
+    """The report of recipients that have their mail, or of whose nothing more will be heard: see their C{action}."""
+    relayed = all(one.action == "relayed" for one in recipients)
+    words = [
+        f"This is the mail system at host {notice.hostname}.",
+        "You asked to be told of the delivery of your message. This is what became of it.",
+    ]
+    for one in recipients:
+        words += [f"{_named(one)}:", _ARRIVED[one.action].format(host=_clean(one.remote_mta) or "another system")]
+    subject = "Your message was relayed" if relayed else "Your message was delivered"
+    return _report(notice, origin, subject, words, [_status(one) for one in recipients])
+
+
+_ARRIVED = {
+    "delivered": "It was delivered.",
+    "relayed": "It was handed over to {host}, which does not tell of deliveries. You will hear of it again only if it "
+    "cannot be delivered, if at all.",
+    "expanded": "It was sent on to those the address stands for. Of them you will hear only what fails, if at all.",
+}
 
 
 def _report(notice: Notice, origin: Origin, subject: str, words: Sequence[str], statuses: Sequence[list[str]]) -> bytes:
@@ -166,29 +188,32 @@ def _report(notice: Notice, origin: Origin, subject: str, words: Sequence[str], 
 
 def _told(one: Reported, introduction: str, *, advice: bool = True) -> list[str]:
     """Paragraphs about one recipient."""
-    recipient = one.recipient
-    address = f"<{_clean(recipient.original or recipient.address)}>"
-    if recipient.original and recipient.original != recipient.address:
-        address += f" (which leads to <{_clean(recipient.address)}>)"
     said = _clean(str(one.reply))[:_TEXT_MAX]
     who = f"{_clean(one.remote_mta)} said: " if one.remote_mta else ""
-    told = [f"{address}:", f"{introduction} {who}{said}"]
+    told = [f"{_named(one)}:", f"{introduction} {who}{said}"]
     if advice:
         detail = _enhanced(one.reply).partition(".")[2]
         told += [words for begin, words in _ADVICE if detail.startswith(begin)][:1]
     return told
 
 
-def _status(one: Reported, action: str, retry_until: float | None = None) -> list[str]:
+def _named(one: Reported) -> str:
+    """A recipient as its sender knows it."""
+    recipient = one.recipient
+    address = f"<{_clean(recipient.original or recipient.address)}>"
+    if recipient.original and recipient.original != recipient.address:
+        address += f" (which leads to <{_clean(recipient.address)}>)"
+    return address
+
+
+def _status(one: Reported, retry_until: float | None = None) -> list[str]:
     """The fields about one recipient (RFC 3464 s.2.3)."""
     fields = []
-    if one.recipient.orcpt:
+    if one.recipient.orcpt:  # and never made up by us: RFC 3461 s.6.3 (d)
         kind, _, address = one.recipient.orcpt.partition(";")
         fields.append(f"Original-Recipient: {_typed(kind.strip() or 'rfc822', address)}")
-    elif one.recipient.original and one.recipient.original != one.recipient.address:
-        fields.append(f"Original-Recipient: {_typed('rfc822', one.recipient.original)}")
     fields.append(f"Final-Recipient: {_typed('rfc822', one.recipient.address)}")
-    fields.append(f"Action: {action}")
+    fields.append(f"Action: {one.action}")
     fields.append(f"Status: {_enhanced(one.reply)}")
     if one.remote_mta:
         fields.append(f"Remote-MTA: dns; {_ascii(one.remote_mta)}")
@@ -214,6 +239,8 @@ def _enhanced(reply: Reply) -> str:
     """The status code of a reply, of its class when the peer gave none or an odd one (RFC 3463)."""
     if re.fullmatch(r"[245]\.[0-9]{1,3}\.[0-9]{1,3}", reply.enhanced, re.ASCII):
         return reply.enhanced
+    if reply.code < 300:
+        return "2.0.0"
     return "5.0.0" if reply.permanent else "4.0.0"
 
 

@@ -105,10 +105,7 @@ DSN = Extension(
     mail={"RET": ("ret", _ret), "ENVID": ("envid", _envid)},
     rcpt={"NOTIFY": ("notify", _notify), "ORCPT": ("orcpt", _orcpt)},
 )
-"""
-RFC 3461. Not among L{EXTENSIONS}: whoever announces it promises reports of success, and that what goes on to servers
-without it is reported as relayed (s.5.2.2, s.5.2.3).
-"""
+"""RFC 3461."""
 
 EXTENSIONS: tuple[Extension, ...] = (
     Extension(keyword="PIPELINING"),
@@ -120,6 +117,7 @@ EXTENSIONS: tuple[Extension, ...] = (
         keyword="LIMITS", argument=lambda limits: f"MAILMAX={limits.messages} RCPTMAX={limits.recipients}"
     ),  # RFC 9422 s.4
     Extension(keyword="SMTPUTF8", mail={"SMTPUTF8": ("smtputf8", _flag)}),
+    DSN,
 )
 
 

@@ -17,6 +17,7 @@ from qmailpy.stats.fold import apply, balanced
 from qmailpy.stats.items import DELIVERED, FAILED, RECEIVED, SUBMITTED, Table
 from qmailpy.testing.crashdisk import CrashDisk, PowerCut
 from qmailpy.testing.memory_directory import MemoryDirectory
+from qmailpy.values import Notify
 from tests.queue.world import HOME, World, configuration
 
 ANN = "ann@here.example"
@@ -117,6 +118,22 @@ class BounceTests(SynchronousTestCase):
         quiet = self.make(double_bounce=False)
         quiet.send("gone@here.example", sender="")
         self.assertEqual(quiet.mailbox("pm"), [])
+
+    def test_success_is_reported_through_the_process_channel(self) -> None:
+        """From local to process, from process to the sender: E, E, D, D; the header alone comes back."""
+        world = self.make()
+        world.send("pm@here.example", "ann@here.example", notify=Notify.SUCCESS)
+        [notice] = [octets for octets in world.mailbox("ann") if b"multipart/report" in octets]
+        self.assertEqual(notice.count(b"Action: delivered\r\n"), 2)
+        self.assertEqual(notice.count(b"Status: 2.1.5\r\n"), 2)
+        self.assertIn(b"Content-Type: text/rfc822-headers\r\n", notice)
+        records = [(record.action.value, record.source, record.destination) for record in world.log()]
+        self.assertEqual(
+            [record for record in records if "process" in record],
+            [("E", "local", "process"), ("E", "process", "local"), ("D", "process", "")],
+        )
+        self.books(world)
+        self.assertEqual(world.stored(), {})
 
     def test_no_report_is_lost_however_the_power_fails(self) -> None:
         """At every step: what was accepted is told of, at least once, after the next start."""

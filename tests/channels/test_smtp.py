@@ -107,6 +107,30 @@ class SmtpChannelTests(SynchronousTestCase):
         self.assertEqual(sink.log.messages[0].mail_parameters, "RET=FULL ENVID=e")
         self.assertIn("RCPT TO:<b@x.example> NOTIFY=FAILURE ORCPT=rfc822;b", sink.log.commands)
 
+    def test_success_is_relayed_or_told_by_the_peer(self) -> None:
+        """RFC 3461 s.5.2.1 and s.5.2.2: by what EHLO says of DSN."""
+        sink = self.network.host("192.0.2.1")
+        for ehlo, relayed in (("250-x\n250 DSN", False), ("250 x", True)):
+            sink.say("EHLO", ehlo)
+            [found] = self.dequeue(self.channel(), self.job("b@x.example"))
+            self.assertEqual((found.relayed, found.told_there), (relayed, not relayed))
+        sink.say("RCPT", "550 no")
+        [found] = self.dequeue(self.channel(), self.job("b@x.example"))
+        self.assertEqual((found.relayed, found.told_there), (False, False))
+
+    def test_an_address_we_changed_goes_with_the_one_that_came(self) -> None:
+        """RFC 3461 s.5.2.1 (d): an ORCPT may be added; one that came is not touched."""
+        sink = self.network.host("192.0.2.1", {"EHLO": "250-x\n250 DSN"})
+        job = self.job("b@x.example")
+        [plain] = job.recipients
+        for recipient, line in (
+            (plain, "RCPT TO:<b@x.example>"),
+            (evolve(plain, original="list@y.example"), "RCPT TO:<b@x.example> ORCPT=rfc822;list@y.example"),
+            (evolve(plain, original="list@y.example", orcpt="rfc822;O@z"), "RCPT TO:<b@x.example> ORCPT=rfc822;O@z"),
+        ):
+            self.dequeue(self.channel(), evolve(job, recipients=(recipient,)))
+            self.assertEqual(sink.log.commands[-2:][0] if sink.log.commands[-1] == "DATA" else "", line)
+
     def test_a_host_in_trouble_gets_less_at_once(self) -> None:
         """Asked for by the name that recipients have; through a relay all hosts are one."""
         verifyObject(IShaped, self.channel())

@@ -68,6 +68,27 @@ class PostfixSends(NodeCase):
         self.assertEqual(rejected.original_to, "nobody@example.org")
         self.wait_idle()
 
+    def test_success_is_asked_for_through_postfix_and_told_by_us(self) -> None:
+        """RFC 3461 s.5.2: delivered here by us, relayed to the sink, which knows no DSN; ENVID and ORCPT come along."""
+        with Talk(self.postfix.port) as talk:
+            talk.say("EHLO client.example")
+            talk.say("MAIL FROM:<alice@example.org> RET=HDRS ENVID=QQ314159")
+            talk.say("RCPT TO:<bob@example.org> NOTIFY=SUCCESS,FAILURE ORCPT=rfc822;Bob@Example.ORG")
+            talk.say("RCPT TO:<x@remote.example> NOTIFY=SUCCESS ORCPT=rfc822;x@remote.example")
+            talk.say("RCPT TO:<y@remote.example> NOTIFY=NEVER")
+            self.assertTrue(talk.content(kind("plain")).startswith("250"))
+        told = [trace_and_message(octets)[1] for octets in self.node.wait_mailbox("alice", 2)]
+        self.wait_idle()
+        self.assertEqual(len(self.node.mailbox("alice")), 2)
+        by_action = {text.partition(b"\nAction: ")[2].partition(b"\n")[0]: text for text in told}
+        for action, wanted in (
+            (b"delivered", b"Original-Recipient: rfc822; Bob@Example.ORG\nFinal-Recipient: rfc822; bob@example.org\n"),
+            (b"relayed", b"Final-Recipient: rfc822; x@remote.example\n"),
+        ):
+            self.assertIn(wanted, by_action[action])
+            self.assertIn(b"Original-Envelope-Id: QQ314159\n", by_action[action])
+            self.assertEqual(by_action[action].count(b"Final-Recipient"), 1)
+
 
 class PostfixReceives(NodeCase):
     """The next hop of all our remote mail is a Postfix with Maildirs."""
@@ -101,3 +122,18 @@ class PostfixReceives(NodeCase):
         (last,) = self.node.records(Action.DEQUEUED)[-1:]
         self.assertIn("250", last.diagnostic)
         self.assertIn("queued as", last.diagnostic)
+
+    def test_postfix_takes_dsn_and_tells_of_success_itself(self) -> None:
+        """One report and no second one by us; it names the recipient as the sender did."""
+        with self.node.talk() as talk:
+            talk.say("EHLO client.example")
+            talk.say("MAIL FROM:<alice@remote.example> RET=HDRS ENVID=QQ314159")
+            talk.say("RCPT TO:<x@remote.example> NOTIFY=SUCCESS ORCPT=rfc822;X@Remote.example")
+            self.assertTrue(talk.content(kind("plain")).startswith("250"))
+        until(lambda: len(self.postfix.mailbox()) == 2, 20)
+        self.wait_idle()
+        self.assertEqual(len(self.postfix.mailbox()), 2)
+        [report] = [octets for octets in self.postfix.mailbox() if b"report-type=delivery-status" in octets]
+        self.assertIn(b"Action: delivered", report)
+        self.assertIn(b"Original-Envelope-Id: QQ314159", report)
+        self.assertIn(b"Original-Recipient: rfc822;X@Remote.example", report)

@@ -13,6 +13,7 @@ from tempfile import gettempdir
 from typing import Any, Self, cast
 from uuid import uuid4
 
+from attrs import evolve
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from zope.interface import implementer
@@ -132,6 +133,22 @@ class PlainNotices:
         octets = b"delayed: " + queue_id.encode() + b",".join(one.address.encode() for one, _ in delayed) + b"\r\n"
         return Envelope(sender="", recipients=(back,), source="tcp_local", arrival=now), octets
 
+    def build_success(
+        self,
+        envelope: Envelope,
+        queue_id: str,
+        successes: Sequence[tuple[Recipient, Disposition, str]],
+        content: Content,
+        now: float,
+    ) -> tuple[Envelope, bytes] | None:
+        if self._world.broken_notices:
+            self._world.broken_notices -= 1
+            raise OSError(5, "cannot be read")
+        back = Recipient(address=envelope.sender, original=envelope.sender, channel="local")
+        told = b",".join(f"{one.address} {action}".encode() for one, _, action in successes)
+        octets = b"success: " + queue_id.encode() + b": " + told + b"\r\n"
+        return Envelope(sender="", recipients=(back,), source="tcp_local", arrival=now), octets
+
 
 def configuration(**queue: Any) -> Config:
     """A node with small segments."""
@@ -237,10 +254,13 @@ class World:
         self.pump()
         return self.shard
 
-    def send(self, *to: str, sender: str = "ann@here.example", body: bytes = b"", hold: bool = False) -> str:
+    def send(
+        self, *to: str, sender: str = "ann@here.example", body: bytes = b"", hold: bool = False, notify: int = 0
+    ) -> str:
         """
         Offer a message; it counts as accepted when the queue says so.
 
+        @param notify: what the sender wants to be told of each recipient.
         @param hold: do not pump, so that more can come into the same batch.
         """
         assert self.shard is not None
@@ -251,6 +271,8 @@ class World:
             else Recipient(address=one, original=one, channel="tcp_local", host=one.partition("@")[2])
             for one in to
         )
+        if notify:
+            recipients = tuple([evolve(one, notify=notify) for one in recipients])
         envelope = Envelope(sender=sender, recipients=recipients, source="tcp_local", arrival=self.clock.seconds())
         octets = b"Subject: " + queue_id.encode() + b"\r\n\r\n" + body + b"\r\n"
         self.offered[queue_id] = (envelope, octets)

@@ -20,9 +20,8 @@ from qmailpy.servers.submission import Head, may_send_as
 from qmailpy.servers.tls import OWN, Certificates
 from qmailpy.testing.memory_directory import MemoryDirectory
 from qmailpy.testing.scripted_router import local
-from qmailpy.values import Alias, Mailbox, Notify, Reply
+from qmailpy.values import Alias, Mailbox, Notify, Reply, Routed
 from qmailpy.wire.data import HEAD_OCTETS
-from qmailpy.wire.smtp_service import DSN, EXTENSIONS, Service
 from tests.servers.test_smtp import HELLO, MAIL, RCPT, STRANGER, LosableTransport, SmtpTestCase
 from tests.servers.test_tls import pair, shake
 
@@ -424,8 +423,6 @@ class ExtensionTests(SubmissionTestCase):
 
     def test_wishes_for_notices_reach_the_envelope(self) -> None:
         """RFC 3461."""
-        offers = self.factory.site.offers
-        self.factory.site.offers = evolve(offers, clear=Service(hostname="x.example", extensions=(*EXTENSIONS, DSN)))
         transport = self.connect()
         octets = (
             b"MAIL FROM:<a@example.net> RET=HDRS ENVID=e+2B1\r\n"
@@ -438,6 +435,21 @@ class ExtensionTests(SubmissionTestCase):
         one, two = envelope.recipients
         self.assertEqual((one.notify, one.orcpt), (Notify.DELAY | Notify.FAILURE, "rfc822;o@example.net"))
         self.assertEqual((two.notify, two.orcpt), (0, ""))
+
+    def test_an_alias_of_several_is_expanded_behind_the_door_where_success_is_to_be_told(self) -> None:
+        """RFC 3461 s.5.2.7.3 (c): the channel "process" expands it, in one transaction with the report of it."""
+        several = Routed(recipients=tuple([local(f"{one}@example.org").recipients[0] for one in "bc"]), local=True)
+        self.router.now["all@example.org"] = several
+        for sender, notify, wanted in (
+            ("a@example.net", "SUCCESS,FAILURE", [("all@example.org", "process", Notify.SUCCESS | Notify.FAILURE)]),
+            ("a@example.net", "FAILURE", [(f"{one}@example.org", "local", Notify.FAILURE) for one in "bc"]),
+            ("", "SUCCESS", [(f"{one}@example.org", "local", Notify.SUCCESS) for one in "bc"]),
+        ):
+            transport = self.connect()
+            octets = f"MAIL FROM:<{sender}>\r\nRCPT TO:<all@example.org> NOTIFY={notify}\r\nDATA\r\n\r\n.\r\n"
+            self.assertEqual(self.ask(transport, HELLO + octets.encode())[1:], ["250", "250", "354", "250"])
+            found = self.queue.messages[-1].envelope.recipients
+            self.assertEqual([(one.address, one.channel, one.notify) for one in found], wanted)
 
 
 class ProxyTests(SubmissionTestCase):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.values import Envelope, Recipient, Reply
-from qmailpy.wire.dsn import LINE_MAX, Notice, Origin, Reported, date, delay_report, failure_report
+from qmailpy.wire.dsn import LINE_MAX, Notice, Origin, Reported, date, delay_report, failure_report, success_report
 
 HEADER = b"Received: from x\r\nFrom: bob@example.com\r\nSubject: hello\r\n\r\n"
 CONTENT = HEADER + b"body\r\n"
@@ -139,6 +139,25 @@ class ReportTests(SynchronousTestCase):
         self.assertEqual(statuses(octets)[1]["Will-Retry-Until"], "Tue, 21 Nov 2023 20:53:20 +0000")
         self.assertEqual(parts(octets)[2].get_content_type(), "text/rfc822-headers")
         self.assertIn("need not send it again", " ".join(parts(octets)[0].get_content().split()))
+
+    def test_a_report_of_success_tells_each_its_own(self) -> None:
+        """RFC 3464 s.2.3.3; the subject tells when nothing is more than relayed."""
+        ok = evolve(GONE, reply=Reply(250, "", "ok"))
+        told = [evolve(ok, action=action) for action in ("delivered", "relayed", "expanded")]
+        octets = success_report(NOTICE, evolve(ORIGIN, content=None), told)
+        self.assertEqual([group["Action"] for group in statuses(octets)[1:]], ["delivered", "relayed", "expanded"])
+        self.assertEqual({group["Status"] for group in statuses(octets)[1:]}, {"2.0.0"})
+        self.assertEqual(parsed(octets)["Subject"], "Your message was delivered")
+        self.assertEqual(parts(octets)[2].get_content_type(), "text/rfc822-headers")
+        octets = success_report(NOTICE, evolve(ORIGIN, content=None), told[1:2])
+        self.assertEqual(parsed(octets)["Subject"], "Your message was relayed")
+        self.assertIn("to mx.example.net, which", " ".join(parts(octets)[0].get_content().split()))
+
+    def test_an_original_recipient_is_the_one_that_was_given(self) -> None:
+        """RFC 3461 s.6.3 (d): without ORCPT there is none, whatever the address became."""
+        recipient = evolve(ANN, original="info@example.org")
+        octets = failure_report(NOTICE, ORIGIN, [evolve(GONE, recipient=recipient)])
+        self.assertNotIn("Original-Recipient", statuses(octets)[1])
 
     def test_a_double_bounce_says_that_it_is_one(self) -> None:
         octets = failure_report(NOTICE, ORIGIN, [GONE], double=True)

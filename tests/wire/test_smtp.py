@@ -107,7 +107,8 @@ class CommandTests(SynchronousTestCase):
         self.assertEqual(
             session.sent,
             b"250-mx.example.org\r\n250-PIPELINING\r\n250-SIZE 52428800\r\n250-8BITMIME\r\n"
-            b"250-ENHANCEDSTATUSCODES\r\n250-CHUNKING\r\n250-LIMITS MAILMAX=1000 RCPTMAX=1000\r\n250 SMTPUTF8\r\n"
+            b"250-ENHANCEDSTATUSCODES\r\n250-CHUNKING\r\n250-LIMITS MAILMAX=1000 RCPTMAX=1000\r\n"
+            b"250-SMTPUTF8\r\n250 DSN\r\n"
             b"250 2.1.0 Sender ok\r\n250 2.1.5 Recipient ok\r\n354 End data with <CR><LF>.<CR><LF>\r\n"
             b"250 2.0.0 Message accepted\r\n221 2.0.0 Bye\r\n",
         )
@@ -180,7 +181,7 @@ class CommandTests(SynchronousTestCase):
             b"MAIL FROM:<a@example.net> SIZE=" + b"9" * 21 + b"\r\n": b"501",
             b"MAIL FROM:<a@example.net> SIZE=1 SIZE=1\r\n": b"501",
             b"MAIL FROM:<a@example.net> BODY=BINARYMIME\r\n": b"501",
-            b"MAIL FROM:<a@example.net> RET=HDRS\r\n": b"555",
+            b"MAIL FROM:<a@example.net> SOLICIT=x\r\n": b"555",
             b"MAIL FROM:<a@example.net> BY=120;R\r\n": b"555",
             b"MAIL FROM:<a@example.net>\tSIZE=1\r\n": b"501",
             b"MAIL FROM:<a@example.net> SIZE=52428801\r\n": b"552",
@@ -194,7 +195,7 @@ class CommandTests(SynchronousTestCase):
             b"RCPT TO:<>\r\n": b"501",
             b"RCPT TO:b@example.org\r\n": b"501",
             b"RCPT FROM:<b@example.org>\r\n": b"501",
-            b"RCPT TO:<b@example.org> NOTIFY=NEVER\r\n": b"555",
+            b"RCPT TO:<b@example.org> SOLICIT=x\r\n": b"555",
             b"rcpt to: <postmaster>\r\n": b"250",
         }.items():
             self.assertEqual(Session().ask(HELLO + b"MAIL FROM:<>\r\n" + line)[2:], [code], line)

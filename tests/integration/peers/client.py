@@ -61,10 +61,14 @@ class Talk:
         return [self.say(f"MAIL FROM:<{sender}>"), *(self.say(f"RCPT TO:<{one}>") for one in recipients)]
 
     def mail(self, sender: str, recipients: Sequence[str], content: bytes) -> str:
-        """A whole transaction; the last reply. The content gets its dots; it must end in CRLF."""
+        """A whole transaction; the last reply."""
         for reply in self.envelope(sender, recipients):
             if not reply.startswith("250"):
                 return reply
+        return self.content(content)
+
+    def content(self, content: bytes) -> str:
+        """A message behind its envelope; the last reply. It gets its dots; it must end in CRLF."""
         reply = self.say("DATA")
         if not reply.startswith("354"):
             return reply
