@@ -96,6 +96,7 @@ class Envelope:
     by_mode: str = ""  # RFC 2852 by-mode and by-trace: "N", "R", "NT", "RT"; "" without deliver_by
     mt_priority: int = 0  # RFC 6710, -9 to 9
     require_tls: bool = False  # RFC 8689: only over verified TLS, hop by hop
+    tls_optional: bool = False  # RFC 8689 s.5, "TLS-Required: No": rather without TLS than not at all
 
 
 class Content(Protocol):

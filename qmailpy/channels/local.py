@@ -206,4 +206,5 @@ def _delivery(job: Job, number: int, recipient: Recipient, mailbox: Mailbox) -> 
         address=recipient.address,
         mailbox=mailbox.path,
         content=job.content,
+        binary=envelope.body == "BINARYMIME",
     )

@@ -142,6 +142,10 @@ class SmtpChannel:
                 wishes=_wishes(taken),
                 envid=job.envelope.envid,
                 ret=job.envelope.ret,
+                binary=job.envelope.body == "BINARYMIME",
+                mt_priority=job.envelope.mt_priority,
+                deliver_by=job.envelope.deliver_by,
+                by_mode=job.envelope.by_mode,
             )
             found = await self._remote.send(where, transaction, job.content)
             self._shaper.learn(where.name, found, self._clock.seconds(), where.policy.concurrency)

@@ -204,6 +204,8 @@ def messages(session: Session, /, as_json: bool, **options: Any) -> None:
 def _next(entry: QueueEntry) -> str:
     if entry.busy:
         return "being tried"
+    if entry.hold_until and not entry.attempts and entry.next_attempt is not None:
+        return f"waiting until {when(entry.next_attempt)}"
     return "at once" if entry.next_attempt is None else when(entry.next_attempt)
 
 

@@ -284,6 +284,7 @@ CHECKS: Mapping[type, Mapping[str, Check]] = {
         "errors": count,
         "messages": count,
         "bare_lf": one_of("refuse", "normalise"),
+        "hold_s": between(0, 999_999_999),  # RFC 4865 s.4: nine digits
     },
     schema.ChannelConfig: {
         "name": name,

@@ -94,6 +94,11 @@ class ListenerConfig:
     messages: int = 1000  # a session
     login_delay_s: float = 0.0  # pop3: least time between two logins of a mailbox; 0 = none
     bare_lf: str = "refuse"  # "refuse" with 550 5.6.11 or "normalise" to CRLF (for old devices)
+    binary: bool = True  # messages with octets that are no lines (RFC 3030 BINARYMIME)
+    mt_priority: bool = True  # RFC 6710; more than 0 from trusted clients and users only
+    hold_s: float = 2592000.0  # submission: longest time a message may be held (RFC 4865 FUTURERELEASE); 0 = none
+    deliver_by: bool = True  # RFC 2852: the client says until when
+    require_tls: bool = True  # RFC 8689: the client may ask for TLS all the way; under TLS only
 
     @property
     def login(self) -> str:

@@ -29,6 +29,7 @@ from attrs import frozen
 
 from qmailpy.disk.files import Files
 from qmailpy.values import Content, Reply
+from qmailpy.wire.mime7 import LIMIT, Unconvertible, convert
 from qmailpy.wire.pop3_message import SizeCount
 
 FEW = 8
@@ -61,6 +62,7 @@ class Delivery:
     address: str  # for Delivered-To
     mailbox: str  # C{Mailbox.path}: "domain/user/Maildir"
     content: Content
+    binary: bool = False  # its octets may be no lines (RFC 3030): parts that are none are stored in base64
 
 
 @frozen
@@ -105,7 +107,7 @@ def thd_octets(delivery: Delivery) -> Iterator[bytes]:
     sender = _field_value(delivery.sender)
     yield b"Return-Path: <%s>\nDelivered-To: %s\n" % (sender, _field_value(delivery.address))
     carry = b""
-    for chunk in delivery.content.chunks(_CHUNK):
+    for chunk in _thd_lines(delivery.content) if delivery.binary else delivery.content.chunks(_CHUNK):
         octets = carry + chunk
         carry = b""
         if octets.endswith(b"\r"):  # its LF may be in the next piece
@@ -113,6 +115,19 @@ def thd_octets(delivery: Delivery) -> Iterator[bytes]:
         yield octets.replace(b"\r\n", b"\n")
     if carry:
         yield carry
+
+
+def _thd_lines(content: Content) -> Iterator[bytes]:
+    """
+    A message that came as BINARYMIME, as lines: a Maildir, and POP3, have nothing else, and would spoil the parts that
+    are none. One that cannot be made so is stored as it is.
+    """
+    try:
+        if content.size <= LIMIT:
+            return iter((convert(content.read(), binary=True),))
+    except Unconvertible:
+        pass
+    return content.chunks(_CHUNK)
 
 
 class Store:

@@ -86,6 +86,8 @@ def encode_envelope(envelope: Envelope) -> bytes:
         parts.append(text0("Q", str(envelope.mt_priority)))
     if envelope.require_tls:
         parts.append(b"Z\0")
+    if envelope.tls_optional:
+        parts.append(b"z\0")
     return b"".join(parts)
 
 
@@ -149,6 +151,8 @@ def decode_envelope(octets: bytes, recipients: bytes = b"") -> Envelope:
                 found["mt_priority"] = int(value)
             elif letter == "Z":
                 found["require_tls"] = True
+            elif letter == "z":
+                found["tls_optional"] = True
         return Envelope(recipients=tuple(decode_recipients(recipients)), **found)  # type: ignore[arg-type]
     except (ValueError, TypeError) as problem:
         raise Damaged(f"envelope: {problem}") from problem

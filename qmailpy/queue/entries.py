@@ -43,6 +43,7 @@ class QueueEntry:
     reason: str = ""  # why it is held
     last_error: str = ""  # the reply that deferred it last
     priority: int = 1  # values.Priority
+    hold_until: float = 0.0  # its sender wants it to go then and not before (RFC 4865); 0 = at once
 
 
 @frozen(kw_only=True)

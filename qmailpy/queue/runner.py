@@ -21,6 +21,7 @@ from twisted.python.failure import Failure
 from qmailpy.config.schema import ChannelConfig, QueueConfig
 from qmailpy.interfaces import IChannel, IShaped
 from qmailpy.queue.codec import Attempted, Op, Outcome, Result
+from qmailpy.queue.deadline import TOO_LATE, overdue
 from qmailpy.queue.due import DueList
 from qmailpy.queue.fair import FairQueue, Unit
 from qmailpy.queue.journal import JournalBroken
@@ -248,7 +249,7 @@ class Runner:
         copy = message.copies.get(self.name)
         if copy is not None:
             copy.waiting = False
-            if hurried:
+            if hurried and message.envelope.hold_until <= now:
                 for item in copy.pending.values():
                     item.next_attempt = min(item.next_attempt, now)
             self._launch(message, copy, now)
@@ -292,6 +293,10 @@ class Runner:
         message = self._shard.state.messages[unit.number]
         copy = message.copies[self.name]
         job = self.jobs[unit] = self._job(message, copy, unit.payload)
+        if message.envelope.by_mode and overdue(message.envelope, self._seconds()):
+            said = [Disposition(verdict=Verdict.FAILED, reply=TOO_LATE)] * len(job.recipients)
+            self._ended(said, unit, message, copy, job)
+            return
         Deferred.fromCoroutine(self.channel.dequeue(job)).addBoth(self._ended, unit, message, copy, job)
 
     def _job(self, message: Message, copy: Copy, numbers: tuple[int, ...]) -> Job:

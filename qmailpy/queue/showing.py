@@ -67,6 +67,7 @@ def entry(
         reason=copy.held or "",
         last_error=next((item.error for item in items if item.error), ""),
         priority=int(envelope.priority),
+        hold_until=envelope.hold_until,
     )
 
 

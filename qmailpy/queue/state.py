@@ -25,6 +25,7 @@ from qmailpy.queue.codec import (
     Result,
     Warned,
 )
+from qmailpy.queue.deadline import begins
 from qmailpy.queue.ids import to_id
 from qmailpy.queue.journal import Position
 from qmailpy.records.record import Action, LogRecord, QueueFile
@@ -128,11 +129,12 @@ class State:
         """A message that is new, or new to us after a restart."""
         copies: dict[str, Copy] = {}
         sequence = position.sequence
+        first = begins(op.envelope)
         for number, recipient in enumerate(op.envelope.recipients):
             copy = copies.get(recipient.channel)
             if copy is None:
                 copy = copies[recipient.channel] = Copy(recipient.channel, {}, sequence=sequence)
-            copy.pending[number] = Pending(recipient, 0, op.envelope.arrival)
+            copy.pending[number] = Pending(recipient, 0, first)
         queue_id = to_id(op.number, self._code)
         message = Message(op.number, queue_id, op.envelope, content, op.size, op.crc, copies)
         message.generation = position.generation

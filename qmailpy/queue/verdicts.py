@@ -18,6 +18,7 @@ from attrs import evolve, frozen
 from twisted.logger import Logger
 
 from qmailpy.config.schema import QueueConfig
+from qmailpy.queue import deadline
 from qmailpy.queue.codec import Attempted, Enqueued, Held, Op, Outcome, Result, Warned
 from qmailpy.queue.notices import success, wants_delay, wants_failure, warnings_passed
 from qmailpy.queue.retry import Schedule, expired_reply
@@ -153,15 +154,16 @@ class Verdicts:
     ) -> tuple[Outcome, float, Disposition]:
         """Outcome, time of the next attempt, and what is said of it in the end."""
         if said.verdict is Verdict.DEFERRED:
-            arrival = message.envelope.arrival
+            envelope = message.envelope
+            begun = deadline.begins(envelope)
             age = self.schedule.next_age(
-                now - arrival,
+                now - begun,
                 attempts=copy.pending[number].attempts + 1,
                 draw=self._chance.random(),
                 retry_after=said.retry_after,
             )
-            if age is not None:
-                return Outcome.DEFERRED, arrival + age, said
+            if age is not None and not deadline.overdue(envelope, now):
+                return Outcome.DEFERRED, deadline.limited(envelope, begun + age, now), said
             said = evolve(said, verdict=Verdict.FAILED, reply=expired_reply(said.reply), diagnostic="")
         elif said.verdict is not Verdict.FAILED:
             return Outcome.DELIVERED, 0.0, said
@@ -233,13 +235,14 @@ class Verdicts:
         ]
         if not delayed or not envelope.sender:
             return []
-        passed = warnings_passed(self.queue.warn_s, now - envelope.arrival, copy.warned)
+        age = now - deadline.begins(envelope)
+        passed = warnings_passed(deadline.warned_at(envelope, self.queue.warn_s), age, copy.warned)
         if passed <= copy.warned:
             return []
         wanting = [item for item in delayed if wants_delay(item[0].notify)]
         ops: list[Op] = [Warned(message.number, self._name, now, passed)]
         if wanting:
-            until = envelope.arrival + self.schedule.lifetime_s
+            until = deadline.ends(envelope, self.schedule.lifetime_s)
             try:
                 notice = await self._shard.in_thread(
                     self._notices.build_delay, envelope, message.id, wanting, message.content, now, until
@@ -261,7 +264,9 @@ class Verdicts:
     async def _from(self, message: Message, notice: tuple[Envelope, bytes]) -> Enqueued:
         """A notice enters the queue; like all mail of our own making its E line names the message it comes from."""
         envelope, octets = notice
-        return await self._shard.new_message(evolve(envelope, source_system=message.id), MemoryContent(octets))
+        # RFC 8689 s.5: what was to be sent over TLS alone is so in a notice too.
+        envelope = evolve(envelope, source_system=message.id, require_tls=message.envelope.require_tls)
+        return await self._shard.new_message(envelope, MemoryContent(octets))
 
 
 def others_out(message: Message, numbers: Sequence[int] = ()) -> bool:

@@ -25,6 +25,7 @@ from qmailpy.remote.session import PIECE, Delivery, InThread, Session
 from qmailpy.remote.trouble import Fault, Judgement, Scope, Trouble, fates, judge
 from qmailpy.values import Content, Disposition, MemoryContent, Reply, Verdict
 from qmailpy.wire.client_events import Stage, Tls, Transaction
+from qmailpy.wire.client_options import seconds_left
 from qmailpy.wire.mime7 import LIMIT, Unconvertible, convert
 
 CONNECT_BUDGET = 4
@@ -155,11 +156,14 @@ class Remote:
                 transaction = attempt.for_left()
                 content = attempt.content
                 refusal = None
-                if not session.core.eight_bit:
+                if not session.core.eight_bit or (transaction.binary and not session.core.binary):
                     content, refusal = await self._seven_bit(attempt)
-                    transaction = evolve(transaction, size=content.size, eight_bit=False)
+                    transaction = evolve(transaction, size=content.size, eight_bit=False, binary=False)
                     if not session.usable:  # it has hung up meanwhile
                         return _gone(session, attempt)
+                if transaction.by_mode:
+                    left = seconds_left(transaction.deliver_by, self._seconds())
+                    transaction = evolve(transaction, by_seconds=left)
                 refusal = refusal or session.core.refusal(transaction)
                 if refusal is not None:
                     verdict = Verdict.FAILED if refusal.permanent else Verdict.DEFERRED
@@ -188,12 +192,14 @@ class Remote:
         content = attempt.content
         if attempt.seven_bit is not None:
             return attempt.seven_bit, None
-        if content.in_memory and content.read().isascii():
+        binary = attempt.transaction.binary
+        if not binary and content.in_memory and content.read().isascii():
             return content, None
         try:
-            octets = await self._in_thread(partial(thd_seven_bit, content))
+            octets = await self._in_thread(partial(thd_seven_bit, content, binary))
         except Unconvertible as error:
-            return content, Reply(554, "5.6.3", f"Host takes 7 bits only, and the message cannot be converted: {error}")
+            what = "lines" if binary else "7 bits"
+            return content, Reply(554, "5.6.3", f"Host takes {what} only, and the message cannot be converted: {error}")
         except OSError as error:
             return content, Reply(451, "4.3.0", f"Message cannot be read: {error.strerror or error}")
         if octets is None:
@@ -226,18 +232,19 @@ class Remote:
         return again if delivered else []
 
 
-def thd_seven_bit(content: Content) -> bytes | None:
+def thd_seven_bit(content: Content, binary: bool = False) -> bytes | None:
     """
     A content in 7 bits, or C{None} when it is that already. Blocks.
 
+    @param binary: it may be no lines.
     @raise Unconvertible: it cannot be made so.
     @raise OSError: it cannot be read.
     """
-    if all(piece.isascii() for piece in content.chunks(PIECE)):
+    if not binary and all(piece.isascii() for piece in content.chunks(PIECE)):
         return None
     if content.size > LIMIT:
         raise Unconvertible("it is too large")
-    return convert(content.read())
+    return convert(content.read(), binary=binary)
 
 
 def _gone(session: Session, attempt: _Attempt) -> Judgement:

@@ -32,7 +32,7 @@ from qmailpy.auth.logins import Refusal
 from qmailpy.errors import MailError
 from qmailpy.interfaces import IFlow
 from qmailpy.records.record import Action
-from qmailpy.servers import smtp_login
+from qmailpy.servers import mail_options, smtp_login
 from qmailpy.servers.connection import FLOW
 from qmailpy.servers.conversation import STOPPING, Conversation
 from qmailpy.servers.site import Site
@@ -151,8 +151,20 @@ class SmtpSession(Conversation):
         self._core.answer(smtp_login.NOT_YOURS)
 
     def _begin(self, event: MailFrom) -> None:
+        told = None
+        if event.hold is not None or event.mt_priority is not None:
+            granted = mail_options.granted(
+                event, self._site.listener, self._site.reactor.seconds(), known=self._trusted or bool(self._user)
+            )
+            if isinstance(granted, Reply):
+                self._core.answer(granted)
+                return
+            event, told = granted
         self._transaction = Transaction(self._site, self._origin(), event)
-        self._core.accept()
+        if told is None:
+            self._core.accept()
+        else:
+            self._core.answer(told)
 
     def _rcpt_to(self, event: RcptTo) -> None:
         site = self._site

@@ -4,6 +4,8 @@ What the SMTP sessions of a listener share, and what they offer.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from attrs import Factory, define, frozen
 
 from qmailpy.auth.logins import Logins
@@ -11,6 +13,7 @@ from qmailpy.config.schema import ListenerConfig, LogConfig, QueueConfig
 from qmailpy.events.log import NoEvents
 from qmailpy.interfaces import IDirectory, IEnqueue, IEvents, IRecorder, IRouter
 from qmailpy.servers.clients import ReverseNames
+from qmailpy.servers.mail_options import extensions, hold_s
 from qmailpy.servers.sessions import ListenerSite
 from qmailpy.wire import sasl
 from qmailpy.wire.smtp_service import Limits, Service
@@ -25,8 +28,18 @@ class Offers:
     inside: Service  # under TLS
 
     @classmethod
-    def of(cls, hostname: str, listener: ListenerConfig, queue: QueueConfig, *, tls: bool, logins: bool) -> Offers:
+    def of(
+        cls,
+        hostname: str,
+        listener: ListenerConfig,
+        queue: QueueConfig,
+        seconds: Callable[[], float],
+        *,
+        tls: bool,
+        logins: bool,
+    ) -> Offers:
         """
+        @param seconds: the time.
         @param tls: whether there are certificates.
         @param logins: whether there is somebody to ask about logins.
         """
@@ -44,7 +57,10 @@ class Offers:
                     messages=listener.messages,
                     recipients=queue.recipients,
                     normalise=listener.bare_lf == "normalise",
+                    hold_s=hold_s(listener),
                 ),
+                extensions=extensions(listener, secured=secured),
+                seconds=seconds,
                 lmtp=listener.kind == "lmtp",
                 starttls=tls and not secured and listener.tls == "starttls",
                 secured=secured,

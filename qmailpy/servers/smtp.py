@@ -61,7 +61,9 @@ class SmtpFactory:
         self.site = Site(
             reactor=reactor,
             hostname=hostname,
-            offers=Offers.of(hostname, listener, queue, tls=certificates is not None, logins=logins is not None),
+            offers=Offers.of(
+                hostname, listener, queue, reactor.seconds, tls=certificates is not None, logins=logins is not None
+            ),
             listener=listener,
             queue=queue,
             log=log,
@@ -82,7 +84,12 @@ class SmtpFactory:
         """Take other settings: offers are for connections to come, limits for those that are there too."""
         site = self.site
         site.offers = Offers.of(
-            site.hostname, listener, queue, tls=site.certificates is not None, logins=site.logins is not None
+            site.hostname,
+            listener,
+            queue,
+            site.reactor.seconds,
+            tls=site.certificates is not None,
+            logins=site.logins is not None,
         )
         site.listener, site.queue, site.log = listener, queue, log
         self._proxies = TrustedNetworks(TrustConfig(networks=listener.proxy))

@@ -23,6 +23,7 @@ from twisted.python.failure import Failure
 from qmailpy.errors import MailError
 from qmailpy.interfaces import IFlow, IIntake
 from qmailpy.records.record import Action, QueueFile
+from qmailpy.servers.mail_options import with_options
 from qmailpy.servers.site import Site
 from qmailpy.servers.smtp_records import Origin, session_record
 from qmailpy.servers.submission import Head
@@ -165,7 +166,7 @@ class Transaction:
         @return: fires when it is durable, fails as L{IIntake.commit} does; or what refuses it at once.
         """
         site, mail, intake, origin = self._site, self.mail, self._intake, self._origin
-        wanted = find(event.head, "message-id", "priority")
+        wanted = find(event.head, "message-id", "priority", "tls-required")
         if intake is None:
             return self._fault or INTERNAL
         if self._head is not None:
@@ -175,11 +176,12 @@ class Transaction:
                 intake.abort()
                 return self._reply_to(error, _TAKING)
             wanted.setdefault("message-id", self._head.message_id)
+        arrival = site.reactor.seconds()
         envelope = Envelope(
             sender=mail.address,
             recipients=tuple(self.to.values()),
             source=site.listener.channel,
-            arrival=site.reactor.seconds(),
+            arrival=arrival,
             body=mail.body or "8BITMIME",
             priority=priority(wanted.get("priority", "")),
             message_id=wanted.get("message-id", "")[:_ID_CHARACTERS],
@@ -190,6 +192,7 @@ class Transaction:
             ret=mail.ret,
             smtputf8=mail.smtputf8,
         )
+        envelope = with_options(envelope, mail, wanted.get("tls-required", ""))
         self.committing = True
         try:
             return intake.commit(envelope)

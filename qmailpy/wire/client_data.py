@@ -3,8 +3,8 @@ Message content on its way out over SMTP, for content cut anywhere: with dot-stu
 of known length (RFC 3030).
 
 Whatever comes in, what goes out has CRLF line ends only, no NUL, and ends with CRLF, so that no peer can read another
-end of the message into it than ours. Content in our queue is like that already and passes through whole; the
-rest of this module is for the day when it is not.
+end of the message into it than ours. Content in our queue is like that already and passes through whole; the rest of
+this module is for the day when it is not. The one exception is L{BinaryChunker}, whose peer has agreed to count octets.
 """
 
 from __future__ import annotations
@@ -102,3 +102,15 @@ class Chunker(_Lines):
         self.unanswered += 1
         rest = self._last()
         return b"BDAT %d LAST\r\n%b" % (len(rest), rest)
+
+
+class BinaryChunker(Chunker):
+    """The same for content that is no lines, to a peer that takes such (BODY=BINARYMIME, s.3): as it is."""
+
+    __slots__ = ()
+
+    def _clean(self, octets: bytes) -> bytes:
+        return octets
+
+    def _last(self) -> bytes:
+        return b""

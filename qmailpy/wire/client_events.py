@@ -62,6 +62,11 @@ class Transaction:
     wishes: tuple[Wish, ...] = ()  # one a recipient, or none at all
     envid: str = ""  # RFC 3461 s.4.4, decoded
     ret: str = ""  # RFC 3461 s.4.3: "FULL", "HDRS" or ""
+    binary: bool = False  # content that is no lines: BODY=BINARYMIME, for peers that take it alone (RFC 3030)
+    mt_priority: int = 0  # RFC 6710, for peers that know it
+    deliver_by: float = 0.0  # RFC 2852: end of the sender's patience, in seconds since the epoch
+    by_mode: str = ""  # "N", "R", "NT", "RT"; "" without
+    by_seconds: int = 0  # what is left of it now; set as it is sent
 
     def only(self, indexes: Sequence[int]) -> Transaction:
         """The same for some of the recipients, by their positions."""

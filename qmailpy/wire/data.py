@@ -5,7 +5,8 @@ of BDAT commands, which is neither stuffed nor has an end of its own (RFC 3030 s
 The end of data is C{CR LF . CR LF} and nothing else (the CR LF that ends the DATA command counts as its first two).
 A CR or LF alone ends no line: it is refused after the data, or, for a listener that serves old devices, made a CRLF.
 In that case too neither ends the data, and a dot behind it is content. NUL is refused always. So a message that was
-accepted holds CR and LF only as pairs, and means the same to every MTA behind us.
+accepted holds CR and LF only as pairs, and means the same to every MTA behind us. The one exception is declared:
+BODY=BINARYMIME, which comes and goes by BDAT alone.
 
 What is wrong with a message is told at its end, by a fixed order of precedence, so that it does not depend on how the
 octets were cut. Memory is flat: the first L{HEAD_OCTETS} of the header and four octets of carry.
@@ -147,7 +148,7 @@ class DataReader:
 class ChunkReader(DataReader):
     """
     Takes the octets of one message that comes by BDAT. What is said of line ends above holds for them too: without
-    BINARYMIME, which we do not offer, a message is lines (RFC 3030 s.3).
+    BINARYMIME a message is lines (RFC 3030 s.3).
     """
 
     __slots__ = ("_open",)
@@ -178,6 +179,37 @@ class ChunkReader(DataReader):
         if text:
             self._open = not text.endswith(b"\r\n")
         return self._take(text)
+
+
+class BinaryReader(ChunkReader):
+    """
+    Takes the octets of one message with BODY=BINARYMIME (RFC 3030 s.3), which may be any behind the header: they are
+    kept as they are. The header is lines, as ever.
+    """
+
+    __slots__ = ()
+
+    def take(self, octets: bytes, last: bool) -> bytes:
+        text = self._carry + octets
+        self._carry = b""
+        if self._head_tail is not None and not last and text.endswith(b"\r"):
+            self._carry = b"\r"
+            text = text[:-1]
+        return self._take(text)
+
+    def _take(self, body: bytes) -> bytes:
+        if self._head_tail is None:
+            return self._more(body)
+        end = (self._head_tail + body).find(b"\r\n\r\n")
+        if end < 0:
+            return super()._take(body)
+        cut = end + 4 - len(self._head_tail)
+        head = super()._take(body[:cut])
+        return head + self._more(body[cut:])
+
+    def _more(self, body: bytes) -> bytes:
+        self.size += len(body)
+        return b"" if self.fault is not None else body
 
 
 def _held(text: bytes) -> int:

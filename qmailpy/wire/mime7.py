@@ -27,6 +27,9 @@ from qmailpy.wire.headers import fields, unfold
 LIMIT = 32 * 1024 * 1024
 """Octets of the largest message that is converted."""
 
+LINE_OCTETS = 998
+"""Octets of a line, without its end."""
+
 DEPTH = 50
 """How deep multiparts may be nested."""
 
@@ -50,25 +53,27 @@ class _Level:
     digest: bool  # its parts are messages unless they say otherwise (RFC 2046 s.5.1.5)
 
 
-def convert(content: bytes) -> bytes:
+def convert(content: bytes, *, binary: bool = False) -> bytes:
     """
     The same message in 7 bits.
 
     @param content: CRLF line ends.
+    @param binary: it came as BINARYMIME (RFC 3030 s.3), so that its parts may be anything; they become lines as well.
     @raise Unconvertible: see above.
     """
-    if content.isascii():
+    if content.isascii() and not binary:
         return content
     if len(content) > LIMIT:
         raise Unconvertible("it is too large")
-    return b"".join(_Converter(content).pieces)
+    return b"".join(_Converter(content, binary).pieces)
 
 
 class _Converter:
     """One message on its way."""
 
-    def __init__(self, content: bytes) -> None:
+    def __init__(self, content: bytes, binary: bool) -> None:
         self.pieces: list[bytes] = []
+        self._binary = binary
         self._content = content
         self._levels: list[_Level] = []
         self._known: dict[bytes, int] = {}  # level of each open boundary
@@ -130,12 +135,16 @@ class _Converter:
         """
         start, line_end, level = self._next_boundary(at)
         body = self._content[at:start]
-        if not body.isascii():
+        lines = not self._binary or _lines(body)
+        if lines and body.isascii():
+            if self._binary and encoding == "binary":
+                header = _with_encoding(header, b"7bit")
+        else:
             if self._levels and self._levels[-1].sealed:
                 raise Unconvertible("it is signed or encrypted")
             if kind.startswith("message/") or encoding not in _IDENTITY:
                 raise Unconvertible(f"a part of type {kind} cannot be encoded")
-            text = kind.startswith("text/")
+            text = kind.startswith("text/") and lines
             header = _with_encoding(header, b"quoted-printable" if text else b"base64")
             if top is not None and "mime-version" not in top:
                 header = b"MIME-Version: 1.0\r\n" + header
@@ -239,6 +248,14 @@ def _with_encoding(header: bytes, encoding: bytes) -> bytes:
         kept.insert(len(kept) - 2, new)
         return b"\r\n".join(kept)
     return b"\r\n".join(line for line in kept if line) + (b"\r\n" if any(kept) else b"") + new + b"\r\n\r\n"
+
+
+def _lines(body: bytes) -> bool:
+    """Whether a body is what DATA may carry: lines of at most 998 octets (RFC 5321 s.4.5.3.1.6), and no NUL."""
+    ends = body.count(b"\r\n")
+    if ends != body.count(b"\r") or ends != body.count(b"\n") or b"\0" in body:
+        return False
+    return len(body) <= LINE_OCTETS or max(map(len, body.split(b"\r\n"))) <= LINE_OCTETS
 
 
 def _quoted(body: bytes) -> bytes:

@@ -31,7 +31,7 @@ import base64
 from collections.abc import Mapping
 
 from qmailpy.values import Reply
-from qmailpy.wire.client_data import Chunker, Stuffer
+from qmailpy.wire.client_data import BinaryChunker, Chunker, Stuffer
 from qmailpy.wire.client_events import (
     Broken,
     Event,
@@ -46,6 +46,7 @@ from qmailpy.wire.client_events import (
     Tls,
     Transaction,
 )
+from qmailpy.wire.client_options import options, refusal
 from qmailpy.wire.client_path import path, wished, xtext
 from qmailpy.wire.client_reply import ReplyReader
 from qmailpy.wire.sasl_client import Answer, Derive, Login, Machine, Step, client
@@ -162,12 +163,17 @@ class SmtpClient:
         """Whether the peer takes content beyond 7 bits (RFC 6152 s.3); else it must be converted first."""
         return "8BITMIME" in self.extensions
 
+    @property
+    def binary(self) -> bool:
+        """Whether the peer takes content that is no lines (RFC 3030 s.3); else it must be converted first."""
+        return "BINARYMIME" in self.extensions and "CHUNKING" in self.extensions
+
     def refusal(self, transaction: Transaction) -> Reply | None:
         """Why the peer cannot take C{transaction} by what it said in EHLO, without asking it (RFC 1870 s.6.1)."""
         limit = self.extensions.get("SIZE", "")
         if limit.isdecimal() and 0 < int(limit[:19]) < transaction.size:
             return Reply(552, "5.3.4", f"Message of {transaction.size} octets is larger than the host takes ({limit})")
-        return None
+        return refusal(transaction, self.extensions) if transaction.by_mode else None
 
     def begin(self, transaction: Transaction) -> None:
         """Start a transaction; only in stage IDLE."""
@@ -180,13 +186,17 @@ class SmtpClient:
         self._accepted = 0
         self._discard = False
         self._stuffer = Stuffer()
+        if transaction.binary and not self.binary:
+            raise RuntimeError("the peer takes lines alone")
         chunked = self._pipelining and "CHUNKING" in self.extensions and transaction.size >= CHUNKS_FROM
-        self._chunker = Chunker() if chunked else None
+        self._chunker = BinaryChunker() if transaction.binary else Chunker() if chunked else None
         mail = b"MAIL FROM:" + path(transaction.sender)
         if "SIZE" in self.extensions:
             mail += b" SIZE=%d" % transaction.size
         if transaction.eight_bit and "8BITMIME" in self.extensions:
-            mail += b" BODY=8BITMIME"
+            mail += b" BODY=8BITMIME" if not transaction.binary else b" BODY=BINARYMIME"
+        if self.esmtp:
+            mail += options(transaction, self.extensions)
         if "DSN" in self.extensions:
             if transaction.ret:
                 mail += b" RET=" + transaction.ret.encode("ascii")

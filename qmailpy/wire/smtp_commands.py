@@ -41,7 +41,7 @@ def _hello(core: SmtpState, line: bytes, argument: bytes, events: list[Event], e
     core.helo = name.decode("ascii")
     core.extended = extended
     core.forget()
-    core.send(core.service.ehlo if extended else core.service.helo)
+    core.send(core.service.hello() if extended else core.service.helo)
     events.append(Greeted(core.helo, extended))
 
 
@@ -75,6 +75,7 @@ def _mail(core: SmtpState, line: bytes, argument: bytes, events: list[Event]) ->
         core.bad(line, say.NEEDS_UTF8, events)
         return
     core.utf8 = event.smtputf8
+    core.binary = event.body == "BINARYMIME"
     core.messages += 1
     core.asked = MAIL_ASKED
     events.append(event)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from qmailpy.values import Reply
 from qmailpy.wire import smtp_replies as say
-from qmailpy.wire.data import TOO_LARGE, ChunkReader, DataReader
+from qmailpy.wire.data import TOO_LARGE, BinaryReader, ChunkReader, DataReader
 from qmailpy.wire.reply import encode
 from qmailpy.wire.smtp_events import DataBegun, DataChunk, DataEnded, DataRefused, Event
 from qmailpy.wire.smtp_state import DATA_ASKED, END_ASKED, SmtpState
@@ -23,6 +23,8 @@ def data_command(core: SmtpState, line: bytes, argument: bytes, events: list[Eve
         core.bad(line, say.NO_ARGUMENT, events)
     elif core.chunks is not None:
         core.bad(line, say.NOT_NOW_BDAT, events)
+    elif core.binary and core.in_mail:
+        core.bad(line, say.BDAT_ONLY, events)  # RFC 3030 s.3
     elif core.recipients:
         core.asked = DATA_ASKED
         events.append(DataBegun())
@@ -54,7 +56,8 @@ def bdat(core: SmtpState, line: bytes, argument: bytes, events: list[Event]) -> 
     elif (chunks.size if chunks is not None else 0) + core.left > limits.message_octets:
         _refuse(core, TOO_LARGE, core.left, events)  # known before it has come
     elif chunks is None:
-        core.chunks = ChunkReader(limits.message_octets, limits.received, limits.normalise)
+        reader = BinaryReader if core.binary else ChunkReader
+        core.chunks = reader(limits.message_octets, limits.received, limits.normalise)
         core.asked = DATA_ASKED
         events.append(DataBegun())
     elif not core.left:

@@ -21,16 +21,36 @@ class Greeted:
 
 
 @frozen(kw_only=True)
+class Hold:
+    """RFC 4865: when a message may go. One of both."""
+
+    seconds: int = 0  # HOLDFOR: so long after it was accepted
+    until: float = 0.0  # HOLDUNTIL: seconds since the epoch
+
+
+@frozen
+class DeliverBy:
+    """RFC 2852: how long the sender's patience lasts, and what is to be done at its end."""
+
+    seconds: int  # may be 0 or less with mode N: it has ended already, and the sender knows
+    mode: str  # "N" (tell) or "R" (return); with a "T" behind it relaying is to be told, too
+
+
+@frozen(kw_only=True)
 class MailFrom:
     """MAIL. Asks: may this sender begin?"""
 
     address: str  # "" for the null sender
     size: int = 0  # octets announced, 0 when not
-    body: str = ""  # "7BIT", "8BITMIME" or "" when not announced
+    body: str = ""  # "7BIT", "8BITMIME", "BINARYMIME" or "" when not announced
     auth: str = ""  # always "": see smtp_service
     smtputf8: bool = False  # RFC 6531
     ret: str = ""  # RFC 3461: "FULL", "HDRS" or ""
     envid: str = ""  # RFC 3461, decoded
+    mt_priority: int | None = None  # RFC 6710, -9 to 9; C{None}: nothing was said
+    hold: Hold | None = None
+    by: DeliverBy | None = None
+    require_tls: bool = False  # RFC 8689
 
 
 @frozen(kw_only=True)

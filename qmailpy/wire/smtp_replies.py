@@ -40,6 +40,7 @@ LHLO_FIRST = Reply(503, "5.5.1", "LHLO first")
 EHLO_FIRST = Reply(503, "5.5.1", "EHLO first")
 NOT_NOW = Reply(503, "5.5.1", "Not in a transaction")
 NOT_NOW_BDAT = Reply(503, "5.5.1", "BDAT has begun")
+BDAT_ONLY = Reply(503, "5.5.1", "A message with BODY=BINARYMIME comes by BDAT")
 BDAT_SYNTAX = Reply(501, "5.5.4", "Syntax: BDAT size [LAST]")
 TLS_OK = b"220 2.0.0 Ready to start TLS\r\n"
 TLS_TWICE = Reply(503, "5.5.1", "TLS is active already")

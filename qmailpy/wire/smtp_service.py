@@ -31,6 +31,7 @@ class Limits:
     messages: int = 1000  # transactions
     recipients: int = 1000  # of a message; kept by whoever answers RCPT, told here (RFC 9422)
     normalise: bool = False  # a CR or LF alone is a line end to be corrected, not a fault
+    hold_s: int = 0  # longest time a message may be held before it goes (RFC 4865)
 
 
 ParameterParser = Callable[[str | None, Limits], Any]
@@ -46,6 +47,7 @@ class Extension:
 
     keyword: str
     argument: Callable[[Limits], str] | None = None
+    dated: Callable[[Limits, float], str] | None = None  # as C{argument}, where that depends on the time
     mail: Mapping[str, tuple[str, ParameterParser]] = field(factory=dict)  # parameter: (field of MailFrom, parser)
     rcpt: Mapping[str, tuple[str, ParameterParser]] = field(factory=dict)  # parameter: (field of RcptTo, parser)
 
@@ -163,9 +165,10 @@ class Service:
     secured: bool = False  # inside TLS
     mechanisms: tuple[str, ...] = ()  # SASL mechanisms that may be used now, the strongest first (RFC 4954)
     auth_secured: bool = False  # there would be some inside TLS
+    seconds: Callable[[], float] = lambda: 0.0  # the time, for extensions that are L{dated<Extension>}
     greeting: bytes = field(init=False)
     helo: bytes = field(init=False)
-    ehlo: bytes = field(init=False)
+    ehlo: bytes = field(init=False)  # b"" where it depends on the time; see L{hello}
     utf8: bool = field(init=False)  # addresses may be international, where MAIL says so
     mail: Mapping[str, tuple[str, ParameterParser]] = field(init=False)
     rcpt: Mapping[str, tuple[str, ParameterParser]] = field(init=False)
@@ -180,9 +183,21 @@ class Service:
 
     @ehlo.default
     def _ehlo(self) -> bytes:
+        return b"" if any(row.dated is not None for row in self.extensions) else self._announced()
+
+    def hello(self) -> bytes:
+        """The answer to EHLO or LHLO."""
+        return self.ehlo or self._announced()
+
+    def _announced(self) -> bytes:
         lines = [self.hostname]
         for row in self.extensions:
-            lines.append(row.keyword if row.argument is None else f"{row.keyword} {row.argument(self.limits)}")
+            said = row.keyword
+            if row.argument is not None:
+                said += " " + row.argument(self.limits)
+            elif row.dated is not None:
+                said += " " + row.dated(self.limits, self.seconds())
+            lines.append(said)
         if self.starttls:
             lines.append("STARTTLS")
         if self.mechanisms:

@@ -49,6 +49,7 @@ class SmtpState:
         "at",
         "authenticated",
         "backlog",
+        "binary",
         "bindings",
         "buffer",
         "chunks",
@@ -91,6 +92,7 @@ class SmtpState:
         self.exchange: sasl.Machine | None = None  # leads the authentication that is under way
         self.bindings: Callable[[], Mapping[str, bytes]] = no_bindings
         self.utf8 = False  # this transaction has SMTPUTF8
+        self.binary = False  # and BODY=BINARYMIME
         self.hide = False  # what comes may be a password sent too early: not for the log
         self.recipients = 0
         self.authenticated = False
