@@ -12,7 +12,19 @@ from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
 from qmailpy.records.record import LogRecord
-from qmailpy.values import Alias, Disposition, Domain, Envelope, Group, Job, Mailbox, RouteResult, ScramSecret
+from qmailpy.values import (
+    Alias,
+    Disposition,
+    Domain,
+    Envelope,
+    Group,
+    Job,
+    Mailbox,
+    Recipient,
+    Reply,
+    RouteResult,
+    ScramSecret,
+)
 from qmailpy.wire.tlsa import Tlsa
 
 
@@ -252,6 +264,18 @@ class IRouter(Interface):
 
         @param address: C{local@domain} as parsed from RCPT TO, the domain lower-case.
         @param source: channel the mail comes from; rules may look at it.
+        """
+
+
+class ILastCheck(Interface):
+    """Says whether a recipient can have a message that has come by LMTP, where each is answered for itself."""
+
+    async def refusal(recipient: Recipient, size_octets: int) -> Reply | None:
+        """
+        Why not, as a 4yz or 5yz reply; C{None} = it can. A L{Temporary} or L{Permanent} that is raised says the same.
+
+        @param recipient: as routed; its channel need not be a local one.
+        @param size_octets: of the content.
         """
 
 

@@ -51,6 +51,7 @@ from qmailpy.queue.switches import Switches
 from qmailpy.queue.view import QueueOperations, parts_of
 from qmailpy.remote.dns_wire import resolver
 from qmailpy.routing.router import Router
+from qmailpy.servers.lastcheck import MailboxLimits
 from qmailpy.servers.smtp import SmtpFactory
 from qmailpy.servers.tls import Certificates
 from qmailpy.stats.lanes import Lane
@@ -203,6 +204,7 @@ class MailWorker(Service):
             logins=self._logins,
             directory=self._directory,
             process=next((name for name, one in config.channels.items() if one.kind == "process"), "process"),
+            last_checks=(MailboxLimits(self._directory),),
         )
 
     def _cannot_open(self, failure: Any) -> None:

@@ -19,7 +19,7 @@ message leaves a V record for each.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, cast
 
@@ -220,25 +220,71 @@ class SmtpSession(Conversation):
 
     def _data_ended(self, event: DataEnded) -> None:
         transaction = self._open()
+        if self._site.last_checks:
+            asking = Deferred.fromCoroutine(transaction.refusals(event.size))
+            asking.addErrback(self._not_checked)
+            self._ask(asking, partial(self._checked, transaction, event), "the last checks")
+        else:
+            self._end(transaction, event)
+
+    def _not_checked(self, failure: Failure) -> list[Reply | None]:
+        """A bug; what can be delivered is found out at delivery."""
+        if failure.check(CancelledError) is not None:
+            failure.raiseException()
+        self._log.failure("the last checks", failure=failure)
+        return []
+
+    def _checked(self, transaction: Transaction, event: DataEnded, found: list[Reply | None]) -> None:
+        """What became of each RCPT of LMTP, when the message is there."""
+        if not any(found):
+            self._end(transaction, event)
+            return
+        transaction.refuse(found, event.size)
+        if transaction.to:
+            self._end(transaction, event, found)
+            return
+        transaction.abort()
+        self._transaction = None
+        self._answer(INTERNAL, found)
+        self._message_over()
+
+    def _end(self, transaction: Transaction, event: DataEnded, found: Sequence[Reply | None] = ()) -> None:
+        """
+        Have the message committed.
+
+        @param found: replies to RCPTs that do not get it (LMTP).
+        """
         done = transaction.end(event)
         if isinstance(done, Reply):
-            self._refused(transaction, done, event.size)
+            self._refused(transaction, done, event.size, found)
             return
         done.addCallbacks(
-            self._committed, self._not_committed, callbackArgs=(transaction,), errbackArgs=(transaction, event.size)
+            self._committed,
+            self._not_committed,
+            callbackArgs=(transaction, found),
+            errbackArgs=(transaction, event.size, found),
         )
         done.addErrback(self._broken)
 
-    def _committed(self, _: object, transaction: Transaction) -> None:
+    def _committed(self, _: object, transaction: Transaction, found: Sequence[Reply | None]) -> None:
         self._transaction = None
         if self._lost:
             return
-        self._core.answer(Reply(250, "2.0.0", f"{transaction.id} queued"))
+        self._answer(Reply(250, "2.0.0", f"{transaction.id} queued"), found)
         self._message_over()
         self._go_on()
 
-    def _not_committed(self, failure: Failure, transaction: Transaction, size: int) -> None:
-        self._refused(transaction, transaction.not_committed(failure), size)
+    def _answer(self, reply: Reply, found: Sequence[Reply | None]) -> None:
+        """Answer a message: with C{reply} for those that nothing else was found of."""
+        if found:
+            self._core.answer_each([one or reply for one in found])
+        else:
+            self._core.answer(reply)
+
+    def _not_committed(
+        self, failure: Failure, transaction: Transaction, size: int, found: Sequence[Reply | None]
+    ) -> None:
+        self._refused(transaction, transaction.not_committed(failure), size, found)
         self._go_on()
 
     def _broken(self, failure: Failure) -> None:
@@ -246,12 +292,12 @@ class SmtpSession(Conversation):
         self._log.failure("SMTP session with {ip}", failure=failure, ip=self._ip)
         self.abort()
 
-    def _refused(self, transaction: Transaction, reply: Reply, size: int) -> None:
-        """The complete message is refused by us."""
+    def _refused(self, transaction: Transaction, reply: Reply, size: int, found: Sequence[Reply | None] = ()) -> None:
+        """The complete message is refused by us, for those that were not refused already."""
         self._transaction = None
         transaction.reject(transaction.named, reply, size)
         if not self._lost:
-            self._core.answer(reply)
+            self._answer(reply, found)
             self._message_over()
 
     def _data_refused(self, event: DataRefused) -> None:

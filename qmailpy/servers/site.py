@@ -11,7 +11,7 @@ from attrs import Factory, define, frozen
 from qmailpy.auth.logins import Logins
 from qmailpy.config.schema import ListenerConfig, LogConfig, QueueConfig
 from qmailpy.events.log import NoEvents
-from qmailpy.interfaces import IDirectory, IEnqueue, IEvents, IRecorder, IRouter
+from qmailpy.interfaces import IDirectory, IEnqueue, IEvents, ILastCheck, IRecorder, IRouter
 from qmailpy.servers.clients import ReverseNames
 from qmailpy.servers.mail_options import extensions, hold_s
 from qmailpy.servers.sessions import ListenerSite
@@ -92,3 +92,4 @@ class Site(ListenerSite):
     directory: IDirectory | None = None  # tells which senders are a user's own; there when there are logins
     events: IEvents = Factory(NoEvents)
     process: str = ""  # name of the channel of kind "process"
+    last_checks: tuple[ILastCheck, ...] = ()  # of LMTP

@@ -4,6 +4,8 @@ The listeners of SMTP, submission and LMTP: a factory of L{SmtpSession} over the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IProtocol, IProtocolFactory, IReactorTime
 from zope.interface import implementer
@@ -11,7 +13,7 @@ from zope.interface import implementer
 from qmailpy.auth.logins import Logins
 from qmailpy.config.schema import ListenerConfig, LogConfig, QueueConfig, TrustConfig
 from qmailpy.events.log import NoEvents
-from qmailpy.interfaces import IDirectory, IEnqueue, IEvents, IRecorder, IResolver, IRouter
+from qmailpy.interfaces import IDirectory, IEnqueue, IEvents, ILastCheck, IRecorder, IResolver, IRouter
 from qmailpy.servers.clients import ReverseNames, TrustedNetworks, plain_address
 from qmailpy.servers.proxied import ProxyFront
 from qmailpy.servers.session import SmtpSession
@@ -46,6 +48,7 @@ class SmtpFactory:
         directory: IDirectory | None = None,
         events: IEvents | None = None,
         process: str = "process",
+        last_checks: Sequence[ILastCheck] = (),
     ) -> None:
         """
         @param hostname: our name in the greeting and in Received.
@@ -55,6 +58,7 @@ class SmtpFactory:
         @param logins: decides about logins; C{None} = there are none.
         @param directory: tells which senders are a user's own; needed with C{logins}.
         @param process: name of the channel of kind "process".
+        @param last_checks: of the recipients of a whole message; a listener of another kind than LMTP has none.
         """
         self._reactor = reactor
         self._proxies = TrustedNetworks(TrustConfig(networks=listener.proxy))
@@ -78,6 +82,7 @@ class SmtpFactory:
             directory=directory,
             events=events or NoEvents(),
             process=process,
+            last_checks=tuple(last_checks) if listener.kind == "lmtp" else (),
         )
 
     def reconfigure(self, listener: ListenerConfig, queue: QueueConfig, log: LogConfig, trust: TrustConfig) -> None:

@@ -12,7 +12,7 @@ until the data is over, since only then can it be answered.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 from attrs import evolve
@@ -23,6 +23,7 @@ from twisted.python.failure import Failure
 from qmailpy.errors import MailError
 from qmailpy.interfaces import IFlow, IIntake
 from qmailpy.records.record import Action, QueueFile
+from qmailpy.servers.lastcheck import refusals
 from qmailpy.servers.mail_options import with_options
 from qmailpy.servers.site import Site
 from qmailpy.servers.smtp_records import Origin, session_record
@@ -63,6 +64,7 @@ class Transaction:
         "_head",
         "_intake",
         "_origin",
+        "_rcpts",
         "_rejected",
         "_site",
         "committing",
@@ -82,6 +84,7 @@ class Transaction:
         self.committing = False
         self._intake: IIntake | None = None
         self._head: Head | None = None  # of a submission, while it may lack something
+        self._rcpts: list[tuple[str, list[tuple[str, str, str]]]] = []  # each RCPT: its name, and who that is in C{to}
         self._fault: Reply | None = None  # of ours, while data arrived
         self._rejected = False  # a J record was written
 
@@ -107,10 +110,31 @@ class Transaction:
             # The sender is to be told that the address was expanded, once the message is ours and in one transaction
             # with that: by the channel that expands what could not be at the door.
             several = (Recipient(address=event.address, original=event.address, channel=self._site.process),)
+        keys: list[tuple[str, str, str]] = []
         for found in several:
             recipient = evolve(found, notify=event.notify, orcpt=event.orcpt) if event.notify or event.orcpt else found
-            self.to.setdefault((recipient.channel, recipient.host, recipient.address), recipient)
+            key = (recipient.channel, recipient.host, recipient.address)
+            self.to.setdefault(key, recipient)
+            keys.append(key)
         self.named[event.address] = None
+        if self._site.last_checks:
+            self._rcpts.append((event.address, keys))
+
+    async def refusals(self, size: int) -> list[Reply | None]:
+        """What the last checks say of each RCPT, in order; C{None}: nothing."""
+        asked = [[self.to[key] for key in keys] for _, keys in self._rcpts]
+        return await refusals(self._site.last_checks, asked, size)
+
+    def refuse(self, found: Sequence[Reply | None], size: int) -> None:
+        """Leave out the RCPTs that have a reply, with a J record for each."""
+        left: dict[tuple[str, str, str], Recipient] = {}
+        for (name, keys), reply in zip(self._rcpts, found, strict=True):
+            if reply is None:
+                left.update({key: self.to[key] for key in keys})
+            else:
+                self.reject([name], reply, size)
+                self.named.pop(name, None)
+        self.to = left
 
     def begin(self, flow: IFlow) -> Reply | None:
         """

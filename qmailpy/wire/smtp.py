@@ -30,7 +30,7 @@ L{state<qmailpy.wire.smtp_state.SmtpState>}, whose module tells which they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from qmailpy.values import Reply, ScramSecret
 from qmailpy.wire import smtp_replies as say
@@ -174,6 +174,18 @@ class SmtpCore(SmtpState):
         elif reply.permanent and counted:
             self.count_error()
 
+    def answer_each(self, replies: Sequence[Reply]) -> None:
+        """
+        Answer a L{DataEnded} of LMTP, one recipient differently from another (RFC 2033 s.4.2).
+
+        @param replies: to each RCPT that was accepted, in order; not 421.
+        """
+        if self.asked != END_ASKED or len(replies) != self.recipients:
+            raise RuntimeError("replies that nobody waits for")
+        self._settle(any(reply.code < 400 for reply in replies), b"".join(map(encode, replies)), each=True)
+        if not self.closed and all(reply.permanent for reply in replies):
+            self.count_error()
+
     def proceed(self) -> list[Event]:
         """The events that follow an answered question; empty when there are none, or none yet."""
         events = self.events or []
@@ -204,8 +216,8 @@ class SmtpCore(SmtpState):
         self.close(say.TOO_EAGER)
         return [Ended(say.TOO_EAGER)]
 
-    def _settle(self, accepted: bool, octets: bytes) -> None:
-        """Note the answer to the question that is out."""
+    def _settle(self, accepted: bool, octets: bytes, *, each: bool = False) -> None:
+        """Note the answer to the question that is out; C{each}: it has one for each recipient already."""
         asked = self.asked
         if asked == IDLE:
             raise RuntimeError("an answer without a question")
@@ -218,7 +230,7 @@ class SmtpCore(SmtpState):
                     self.events = []
                 take_chunk(self, self.chunks, b"", self.events)
             return  # a chunk is answered when it is there
-        if asked == END_ASKED and self.service.lmtp:
+        if asked == END_ASKED and self.service.lmtp and not each:
             octets *= self.recipients  # RFC 2033 s.4.2: one for each that was accepted
         self.send(octets)
         if asked == RCPT_ASKED:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from typing import Any
+from typing import Any, cast
 
 from attrs import evolve
 from twisted.internet.address import IPv4Address, UNIXAddress
@@ -14,13 +14,14 @@ from qmailpy.auth.logins import Logins
 from qmailpy.config.schema import ListenerConfig, QueueConfig, TrustConfig
 from qmailpy.errors import Temporary
 from qmailpy.records.record import Action
+from qmailpy.servers.lastcheck import MailboxLimits
 from qmailpy.servers.session import SmtpSession
 from qmailpy.servers.smtp import SmtpFactory
 from qmailpy.servers.submission import Head, may_send_as
 from qmailpy.servers.tls import OWN, Certificates
 from qmailpy.testing.memory_directory import MemoryDirectory
 from qmailpy.testing.scripted_router import local
-from qmailpy.values import Alias, Mailbox, Notify, Reply, Routed
+from qmailpy.values import Alias, Mailbox, Notify, Recipient, Reply, Routed
 from qmailpy.wire.data import HEAD_OCTETS
 from tests.servers.test_smtp import HELLO, MAIL, RCPT, STRANGER, LosableTransport, SmtpTestCase
 from tests.servers.test_tls import pair, shake
@@ -347,6 +348,74 @@ class LmtpTests(SubmissionTestCase):
         self.assertNotIn(b"Message-ID", message.content)
         self.assertEqual(self.records(Action.REJECTED)[0].modifiers, "L")
         self.assertEqual(self.records(Action.OPENED)[0].application, "LMTP")
+
+    def checked(self) -> TlsTransport:
+        """A session with three mailboxes of which C{c@} takes 500 octets, and C{d@} nothing any more."""
+        entries = self.directory.entries
+        entries["b@example.org"] = Mailbox(address="b@example.org", path="b")
+        entries["c@example.org"] = Mailbox(address="c@example.org", path="c", size_octets=500)
+        entries["d@example.org"] = Mailbox(address="d@example.org", path="d", active=False)
+        self.router.now["d@example.org"] = local("d@example.org")
+        self.factory.site.last_checks = (MailboxLimits(self.directory),)
+        transport = self.connect()
+        self.assertEqual(self.ask(transport, b"LHLO x\r\n"), ["250"])
+        return transport
+
+    def test_each_recipient_is_answered_for_itself_behind_the_data(self) -> None:
+        """RFC 2033 s.4.2, by DATA and by BDAT: in the order of RCPT, what was refused there left out."""
+        names = ("c@example.org", "bad@example.org", "b@example.org", "d@example.org", "b@example.org")
+        for octets in (
+            b"DATA\r\n\r\n" + b"x" * 600 + b"\r\n.\r\n",
+            b"BDAT 602 LAST\r\n\r\n" + b"x" * 600,
+        ):
+            transport = self.checked()
+            self.queue.messages.clear()
+            self.recorder.records.clear()
+            lines = "".join(f"RCPT TO:<{name}>\r\n" for name in names).encode()
+            found = self.ask(transport, MAIL + lines + octets)
+            self.assertEqual([code for code in found[6:] if code != "354"], ["552", "250", "550", "250"])
+            (message,) = self.queue.messages
+            self.assertEqual([one.address for one in message.envelope.recipients], ["b@example.org"])
+            rejected = [(record.original_to, record.diagnostic[:9]) for record in self.records(Action.REJECTED)]
+            self.assertEqual(rejected[1:], [("c@example.org", "552 5.2.3"), ("d@example.org", "550 5.2.1")])
+            transport.clear()
+            self.assertEqual(self.ask(transport, MAIL + b"RCPT TO:<c@example.org>\r\nDATA\r\n\r\n.\r\n")[3:], ["250"])
+
+    def test_a_message_that_nobody_can_have_is_not_queued(self) -> None:
+        transport = self.checked()
+        octets = b"RCPT TO:<c@example.org>\r\nRCPT TO:<d@example.org>\r\nDATA\r\n\r\n" + b"x" * 600 + b"\r\n.\r\n"
+        self.assertEqual(self.ask(transport, MAIL + octets)[4:], ["552", "550"])
+        self.assertEqual(self.queue.messages, [])
+        self.assertEqual(self.queue.intakes[-1].ended, "abort")
+
+    def test_trouble_is_told_to_those_it_strikes(self) -> None:
+        """The directory is away: 4yz. The queue is: all but those that were refused already have its word."""
+        transport = self.checked()
+        octets = b"RCPT TO:<c@example.org>\r\n" + RCPT + b"DATA\r\n\r\n" + b"x" * 600 + b"\r\n.\r\n"
+        self.queue.refuse_commit = Temporary(Reply(452, "4.3.1", "no room"))
+        self.assertEqual(self.ask(transport, MAIL + octets)[4:], ["552", "452"])
+        self.directory.away = True
+        self.assertEqual(self.ask(transport, MAIL + octets)[4:], ["451", "451"])
+
+    def test_a_bug_in_a_check_refuses_nobody(self) -> None:
+        transport = self.checked()
+        self.factory.site.last_checks = (cast(Any, object()),)
+        self.assertEqual(self.ask(transport, MAIL + RCPT + b"DATA\r\n\r\n.\r\n")[3:], ["250"])
+        self.assertEqual(len(self.flushLoggedErrors(AttributeError)), 1)
+
+    def test_a_client_that_leaves_during_the_checks_leaves_nothing(self) -> None:
+        transport = self.checked()
+        asked: Deferred[None] = Deferred()
+
+        class Slow:
+            async def refusal(self, recipient: Recipient, size_octets: int) -> Reply | None:
+                await asked
+                return None
+
+        self.factory.site.last_checks = (cast(Any, Slow()),)
+        self.ask(transport, MAIL + RCPT + b"DATA\r\n\r\n.\r\n")
+        transport.lose()
+        self.assertEqual((self.queue.messages, self.queue.intakes[-1].ended), ([], "abort"))
 
     def test_strangers_do_not_relay(self) -> None:
         transport = self.connect()
