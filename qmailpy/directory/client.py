@@ -96,7 +96,7 @@ class LdapDirectory:
         return self._servers.figures()
 
     async def domain(self, name: str) -> Domain | None:
-        if len(name) > LONGEST:
+        if not _askable(name):
             return None
         key = addresses.key(name)
         what = pureldap.LDAPFilter_and([_equal("objectClass", "qmailDomain"), _equal("associatedDomain", key)])
@@ -104,7 +104,7 @@ class LdapDirectory:
         return meaning.domain(found[1]) if found else None
 
     async def lookup(self, address: str) -> Mailbox | Alias | Group | None:
-        if len(address) > LONGEST:
+        if not _askable(address):
             return None
         found: Mailbox | Alias | Group | None = await self._question(self._lookup(address))
         return found
@@ -155,7 +155,7 @@ class LdapDirectory:
 
     async def _authenticate(self, login: str, password: bytes) -> Mailbox | None:
         wanted = meaning.LOOKUP_ATTRIBUTES if self._compare is None else (*meaning.LOOKUP_ATTRIBUTES, "userPassword")
-        found = await self._question(self._search(_address(login), wanted)) if len(login) <= LONGEST else None
+        found = await self._question(self._search(_address(login), wanted)) if _askable(login) else None
         open_ = found is not None and meaning.may_log_in(found[1])
         if self._compare is not None:
             stored = found[1].get("userpassword", ()) if found is not None and open_ else ()
@@ -170,7 +170,7 @@ class LdapDirectory:
         return mailbox if isinstance(mailbox, Mailbox) else None
 
     async def scram(self, login: str) -> ScramSecret | None:
-        if len(login) > LONGEST:
+        if not _askable(login):
             return None
         if not self._ours:
             wanted = ("mail", "accountStatus", "deliveryMode", "userPassword")
@@ -240,6 +240,14 @@ async def _asked(pool: Pool, request: Any) -> Answer:
     if answer.result.resultCode in CODES_AWAY or answer.result.resultCode == REFERRAL:
         raise Away(f"result code {answer.result.resultCode}")
     return answer
+
+
+def _askable(name: str) -> bool:
+    """
+    Whether there may be somebody of that name. Servers ignore blanks around a value (RFC 4518 s.2.6.1), and slapd what
+    comes behind a NUL: but nobody is somebody else.
+    """
+    return len(name) <= LONGEST and name.isprintable() and " " not in name
 
 
 def _equal(attribute: str, value: str) -> Any:
