@@ -288,6 +288,9 @@ class IResolver(Interface):
     async def addresses(host: str) -> Sequence[str]:
         """IPv6 and IPv4 addresses of C{host}, in the order to try; empty when the name has none or is unknown."""
 
+    async def ipv4(host: str) -> Sequence[str]:
+        """IPv4 addresses of C{host} alone, as lists in the DNS answer (RFC 5782); empty when there are none."""
+
     async def exists(domain: str) -> bool:
         """False when the DNS says the domain does not exist (NXDOMAIN)."""
 

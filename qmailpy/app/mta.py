@@ -13,10 +13,10 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList
@@ -38,10 +38,12 @@ from qmailpy.directory.address import POSTMASTER
 from qmailpy.directory.service import cached, ldap_directory, reconfigured
 from qmailpy.directory.setup import SERVICE, thd_read_secret
 from qmailpy.disk.files import RealFiles
-from qmailpy.errors import QmailpyError
+from qmailpy.errors import ConfigError, QmailpyError
 from qmailpy.events import log as events
 from qmailpy.events.log import EventLog
 from qmailpy.interfaces import IChannel
+from qmailpy.policy.gate import Gate
+from qmailpy.policy.lists import Lists, thd_read_lists
 from qmailpy.queue.committer import ICommitter
 from qmailpy.queue.journal import Journal
 from qmailpy.queue.methods import QueueMethods
@@ -56,6 +58,8 @@ from qmailpy.servers.smtp import SmtpFactory
 from qmailpy.servers.tls import Certificates
 from qmailpy.stats.lanes import Lane
 from qmailpy.stats.recorder import Recorder
+
+T = TypeVar("T")
 
 
 class MailWorker(Service):
@@ -95,12 +99,14 @@ class MailWorker(Service):
             key=hashlib.sha256(b"imagined secrets " + secret).digest(),
         )
         self._listeners = MailListeners(context)
+        self._gate = Gate(self._reactor, config, self._access_lists(), self._resolver, self._events, self._in_thread)
         self.queue = QueueService(
             reactor=self._reactor,
             shards={name: partial(self._surroundings, name) for name in context.shards},
         )
         self.queue.on_broken = self._broken
         context.control.add("directory.flush", self._flush_directory)
+        context.control.add("policy.counts", self._policy_counts)
         context.control.add("counters.clear", self._clear_counters)
         QueueMethods(
             QueueOperations(
@@ -109,6 +115,22 @@ class MailWorker(Service):
         ).register(context.control)
         self.queue.startService()
         self.queue.ready.addCallbacks(self._open, self._cannot_open)
+
+    def _access_lists(self) -> Lists:
+        """
+        What access rules compare with. A list that cannot be read is an empty one: mail is taken, and the log says so.
+
+        Files are read at the start, before there is anybody who would have to wait.
+        """
+        try:
+            return thd_read_lists(self._config)
+        except ConfigError as error:
+            for problem in error.problems:
+                self._log.error("an access list is missing: {problem}", problem=problem)
+            return thd_read_lists(self._config, strict=False)
+
+    def _in_thread(self, function: Callable[..., T], *args: Any) -> Awaitable[T]:
+        return self.queue.in_thread(function, *args)
 
     def _surroundings(
         self, shard: str, in_thread: InThread, committer: Callable[[Journal], ICommitter]
@@ -205,6 +227,7 @@ class MailWorker(Service):
             directory=self._directory,
             process=next((name for name, one in config.channels.items() if one.kind == "process"), "process"),
             last_checks=(MailboxLimits(self._directory),),
+            gate=self._gate,
         )
 
     def _cannot_open(self, failure: Any) -> None:
@@ -232,6 +255,9 @@ class MailWorker(Service):
         self._directory.flush(address)
         return None
 
+    async def _policy_counts(self) -> Json:
+        return dict(self._gate.counts)
+
     async def _clear_counters(self, keep_stored: bool = False) -> Json:
         for recorder in self._recorders.values():
             recorder.clear(keep_stored)
@@ -240,6 +266,7 @@ class MailWorker(Service):
 
     async def _reload(self, config: Config) -> None:
         """Take another configuration: a channel to other hosts is made anew when its settings have changed."""
+        lists = await self.queue.in_thread(thd_read_lists, config)
         before = self._config
         changed = {
             name: channel
@@ -258,6 +285,7 @@ class MailWorker(Service):
         reconfigured(self._reactor, config, before, self._server, self._secret)
         self._config = config
         self._router.reconfigure(config)
+        self._gate.reconfigure(config, lists)
         self._directory.flush("")
         for shard, queue in self.queue.shards.items():
             channels = made[shard]
@@ -296,6 +324,7 @@ class MailWorker(Service):
                 part.stopService()
         grace = max(1.0, self._config.server.drain_s / 2)
         await self._listeners.drain(grace)
+        await self.queue.in_thread(self._gate.thd_close)
         await self.queue.stopService()
         await DeferredList([Deferred.fromCoroutine(channel.stop()) for channel in self._channels], consumeErrors=True)
         for recorder in self._recorders.values():

@@ -62,6 +62,7 @@ def examine_home(context: Context) -> tuple[list[str], list[str]]:
     path = config_path(context.home)
     _directories(config, path, errors, warnings)
     _relays(config, path, errors)
+    _lists(config, errors)
     _certificate(config, errors, warnings)
     _ports(config, path, warnings)
     if "." not in config.server.hostname:
@@ -159,6 +160,16 @@ def _relays(config: Config, path: str, errors: list[str]) -> None:
             except ValueError as error:
                 right = 'right would be as in "relay.example.org:25"'
                 errors.append(f"{path}: [channel.{channel.name}] relay: {error}; {right}")
+
+
+def _lists(config: Config, errors: list[str]) -> None:
+    """Whether the lists that access rules name can be read."""
+    from qmailpy.policy.lists import thd_read_lists
+
+    try:
+        thd_read_lists(config)
+    except ConfigError as error:
+        errors.extend(error.problems)
 
 
 def first_free_port() -> int:

@@ -31,6 +31,7 @@ _DN = r"[A-Za-z][A-Za-z0-9.-]*=[^\x00-\x1f]+"
 
 KINDS_OF_CHANNEL = ("smtp", "lmtp", "local", "process", "hold", "bitbucket")
 TLS = ("none", "may", "must", "verify")
+CHECKED = ("none", "tag", "reject")
 KINDS_OF_LISTENER = ("smtp", "submission", "lmtp", "pop3")
 
 
@@ -244,6 +245,27 @@ def ascending(values: tuple[float, ...]) -> str:
     return "" if good else "is out of order; right would be rising numbers above 0, as in [14400, 86400]"
 
 
+def access_text(value: str) -> str:
+    """An entry of an access rule, for whatever it is compared with."""
+    if not value or value == "list:" or not value.isprintable() or value != value.strip():
+        return f'"{value}" matches nothing; right would be as in "joe@example.org", ".example.org" or "list:FILE"'
+    return ""
+
+
+def access_client(value: str) -> str:
+    """The same for clients."""
+    if value == "*":
+        return ""
+    return access_text(value) if value.startswith("list:") else network(value)
+
+
+def reply_text(value: str) -> str:
+    """What we say to a client: it must fit into a reply (RFC 5321 s.4.5.3.1.5)."""
+    if not value.isprintable() or not value.isascii() or len(value) > 400:
+        return "is no text for a reply; right would be a line of at most 400 ASCII characters"
+    return ""
+
+
 seconds = between(0.1)
 count = between(1)
 
@@ -327,4 +349,40 @@ CHECKS: Mapping[type, Mapping[str, Check]] = {
     schema.DnsConfig: {"servers": every(server_address), "timeout_s": seconds},
     schema.MonitorConfig: {"endpoint": optional(endpoint)},
     schema.TrustConfig: {"networks": every(network)},
+    schema.LimitsConfig: {"ipv4_network": between(1, 32), "ipv6_network": between(1, 128)},
+    schema.ChecksConfig: {
+        "greet_delay_s": between(0, 60),
+        "early_talkers": one_of(*CHECKED),
+        "pipelining": one_of(*CHECKED),
+        "helo_syntax": one_of(*CHECKED),
+        "helo_ours": one_of(*CHECKED),
+        "helo_literal": one_of(*CHECKED),
+        "reverse_name": one_of("none", "exists", "confirmed"),
+        "reverse_action": one_of("tag", "reject"),
+        "sender_domain": one_of(*CHECKED),
+        "lists_action": one_of("tag", "reject"),
+        "dns_timeout_s": between(0.1, 60),
+    },
+    schema.DnsListConfig: {
+        "zone": domain,
+        "weight": between(-1000, 1000),
+        "answers": every(network),
+    },
+    schema.GreylistConfig: {
+        "delay_s": between(1, 86400),
+        "retry_s": between(60),
+        "lifetime_s": between(60),
+        "entries": between(100, 100_000_000),
+    },
+    schema.AccessConfig: {
+        "action": one_of("accept", "reject", "defer", "discard", "hold", "tag"),
+        "client": every(access_client),
+        "text": reply_text,
+        "code": optional(matching(r"[45]\.[0-9]{1,3}\.[0-9]{1,3}", 'an enhanced code (RFC 3463), as in "5.7.1"')),
+        "tag": optional(name),
+        **{
+            key: every(access_text)
+            for key in ("listener", "helo", "user", "source", "sender", "destination", "recipient", "named", "tagged")
+        },
+    },
 }

@@ -18,7 +18,7 @@ from tomlkit.exceptions import TOMLKitError
 from tomlkit.items import AoT, Table
 
 from qmailpy.config.load import ARRAYS, TABLES
-from qmailpy.config.schema import ChannelConfig, Config
+from qmailpy.config.schema import ACCESS_KEYS, ChannelConfig, Config
 from qmailpy.errors import CommandError
 
 
@@ -31,6 +31,9 @@ def tree(config: Config) -> dict[str, Any]:
         for name, channel in config.channels.items()
     }
     found["rewrite"] = [_plain(rule) for rule in config.rules]
+    found["dnslist"] = [_plain(one) for one in config.dnslists]
+    for name in ACCESS_KEYS:
+        found[name] = [_plain(rule) for rule in getattr(config, name)]
     return found
 
 
@@ -38,6 +41,7 @@ def _plain(value: Any) -> dict[str, Any]:
     return {
         key: list(found) if isinstance(found, tuple) else found
         for key, found in attrs.asdict(value, recurse=False).items()
+        if key != "line"  # of the file, no key in it
     }
 
 

@@ -20,13 +20,20 @@ from qmailpy.config.checks import CHECKS, plain_number, plain_text
 from qmailpy.config.endpoint import Endpoint, parse_endpoint
 from qmailpy.config.locate import Path
 from qmailpy.config.problems import Problem, Reader, nearest
+from qmailpy.config.relations import access
 from qmailpy.config.schema import (
+    ACCESS_KEYS,
+    AccessConfig,
     BounceConfig,
     ChannelConfig,
+    ChecksConfig,
     Config,
     DestinationConfig,
     DirectoryConfig,
     DnsConfig,
+    DnsListConfig,
+    GreylistConfig,
+    LimitsConfig,
     ListenerConfig,
     LogConfig,
     MonitorConfig,
@@ -54,6 +61,9 @@ TABLES: Mapping[str, type] = {
     "dns": DnsConfig,
     "monitor": MonitorConfig,
     "trust": TrustConfig,
+    "limits": LimitsConfig,
+    "checks": ChecksConfig,
+    "greylist": GreylistConfig,
 }
 """Tables there is one of; each is optional but [server]."""
 
@@ -61,6 +71,8 @@ ARRAYS: Mapping[str, type] = {
     "listener": ListenerConfig,
     "rewrite": RuleConfig,
     "destination": DestinationConfig,
+    "dnslist": DnsListConfig,
+    **dict.fromkeys(ACCESS_KEYS, AccessConfig),
 }
 """Arrays of tables."""
 
@@ -156,12 +168,14 @@ def _build(reader: Reader, tree: Mapping[str, Any], home: str) -> Config | None:
     if dns is not None and dns.trusted and not dns.servers:
         text = 'is nothing without servers, which it is about; right would be as in servers = ["127.0.0.1"]'
         reader.add(("dns",), "trusted", text)
+    access(reader, tree, arrays)
     if reader.problems:
         return None
     listeners = tuple(
         attrs.evolve(listener, endpoint=str(parse_endpoint(listener.endpoint, home))) for listener in arrays["listener"]
     )
     directory = tables.pop("directory")
+    tables.update((key, tuple(arrays[key])) for key in ACCESS_KEYS)
     if directory.endpoint:
         directory = attrs.evolve(directory, endpoint=str(parse_endpoint(directory.endpoint, home)))
     return Config(
@@ -171,6 +185,7 @@ def _build(reader: Reader, tree: Mapping[str, Any], home: str) -> Config | None:
         channels=channels,
         rules=tuple(arrays["rewrite"]),
         destinations=tuple(arrays["destination"]),
+        dnslists=tuple(arrays["dnslist"]),
         **tables,
     )
 
@@ -203,7 +218,11 @@ def _array(reader: Reader, shape: type[T], key: str, found: object) -> list[T]:
     if not isinstance(found, list) or not all(isinstance(element, dict) for element in found):
         reader.add((key,), "", f"is no array of tables; right would be [[{key}]]")
         return []
-    made = (_table(reader, shape, (key, number), element) for number, element in enumerate(found))
+    given = {"line"} & {field.name for field in attrs.fields(typing.cast(Any, shape))}
+    made = (
+        _table(reader, shape, (key, number), element, **{name: reader.line((key, number)) for name in given})
+        for number, element in enumerate(found)
+    )
     return [element for element in made if element is not None]
 
 

@@ -59,6 +59,10 @@ class Reader:
         line = locate_nearest(self._lines, (*path, key) if key else path)
         self.problems.append(Problem(file=self.file, line=line, where=_printable(where), text=_printable(text)))
 
+    def line(self, path: Path) -> int:
+        """Where something stands, from 1."""
+        return locate_nearest(self._lines, path)
+
 
 def _printable(text: str) -> str:
     """One line that does nothing to a terminal: values of the file are part of it."""

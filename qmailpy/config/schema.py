@@ -99,6 +99,7 @@ class ListenerConfig:
     hold_s: float = 2592000.0  # submission: longest time a message may be held (RFC 4865 FUTURERELEASE); 0 = none
     deliver_by: bool = True  # RFC 2852: the client says until when
     require_tls: bool = True  # RFC 8689: the client may ask for TLS all the way; under TLS only
+    checks: bool = True  # smtp: strangers are looked at as [checks], [[dnslist]] and [greylist] say
 
     @property
     def login(self) -> str:
@@ -205,6 +206,106 @@ class TrustConfig:
 
 
 @frozen(kw_only=True)
+class LimitsConfig:
+    """[limits]: how much clients and users may do, a worker; trusted clients are free of it; 0 = no limit."""
+
+    ipv4_network: int = 24  # bits: what is one network
+    ipv6_network: int = 64
+    network_connections: int = 1000  # at once; of one client: connections_per_client of the listener
+    user_connections: int = 0  # at once, logged in
+    client_connections_per_hour: int = 0
+    network_connections_per_hour: int = 0
+    client_messages_per_hour: int = 0  # without a login, as all limits of clients and networks
+    network_messages_per_hour: int = 0
+    client_recipients_per_hour: int = 0
+    network_recipients_per_hour: int = 0
+    user_messages_per_hour: int = 0
+    user_recipients_per_hour: int = 0
+    user_sends_a_day: int = 0  # recipients in 24 hours, for users whose plan says nothing
+
+
+@frozen(kw_only=True)
+class ChecksConfig:
+    """[checks]: what is looked at before mail of strangers is taken at listeners of kind smtp."""
+
+    greet_delay_s: float = 0.0  # before the greeting; who talks meanwhile is an early talker
+    early_talkers: str = "reject"  # "none", "tag" or "reject"; with greet_delay_s
+    pipelining: str = "none"  # who sends further commands before EHLO is answered, or after HELO
+    helo_syntax: str = "none"  # "none", "tag" or "reject": what is no full host name and no address literal
+    helo_ours: str = "none"  # our own name or address
+    helo_literal: str = "none"  # an address literal of another address
+    reverse_name: str = "none"  # "none", "exists" or "confirmed": which reverse DNS a client must have
+    reverse_action: str = "reject"  # "tag" or "reject" who has not
+    sender_domain: str = "none"  # "none", "tag" or "reject": a domain that does not exist, or has a null MX
+    lists_score: float = 1.0  # weight of lists from which on a client is refused
+    lists_action: str = "reject"  # "tag" or "reject"
+    dns_timeout_s: float = 5.0  # for all questions about a client together; what is unanswered then counts as good
+
+
+@frozen(kw_only=True)
+class DnsListConfig:
+    """[[dnslist]]: a list in the DNS of addresses that send unwanted mail, or wanted (DNSBL, DNSWL; RFC 5782)."""
+
+    zone: str
+    weight: float = 1.0  # below 0: a list of good clients
+    answers: tuple[str, ...] = ()  # addresses or networks that count; empty = 127.0.0.0/8 but 127.255.255.0/24
+
+
+@frozen(kw_only=True)
+class GreylistConfig:
+    """[greylist]: the first attempt of a stranger is put off."""
+
+    enabled: bool = False
+    delay_s: float = 300.0  # before a retry is taken
+    retry_s: float = 172800.0  # a retry later than that is a first attempt again
+    lifetime_s: float = 3110400.0  # how long what has been let in is remembered after its last mail
+    good_after: int = 5  # so many let in, and all mail of the client's network is; 0 = never
+    entries: int = 1000000  # most that is remembered; the oldest go
+
+
+@frozen(kw_only=True)
+class AccessConfig:
+    """[[port_access]] and its like: a rule of an access table; the first that fits decides (docs/policy.md)."""
+
+    action: str  # "accept", "reject", "defer", "discard", "hold" or "tag"
+    listener: tuple[str, ...] = ()  # names of listeners; empty = any, here and below
+    client: tuple[str, ...] = ()  # networks
+    helo: tuple[str, ...] = ()  # what the client calls itself
+    user: tuple[str, ...] = ()  # who has logged in; "<>" nobody
+    source: tuple[str, ...] = ()  # channel the mail comes from
+    sender: tuple[str, ...] = ()  # "<>" the null sender
+    destination: tuple[str, ...] = ()  # channel it is to go to
+    recipient: tuple[str, ...] = ()  # orig_send_access: as named; else what the address leads to
+    named: tuple[str, ...] = ()  # as named
+    tagged: tuple[str, ...] = ()  # a tag it has
+    text: str = ""  # of the reply; "" = a general one
+    code: str = ""  # enhanced code of the reply: "5.7.1"; "" = 5.7.1 or 4.7.1
+    tag: str = ""  # given by "tag"
+    line: int = 0  # where it stands in the file; no key
+
+
+ACCESS_KEYS: Mapping[str, tuple[str, ...]] = {
+    "port_access": ("listener", "client", "source"),
+    "from_access": ("listener", "client", "source", "helo", "user", "sender", "tagged"),
+    "orig_send_access": ("source", "sender", "destination", "recipient", "tagged"),
+    "send_access": ("source", "sender", "destination", "recipient", "tagged"),
+    "mail_access": (
+        "listener",
+        "client",
+        "source",
+        "helo",
+        "user",
+        "sender",
+        "destination",
+        "recipient",
+        "named",
+        "tagged",
+    ),
+}
+"""The access tables, in the order they are asked, and what a rule of each can look at."""
+
+
+@frozen(kw_only=True)
 class Config:
     """All of it."""
 
@@ -221,6 +322,15 @@ class Config:
     channels: Mapping[str, ChannelConfig] = field(default=Factory(dict))
     rules: tuple[RuleConfig, ...] = ()
     destinations: tuple[DestinationConfig, ...] = ()
+    limits: LimitsConfig = LimitsConfig()
+    checks: ChecksConfig = ChecksConfig()
+    greylist: GreylistConfig = GreylistConfig()
+    dnslists: tuple[DnsListConfig, ...] = ()
+    port_access: tuple[AccessConfig, ...] = ()
+    from_access: tuple[AccessConfig, ...] = ()
+    orig_send_access: tuple[AccessConfig, ...] = ()
+    send_access: tuple[AccessConfig, ...] = ()
+    mail_access: tuple[AccessConfig, ...] = ()
 
     def path(self, *parts: str) -> str:
         """A path below HOME."""

@@ -54,5 +54,12 @@ CATALOGUE: Mapping[str, Kind] = {
         text="no directory server answers: {why}; mail waits",
         remedy="qmailpy directory status; qmailpy status",
     ),
+    "limit.broken": Kind(
+        severity=Severity.WARNING,
+        fields=("who", "limit", "most"),
+        text="{who} wants more than {limit} allows, which is {most}, and is put off",
+        remedy="Nothing, if it is a stranger. A user may have a virus or a stolen password: qmailpy user passwd {who}; "
+        "[limits] and service plans say how much is allowed",
+    ),
 }
 """By name, AREA.WHAT."""

@@ -131,6 +131,9 @@ class Resolver:
             raise _failed(host, six.failure or four.failure)
         return found
 
+    async def ipv4(self, host: str) -> Sequence[str]:
+        return tuple(text for _, text in (await self._find(host, _A)).values)
+
     async def exists(self, domain: str) -> bool:
         return (await self._find(domain, _MX)).exists
 

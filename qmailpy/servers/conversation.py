@@ -19,9 +19,11 @@ from typing import Any, ClassVar
 from OpenSSL import SSL
 from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from qmailpy.policy.visit import Visit
 from qmailpy.records.record import Action
 from qmailpy.servers.clients import plain_address
 from qmailpy.servers.connection import ANSWER, FLOW, Connection, TurnedAway, near
@@ -56,7 +58,18 @@ class Conversation(Connection):
 
     handlers: ClassVar[Mapping[type, Callable[[Any, Any], None]]]
 
-    __slots__ = ("_asking", "_bad_commands", "_ends", "_opened", "_running", "_secured", "_user", "_why")
+    __slots__ = (
+        "_asking",
+        "_bad_commands",
+        "_ends",
+        "_greeting",
+        "_opened",
+        "_running",
+        "_secured",
+        "_user",
+        "_visit",
+        "_why",
+    )
 
     _core: SmtpCore
     _site: Site
@@ -73,6 +86,8 @@ class Conversation(Connection):
         self._bad_commands = 0
         self._secured: Secured | None = None
         self._user = ""  # address of the mailbox that has logged in
+        self._visit: Visit | None = None  # for the gate, when it has something to say here
+        self._greeting: IDelayedCall | None = None  # the greeting is to come
 
     # For the session to say
 
@@ -90,13 +105,15 @@ class Conversation(Connection):
     def connectionMade(self) -> None:
         site = self._site
         host = self._arrive()
+        ours = plain_address(getattr(host, "host", ""))
         if site.log.connections:
             unix = isinstance(host, UNIXAddress)
-            ours = plain_address(getattr(host, "host", ""))
             self._ends = ends(host, self.transport.getPeer(), unix, self._ip, ours)
         turned_away = self._admit()
-        if turned_away is not None:
-            refusal = _TURNED_AWAY[turned_away]
+        refusal = _TURNED_AWAY[turned_away] if turned_away is not None else None
+        if refusal is None and site.gate is not None:
+            self._visit, refusal = site.gate.arrive(site.listener, self._ip, ours, trusted=self._trusted)
+        if refusal is not None:
             connection_record(site, Action.REFUSED, self._ends, diagnostic=str(refusal))
             self._core.close(refusal)
             if site.listener.tls == "implicit":
@@ -109,12 +126,44 @@ class Conversation(Connection):
             else:
                 if near(host, self._ip):
                     self._core.service = site.offers.near
-                self._core.greet()
+                if self._visit is not None and self._visit.greet_delay_s:
+                    self._greeting = site.reactor.callLater(self._visit.greet_delay_s, self._greet)
+                else:
+                    self._core.greet()
                 self._arm(self._shortest())
         self._flush()
 
+    def _greet(self) -> None:
+        """The greeting had to wait."""
+        self._greeting = None
+        if not self._core.closed:
+            self._heard = self._site.reactor.seconds()
+            self._core.greet()
+            self._flush()
+
+    def _watch(self, visit: Visit, data: bytes) -> bool:
+        """Look at what arrives for signs of a client that does not listen; whether it is to be read."""
+        core, gate, greeting = self._core, self._site.gate, self._greeting
+        if gate is None or core.closed:
+            return True
+        if greeting is not None:
+            greeting.cancel()
+            reply = gate.talked_early(visit)
+            if reply is not None:
+                self._greeting = None
+                self._shut(reply)
+                return False
+            self._greet()
+        if core.extended:
+            visit.watched = False  # it may say as much at once as it likes (RFC 2920)
+        elif not core.in_data and 0 <= data.find(b"\n") < len(data) - 1:
+            gate.pipelined(visit)
+        return True
+
     def dataReceived(self, data: bytes) -> None:
         core = self._core
+        if self._visit is not None and self._visit.watched and not self._watch(self._visit, data):
+            return
         events = core.receive(data)
         if events or core.in_data or core.pending:
             # Not for a part of a line: who sends an octet now and then would hold the connection for ever.
@@ -128,7 +177,12 @@ class Conversation(Connection):
         self._cut()
         if self._asking is not None:
             self._asking.cancel()
+        if self._greeting is not None:
+            self._greeting.cancel()
+            self._greeting = None
         self._let_go()
+        if self._visit is not None and self._site.gate is not None:
+            self._site.gate.leave(self._visit)
         if self._opened:
             handshake = _tls_problem(reason) if self._shaking else ""
             connection_record(self._site, Action.CLOSED, self._ends, diagnostic=why_ended(self._why, handshake))
@@ -237,6 +291,8 @@ class Conversation(Connection):
         site = self._site
         self._secured = None
         self._user = ""
+        if self._visit is not None and site.gate is not None:
+            site.gate.logged_out(self._visit)
         if site.certificates is None:
             self._log.error("listener {name}: there are no certificates", name=site.listener.name)
             self._core.close(INTERNAL)

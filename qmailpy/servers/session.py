@@ -11,7 +11,7 @@ It takes logins, routes recipients, has the message taken in, and answers.
 
 Nothing here decides about mail but these rules: who may relay (RFC 5321 s.7.9: an address of ours, a client that is
 trusted, a user that has logged in), that a user sends in its own name, where a login is required, how many recipients,
-and how many connections.
+and how many connections; and what the site's L{Gate<qmailpy.policy.gate.Gate>} says.
 
 What fails and how: a refusal is a reply (and a J record); a connection that ends with recipients accepted and no
 message leaves a V record for each.
@@ -31,6 +31,7 @@ from zope.interface import implementer
 from qmailpy.auth.logins import Refusal
 from qmailpy.errors import MailError
 from qmailpy.interfaces import IFlow
+from qmailpy.policy.ruling import Ruling
 from qmailpy.records.record import Action
 from qmailpy.servers import mail_options, smtp_login
 from qmailpy.servers.connection import FLOW
@@ -39,7 +40,7 @@ from qmailpy.servers.site import Site
 from qmailpy.servers.smtp_records import connection_record
 from qmailpy.servers.submission import may_send_as
 from qmailpy.servers.transaction import INTERNAL, Transaction
-from qmailpy.values import Mailbox, Refused, Reply, RouteResult, ScramSecret
+from qmailpy.values import Mailbox, Recipient, Refused, Reply, RouteResult, ScramSecret
 from qmailpy.wire.smtp_events import (
     AuthStep,
     BadCommand,
@@ -120,8 +121,17 @@ class SmtpSession(Conversation):
             if found.detail:
                 self._log.info("login from {ip} refused: {detail!r}", ip=self._ip, detail=found.detail[:200])
         else:
-            user = self._user = found.address
+            user = found.address
         reply = smtp_login.reply(found)
+        if isinstance(found, Mailbox):
+            gate, visit = self._site.gate, self._visit
+            refusal = None
+            if gate is not None and visit is not None:
+                refusal = gate.logged_in(visit, user, found.sends_a_day)
+            if refusal is None:
+                self._user = user
+            else:
+                reply = refusal
         connection_record(self._site, Action.AUTHENTICATED, self._ends, user=user, diagnostic=str(reply))
         self._core.answer(reply)
 
@@ -151,6 +161,13 @@ class SmtpSession(Conversation):
         self._core.answer(smtp_login.NOT_YOURS)
 
     def _begin(self, event: MailFrom) -> None:
+        gate, visit = self._site.gate, self._visit
+        if gate is not None and visit is not None:
+            refusal = gate.mail(visit, self._core.helo, self._user, event.address)
+            if refusal is not None:
+                self._bad_command(BadCommand(f"MAIL FROM:<{event.address}>".encode(), refusal))
+                self._core.answer(refusal, counted=not (self._trusted or self._user))
+                return
         told = None
         if event.hold is not None or event.mt_priority is not None:
             granted = mail_options.granted(
@@ -196,17 +213,42 @@ class SmtpSession(Conversation):
 
     def _routed(self, result: RouteResult, event: RcptTo) -> None:
         """The router's word on a recipient: accept, or refuse with a J record."""
-        transaction = self._open()
         if isinstance(result, Refused):
             reply = result.reply
         elif result.local or self._trusted or self._user:
-            transaction.take(event, result.recipients)
-            self._core.accept()
+            self._judge(result.recipients, event)
             return
         else:
             reply = _NO_RELAYING
-        transaction.reject([event.address], reply)
+        self._turn_down(event, reply)
+
+    def _turn_down(self, event: RcptTo, reply: Reply) -> None:
+        self._open().reject([event.address], reply)
         self._core.answer(reply, counted=not (self._trusted or self._user))
+
+    def _judge(self, recipients: tuple[Recipient, ...], event: RcptTo) -> None:
+        """It may be written to; what do access tables, limits and checks say?"""
+        gate, visit = self._site.gate, self._visit
+        if gate is None or visit is None:
+            self._open().take(event, recipients)
+            self._core.accept()
+            return
+        named = event.address if event.address != "postmaster" else self._site.postmaster
+        ruling = gate.rcpt(visit, named, recipients)
+        if isinstance(ruling, Ruling):
+            self._judged(ruling, event)
+        else:
+            self._ask(ruling, partial(self._judged, event=event), "a recipient")
+
+    def _judged(self, ruling: Ruling, event: RcptTo) -> None:
+        if ruling.reply is not None:
+            self._turn_down(event, ruling.reply)
+            return
+        transaction = self._open()
+        transaction.take(event, ruling.recipients)
+        if ruling.tags:
+            transaction.mark(ruling.tags)
+        self._core.accept()
 
     def _data_begun(self, event: DataBegun) -> None:
         refusal = self._open().begin(self)

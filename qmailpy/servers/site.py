@@ -12,6 +12,7 @@ from qmailpy.auth.logins import Logins
 from qmailpy.config.schema import ListenerConfig, LogConfig, QueueConfig
 from qmailpy.events.log import NoEvents
 from qmailpy.interfaces import IDirectory, IEnqueue, IEvents, ILastCheck, IRecorder, IRouter
+from qmailpy.policy.gate import Gate
 from qmailpy.servers.clients import ReverseNames
 from qmailpy.servers.mail_options import extensions, hold_s
 from qmailpy.servers.sessions import ListenerSite
@@ -93,3 +94,4 @@ class Site(ListenerSite):
     events: IEvents = Factory(NoEvents)
     process: str = ""  # name of the channel of kind "process"
     last_checks: tuple[ILastCheck, ...] = ()  # of LMTP
+    gate: Gate | None = None  # none: no access tables, limits and checks

@@ -14,6 +14,7 @@ from qmailpy.auth.logins import Logins
 from qmailpy.config.schema import ListenerConfig, LogConfig, QueueConfig, TrustConfig
 from qmailpy.events.log import NoEvents
 from qmailpy.interfaces import IDirectory, IEnqueue, IEvents, ILastCheck, IRecorder, IResolver, IRouter
+from qmailpy.policy.gate import Gate
 from qmailpy.servers.clients import ReverseNames, TrustedNetworks, plain_address
 from qmailpy.servers.proxied import ProxyFront
 from qmailpy.servers.session import SmtpSession
@@ -49,6 +50,7 @@ class SmtpFactory:
         events: IEvents | None = None,
         process: str = "process",
         last_checks: Sequence[ILastCheck] = (),
+        gate: Gate | None = None,
     ) -> None:
         """
         @param hostname: our name in the greeting and in Received.
@@ -59,6 +61,7 @@ class SmtpFactory:
         @param directory: tells which senders are a user's own; needed with C{logins}.
         @param process: name of the channel of kind "process".
         @param last_checks: of the recipients of a whole message; a listener of another kind than LMTP has none.
+        @param gate: access tables, limits and checks; C{None} = there are none.
         """
         self._reactor = reactor
         self._proxies = TrustedNetworks(TrustConfig(networks=listener.proxy))
@@ -83,6 +86,7 @@ class SmtpFactory:
             events=events or NoEvents(),
             process=process,
             last_checks=tuple(last_checks) if listener.kind == "lmtp" else (),
+            gate=gate,
         )
 
     def reconfigure(self, listener: ListenerConfig, queue: QueueConfig, log: LogConfig, trust: TrustConfig) -> None:

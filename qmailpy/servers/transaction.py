@@ -33,6 +33,7 @@ from qmailpy.wire.headers import find, priority, received_field
 from qmailpy.wire.smtp_events import DataEnded, MailFrom, RcptTo
 
 INTERNAL = Reply(451, "4.3.0", "Internal error, try again later")
+TAGS_FIELD = "X-Qmailpy-Tags"
 _ID_CHARACTERS = 250  # of a Message-ID, for the log
 _TAKING, _COMMITTING = "taking a message in", "committing a message"
 
@@ -67,6 +68,7 @@ class Transaction:
         "_rcpts",
         "_rejected",
         "_site",
+        "_tags",
         "committing",
         "id",
         "mail",
@@ -87,6 +89,7 @@ class Transaction:
         self._rcpts: list[tuple[str, list[tuple[str, str, str]]]] = []  # each RCPT: its name, and who that is in C{to}
         self._fault: Reply | None = None  # of ours, while data arrived
         self._rejected = False  # a J record was written
+        self._tags: tuple[str, ...] = ()  # what it is marked with
 
     @property
     def arriving(self) -> bool:
@@ -136,6 +139,10 @@ class Transaction:
                 self.named.pop(name, None)
         self.to = left
 
+    def mark(self, tags: Iterable[str]) -> None:
+        """The message gets these in a header field: L{TAGS_FIELD}, on top of everything, Received too."""
+        self._tags = tuple(dict.fromkeys((*self._tags, *tags)))
+
     def begin(self, flow: IFlow) -> Reply | None:
         """
         Data is about to come.
@@ -148,6 +155,8 @@ class Transaction:
         intake: IIntake | None = None
         try:
             intake = site.enqueue.begin(self.id, flow, self.mail.size)
+            if self._tags:
+                intake.write(f"{TAGS_FIELD}: {', '.join(self._tags)}\r\n".encode("ascii"))
             intake.write(
                 received_field(
                     helo=origin.helo,

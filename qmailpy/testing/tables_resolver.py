@@ -58,6 +58,10 @@ class TablesResolver:
         self._ask("addresses", host)
         return self._addresses.get(host.lower().rstrip("."), ())
 
+    async def ipv4(self, host: str) -> Sequence[str]:
+        self._ask("ipv4", host)
+        return [text for text in self._addresses.get(host.lower().rstrip("."), ()) if ":" not in text]
+
     async def exists(self, domain: str) -> bool:
         self._ask("exists", domain)
         name = domain.lower().rstrip(".")

@@ -31,6 +31,9 @@ class NoResolver:
     async def addresses(self, host: str) -> Sequence[str]:
         raise AssertionError(host)
 
+    async def ipv4(self, host: str) -> Sequence[str]:
+        raise NotImplementedError
+
     async def exists(self, domain: str) -> bool:
         raise AssertionError(domain)
 

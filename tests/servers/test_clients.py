@@ -29,6 +29,9 @@ class SlowResolver:
     async def addresses(self, host: str) -> Sequence[str]:
         return ["2001:db8::1", "192.0.2.1"] if host == "host.example.net" else []
 
+    async def ipv4(self, host: str) -> Sequence[str]:
+        raise NotImplementedError
+
     async def exists(self, domain: str) -> bool:
         return True
 

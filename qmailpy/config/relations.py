@@ -1,0 +1,86 @@
+"""
+What must fit together in access tables and DNS lists; L{qmailpy.config.load} asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from attrs import frozen
+
+from qmailpy.config.problems import Reader, nearest
+from qmailpy.config.schema import ACCESS_KEYS, AccessConfig
+
+_CHANNELS = {"hold": "hold", "discard": "bitbucket"}
+"""Actions, and the kind of channel that mail then goes to."""
+
+
+@frozen(kw_only=True)
+class _Known:
+    """What rules may name."""
+
+    kinds: frozenset[str]  # of channels
+    words: Mapping[str, Sequence[str]]  # by key: what there is
+
+
+def access(reader: Reader, tree: Mapping[str, Any], arrays: Mapping[str, Sequence[Any]]) -> None:
+    """
+    Note what does not fit.
+
+    @param tree: the file.
+    @param arrays: the elements without problems of their own, by the name of the array.
+    """
+    channels = {name: raw.get("kind") for name, raw in _tables(tree.get("channel")).items()}
+    listeners = [raw["name"] for raw in _elements(tree.get("listener")) if isinstance(raw.get("name"), str)]
+    known = _Known(
+        kinds=frozenset(str(kind) for kind in channels.values()),
+        words={"listener": listeners, "source": list(channels), "destination": list(channels)},
+    )
+    for table, keys in ACCESS_KEYS.items():
+        # By their lines: elements with problems of their own are missing.
+        numbers = {reader.line((table, number)): number for number, _ in enumerate(_elements(tree.get(table)))}
+        for rule in arrays[table]:
+            _rule(reader, (table, numbers[rule.line]), keys, rule, known)
+    seen: set[str] = set()
+    for number, raw in enumerate(_elements(tree.get("dnslist"))):
+        zone = str(raw.get("zone")).lower()
+        if zone in seen:
+            reader.add(("dnslist", number), "zone", f'"{raw.get("zone")}" is there twice; right would be once')
+        seen.add(zone)
+
+
+def _tables(found: object) -> dict[str, dict[str, Any]]:
+    return {key: one for key, one in found.items() if isinstance(one, dict)} if isinstance(found, dict) else {}
+
+
+def _elements(found: object) -> list[dict[str, Any]]:
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+
+
+def _rule(reader: Reader, path: tuple[str, int], keys: Sequence[str], rule: AccessConfig, known: _Known) -> None:
+    table = path[0]
+    for key in ACCESS_KEYS["mail_access"]:
+        entries: tuple[str, ...] = getattr(rule, key)
+        if entries and key not in keys:
+            later = next(name for name in ("from_access", "mail_access") if key in ACCESS_KEYS[name])
+            text = f"is not looked at by {table}, which has {', '.join(keys)}; right would be [[{later}]]"
+            reader.add(path, key, text)
+        words = known.words.get(key)
+        for entry in entries if words is not None else ():
+            if "*" not in entry and not entry.startswith("list:") and words is not None and entry not in words:
+                reader.add(path, key, f'there is no "{entry}"{nearest(entry, words)}')
+    for key, actions in (("text", ("reject", "defer")), ("code", ("reject", "defer")), ("tag", ("tag",))):
+        if getattr(rule, key) and rule.action not in actions:
+            reader.add(path, key, f'is nothing with action "{rule.action}"; right would be "{actions[0]}"')
+    if rule.action == "tag" and not rule.tag:
+        reader.add(path, "tag", 'is missing; right would be a name, as in tag = "suspicious"')
+    if rule.code and rule.action in ("reject", "defer"):
+        wanted = "5" if rule.action == "reject" else "4"
+        if not rule.code.startswith(wanted):
+            right = f'right would be "{wanted}{rule.code[1:]}"'
+            reader.add(path, "code", f'"{rule.code}" does not go with action "{rule.action}"; {right}')
+    kind = _CHANNELS.get(rule.action)
+    if kind is not None and kind not in known.kinds:
+        text = f'needs a channel of kind "{kind}"; right would be [channel.{kind}] with kind = "{kind}"'
+        reader.add(path, "action", text)
