@@ -6,7 +6,7 @@ A factory of the registry is called C{factory(config, channel, parts)}; see L{qm
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from attrs import Factory, frozen
 from twisted.internet.interfaces import IReactorCore, IReactorFromThreads, IReactorTCP, IReactorThreads, IReactorTime
@@ -16,9 +16,21 @@ from qmailpy.disk.files import Files
 from qmailpy.events.log import NoEvents
 from qmailpy.interfaces import IChannel, IDirectory, IEvents, IRecorder, IResolver, IRouter
 
+if TYPE_CHECKING:  # not every worker loads what speaks to other hosts
+    from qmailpy.remote.delivery import Results
+    from qmailpy.remote.protection import Sts
+
 
 class IChannelReactor(IReactorCore, IReactorTime, IReactorTCP, IReactorThreads, IReactorFromThreads):
     """The most a channel may ask of a reactor; each takes it as the least it needs."""
+
+
+@frozen(kw_only=True)
+class Security:
+    """What is known of other domains' TLS, and who wants to know what came of it; the same for all channels."""
+
+    sts: Sts | None = None
+    results: Results | None = None
 
 
 @frozen(kw_only=True)
@@ -33,6 +45,7 @@ class Parts:
     recorder: IRecorder
     config: Config
     events: IEvents = Factory(NoEvents)
+    security: Security = Security()
 
 
 class ChannelFactory(Protocol):

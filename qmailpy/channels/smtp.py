@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 
+from attrs import evolve
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
 from zope.interface import implementer
@@ -25,6 +26,7 @@ from qmailpy.remote.mx import Destination, Reach, destination, first_host
 from qmailpy.remote.peers import Finder, Peer, is_address_of_this_machine
 from qmailpy.remote.policy import Policies
 from qmailpy.remote.pool import Pool
+from qmailpy.remote.protection import Protection
 from qmailpy.remote.session import Session
 from qmailpy.remote.shaping import Shaper
 from qmailpy.remote.tls import Contexts
@@ -88,7 +90,9 @@ class SmtpChannel:
         if channel.relay:
             self._relay = destination(channel.relay, policies.of(first_host(channel.relay)), trusted=True)
         try:
-            contexts = Contexts(channel.tls_ca_file if policies.verifying else "")
+            # For what domains publish we do without, where there is no trust store; for what we were told we do not.
+            wanted = policies.verifying or (channel.kind == "smtp" and channel.mta_sts)
+            contexts = Contexts(channel.tls_ca_file if wanted else "", needed=policies.verifying)
         except OSError as error:
             raise ConfigError((f"[channel.{channel.name}] tls_ca_file: {error}",)) from None
         memory = HostMemory(reactor.seconds)
@@ -119,7 +123,13 @@ class SmtpChannel:
         self._clock = reactor
         self._shaper = Shaper(channel.destination_concurrency)
         self._pool = Pool(reactor, reactor, channel, memory, watcher, new_session)
-        self._remote = Remote(channel, finder, self._pool, memory, reactor.seconds, in_thread)
+        security = parts.security
+        protection = Protection(
+            parts.resolver, security.sts, no_trust=contexts.missing, watch=security.results is not None
+        )
+        self._remote = Remote(
+            channel, finder, self._pool, memory, reactor.seconds, in_thread, protection, security.results
+        )
 
     async def dequeue(self, job: Job) -> Sequence[Disposition]:
         where = self._destination(job)
@@ -128,6 +138,9 @@ class SmtpChannel:
         put_off = await self._shape(where)
         if put_off is not None:
             return [put_off] * len(job.recipients)
+        require = job.envelope.require_tls and self._channel.kind == "smtp"  # what LMTP leads to is the end of the way
+        if require:
+            where = evolve(where, policy=evolve(where.policy, required=True))
         sender = job.envelope.sender
         bad = [unsendable(sender) or unsendable(recipient.address) for recipient in job.recipients]
         taken = [recipient for recipient, reply in zip(job.recipients, bad, strict=True) if reply is None]
@@ -146,6 +159,7 @@ class SmtpChannel:
                 mt_priority=job.envelope.mt_priority,
                 deliver_by=job.envelope.deliver_by,
                 by_mode=job.envelope.by_mode,
+                require_tls=require,
             )
             found = await self._remote.send(where, transaction, job.content)
             self._shaper.learn(where.name, found, self._clock.seconds(), where.policy.concurrency)

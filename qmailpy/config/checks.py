@@ -30,7 +30,7 @@ _BASE = re.compile(
 _DN = r"[A-Za-z][A-Za-z0-9.-]*=[^\x00-\x1f]+"
 
 KINDS_OF_CHANNEL = ("smtp", "lmtp", "local", "process", "hold", "bitbucket")
-TLS = ("none", "may", "must", "verify")
+TLS = ("none", "may", "must", "verify", "dane")
 CHECKED = ("none", "tag", "reject")
 KINDS_OF_LISTENER = ("smtp", "submission", "lmtp", "pop3")
 

@@ -169,6 +169,12 @@ def _build(reader: Reader, tree: Mapping[str, Any], home: str) -> Config | None:
         text = 'is nothing without servers, which it is about; right would be as in servers = ["127.0.0.1"]'
         reader.add(("dns",), "trusted", text)
     access(reader, tree, arrays)
+    if dns is not None and not dns.trusted:
+        places: list[tuple[Path, Any]] = [(("channel", name), channel) for name, channel in channels.items()]
+        places += [(("destination", number), table) for number, table in enumerate(arrays["destination"])]
+        for path, table in places:
+            if table.tls == "dane":
+                reader.add(path, "tls", 'is "dane", which needs a resolver that validates: [dns] trusted = true')
     if reader.problems:
         return None
     listeners = tuple(

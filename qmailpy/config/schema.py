@@ -124,7 +124,9 @@ class ChannelConfig:
     relay_user: str = ""  # login at the relay; then TLS is a must
     relay_password_file: str = ""  # its password, in the first line; relative to HOME
     port: int = 25
-    tls: str = "may"  # "none", "may" (when offered), "must" (with any certificate) or "verify" (with the right one)
+    tls: str = "may"  # "none", "may" (when offered), "must" (any certificate), "verify" (the right one) or "dane"
+    dane: bool = True  # follow TLSA records, where [dns] trusted (RFC 7672)
+    mta_sts: bool = True  # follow MTA-STS policies (RFC 8461)
     implicit_tls: bool = False  # TLS from the first octet, as relays have it on port 465
     tls_ca_file: str = "/etc/ssl/certs/ca-certificates.crt"  # PEM: who is trusted where tls is "verify"
     connections_idle_s: float = 5.0  # how long an idle connection is kept for the next message

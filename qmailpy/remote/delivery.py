@@ -10,8 +10,10 @@ One attempt at a message for one destination: finds the peers, tries them in ord
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Protocol
 
 from attrs import define, evolve, field
 
@@ -21,15 +23,24 @@ from qmailpy.remote.memory import HostMemory
 from qmailpy.remote.mx import Destination, is_address
 from qmailpy.remote.peers import Finder, Peer
 from qmailpy.remote.pool import Pool, Unreached, skipping
+from qmailpy.remote.protection import Planned, Protection
 from qmailpy.remote.session import PIECE, Delivery, InThread, Session
 from qmailpy.remote.trouble import Fault, Judgement, Scope, Trouble, fates, judge
 from qmailpy.values import Content, Disposition, MemoryContent, Reply, Verdict
 from qmailpy.wire.client_events import Stage, Tls, Transaction
 from qmailpy.wire.client_options import seconds_left
 from qmailpy.wire.mime7 import LIMIT, Unconvertible, convert
+from qmailpy.wire.tlsrpt import Applied, Failed
 
 CONNECT_BUDGET = 4
 """An attempt dials no new peer after so many times C{connect_timeout_s}: the message waits better in the queue."""
+
+
+class Results(Protocol):
+    """Who wants to know what came of TLS; for reports."""
+
+    def note(self, domain: str, applied: Applied, failed: Failed | None) -> None:
+        """A session for mail to C{domain}: good, or why not."""
 
 
 @define(kw_only=True)
@@ -75,10 +86,16 @@ class Remote:
         memory: HostMemory,
         seconds: Callable[[], float],
         in_thread: InThread,
+        protection: Protection | None = None,
+        results: Results | None = None,
     ) -> None:
         """
         @param seconds: the time now.
+        @param protection: what TLS the peers must have beyond the configuration; C{None} = nothing.
+        @param results: is told what came of TLS with each peer; C{None} = nobody wants to know.
         """
+        self._protection = protection or Protection(None)
+        self._results = results
         self._in_thread = in_thread
         self._config = config
         self._finder = finder
@@ -103,6 +120,8 @@ class Remote:
             judged = await self._use(session, attempt)
             if judged is None or not judged.next_host:
                 return attempt.result()
+            if judged is _NO_PROMISE:
+                break  # the session is good still, and would be recalled again
             session = self._pool.recall(destination)
         try:
             peers = await self._finder.find(destination)
@@ -110,14 +129,51 @@ class Remote:
             verdict = Verdict.FAILED if isinstance(error, Permanent) else Verdict.DEFERRED
             attempt.last = Disposition(verdict=verdict, reply=error.reply)
             return attempt.result()
-        await self._try(peers, attempt)
+        await self._try(await self._plan(peers, attempt), attempt)
         return attempt.result()
 
-    async def _try(self, peers: Sequence[Peer], attempt: _Attempt) -> None:
+    async def _plan(self, peers: Sequence[Peer], attempt: _Attempt) -> Sequence[Planned]:
+        """What TLS each peer must have, for this message."""
+        destination = attempt.destination
+        planned, failure = await self._protection.plan(destination, peers)
+        if failure is not None and self._results is not None:
+            self._results.note(destination.domain, Applied("sts"), Failed(kind=failure.kind, why=failure.why))
+        strict = not attempt.transaction.require_tls and any(each.published for each in planned)
+        if strict and await self._optional(attempt.content):
+            # RFC 8689 s.3. As another destination: its connections are not to be had by mail that wants TLS.
+            attempt.destination = evolve(destination, policy=evolve(destination.policy, optional=True))
+            planned, _ = await self._protection.plan(attempt.destination, peers)
+        return planned
+
+    async def _optional(self, content: Content) -> bool:
+        """Whether a message says that it would rather arrive without TLS than not at all."""
+        if content.in_memory:
+            return thd_tls_optional(content) is not None
+        return await self._in_thread(partial(thd_tls_optional, content)) is not None
+
+    def _note(self, attempt: _Attempt, each: Planned, kind: str, why: str, ends: str = "") -> None:
+        """Tell what came of TLS with a peer: C{kind} "" for nothing bad."""
+        if self._results is None or not attempt.destination.domain:
+            return
+        failed = None
+        if kind:
+            peer = each.peer
+            ours = ends.split("|")[1] if ends else ""
+            failed = Failed(kind=kind, host=peer.host, address=peer.address, ours=ours, why=why)
+        self._results.note(attempt.destination.domain, each.applied, failed)
+
+    async def _try(self, planned: Sequence[Planned], attempt: _Attempt) -> None:
         """Give the attempt to one peer after the other until nobody is left, or it must not go on."""
         deadline = self._seconds() + CONNECT_BUDGET * self._config.connect_timeout_s
-        for found in peers:
-            peer = found
+        for each in planned:
+            peer = each.peer
+            if each.barred is not None:
+                reply = each.barred.reply
+                verdict = Verdict.FAILED if reply.permanent else Verdict.DEFERRED
+                attempt.note(Disposition(verdict=verdict, reply=reply, remote_mta=_name(peer)))
+                if each.barred.kind:
+                    self._note(attempt, each, each.barred.kind, reply.text)
+                continue
             while True:
                 if self._seconds() > deadline:
                     return
@@ -128,9 +184,17 @@ class Remote:
                 try:
                     session = await self._pool.connect(peer)
                 except Unreached as error:
-                    judged: Judgement | None = judge(error.trouble)
+                    trouble = error.trouble
+                    judged: Judgement | None = judge(trouble)
                     assert judged is not None
-                    attempt.note(_of_trouble(error.trouble, judged, peer, error.session))
+                    if trouble.kind:
+                        self._note(
+                            attempt, each, trouble.kind, trouble.why, error.session.ends if error.session else ""
+                        )
+                    if trouble.fault is Fault.NO_TLS and attempt.transaction.require_tls:
+                        attempt.note(_without_promise(peer, error.session))
+                    else:
+                        attempt.note(_of_trouble(trouble, judged, peer, error.session))
                     if not judged.next_host:
                         return
                     if peer.tls is Tls.MAY and error.trouble.stage is Stage.TLS and not self._config.implicit_tls:
@@ -138,10 +202,14 @@ class Remote:
                         continue
                     break
                 reused = session.transactions > 0
+                if not reused and self._results is not None and peer.tls is not Tls.NONE:
+                    doubt = session.doubt
+                    kind = doubt.kind if doubt else "" if session.core.secure else "starttls-not-supported"
+                    self._note(attempt, each, kind, doubt.why if doubt else "", session.ends)
                 judged = await self._use(session, attempt)
                 if judged is None or not judged.next_host:
                     return
-                if not reused:
+                if not reused or judged is _NO_PROMISE:
                     break
                 # An idle connection had gone stale; each turn uses one up, then there is a new one.
 
@@ -154,6 +222,9 @@ class Remote:
         try:
             while True:
                 transaction = attempt.for_left()
+                if transaction.require_tls and "REQUIRETLS" not in session.core.extensions:
+                    attempt.note(_without_promise(session.peer, session))
+                    return _NO_PROMISE
                 content = attempt.content
                 refusal = None
                 if not session.core.eight_bit or (transaction.binary and not session.core.binary):
@@ -245,6 +316,31 @@ def thd_seven_bit(content: Content, binary: bool = False) -> bytes | None:
     if content.size > LIMIT:
         raise Unconvertible("it is too large")
     return convert(content.read(), binary=binary)
+
+
+_NO_PROMISE = Judgement(scope=Scope.HOST, verdict=Verdict.FAILED, reply=Reply(550, "5.7.30", ""), next_host=True)
+
+
+def _without_promise(peer: Peer, session: Session | None) -> Disposition:
+    """For a message with REQUIRETLS and a host that does not pass it on (RFC 8689 s.5)."""
+    reply = Reply(550, "5.7.30", f"REQUIRETLS support required, which {peer.host} does not offer")
+    diagnostic = reply.text if session is None else _diagnostic(session, reply.text)
+    return Disposition(verdict=Verdict.FAILED, reply=reply, remote_mta=_name(peer), diagnostic=diagnostic)
+
+
+_TLS_REQUIRED = re.compile(rb"(?:^|\n)tls-required[ \t]*:[ \t]*no[ \t]*\r?\n", re.IGNORECASE)
+
+
+def thd_tls_optional(content: Content) -> bytes | None:
+    """
+    Not C{None} when a message says C{TLS-Required: No} in its header (RFC 8689 s.3). Blocks.
+
+    One whose header cannot be read says nothing.
+    """
+    try:
+        return b"no" if _TLS_REQUIRED.search(content.header()) else None
+    except OSError:
+        return None
 
 
 def _gone(session: Session, attempt: _Attempt) -> Judgement:

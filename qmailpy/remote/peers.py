@@ -16,6 +16,7 @@ from qmailpy.interfaces import IResolver
 from qmailpy.remote.mx import Destination, Exchange, Hop, Reach, before_us, exchanges, is_address
 from qmailpy.values import Reply
 from qmailpy.wire.client_events import Tls
+from qmailpy.wire.tlsa import Tlsas
 
 EXCHANGES_LIMIT = 16
 """Exchangers of a domain that are looked at. Real domains have fewer; a list without end tries our patience."""
@@ -34,6 +35,10 @@ class Peer:
     tls: Tls = Tls.MAY
     most: int = 0  # connections at once; 0 = the channel's
     names: tuple[str, ...] = ()  # one of which its certificate must be for; only where it is verified
+    tlsas: Tlsas | None = None  # what the DNS says of its certificate
+    sni: str = ""  # the name it is told before it shows one; "" = host
+    watched: bool = False  # its certificate is looked at, and nothing follows but a report
+    how: str = ""  # the policy behind tls, for diagnostics: "dane", "mta-sts", "verify"
 
 
 class Finder:
@@ -144,7 +149,9 @@ def _peers(hop: Hop, addresses: Sequence[str], destination: Destination) -> list
     tls = destination.policy.tls
     names = (hop.host, destination.domain) if destination.domain else (hop.host,)
     verified = tuple(dict.fromkeys(names)) if tls is Tls.VERIFY else ()
-    return [Peer(hop.host, address, hop.port, tls, destination.policy.concurrency, verified) for address in addresses]
+    how = tls.value if verified else ""
+    most = destination.policy.concurrency
+    return [Peer(hop.host, address, hop.port, tls, most, verified, how=how) for address in addresses]
 
 
 def is_address_of_this_machine(address: str) -> bool:

@@ -20,6 +20,12 @@ class Policy:
     """For one destination."""
 
     tls: Tls = Tls.MAY
+    dane: bool = False  # TLSA records count
+    mta_sts: bool = False  # the domain's MTA-STS policy counts
+    required: bool = False  # for a message that must have verified TLS (RFC 8689 s.4.2)
+    optional: bool = (
+        False  # for one whose sender would rather have it arrive (RFC 8689 s.3): what is published does not count
+    )
     port: int = 25  # where none is named
     concurrency: int = 0  # connections and jobs at once; 0 = the channel's
     per_minute: float = 0.0  # messages; 0 = as many as there are
@@ -37,14 +43,24 @@ class Policies:
             goes over the wire without.
         """
 
+        follows = channel.kind == "smtp" and channel.tls != "none"
+
         def level(word: str) -> Tls:
             tls = Tls(word)
             return Tls.MUST if channel.relay_user and tls in (Tls.NONE, Tls.MAY) else tls
 
-        self._default = Policy(tls=level(channel.tls), port=channel.port)
+        self._default = Policy(
+            tls=level(channel.tls),
+            port=channel.port,
+            dane=follows and channel.dane,
+            mta_sts=follows and channel.mta_sts,
+        )
         self._found = {
             table.pattern.lower(): Policy(
                 tls=level(table.tls or channel.tls),
+                # What is said of a destination itself stands above what it publishes.
+                dane=(follows and channel.dane and not table.tls) or table.tls == "dane",
+                mta_sts=follows and channel.mta_sts and not table.tls,
                 port=table.port or channel.port,
                 concurrency=table.concurrency,
                 per_minute=table.messages_per_minute,
@@ -55,7 +71,7 @@ class Policies:
 
     @property
     def verifying(self) -> bool:
-        """Whether any destination must show a certificate that is right."""
+        """Whether any destination must show a certificate of an authority."""
         return any(policy.tls is Tls.VERIFY for policy in (self._default, *self._found.values()))
 
     def of(self, host: str) -> Policy:

@@ -46,11 +46,11 @@ from qmailpy.wire.client_events import (
     Ready,
     Secure,
     Stage,
-    Tls,
     Transaction,
 )
 from qmailpy.wire.sasl_client import Derive, Login, thd_derive
 from qmailpy.wire.smtp_client import SmtpClient
+from qmailpy.wire.tlsa import Mismatch
 
 PIECE = 65536
 """Octets read from a file at a time; so much and what the transport holds is all the memory a large message takes."""
@@ -110,7 +110,8 @@ class Session(Protocol):
     ) -> None:
         self.peer = peer
         self.core = SmtpClient(helo, peer.tls, login, lmtp=config.kind == "lmtp")
-        self.tls = ""  # what protects it: "TLSv1.3/TLS_AES_256_GCM_SHA384"
+        self.tls = ""  # what protects it: "TLSv1.3/TLS_AES_256_GCM_SHA384 dane"
+        self.doubt: Mismatch | None = None  # what is wrong with a certificate that was only watched
         self.transactions = 0  # begun so far
         self.application = ""  # how records name the conversation; the watcher's to use
         self.ends = ""  # "TCP|our ip|our port|their ip|their port"
@@ -198,14 +199,17 @@ class Session(Protocol):
             self._wait(self._config.greeting_timeout_s)
 
     def handshakeCompleted(self) -> None:
-        names = self.peer.names
-        wrong = tls.mismatch(self._transport, names) if names else ""
-        if wrong:
+        wrong = tls.mismatch(self._transport, self.peer)
+        if wrong is not None and self.peer.watched:
+            self.doubt = wrong
+        elif wrong is not None:
             stage = self.core.stage
-            self.drop(wrong)
-            self._end(Trouble(stage=stage, fault=Fault.UNTRUSTED, why=wrong))
+            self.drop(wrong.why)
+            self._end(Trouble(stage=stage, fault=Fault.UNTRUSTED, why=wrong.why, kind=wrong.kind))
             return
         self.tls = tls.secured(self._transport)
+        if self.peer.how:
+            self.tls = f"{self.tls} {self.peer.how}"
         self.core.secured()
         self._flush()
         self._wait(self._config.command_timeout_s if self.core.banner else self._config.greeting_timeout_s)
@@ -225,10 +229,12 @@ class Session(Protocol):
             self._timer.cancel()
             self._timer = None
         why = "" if reason.check(ConnectionDone) else reason.getErrorMessage()
-        fault = Fault.LOST
+        fault, kind = Fault.LOST, ""
         if self.core.stage is Stage.TLS and not self._why:
-            fault, why = Fault.UNTRUSTED, tls.why(self._transport, reason) or why or Fault.LOST.value
-        self._end(Trouble(stage=self.core.stage, fault=fault, why=why))
+            fault = Fault.UNTRUSTED
+            said = tls.why(self._transport, reason)
+            kind, why = said.kind, said.why or why or Fault.LOST.value
+        self._end(Trouble(stage=self.core.stage, fault=fault, why=why, kind=kind))
         self._watcher.closed(self, self._why)
         self.resumeProducing()
         if self._closing is not None:
@@ -276,7 +282,8 @@ class Session(Protocol):
                 fault = Fault.NO_TLS
             elif event.stage is Stage.AUTH and (event.reply is None or event.reply.code != 421):
                 fault, why = Fault.NO_LOGIN, str(event.reply or why)
-            trouble = Trouble(stage=event.stage, fault=fault, reply=event.reply, why=why)
+            kind = "starttls-not-supported" if event.insecure else ""
+            trouble = Trouble(stage=event.stage, fault=fault, reply=event.reply, why=why, kind=kind)
             self._close(
                 str(event.reply or event.why),
                 polite=event.insecure or (event.reply is not None and event.reply.code != 421),
@@ -288,8 +295,7 @@ class Session(Protocol):
     def _begin_tls(self) -> None:
         """From here on the transport is TLS; it tells by C{handshakeCompleted}, or is lost."""
         self._write_some = None
-        verify = self.peer.tls is Tls.VERIFY
-        self._transport.startTLS(self._contexts.creator(self.peer.host, verify=verify))
+        self._transport.startTLS(self._contexts.creator(self.peer))
         self._wait(self._config.connect_timeout_s)
 
     async def _derive(self, wanted: Derive) -> None:

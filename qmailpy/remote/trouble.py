@@ -68,6 +68,7 @@ class Trouble:
     fault: Fault
     reply: Reply | None = None  # the peer's, when it gave one
     why: str = ""  # else the cause, in a few words
+    kind: str = ""  # of a failure of TLS: the result type of RFC 8460 s.4.3
 
 
 @frozen(kw_only=True)

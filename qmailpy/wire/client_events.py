@@ -20,6 +20,7 @@ class Tls(Enum):
     MAY = "may"  # when the peer offers it (RFC 7435); a handshake that fails is followed by a connection without
     MUST = "must"  # always, with any certificate
     VERIFY = "verify"  # always, with a certificate of a trusted authority for the peer's name
+    DANE = "dane"  # always, with a certificate that the DNS describes (RFC 7672)
 
 
 class Stage(Enum):
@@ -67,6 +68,7 @@ class Transaction:
     deliver_by: float = 0.0  # RFC 2852: end of the sender's patience, in seconds since the epoch
     by_mode: str = ""  # "N", "R", "NT", "RT"; "" without
     by_seconds: int = 0  # what is left of it now; set as it is sent
+    require_tls: bool = False  # RFC 8689: the peer must promise to pass it on over verified TLS alone
 
     def only(self, indexes: Sequence[int]) -> Transaction:
         """The same for some of the recipients, by their positions."""

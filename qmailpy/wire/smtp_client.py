@@ -197,6 +197,8 @@ class SmtpClient:
             mail += b" BODY=8BITMIME" if not transaction.binary else b" BODY=BINARYMIME"
         if self.esmtp:
             mail += options(transaction, self.extensions)
+        if transaction.require_tls and "REQUIRETLS" in self.extensions:
+            mail += b" REQUIRETLS"  # RFC 8689 s.2
         if "DSN" in self.extensions:
             if transaction.ret:
                 mail += b" RET=" + transaction.ret.encode("ascii")

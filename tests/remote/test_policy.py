@@ -16,7 +16,7 @@ class PoliciesTests(SynchronousTestCase):
 
     def test_without_tables_all_is_as_the_channel_has_it(self) -> None:
         """TLS where it is offered, on port 25."""
-        self.assertEqual(Policies(CHANNEL).of("x.example"), Policy(tls=Tls.MAY, port=25))
+        self.assertEqual(Policies(CHANNEL).of("x.example"), Policy(tls=Tls.MAY, port=25, dane=True, mta_sts=True))
 
     def test_the_most_exact_pattern_wins(self) -> None:
         """The name, then the longest suffix, then everything; case and a final dot do not matter."""
@@ -41,6 +41,8 @@ class PoliciesTests(SynchronousTestCase):
         ):
             self.assertEqual(policies.of(host).port, port, host)
         self.assertEqual(policies.of("a.b.example").tls, Tls.VERIFY)
+        self.assertFalse(policies.of("a.b.example").mta_sts or policies.of("a.b.example").dane)
+        self.assertTrue(policies.of("b.example").mta_sts and policies.of("b.example").dane)
         self.assertTrue(policies.verifying)
 
     def test_with_a_login_tls_is_a_must(self) -> None:
