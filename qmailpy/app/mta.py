@@ -33,7 +33,7 @@ from qmailpy.channels.parts import Parts
 from qmailpy.channels.process import Notices
 from qmailpy.channels.registry import factory, make_channels
 from qmailpy.config.schema import Config, ListenerConfig
-from qmailpy.control.client import Json
+from qmailpy.control.client import Json, call, running
 from qmailpy.directory.address import POSTMASTER
 from qmailpy.directory.service import cached, ldap_directory, reconfigured
 from qmailpy.directory.setup import SERVICE, thd_read_secret
@@ -108,11 +108,10 @@ class MailWorker(Service):
         context.control.add("directory.flush", self._flush_directory)
         context.control.add("policy.counts", self._policy_counts)
         context.control.add("counters.clear", self._clear_counters)
-        QueueMethods(
-            QueueOperations(
-                lambda: parts_of(self.queue.open_shards()), config, time.time, self._switches, self.queue.in_thread
-            )
-        ).register(context.control)
+        self._operations = QueueOperations(
+            lambda: parts_of(self.queue.open_shards()), config, time.time, self._switches, self.queue.in_thread
+        )
+        QueueMethods(self._operations).register(context.control)
         self.queue.startService()
         self.queue.ready.addCallbacks(self._open, self._cannot_open)
 
@@ -217,6 +216,7 @@ class MailWorker(Service):
             router=self._router,
             recorder=self._recorders[self._context.shards[0]],
             events=self._events,
+            flush=self._flush,
             queue=config.queue,
             log=config.log,
             trust=config.trust,
@@ -250,6 +250,14 @@ class MailWorker(Service):
             self._reactor.stop()
 
     # --- while it runs ---------------------------------------------------------------------------------------
+
+    async def _flush(self, destination: str) -> int:
+        """Have all workers try the mail for a destination now; how many messages we have for it."""
+        others = self.queue.in_thread(thd_flush_others, self._context.home, self._context.name, destination)
+        others.addErrback(lambda failure: self._log.warn("the other workers: {why}", why=str(failure.value)))
+        count = await self._operations.flush(destination)
+        await others
+        return count
 
     async def _flush_directory(self, address: str = "") -> Json:
         self._directory.flush(address)
@@ -335,3 +343,14 @@ class MailWorker(Service):
         """Fires when what was in flight is recorded and everything is in files."""
         super().stopService()
         return Deferred.fromCoroutine(self._stop())
+
+
+def thd_flush_others(home: str, own: str, destination: str) -> None:
+    """
+    Have the other mail workers try the mail for a destination now. Blocks.
+
+    @raise CommandError: one did not.
+    """
+    for endpoint in running(home):
+        if endpoint.role == "mta" and endpoint.name != own:
+            call(home, endpoint.name, "queue.flush", destination=destination)

@@ -306,6 +306,8 @@ CHECKS: Mapping[type, Mapping[str, Check]] = {
         "errors": count,
         "messages": count,
         "bare_lf": one_of("refuse", "normalise"),
+        "etrn": every(destination_pattern),
+        "xclient": every(network),
         "hold_s": between(0, 999_999_999),  # RFC 4865 s.4: nine digits
     },
     schema.ChannelConfig: {

@@ -100,6 +100,8 @@ class ListenerConfig:
     deliver_by: bool = True  # RFC 2852: the client says until when
     require_tls: bool = True  # RFC 8689: the client may ask for TLS all the way; under TLS only
     checks: bool = True  # smtp: strangers are looked at as [checks], [[dnslist]] and [greylist] say
+    etrn: tuple[str, ...] = ()  # domains whose mail trusted clients and users may have sent now (RFC 1985)
+    xclient: tuple[str, ...] = ()  # networks of filters and proxies that tell who is behind them; not for pop3
 
     @property
     def login(self) -> str:

@@ -177,6 +177,7 @@ class QueueFilter:
     failed: bool = False  # only those with an attempt that failed
     sender: str = ""  # as for pattern(); "" = any
     recipient: str = ""
+    destination: str = ""  # a next hop or domain, or ".domain" for all below it; "" = any
     match_all: bool = False  # sender and recipient must both match; otherwise one of them suffices
     envelope: bool = False  # entries are to carry recipients
 
@@ -184,21 +185,41 @@ class QueueFilter:
         """Whether copies in this channel can be meant: a cheap first question."""
         return not self.channel or _glob(self.channel.lower(), channel.lower())
 
-    def admits(self, *, channel: str, held: bool, attempts: int, sender: str, recipients: Iterable[str]) -> bool:
+    def admits(
+        self,
+        *,
+        channel: str,
+        held: bool,
+        attempts: int,
+        sender: str,
+        recipients: Iterable[str],
+        hosts: Iterable[str] = (),
+    ) -> bool:
         """
         Whether a copy is meant.
 
         @param recipients: addresses still to be served; walked over only if they matter.
+        @param hosts: their next hops and domains; the same.
         """
         if not self.admits_channel(channel) or (self.held is not None and held != self.held):
             return False
         if self.failed and not attempts:
+            return False
+        if self.destination and not any(map(destined(self.destination), hosts)):
             return False
         if self.sender:
             found = pattern(self.sender)(sender)
             if not self.recipient or found != self.match_all:
                 return found
         return not self.recipient or any(map(pattern(self.recipient), recipients))
+
+
+def destined(destination: str) -> Callable[[str], bool]:
+    """A test for hosts. @param destination: as in L{QueueFilter}."""
+    wanted = destination.lower()
+    if wanted.startswith("."):
+        return lambda host: host.lower().endswith(wanted)
+    return lambda host: host.lower() == wanted
 
 
 def to_json(value: Any) -> dict[str, Any]:

@@ -41,6 +41,7 @@ class QueueMethods:
         control.add("queue.stop_channel", self._stop)
         control.add("queue.start_channel", self._start)
         control.add("queue.run", self._run)
+        control.add("queue.flush", self._flush)
 
     async def _list(self, filters: Json, cursor: str | None, limit: int) -> Json:
         wanted = _understood(QueueFilter, filters)
@@ -101,6 +102,10 @@ class QueueMethods:
     async def _run(self, channel: str) -> Json:
         known, waiting = await self._queue.run(str(channel))
         return {"known": known, "waiting": waiting}
+
+    async def _flush(self, destination: str) -> Json:
+        with _trouble():
+            return {"waiting": await self._queue.flush(str(destination))}
 
 
 class _trouble:

@@ -451,6 +451,12 @@ class Runner:
         self.refill()
         self.pump()
 
+    def hurry(self, numbers: Sequence[int]) -> None:
+        """These messages are due, whatever the schedule says; those that a sender wants held are not."""
+        self._hurried.extend(numbers)
+        self.refill()
+        self.pump()
+
     def trying(self, message: Message, copy: Copy) -> bool:
         """Whether recipients of a copy are out, or their attempt has ended and is not recorded yet."""
         if not copy.flying:

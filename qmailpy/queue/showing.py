@@ -43,6 +43,9 @@ def entry(
         attempts=attempts,
         sender=envelope.sender,
         recipients=(item.recipient.address for item in items),
+        hosts=(
+            host for item in items for host in (item.recipient.host, item.recipient.address.rpartition("@")[2]) if host
+        ),
     ):
         return None
     times = [item.next_attempt for number, item in copy.pending.items() if not busy or number not in copy.flying]

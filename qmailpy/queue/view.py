@@ -15,9 +15,9 @@ from twisted.internet.defer import Deferred, gatherResults, succeed
 from qmailpy.config.schema import Config
 from qmailpy.errors import QmailpyError
 from qmailpy.queue.codec import Held, Op, Released
-from qmailpy.queue.entries import BUSY, DONE, REFUSED, UNKNOWN, ActionResult, Target
+from qmailpy.queue.entries import BUSY, DONE, REFUSED, UNKNOWN, ActionResult, QueueFilter, Target
 from qmailpy.queue.ids import shard_of, to_number
-from qmailpy.queue.reading import Part, QueueReading
+from qmailpy.queue.reading import LIMIT, Part, QueueReading
 from qmailpy.queue.runner import Told
 from qmailpy.queue.service import QueueShard
 from qmailpy.queue.shard import Shard
@@ -218,6 +218,31 @@ class QueueOperations(QueueReading):
                         waiting += len(runner.due)
                         runner.run_now()
         return True, waiting
+
+    async def flush(self, destination: str) -> int:
+        """
+        Try all mail for a destination now, whatever its schedule says.
+
+        @param destination: a next hop or the domain of recipients; ".domain" for all below it.
+        @return: how many copies that were, held ones left out; those of a stopped channel wait on.
+        @raise OSError: the queue cannot be read.
+        """
+        count = 0
+        cursor: str | None = None
+        wanted = QueueFilter(destination=destination, held=False)
+        while True:
+            found, cursor = await self.page(wanted, cursor, LIMIT)
+            by_shard: dict[tuple[str, str], list[int]] = {}
+            for entry in found:
+                by_shard.setdefault((_shard(entry.id), entry.channel), []).append(to_number(entry.id))
+            for part in self._parts():
+                for (shard, channel), numbers in by_shard.items():
+                    runner = part.runners.get(channel)
+                    if shard == part.name and runner is not None and not runner.stopped:
+                        runner.hurry(numbers)
+                        count += len(numbers)
+            if cursor is None:
+                return count
 
     async def _known(self, channel: str) -> bool:
         return channel in self._config.channels or channel in await self._channels(self._parts())

@@ -27,7 +27,8 @@ from qmailpy.policy.visit import Visit
 from qmailpy.records.record import Action
 from qmailpy.servers.clients import plain_address
 from qmailpy.servers.connection import ANSWER, FLOW, Connection, TurnedAway, near
-from qmailpy.servers.site import Site
+from qmailpy.servers.fronts import NOTHING, Claims
+from qmailpy.servers.site import Offers, Site
 from qmailpy.servers.smtp_records import Origin, connection_record, ends, session_record, why_ended
 from qmailpy.servers.tls import Secured, bindings
 from qmailpy.servers.transaction import INTERNAL, reply_to
@@ -38,7 +39,7 @@ from qmailpy.wire.smtp_events import BadCommand, Ended, Event, StartTls
 STOPPING = Reply(421, "4.3.2", "Server is stopping")
 
 _TIMEOUT = Reply(421, "4.4.2", "Timeout")
-_TURNED_AWAY = {
+TURNED_AWAY = {
     TurnedAway.STOPPING: STOPPING,
     TurnedAway.FULL: Reply(421, "4.3.2", "Too many connections"),
     TurnedAway.CLIENT_FULL: Reply(421, "4.7.0", "Too many connections from your address"),
@@ -61,7 +62,9 @@ class Conversation(Connection):
     __slots__ = (
         "_asking",
         "_bad_commands",
+        "_claims",
         "_ends",
+        "_front",
         "_greeting",
         "_opened",
         "_running",
@@ -88,6 +91,8 @@ class Conversation(Connection):
         self._user = ""  # address of the mailbox that has logged in
         self._visit: Visit | None = None  # for the gate, when it has something to say here
         self._greeting: IDelayedCall | None = None  # the greeting is to come
+        self._front = False  # it may tell who is behind it
+        self._claims = NOTHING  # what it has told
 
     # For the session to say
 
@@ -106,13 +111,17 @@ class Conversation(Connection):
         site = self._site
         host = self._arrive()
         ours = plain_address(getattr(host, "host", ""))
+        self._front = site.fronts is not None and self._ip in site.fronts
+        if self._front:
+            self._core.service = self._offers().clear
         if site.log.connections:
             unix = isinstance(host, UNIXAddress)
             self._ends = ends(host, self.transport.getPeer(), unix, self._ip, ours)
         turned_away = self._admit()
-        refusal = _TURNED_AWAY[turned_away] if turned_away is not None else None
+        refusal = TURNED_AWAY[turned_away] if turned_away is not None else None
         if refusal is None and site.gate is not None:
-            self._visit, refusal = site.gate.arrive(site.listener, self._ip, ours, trusted=self._trusted)
+            known = self._trusted or self._front
+            self._visit, refusal = site.gate.arrive(site.listener, self._ip, ours, trusted=known)
         if refusal is not None:
             connection_record(site, Action.REFUSED, self._ends, diagnostic=str(refusal))
             self._core.close(refusal)
@@ -125,7 +134,7 @@ class Conversation(Connection):
                 self._begin_tls()
             else:
                 if near(host, self._ip):
-                    self._core.service = site.offers.near
+                    self._core.service = self._offers().near
                 if self._visit is not None and self._visit.greet_delay_s:
                     self._greeting = site.reactor.callLater(self._visit.greet_delay_s, self._greet)
                 else:
@@ -300,7 +309,22 @@ class Conversation(Connection):
             self.abort()
             return
         self._start_handshake(site.certificates)
-        self._core.secure(site.offers.inside, self._bindings)
+        self._core.secure(self._offers().inside, self._bindings)
+
+    def _offers(self) -> Offers:
+        """What this client is offered."""
+        site = self._site
+        return site.front_offers if self._front and site.front_offers is not None else site.offers
+
+    def _claimed_ends(self, claims: Claims) -> str:
+        """The transport field of the records of a client behind a front."""
+        if not self._ends:
+            return ""
+        host, peer = self.transport.getHost(), self.transport.getPeer()
+        ours = plain_address(getattr(host, "host", "")) if claims.our_ip is None else claims.our_ip
+        port = getattr(host, "port", 0) if claims.our_port is None else claims.our_port
+        theirs = getattr(peer, "port", 0) if claims.port is None else claims.port
+        return f"TCP|{ours}|{port}|{self._ip}|{theirs}"
 
     def _bindings(self) -> Mapping[str, bytes]:
         return bindings(self.transport)
@@ -324,17 +348,23 @@ class Conversation(Connection):
     def _ended(self, event: Ended) -> None:
         self._why = event.reply
 
+    @property
+    def _helo(self) -> str:
+        """What the client calls itself, as far as is known."""
+        return self._core.helo if self._claims.helo is None else self._claims.helo
+
     def _origin(self) -> Origin:
         """Who is there, for the records and for a transaction that begins."""
-        core = self._core
+        core, claims = self._core, self._claims
         return Origin(
             ip=self._ip,
-            helo=core.helo,
+            helo=self._helo,
             user=self._user,
-            extended=core.extended,
+            extended=core.extended if claims.extended is None else claims.extended,
             lmtp=core.service.lmtp,
             secured=self._secured,
             names=self._site.names,
+            given=claims.name,
         )
 
 

@@ -23,6 +23,7 @@ from qmailpy.wire.smtp_extensions import (
     REQUIRETLS,
     TOO_LATE,
 )
+from qmailpy.wire.smtp_fronts import ETRN
 from qmailpy.wire.smtp_service import EXTENSIONS, Extension
 
 
@@ -40,6 +41,7 @@ def extensions(listener: ListenerConfig, *, secured: bool) -> tuple[Extension, .
         *((FUTURERELEASE,) if hold_s(listener) else ()),
         *((DELIVERBY,) if listener.deliver_by else ()),
         *((REQUIRETLS,) if listener.require_tls and secured else ()),
+        *((ETRN,) if listener.etrn else ()),
     )
 
 

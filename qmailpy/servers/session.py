@@ -19,7 +19,7 @@ message leaves a V record for each.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, cast
 
@@ -29,13 +29,16 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from qmailpy.auth.logins import Refusal
+from qmailpy.directory import address as addresses
 from qmailpy.errors import MailError
 from qmailpy.interfaces import IFlow
 from qmailpy.policy.ruling import Ruling
 from qmailpy.records.record import Action
 from qmailpy.servers import mail_options, smtp_login
-from qmailpy.servers.connection import FLOW
-from qmailpy.servers.conversation import STOPPING, Conversation
+from qmailpy.servers.clients import plain_address
+from qmailpy.servers.connection import FLOW, TurnedAway, near
+from qmailpy.servers.conversation import STOPPING, TURNED_AWAY, Conversation
+from qmailpy.servers.fronts import destination_of, may_run
 from qmailpy.servers.site import Site
 from qmailpy.servers.smtp_records import connection_record
 from qmailpy.servers.submission import may_send_as
@@ -51,9 +54,11 @@ from qmailpy.wire.smtp_events import (
     Ended,
     Greeted,
     MailFrom,
+    QueueRun,
     RcptTo,
     Reset,
     StartTls,
+    XClient,
 )
 
 _NO_RELAYING = Reply(550, "5.7.1", "Relaying denied")
@@ -135,6 +140,57 @@ class SmtpSession(Conversation):
         connection_record(self._site, Action.AUTHENTICATED, self._ends, user=user, diagnostic=str(reply))
         self._core.answer(reply)
 
+    def _queue_run(self, event: QueueRun) -> None:
+        """ETRN: the queue is worked through beside the session, which need not wait for it."""
+        flush = self._site.flush
+        if flush is None or not (self._trusted or self._user) or not may_run(self._site.listener.etrn, event):
+            self._core.answer(Reply(459, "4.7.1", f"Node {event.domain} is not allowed"))  # RFC 1985 s.5.3
+            return
+        where = destination_of(event)
+        Deferred.fromCoroutine(_flushed(flush, where)).addErrback(
+            lambda failure: self._log.failure("running the queue for {where}", failure, where=where)
+        )
+        self._core.accept()
+
+    def _xclient(self, event: XClient) -> None:
+        """A front tells whose session this is: that of a client which has just connected."""
+        site, said = self._site, event.attributes
+        connection_record(site, Action.CLOSED, self._ends, diagnostic="XCLIENT")
+        self._forget()
+        self._claims = claims = self._claims.told(said)
+        refusal = self._become(said["ADDR"]) if "ADDR" in said else None
+        self._user = addresses.key(site.logins.full(said["LOGIN"])) if said.get("LOGIN") and site.logins else ""
+        if refusal is None and self._user and site.gate is not None and self._visit is not None:
+            refusal = site.gate.logged_in(self._visit, self._user, 0)
+        self._ends = self._claimed_ends(claims)
+        connection_record(site, Action.OPENED, self._ends)
+        if refusal is not None:
+            self._core.answer(refusal)
+            return
+        self._core.accept()
+        self._core.authenticated = bool(self._user)
+
+    def _become(self, ip: str) -> Reply | None:
+        """Be the session of another client, who may be turned away; a front need not be greeted late, nor watched."""
+        site = self._site
+        site.counts.remove(self._ip)
+        self._ip = ip
+        self._trusted = ip in site.trusted
+        count = site.counts.add(ip)
+        if self._secured is None:
+            self._core.service = self._offers().near if near(None, ip) else self._offers().clear
+        refusal = None
+        if site.gate is not None:
+            if self._visit is not None:
+                site.gate.leave(self._visit)
+            ours = plain_address(getattr(self.transport.getHost(), "host", ""))
+            self._visit, refusal = site.gate.arrive(site.listener, ip, ours, trusted=self._trusted)
+            if self._visit is not None:
+                self._visit.watched = False
+        if not self._trusted and count > site.listener.connections_per_client:
+            refusal = TURNED_AWAY[TurnedAway.CLIENT_FULL]
+        return refusal
+
     def _mail_from(self, event: MailFrom) -> None:
         site = self._site
         user = self._user
@@ -163,7 +219,7 @@ class SmtpSession(Conversation):
     def _begin(self, event: MailFrom) -> None:
         gate, visit = self._site.gate, self._visit
         if gate is not None and visit is not None:
-            refusal = gate.mail(visit, self._core.helo, self._user, event.address)
+            refusal = gate.mail(visit, self._helo, self._user, event.address)
             if refusal is not None:
                 self._bad_command(BadCommand(f"MAIL FROM:<{event.address}>".encode(), refusal))
                 self._core.answer(refusal, counted=not (self._trusted or self._user))
@@ -372,7 +428,14 @@ class SmtpSession(Conversation):
         DataRefused: _data_refused,
         StartTls: Conversation._start_tls,
         AuthStep: _auth_step,
+        QueueRun: _queue_run,
+        XClient: _xclient,
         Reset: _reset,
         BadCommand: Conversation._bad_command,
         Ended: Conversation._ended,
     }
+
+
+async def _flushed(flush: Callable[[str], Awaitable[int]], where: str) -> None:
+    count = await flush(where)
+    SmtpSession._log.info("ETRN: {count} messages for {where} are tried now", count=count, where=where)

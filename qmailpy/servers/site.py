@@ -4,20 +4,21 @@ What the SMTP sessions of a listener share, and what they offer.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
-from attrs import Factory, define, frozen
+from attrs import Factory, define, evolve, fields, frozen
 
 from qmailpy.auth.logins import Logins
 from qmailpy.config.schema import ListenerConfig, LogConfig, QueueConfig
 from qmailpy.events.log import NoEvents
 from qmailpy.interfaces import IDirectory, IEnqueue, IEvents, ILastCheck, IRecorder, IRouter
 from qmailpy.policy.gate import Gate
-from qmailpy.servers.clients import ReverseNames
+from qmailpy.servers.clients import ReverseNames, TrustedNetworks
 from qmailpy.servers.mail_options import extensions, hold_s
 from qmailpy.servers.sessions import ListenerSite
 from qmailpy.wire import sasl
-from qmailpy.wire.smtp_service import Limits, Service
+from qmailpy.wire.smtp_fronts import XCLIENT
+from qmailpy.wire.smtp_service import Extension, Limits, Service
 
 
 @frozen(kw_only=True)
@@ -27,6 +28,11 @@ class Offers:
     clear: Service  # without TLS
     near: Service  # without TLS, to a client on loopback
     inside: Service  # under TLS
+
+    def fronted(self) -> Offers:
+        """The same for filters and proxies, who may say who is behind them."""
+        more = {field.name: _with(getattr(self, field.name), XCLIENT) for field in fields(Offers)}
+        return Offers(**more)
 
     @classmethod
     def of(
@@ -76,6 +82,10 @@ class Offers:
         )
 
 
+def _with(service: Service, extension: Extension) -> Service:
+    return evolve(service, extensions=(*service.extensions, extension))
+
+
 @define(eq=False, kw_only=True)
 class Site(ListenerSite):
     """What the SMTP sessions of one listener share."""
@@ -89,6 +99,9 @@ class Site(ListenerSite):
     recorder: IRecorder
     postmaster: str  # canonical address that "RCPT TO:<postmaster>" stands for
     names: ReverseNames | None = None
+    fronts: TrustedNetworks | None = None  # filters and proxies that may use XCLIENT; none: nobody
+    front_offers: Offers | None = None  # what they are offered
+    flush: Callable[[str], Awaitable[int]] | None = None  # ETRN: has mail for a domain (".domain": below it) tried now
     logins: Logins | None = None  # none: no logins here
     directory: IDirectory | None = None  # tells which senders are a user's own; there when there are logins
     events: IEvents = Factory(NoEvents)

@@ -4,7 +4,7 @@ The listeners of SMTP, submission and LMTP: a factory of L{SmtpSession} over the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IProtocol, IProtocolFactory, IReactorTime
@@ -48,6 +48,7 @@ class SmtpFactory:
         logins: Logins | None = None,
         directory: IDirectory | None = None,
         events: IEvents | None = None,
+        flush: Callable[[str], Awaitable[int]] | None = None,
         process: str = "process",
         last_checks: Sequence[ILastCheck] = (),
         gate: Gate | None = None,
@@ -59,6 +60,7 @@ class SmtpFactory:
         @param certificates: for TLS; C{None} = there is none.
         @param logins: decides about logins; C{None} = there are none.
         @param directory: tells which senders are a user's own; needed with C{logins}.
+        @param flush: has the mail for a destination tried now (ETRN); C{None}: nobody may ask for that.
         @param process: name of the channel of kind "process".
         @param last_checks: of the recipients of a whole message; a listener of another kind than LMTP has none.
         @param gate: access tables, limits and checks; C{None} = there are none.
@@ -84,10 +86,19 @@ class SmtpFactory:
             logins=logins,
             directory=directory,
             events=events or NoEvents(),
+            flush=flush,
             process=process,
             last_checks=tuple(last_checks) if listener.kind == "lmtp" else (),
             gate=gate,
         )
+
+        self._let_fronts(listener)
+
+    def _let_fronts(self, listener: ListenerConfig) -> None:
+        """Filters and proxies that may say who is behind them."""
+        site = self.site
+        site.fronts = TrustedNetworks(TrustConfig(networks=listener.xclient)) if listener.xclient else None
+        site.front_offers = site.offers.fronted() if listener.xclient else None
 
     def reconfigure(self, listener: ListenerConfig, queue: QueueConfig, log: LogConfig, trust: TrustConfig) -> None:
         """Take other settings: offers are for connections to come, limits for those that are there too."""
@@ -103,6 +114,7 @@ class SmtpFactory:
         site.listener, site.queue, site.log = listener, queue, log
         self._proxies = TrustedNetworks(TrustConfig(networks=listener.proxy))
         site.trusted = TrustedNetworks(trust)
+        self._let_fronts(listener)
 
     def doStart(self) -> None:
         """A port begins to listen."""

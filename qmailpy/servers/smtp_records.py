@@ -28,10 +28,13 @@ class Origin:
     lmtp: bool
     secured: Secured | None  # none: no TLS
     names: ReverseNames | None
+    given: str | None = None  # its name by the word of a front
 
     @property
     def name(self) -> str:
         """The client's name, "" as long as it is not known."""
+        if self.given is not None:
+            return self.given
         return self.names.get(self.ip) if self.names is not None else ""
 
     @property

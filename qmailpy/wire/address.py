@@ -109,6 +109,11 @@ def valid_domain(text: str, *, utf8: bool = False) -> bool:
     return _domain(text, utf8) is not None
 
 
+def canonical_domain(text: str) -> str:
+    """The one form of a domain name or address literal, U-labels as A-labels; "" when it is none."""
+    return _domain(text, True) or ""
+
+
 def _parse_rare_path(line: bytes, at: int, *, sender: bool, utf8: bool) -> tuple[str, int] | Reply:
     """L{parse_path} for every form, a character at a time where it must be."""
     rest = line[at:]

@@ -45,11 +45,13 @@ from qmailpy.wire.smtp_state import (
     AUTH_ASKED,
     DATA_ASKED,
     END_ASKED,
+    ETRN_ASKED,
     IDLE,
     MAIL_ASKED,
     QUOTE_OCTETS,
     RCPT_ASKED,
     TLS_ASKED,
+    XCLIENT_ASKED,
     SmtpState,
     no_bindings,
 )
@@ -67,6 +69,7 @@ _DEFAULTS = {
     END_ASKED: say.MESSAGE_OK,
     TLS_ASKED: say.TLS_OK,
     AUTH_ASKED: say.AUTH_OK,
+    ETRN_ASKED: say.ETRN_OK,
 }
 
 
@@ -113,12 +116,10 @@ class SmtpCore(SmtpState):
         """
         self.service = service
         self.bindings = bindings
-        self.forget()
+        self.begin_anew()
         self.buffer = b""
         self.at = 0
         self.backlog = None
-        self.authenticated = self.extended = False
-        self.helo = ""
 
     def secret(self, secret: ScramSecret) -> None:
         """Answer a L{AuthStep} that wants a secret; L{proceed} tells what comes of it."""
@@ -157,7 +158,7 @@ class SmtpCore(SmtpState):
 
     def accept(self) -> None:
         """Answer the question with the usual positive reply."""
-        self._settle(True, _DEFAULTS[self.asked])
+        self._settle(True, _DEFAULTS[self.asked] if self.asked != XCLIENT_ASKED else self.service.greeting)
 
     def answer(self, reply: Reply, *, counted: bool = True) -> None:
         """
@@ -253,7 +254,10 @@ class SmtpCore(SmtpState):
         elif asked == AUTH_ASKED:
             self.exchange = None
             self.authenticated = accepted
-        elif accepted and self.backlog:  # STARTTLS
+        elif asked == XCLIENT_ASKED:
+            if accepted:
+                self.begin_anew()
+        elif asked == TLS_ASKED and accepted and self.backlog:
             self.send(encode(say.TLS_INJECTED))
             self.end(say.TLS_INJECTED)
 

@@ -16,6 +16,7 @@ from qmailpy.wire.smtp_arguments import parameters, path
 from qmailpy.wire.smtp_auth import auth
 from qmailpy.wire.smtp_content import bdat, data_command
 from qmailpy.wire.smtp_events import Event, Greeted, MailFrom, RcptTo, Reset, StartTls
+from qmailpy.wire.smtp_fronts import etrn, xclient
 from qmailpy.wire.smtp_state import MAIL_ASKED, RCPT_ASKED, TLS_ASKED, SmtpState
 
 _HELO_OCTETS = 255
@@ -172,6 +173,8 @@ COMMANDS: dict[bytes, Command] = {
     b"HELP": _help,
     b"STARTTLS": _starttls,
     b"AUTH": auth,
+    b"ETRN": etrn,
+    b"XCLIENT": xclient,
 }
 LMTP_COMMANDS: dict[bytes, Command] = {
     **{verb: parser for verb, parser in COMMANDS.items() if verb not in (b"EHLO", b"HELO")},

@@ -6,6 +6,8 @@ Those that ask a question hold the session until it is answered.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from attrs import frozen
 
 from qmailpy.values import Reply
@@ -109,6 +111,24 @@ class AuthStep:
 
 
 @frozen
+class QueueRun:
+    """ETRN. Asks: may the client have mail for that domain sent now?"""
+
+    domain: str  # in lower case, A-labels
+    below: bool  # and for all hosts and domains below it
+
+
+@frozen
+class XClient:
+    """
+    XCLIENT: the session is somebody else's than it seems. Asks; behind an acceptance the client is greeted anew, and
+    says EHLO again.
+    """
+
+    attributes: Mapping[str, str]  # by their names in capitals; "" where the client says it does not know
+
+
+@frozen
 class Reset:
     """RSET: an open transaction is forgotten."""
 
@@ -138,6 +158,8 @@ Event = (
     | DataRefused
     | StartTls
     | AuthStep
+    | QueueRun
+    | XClient
     | Reset
     | BadCommand
     | Ended

@@ -42,6 +42,12 @@ NOT_NOW = Reply(503, "5.5.1", "Not in a transaction")
 NOT_NOW_BDAT = Reply(503, "5.5.1", "BDAT has begun")
 BDAT_ONLY = Reply(503, "5.5.1", "A message with BODY=BINARYMIME comes by BDAT")
 BDAT_SYNTAX = Reply(501, "5.5.4", "Syntax: BDAT size [LAST]")
+ETRN_OK = b"250 2.0.0 Queuing started\r\n"
+ETRN_SYNTAX = Reply(500, "5.5.4", "Syntax: ETRN domain")  # RFC 1985 s.5.3 has 500 for this
+ETRN_DOMAIN = Reply(501, "5.5.4", "ETRN needs a domain")
+ETRN_QUEUE = Reply(458, "4.5.4", "Queues have no names here")
+XCLIENT_SYNTAX = Reply(501, "5.5.4", "Syntax: XCLIENT attribute=value ...")
+XCLIENT_DENIED = Reply(550, "5.7.0", "Insufficient authorization")
 TLS_OK = b"220 2.0.0 Ready to start TLS\r\n"
 TLS_TWICE = Reply(503, "5.5.1", "TLS is active already")
 TLS_FIRST = Reply(538, "5.7.11", "Encryption required: STARTTLS first")  # RFC 4954 s.6

@@ -7,6 +7,7 @@ Of the machine of L{qmailpy.wire.smtp}, whose parts work on this:
     L{qmailpy.wire.smtp_commands}               the commands
     L{qmailpy.wire.smtp_auth}                   an authentication exchange
     L{qmailpy.wire.smtp_content}                the message, by DATA or BDAT
+    L{qmailpy.wire.smtp_fronts}                 ETRN and XCLIENT
 """
 
 from __future__ import annotations
@@ -27,7 +28,17 @@ QUOTE_OCTETS = 200
 _HIDDEN = b"(hidden)"
 
 # What is asked while an answer is awaited; else nothing is.
-IDLE, MAIL_ASKED, RCPT_ASKED, DATA_ASKED, END_ASKED, TLS_ASKED, AUTH_ASKED = range(7)
+(
+    IDLE,
+    MAIL_ASKED,
+    RCPT_ASKED,
+    DATA_ASKED,
+    END_ASKED,
+    TLS_ASKED,
+    AUTH_ASKED,
+    ETRN_ASKED,
+    XCLIENT_ASKED,
+) = range(9)
 
 
 def no_bindings() -> Mapping[str, bytes]:
@@ -127,6 +138,12 @@ class SmtpState:
         self.refused = False
         self.chunks = None
         self.recipients = 0
+
+    def begin_anew(self) -> None:
+        """Nothing was said yet."""
+        self.forget()
+        self.authenticated = self.extended = False
+        self.helo = ""
 
     def drop(self) -> None:
         """The session is over: hold on to nothing."""
