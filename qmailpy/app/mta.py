@@ -77,6 +77,7 @@ class MailWorker(Service):
         self._ports: list[IListeningPort] = []
         self._channels: list[IChannel] = []
         self._recorders: dict[str, Recorder] = {}
+        self._notices: list[Notices] = []
         context.hooks.reload.append(self._reload)
         context.hooks.reopen.append(self._reopen)
 
@@ -149,13 +150,15 @@ class MailWorker(Service):
         )
         self._recorders[shard] = recorder
         channels = make_channels(self._parts(recorder, config))
+        notices = Notices(config)
+        self._notices.append(notices)
         self._channels += channels.values()
         return Surroundings(
             config=config,
             files=self._files,
             recorder=recorder,
             channels=channels,
-            notices=Notices(config),
+            notices=notices,
             clock=reactor,
             seconds=time.time,
             chance=Random(),  # noqa: S311 - spreads retries
@@ -305,6 +308,8 @@ class MailWorker(Service):
                     ended[name].addCallback(partial(self._end_channel, old))
         for name in config.channels.keys() - before.channels.keys():
             self._log.warn("channel {name} is new: it is there after a restart", name=name)
+        for notices in self._notices:
+            await self.queue.in_thread(notices.thd_configure, config)
         self._listeners.reconfigure(config)
         if self._listeners.secured:
             self._listeners.use(await self.queue.in_thread(self._context.thd_pairs))

@@ -17,14 +17,18 @@ import secrets
 from collections.abc import Callable, Sequence
 
 from attrs import evolve
+from twisted.logger import Logger
 from zope.interface import implementer
 
 from qmailpy.channels.parts import Parts
 from qmailpy.config.schema import ChannelConfig, Config
+from qmailpy.config.wording import thd_wordings
 from qmailpy.errors import Temporary
 from qmailpy.interfaces import IChannel
 from qmailpy.values import Content, Disposition, Envelope, Job, Notify, Recipient, Refused, Reply, Verdict
 from qmailpy.wire.dsn import Notice, Origin, Reported, delay_report, failure_report, success_report
+from qmailpy.wire.headers import find
+from qmailpy.wire.wording import LANGUAGES, language_of
 
 _FORWARDED = Reply(250, "2.1.5", "Forwarded")
 _CIRCLE = Disposition(verdict=Verdict.DEFERRED, reply=Reply(451, "4.3.5", "The route of this address leads back here"))
@@ -36,19 +40,30 @@ class Notices:
     """
     Builds the messages that tell senders what became of their mail.
 
-    All of it is a function of the arguments, and of the id drawn for each notice. It may read a content that is on
-    disk: for a worker thread.
+    All of it is a function of the arguments, the words, and the id drawn for each notice. It may read a content that is
+    on disk: for a worker thread.
     """
+
+    _log = Logger()
 
     def __init__(self, config: Config, make_id: Callable[[], str] | None = None) -> None:
         """
+        Reads the words of notices, and so blocks.
+
         @param make_id: an unpredictable word for the Message-ID and the boundary of each notice; by default of chance.
         """
+        self._make_id = make_id or (lambda: secrets.token_hex(12))
+        self.thd_configure(config)
+
+    def thd_configure(self, config: Config) -> None:
+        """Take another configuration, and read the words of notices anew. Blocks."""
+        self._words, problems = thd_wordings(config.home)
+        for problem in problems:
+            self._log.warn("{problem}; the words that come with qmailpy are used", problem=str(problem))
         self._hostname = config.server.hostname
         self._postmaster = config.server.postmaster or "postmaster"
         self._bounce = config.bounce
         self._channel = next((name for name, one in config.channels.items() if one.kind == "process"), "process")
-        self._make_id = make_id or (lambda: secrets.token_hex(12))
 
     def build_failure(
         self, envelope: Envelope, queue_id: str, failures: Outcomes, content: Content, now: float
@@ -72,10 +87,11 @@ class Notices:
         told = [self._postmaster if double else envelope.sender]
         if self._bounce.copy_postmaster and not double and envelope.sender.lower() != self._postmaster.lower():
             told.append(self._postmaster)
-        notice = self._notice(told[0], now)
-        origin = Origin(id=queue_id, envelope=envelope, header=content.header(), content=whole)
+        header = content.header()
+        notice = self._notice(told[0], header, now)
+        origin = Origin(id=queue_id, envelope=envelope, header=header, content=whole)
         octets = failure_report(notice, origin, _reported(failures, now), double=double)
-        return self._envelope(notice, envelope, told, failures[0][0].channel, octets), octets
+        return self._envelope(notice, told, failures[0][0].channel, octets), octets
 
     def build_delay(
         self, envelope: Envelope, queue_id: str, delayed: Outcomes, content: Content, now: float, until: float
@@ -88,10 +104,11 @@ class Notices:
         delayed = [item for item in delayed if item[0].notify == 0 or item[0].notify & Notify.DELAY]
         if not delayed or not envelope.sender:
             return None
-        notice = self._notice(envelope.sender, now)
-        origin = Origin(id=queue_id, envelope=envelope, header=content.header(), content=None)
+        header = content.header()
+        notice = self._notice(envelope.sender, header, now)
+        origin = Origin(id=queue_id, envelope=envelope, header=header, content=None)
         octets = delay_report(notice, origin, _reported(delayed, now), until)
-        return self._envelope(notice, envelope, [envelope.sender], delayed[0][0].channel, octets), octets
+        return self._envelope(notice, [envelope.sender], delayed[0][0].channel, octets), octets
 
     def build_success(
         self,
@@ -109,23 +126,38 @@ class Notices:
         """
         if not successes or not envelope.sender:
             return None
-        notice = self._notice(envelope.sender, now)
-        origin = Origin(id=queue_id, envelope=envelope, header=content.header(), content=None)
+        header = content.header()
+        notice = self._notice(envelope.sender, header, now)
+        origin = Origin(id=queue_id, envelope=envelope, header=header, content=None)
         reported = [
             Reported(recipient=recipient, reply=said.reply, remote_mta=said.remote_mta, last_attempt=now, action=action)
             for recipient, said, action in successes
         ]
         octets = success_report(notice, origin, reported)
-        return self._envelope(notice, envelope, [envelope.sender], successes[0][0].channel, octets), octets
+        return self._envelope(notice, [envelope.sender], successes[0][0].channel, octets), octets
 
-    def _notice(self, to: str, now: float) -> Notice:
+    def _notice(self, to: str, header: bytes, now: float) -> Notice:
+        """@param header: of the message it is about."""
         if "@" not in to:
             to = f"{to}@{self._hostname}"
         return Notice(
-            id=self._make_id(), hostname=self._hostname, sender_name=self._bounce.sender_name, to=to, time=now
+            id=self._make_id(),
+            hostname=self._hostname,
+            sender_name=self._bounce.sender_name,
+            to=to,
+            time=now,
+            words=tuple([self._words[language] for language in self._languages(header)]),
         )
 
-    def _envelope(self, notice: Notice, about: Envelope, told: Sequence[str], source: str, octets: bytes) -> Envelope:
+    def _languages(self, header: bytes) -> Sequence[str]:
+        """The message's own where that is evident, else the house's; with "both" first what is more likely read."""
+        house = self._bounce.language
+        own = language_of(find(header, "content-language", "content-type", "subject"))
+        if house == "both":
+            return sorted(LANGUAGES, key=lambda language: language != own)
+        return (own or house,)
+
+    def _envelope(self, notice: Notice, told: Sequence[str], source: str, octets: bytes) -> Envelope:
         ascii_only = octets.isascii()
         return Envelope(
             sender="",
@@ -133,7 +165,7 @@ class Notices:
             source=source,
             arrival=notice.time,
             body="7BIT" if ascii_only else "8BITMIME",
-            smtputf8=about.smtputf8 and not ascii_only,
+            smtputf8=not all(one.isascii() for one in told),
             message_id=f"<{notice.id}@{self._hostname}>",
         )
 

@@ -18,6 +18,7 @@ from qmailpy.cli.output import print_json, print_line, printable
 from qmailpy.config.endpoint import parse_endpoint
 from qmailpy.config.load import config_path
 from qmailpy.config.schema import Config
+from qmailpy.config.wording import thd_wordings
 from qmailpy.errors import CommandError, ConfigError
 
 _INSIDE = ("etc", "tls", "directory")
@@ -63,6 +64,7 @@ def examine_home(context: Context) -> tuple[list[str], list[str]]:
     _directories(config, path, errors, warnings)
     _relays(config, path, errors)
     _lists(config, errors)
+    errors.extend(map(str, thd_wordings(config.home)[1]))
     _certificate(config, errors, warnings)
     _ports(config, path, warnings)
     if "." not in config.server.hostname:

@@ -291,6 +291,7 @@ CHECKS: Mapping[type, Mapping[str, Check]] = {
         "recipients": between(100, 1_000_000),  # RFC 5321 s.4.5.3.1.8: 100 at least
         "received": between(10, 1000),
     },
+    schema.BounceConfig: {"language": one_of("en", "zh", "both")},
     schema.LogConfig: {"roll": optional(clock)},
     schema.ListenerConfig: {
         "name": name,

@@ -51,6 +51,7 @@ class BounceConfig:
     return_octets: int = 65536  # larger messages come back with their header only
     copy_postmaster: bool = False  # a copy of every failure notice to postmaster
     double_bounce: bool = True  # a notice that cannot be delivered goes to postmaster; false discards it
+    language: str = "en"  # "en", "zh" or "both"; a message that is evidently in one of them is answered in that
 
 
 @frozen(kw_only=True)

@@ -8,6 +8,7 @@ import re
 
 from qmailpy.values import Notify, Reply
 from qmailpy.wire.client_events import Wish
+from qmailpy.wire.orcpt import emit_orcpt
 
 _DOT_ATOM = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
 _DOMAIN = re.compile(r"[A-Za-z0-9_.:\[\]-]+")  # or a literal
@@ -36,16 +37,12 @@ def unsendable(address: str) -> Reply | None:
     return None
 
 
-def xtext(text: str) -> bytes:
-    """A value as RFC 3461 s.4 has it in parameters; what is beyond ASCII goes as its UTF-8 octets."""
-    return b"".join(
-        b"%c" % octet if 33 <= octet <= 126 and octet not in b"+=" else b"+%02X" % octet
-        for octet in text.encode("utf-8", "replace")
-    )
+def wished(wish: Wish, *, utf8: bool = False) -> bytes:
+    """
+    The parameters of RCPT for a peer that knows DSN, with a blank before each.
 
-
-def wished(wish: Wish) -> bytes:
-    """The parameters of RCPT for a peer that knows DSN, with a blank before each."""
+    @param utf8: the transaction has SMTPUTF8.
+    """
     words = (
         [b"NEVER"]
         if wish.notify & Notify.NEVER
@@ -54,12 +51,8 @@ def wished(wish: Wish) -> bytes:
         ]
     )
     parameters = b" NOTIFY=" + b",".join(words) if words else b""
-    kind, sign, address = wish.orcpt.partition(";")
-    if sign and re.fullmatch(r"[A-Za-z0-9_-]{1,40}", kind):
-        value = b" ORCPT=" + kind.encode("ascii") + b";" + xtext(address)
-        if len(value) <= 507:  # s.4.2: 500 characters
-            parameters += value
-    return parameters
+    orcpt = emit_orcpt(wish.orcpt, utf8=utf8) if wish.orcpt else b""
+    return parameters + b" ORCPT=" + orcpt if orcpt else parameters
 
 
 def path(address: str) -> bytes:

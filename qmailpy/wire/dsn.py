@@ -1,22 +1,26 @@
 """
 Delivery status notifications: RFC 3464 reports in the multipart/report of RFC 6522, built from values.
 
-A report has three parts: words for a person, C{message/delivery-status} for programs, and the message itself or its
-header. Nothing in an address, a reply or the returned message can add a field, end a part or make a line of ours
+A report has three parts: words for a person (L{qmailpy.wire.wording}), C{message/delivery-status} for programs, and the
+message itself or its header. It needs SMTPUTF8 only when the address it goes to does; then its parts are those of
+RFC 6533. Nothing in an address, a reply or the returned message can add a field, end a part or make a line of ours
 longer than 998 octets; what is not US-ASCII in the machine's part is written as RFC 6533 s.3 has it (C{\\x{E9}}). The
 result has CRLF line ends and begins with a Received field, as everything in the queue does.
 """
 
 from __future__ import annotations
 
+import base64
 import re
 import textwrap
 import time
 from collections.abc import Iterator, Sequence
 
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 
 from qmailpy.values import Envelope, Recipient, Reply
+from qmailpy.wire.orcpt import unicode_xtext
+from qmailpy.wire.wording import Wording, wrapped
 
 LINE_MAX = 998  # RFC 5322 s.2.1.1, without the CRLF
 _TEXT_MAX = 1000  # characters of a peer's words in a report
@@ -29,22 +33,6 @@ _HEADER_JUNK = re.compile(rb"[\x00\r\n]+")
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
-_ADVICE = (
-    # (what the enhanced code begins with after its class, what the sender can do); first match
-    ("1.", "There is no such address. Please check it for typing errors, or ask for the right one."),
-    ("2.1", "The mailbox is not in use at the moment. Please reach the recipient some other way."),
-    ("2.2", "The mailbox is full. Please tell the recipient some other way, and send the message again later."),
-    ("2.3", "The message is larger than this mailbox takes. Please send less, or in parts."),
-    ("3.4", "The message is larger than the receiving system takes. Please send less, or in parts."),
-    ("4.6", "The message went round in a circle. Please tell the recipient's postmaster."),
-    ("4.7", "It could not be delivered in all this time. Please send it again later, or reach the recipient some other "
-    "way."),
-    ("4.", "The receiving system could not be reached. Please send the message again later."),
-    ("6.", "The receiving system cannot handle the form of the message. Please send it in a simpler one."),
-    ("7.", "The receiving system does not want this message. Please reach the recipient some other way, or ask the "
-    "recipient's postmaster."),
-)  # fmt: skip
-
 
 @frozen(kw_only=True)
 class Notice:
@@ -55,6 +43,7 @@ class Notice:
     sender_name: str  # "Mail Delivery System"
     to: str  # who is told: an address
     time: float
+    words: tuple[Wording, ...]  # in one language, or one after the other
 
 
 @frozen(kw_only=True)
@@ -93,18 +82,7 @@ def failure_report(notice: Notice, origin: Origin, recipients: Sequence[Reported
 
     @param double: it goes to the postmaster, because the message is itself a notice and its sender cannot be told.
     """
-    words = [f"This is the mail system at host {notice.hostname}."]
-    if double:
-        words.append(
-            "A notice to the sender of a message could not be delivered. It is returned to you, since nobody else can "
-            "be told."
-        )
-    else:
-        words.append("I'm sorry to say that your message could not be delivered to the recipients below.")
-    for one in recipients:
-        words += _told(one, "It was given up for this reason:")
-    subject = "Undeliverable notice" if double else "Your message could not be delivered"
-    return _report(notice, origin, subject, words, [_status(one) for one in recipients])
+    return _report(notice, origin, "double" if double else "failure", recipients)
 
 
 def delay_report(notice: Notice, origin: Origin, recipients: Sequence[Reported], retry_until: float) -> bytes:
@@ -113,54 +91,40 @@ def delay_report(notice: Notice, origin: Origin, recipients: Sequence[Reported],
 
     @param retry_until: when the message will be given up, seconds since the epoch.
     """
-    words = [
-        f"This is the mail system at host {notice.hostname}.",
-        "Your message has not been delivered yet to the recipients below. You need not send it again: delivery is "
-        f"tried until {date(retry_until)}, and you will be told if it fails.",
-    ]
-    for one in recipients:
-        words += _told(one, "The last attempt ended so:", advice=False)
-    statuses = [_status(evolve(one, action="delayed"), retry_until) for one in recipients]
-    return _report(notice, origin, "Your message is delayed", words, statuses)
+    return _report(notice, origin, "delay", [evolve(one, action="delayed") for one in recipients], retry_until)
 
 
 def success_report(notice: Notice, origin: Origin, recipients: Sequence[Reported]) -> bytes:
     """The report of recipients that have their mail, or of whose nothing more will be heard: see their C{action}."""
     relayed = all(one.action == "relayed" for one in recipients)
-    words = [
-        f"This is the mail system at host {notice.hostname}.",
-        "You asked to be told of the delivery of your message. This is what became of it.",
-    ]
-    for one in recipients:
-        words += [f"{_named(one)}:", _ARRIVED[one.action].format(host=_clean(one.remote_mta) or "another system")]
-    subject = "Your message was relayed" if relayed else "Your message was delivered"
-    return _report(notice, origin, subject, words, [_status(one) for one in recipients])
+    return _report(notice, origin, "relayed" if relayed else "success", recipients)
 
 
-_ARRIVED = {
-    "delivered": "It was delivered.",
-    "relayed": "It was handed over to {host}, which does not tell of deliveries. You will hear of it again only if it "
-    "cannot be delivered, if at all.",
-    "expanded": "It was sent on to those the address stands for. Of them you will hear only what fails, if at all.",
-}
-
-
-def _report(notice: Notice, origin: Origin, subject: str, words: Sequence[str], statuses: Sequence[list[str]]) -> bytes:
-    text = _wrapped(words)
+def _report(
+    notice: Notice, origin: Origin, kind: str, recipients: Sequence[Reported], retry_until: float | None = None
+) -> bytes:
+    # What needs SMTPUTF8 on its way goes in the forms of RFC 6533, everything else in those that need nothing.
+    utf8 = not notice.to.isascii()
     about = [f"Reporting-MTA: dns; {_ascii(notice.hostname)}"]
     if origin.envelope.envid:
         about.insert(0, f"Original-Envelope-Id: {_ascii(origin.envelope.envid)}")
     about.append(f"Arrival-Date: {date(origin.envelope.arrival)}")
-    status = "\r\n\r\n".join("\r\n".join(map(_folded, fields)) for fields in (about, *statuses)).encode("ascii")
-    kind, returned = _returned(origin)
-    eight_bit = not (text.isascii() and returned.isascii())
-    boundary = _boundary(notice, (text, status, returned))
+    statuses = [_status(one, retry_until, utf8=utf8) for one in recipients]
+    status = "\r\n\r\n".join("\r\n".join(map(_folded, fields)) for fields in (about, *statuses)).encode()
+    text = _text(notice, origin, kind, recipients, retry_until)
+    parts = (
+        _Part("text/plain; charset=utf-8", text, coded=not text.isascii()),
+        _Part("message/global-delivery-status" if utf8 else "message/delivery-status", status + b"\r\n"),
+        _returned(origin, utf8=utf8),
+    )
+    boundary = _boundary(notice, [part.octets for part in parts])
+    subject = " / ".join(words.subject(kind) for words in notice.words)
     fields = [
         f"Received: by {_ascii(notice.hostname)} (qmailpy) id {notice.id}; {date(notice.time)}",
         f"Date: {date(notice.time)}",
         f"From: {_phrase(notice.sender_name)} <MAILER-DAEMON@{_ascii(notice.hostname)}>",
         f"To: {_clean(notice.to)}",
-        f"Subject: {subject}",
+        f"Subject: {_encoded(subject)}",
         f"Message-ID: <{notice.id}@{_ascii(notice.hostname)}>",
         "Auto-Submitted: auto-replied",
         "MIME-Version: 1.0",
@@ -168,51 +132,84 @@ def _report(notice: Notice, origin: Origin, subject: str, words: Sequence[str], 
     ]
     if _MESSAGE_ID.fullmatch(origin.envelope.message_id):
         fields.insert(6, f"References: {origin.envelope.message_id}")
-    if eight_bit:
+    if not all(part.octets.isascii() for part in parts):
         fields.append("Content-Transfer-Encoding: 8bit")
-    parts = (
-        ("text/plain; charset=utf-8", text),
-        ("message/delivery-status", status + b"\r\n"),
-        (kind, returned),
-    )
     pieces = [field.encode() if "\r\n" in field else _folded(field).encode() for field in fields]
     pieces += [b"", b"This is a report in MIME format (RFC 6522).", b""]
-    for content_type, octets in parts:
-        pieces += [b"--" + boundary.encode(), f"Content-Type: {content_type}".encode()]
-        if not octets.isascii():
+    for part in parts:
+        pieces += [b"--" + boundary.encode(), f"Content-Type: {part.kind}".encode()]
+        if part.coded:
+            pieces.append(b"Content-Transfer-Encoding: base64")
+        elif not part.octets.isascii():
             pieces.append(b"Content-Transfer-Encoding: 8bit")
-        pieces += [b"", octets]
+        pieces += [b"", part.octets]
     pieces += [b"--" + boundary.encode() + b"--", b""]
     return b"\r\n".join(pieces)
 
 
-def _told(one: Reported, introduction: str, *, advice: bool = True) -> list[str]:
-    """Paragraphs about one recipient."""
-    said = _clean(str(one.reply))[:_TEXT_MAX]
-    who = f"{_clean(one.remote_mta)} said: " if one.remote_mta else ""
-    told = [f"{_named(one)}:", f"{introduction} {who}{said}"]
-    if advice:
-        detail = _enhanced(one.reply).partition(".")[2]
-        told += [words for begin, words in _ADVICE if detail.startswith(begin)][:1]
-    return told
+@frozen
+class _Part:
+    """A part of the report; C{coded}: it is in base64."""
+
+    kind: str
+    given: bytes
+    coded: bool = False
+    octets: bytes = field(init=False)
+
+    @octets.default
+    def _octets(self) -> bytes:
+        return base64.encodebytes(self.given).replace(b"\n", b"\r\n") if self.coded else self.given
 
 
-def _named(one: Reported) -> str:
-    """A recipient as its sender knows it."""
-    recipient = one.recipient
-    address = f"<{_clean(recipient.original or recipient.address)}>"
-    if recipient.original and recipient.original != recipient.address:
-        address += f" (which leads to <{_clean(recipient.address)}>)"
-    return address
+def _text(
+    notice: Notice, origin: Origin, kind: str, recipients: Sequence[Reported], retry_until: float | None
+) -> bytes:
+    """The part for people, in each of the languages."""
+    values = {
+        "hostname": notice.hostname,
+        "sender": _clean(origin.envelope.sender),
+        "arrival": date(origin.envelope.arrival),
+        "envid": _clean(origin.envelope.envid),
+        "until": date(retry_until) if retry_until is not None else "",
+    }
+    found: list[str] = []
+    for words in notice.words:
+        lines: list[str] = []
+        for one in recipients:
+            lines += [*words.body(f"recipient {one.action}", {**values, **_told(one, words)}), ""]
+        filled = words.body(kind, {**values, "recipients": "\n".join(lines)})
+        if found:
+            found += ["", "-" * 70, ""]
+        found += wrapped([line for each in filled for line in each.split("\n")])
+    return "\r\n".join([*found, ""]).encode("utf-8", "replace")
 
 
-def _status(one: Reported, retry_until: float | None = None) -> list[str]:
+def _told(one: Reported, words: Wording) -> dict[str, str]:
+    """What there is to say of one recipient."""
+    final, host = _clean(one.recipient.address), _clean(one.remote_mta)
+    original = _clean(one.recipient.original) or final
+    reply = _clean(str(one.reply))[:_TEXT_MAX]
+    status = _enhanced(one.reply)
+    return {
+        "original": original,
+        "final": final,
+        "address": f"<{original}>"
+        if original == final
+        else words.phrase("leads to", {"original": original, "final": final}),
+        "host": host or words.phrase("somewhere", {}),
+        "said": words.phrase("said by", {"host": host, "reply": reply}) if host else reply,
+        "status": status,
+        "advice": words.advice(status.partition(".")[2]),
+    }
+
+
+def _status(one: Reported, retry_until: float | None = None, *, utf8: bool = False) -> list[str]:
     """The fields about one recipient (RFC 3464 s.2.3)."""
     fields = []
     if one.recipient.orcpt:  # and never made up by us: RFC 3461 s.6.3 (d)
         kind, _, address = one.recipient.orcpt.partition(";")
-        fields.append(f"Original-Recipient: {_typed(kind.strip() or 'rfc822', address)}")
-    fields.append(f"Final-Recipient: {_typed('rfc822', one.recipient.address)}")
+        fields.append(f"Original-Recipient: {_typed(kind.strip() or 'rfc822', address, utf8=utf8)}")
+    fields.append(f"Final-Recipient: {_typed('rfc822', one.recipient.address, utf8=utf8)}")
     fields.append(f"Action: {one.action}")
     fields.append(f"Status: {_enhanced(one.reply)}")
     if one.remote_mta:
@@ -227,12 +224,15 @@ def _status(one: Reported, retry_until: float | None = None) -> list[str]:
     return fields
 
 
-def _typed(kind: str, address: str) -> str:
-    """An address with its type; one that is not US-ASCII has the type C{utf-8} (RFC 6533 s.3)."""
+def _typed(kind: str, address: str, *, utf8: bool) -> str:
+    """
+    An address with its type; one that is not US-ASCII has the type C{utf-8} (RFC 6533 s.3), and stands as it is or, in
+    a part that must be US-ASCII, as C{utf-8-addr-xtext}.
+    """
     clean = _clean(address)
-    if clean.isascii():
+    if clean.isascii() and kind.lower() != "utf-8":
         return f"{_ascii(kind)}; {clean}"
-    return "utf-8; " + _NOT_ASCII.sub(lambda found: f"\\x{{{ord(found[0]):X}}}", clean.replace("\\", "\\x{5C}"))
+    return "utf-8; " + (clean if utf8 else unicode_xtext(clean))
 
 
 def _enhanced(reply: Reply) -> str:
@@ -244,14 +244,19 @@ def _enhanced(reply: Reply) -> str:
     return "5.0.0" if reply.permanent else "4.0.0"
 
 
-def _returned(origin: Origin) -> tuple[str, bytes]:
-    """Content type and octets of the last part."""
+def _returned(origin: Origin, *, utf8: bool) -> _Part:
+    """
+    The last part. A header with UTF-8 in it makes it C{message/global} or C{message/global-headers} (RFC 6532 s.3.7,
+    RFC 6533 s.5), in base64 where the report does not go by SMTPUTF8.
+    """
+    international = origin.envelope.smtputf8 and not origin.header.isascii()
     content = origin.content
-    utf8 = origin.envelope.smtputf8
     if content is not None and origin.envelope.ret != "HDRS" and _sendable(content):
-        return "message/global" if utf8 else "message/rfc822", content
-    header = b"\r\n".join(_header_lines(origin.header))
-    return "message/global-headers" if utf8 else "text/rfc822-headers", header + b"\r\n"
+        kind, octets = "message/global" if international else "message/rfc822", content
+    else:
+        kind = "message/global-headers" if international else "text/rfc822-headers"
+        octets = b"\r\n".join(_header_lines(origin.header)) + b"\r\n"
+    return _Part(kind, octets, coded=international and not utf8)
 
 
 def _sendable(content: bytes) -> bool:
@@ -281,13 +286,6 @@ def _boundary(notice: Notice, parts: Sequence[bytes]) -> str:
         number += 1
 
 
-def _wrapped(paragraphs: Sequence[str]) -> bytes:
-    lines: list[str] = []
-    for paragraph in paragraphs:
-        lines += [*textwrap.wrap(paragraph, _WIDTH, break_on_hyphens=False), ""]
-    return "\r\n".join(lines).encode("utf-8", "replace")
-
-
 def _folded(field: str) -> str:
     """A field on lines of at most about 76 characters, folded at blanks, in the last resort anywhere."""
     # textwrap would also swallow blanks that matter to nobody here
@@ -302,6 +300,20 @@ def _phrase(name: str) -> str:
         return '"' + clean.replace("\\", "\\\\").replace('"', '\\"') + '"'
     octets = clean.encode("utf-8", "replace")[:40].decode("utf-8", "ignore").encode()
     return "=?utf-8?q?" + "".join(f"={octet:02X}" for octet in octets) + "?="
+
+
+def _encoded(text: str) -> str:
+    """An unstructured value, as encoded words on lines of their own when it is not US-ASCII (RFC 2047)."""
+    clean = _clean(text)
+    if clean.isascii():
+        return clean
+    words, part = [], ""
+    for character in clean:
+        if len((part + character).encode()) > 42:
+            words.append(part)
+            part = ""
+        part += character
+    return "\r\n ".join(f"=?utf-8?b?{base64.b64encode(word.encode()).decode()}?=" for word in (*words, part))
 
 
 def _clean(text: str) -> str:

@@ -33,10 +33,13 @@ def path(argument: bytes, word: bytes, *, sender: bool, utf8: bool = False) -> t
     return found
 
 
-def parameters(text: bytes, table: Mapping[str, tuple[str, ParameterParser]], limits: Limits) -> dict[str, Any] | Reply:
+def parameters(
+    text: bytes, table: Mapping[str, tuple[str, ParameterParser]], limits: Limits, *, utf8: bool = False
+) -> dict[str, Any] | Reply:
     """
-    RFC 5321 s.4.1.2 C{Mail-parameters}, by C{table}.
+    RFC 5321 s.4.1.2 C{Mail-parameters}, by C{table}. A parser sees U+FFFD for what is not US-ASCII.
 
+    @param utf8: the transaction has SMTPUTF8, so that ORCPT may have UTF-8 (RFC 6533 s.3).
     @return: fields of the event by name, or the refusal.
     """
     fields: dict[str, Any] = {}
@@ -44,6 +47,8 @@ def parameters(text: bytes, table: Mapping[str, tuple[str, ParameterParser]], li
         if not word:
             continue
         name, sign, value = word.decode("ascii", "replace").partition("=")
+        if utf8 and name.upper() == "ORCPT":
+            value = word.decode("utf-8", "replace").partition("=")[2]
         row = table.get(name.upper())
         if row is None:
             return _PARAMETER

@@ -47,8 +47,9 @@ from qmailpy.wire.client_events import (
     Transaction,
 )
 from qmailpy.wire.client_options import options, refusal
-from qmailpy.wire.client_path import path, wished, xtext
+from qmailpy.wire.client_path import path, wished
 from qmailpy.wire.client_reply import ReplyReader
+from qmailpy.wire.orcpt import xtext
 from qmailpy.wire.sasl_client import Answer, Derive, Login, Machine, Step, client
 
 CHUNKS_FROM = 65536

@@ -98,7 +98,7 @@ def _rcpt(core: SmtpState, line: bytes, argument: bytes, events: list[Event]) ->
     if end == len(argument):
         event = RcptTo(address=address)
     else:
-        fields = parameters(argument[end:], core.service.rcpt, core.service.limits)
+        fields = parameters(argument[end:], core.service.rcpt, core.service.limits, utf8=core.utf8)
         if isinstance(fields, Reply):
             core.refused = True
             core.bad(line, fields, events)

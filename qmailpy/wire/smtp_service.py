@@ -16,6 +16,7 @@ from attrs import field, frozen
 
 from qmailpy.values import Notify, Reply
 from qmailpy.wire.data import TOO_LARGE
+from qmailpy.wire.orcpt import parse_orcpt
 from qmailpy.wire.reply import encode
 
 
@@ -92,15 +93,11 @@ def _notify(value: str | None, limits: Limits) -> int | Reply:
 
 
 def _orcpt(value: str | None, limits: Limits) -> str | Reply:
-    """RFC 3461 s.4.2: a type and an address in xtext, up to 500 characters."""
-    kind, sign, text = (value or "").partition(";")
-    address = xtext(text, 500)
-    if not sign or not address or not kind or kind.translate(_NOT_ATOM) != kind or len(value or "") > 500:
-        return Reply(501, "5.5.4", "ORCPT needs a type and an address, as in rfc822;joe@example.org")
-    return f"{kind};{address}"
+    """RFC 3461 s.4.2, RFC 6533 s.3: UTF-8 comes here only where the transaction has SMTPUTF8."""
+    return parse_orcpt(value or "", utf8=True) or Reply(
+        501, "5.5.4", "ORCPT needs a type and an address, as in rfc822;joe@example.org"
+    )
 
-
-_NOT_ATOM = dict.fromkeys(map(ord, '()<>[]:;@\\,."'))
 
 DSN = Extension(
     keyword="DSN",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import os
+
 from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
@@ -145,6 +148,52 @@ class NoticesTests(SynchronousTestCase):
         self.assertEqual(self.told(found), ["bob@example.com"])
         self.assertIn(b"Action: delayed", found[1])
         self.assertNotIn(b"body\r\n", found[1])
+
+    def test_the_language_is_the_messages_where_that_is_evident_and_else_the_houses(self) -> None:
+        """[bounce] language; with "both" the one that is more likely read comes first."""
+        chinese = b"Content-Language: zh-CN\r\n\r\n"
+        english = b"Content-Language: en\r\n\r\n"
+        for house, octets, wanted in (
+            ("en", MESSAGE, ["en"]),
+            ("zh", MESSAGE, ["zh"]),
+            ("en", chinese, ["zh"]),
+            ("zh", english, ["en"]),
+            ("both", MESSAGE, ["en", "zh"]),
+            ("both", chinese, ["zh", "en"]),
+        ):
+            found = self.failure(self.make(language=house), octets=octets)
+            assert found is not None
+            rest = found[1].partition(b"\r\n\r\n")[2]
+            coded = rest.partition(b"base64\r\n\r\n")[2].partition(b"\r\n--")[0]
+            text = base64.b64decode(coded).decode() if coded else rest.decode()
+            order = sorted(wanted, key=lambda one: text.index({"en": "I'm sorry", "zh": "很抱歉"}[one]))
+            self.assertEqual(order, wanted)
+            self.assertEqual(("I'm sorry" in text, "很抱歉" in text), ("en" in wanted, "zh" in wanted))
+            self.assertEqual((found[0].body, found[0].smtputf8), ("7BIT", False))
+
+    def test_only_an_international_sender_makes_a_notice_so(self) -> None:
+        """RFC 6533 s.4: by SMTPUTF8 where it must, not where it can."""
+        for sender, needed in (("bob@example.com", False), ("böb@example.com", True)):
+            found = self.failure(self.make(), sender, octets="Subject: ü\r\n\r\n".encode())
+            assert found is not None
+            self.assertEqual(found[0].smtputf8, needed)
+
+    def test_words_are_read_anew(self) -> None:
+        """On SIGHUP; a file with mistakes is told of in the log and not used."""
+        home = os.path.abspath(self.mktemp())
+        os.makedirs(f"{home}/etc/notices")
+        notices = self.make()
+        for words, wanted in (
+            ("[somewhere]\nfar away\n", b"to far away, which"),
+            ("[what]\n", b"to another system, which"),
+        ):
+            with open(f"{home}/etc/notices/en.txt", "w") as target:
+                target.write(words)
+            notices.thd_configure(evolve(make_config(), home=home))
+            said = Disposition(verdict=Verdict.DELIVERED, reply=Reply(250, "", "ok"))
+            found = notices.build_success(envelope(), QUEUE_ID, [(X, said, "relayed")], MemoryContent(MESSAGE), NOW)
+            assert found is not None
+            self.assertIn(wanted, found[1].replace(b"\r\n", b" "))
 
     def test_delays_of_notices_and_unwanted_ones_are_not_told(self) -> None:
         notices, content = self.make(), MemoryContent(MESSAGE)

@@ -138,6 +138,15 @@ class CheckTests(HomeCase):
         self.assertEqual(found.status, 1)
         self.assertIn("[channel.tcp_local] relay: malformed port in 'x'; right would be", found.err)
 
+    def test_a_mistake_in_the_words_of_notices_is_an_error(self) -> None:
+        os.mkdir(os.path.join(self.home, "etc/notices"))
+        path = os.path.join(self.home, "etc/notices/en.txt")
+        with open(path, "w") as target:
+            target.write("[somewhere]\nbehind ${hostname}\n")
+        found = self.run_command("check")
+        self.assertEqual(found.status, 1)
+        self.assertEqual(found.err, f"{path}:2: ${{hostname}} is no variable of [somewhere]; known are none\n")
+
     def test_a_directory_that_is_not_writable_is_an_error(self) -> None:
         with mock.patch("os.geteuid", return_value=1), mock.patch("os.access", return_value=False):
             self.assertIn("is not writable for you", self.run_command("check").err)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import email
 import email.policy
 from email.message import EmailMessage
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from qmailpy.config.wording import built_in
 from qmailpy.values import Envelope, Recipient, Reply
 from qmailpy.wire.dsn import LINE_MAX, Notice, Origin, Reported, date, delay_report, failure_report, success_report
 
@@ -23,6 +25,7 @@ NOTICE = Notice(
     sender_name="Mail Delivery System",
     to="bob@example.com",
     time=1700000100.0,
+    words=(built_in("en"),),
 )
 ANN = Recipient(address="ann@example.org", original="ann@example.org", channel="local")
 ENVELOPE = Envelope(
@@ -190,14 +193,60 @@ class ReportTests(SynchronousTestCase):
         self.assertNotIn("Content-Transfer-Encoding", plain)
 
     def test_an_internationalised_message_comes_back_as_one(self) -> None:
-        """RFC 6533 s.4; addresses in the machine's part stay US-ASCII (s.3)."""
+        """RFC 6533: in base64 and with escaped addresses to who has a plain address, so that SMTPUTF8 is not needed."""
+        header = "Subject: grüße\r\n\r\n".encode()
         envelope = evolve(ENVELOPE, smtputf8=True)
-        reported = evolve(GONE, recipient=evolve(ANN, address="änn@example.org", original="änn@example.org"))
-        octets = failure_report(NOTICE, evolve(ORIGIN, envelope=envelope), [reported])
-        self.assertEqual(parts(octets)[2].get_content_type(), "message/global")
-        self.assertEqual(statuses(octets)[1]["Final-Recipient"], "utf-8; \\x{E4}nn@example.org")
-        octets = failure_report(NOTICE, evolve(ORIGIN, envelope=envelope, content=None), [reported])
-        self.assertIn(b"Content-Type: message/global-headers\r\n", octets)
+        origin = evolve(ORIGIN, envelope=envelope, header=header, content=header + b"body\r\n")
+        reported = evolve(GONE, recipient=evolve(ANN, address="ä +n@example.org", original="x", orcpt="utf-8;ö@x"))
+        octets = failure_report(NOTICE, origin, [reported])
+        self.assertTrue(octets[: octets.index(b"text/plain")].isascii())
+        self.assertEqual(
+            [part.get_content_type() for part in parts(octets)],
+            ["text/plain", "message/delivery-status", "message/global"],
+        )
+        self.assertEqual(parts(octets)[2]["Content-Transfer-Encoding"], "base64")
+        self.assertIn(base64.b64encode(header + b"body\r\n"), octets)
+        self.assertIn(b"Original-Recipient: utf-8; \\x{F6}@x\r\n", octets)
+        self.assertIn(b"Final-Recipient: utf-8; \\x{E4}\\x{20}\\x{2B}n@example.org\r\n", octets)
+        octets = failure_report(NOTICE, evolve(origin, content=None), [reported])
+        self.assertIn(b"Content-Type: message/global-headers\r\nContent-Transfer-Encoding: base64\r\n", octets)
+
+    def test_a_report_to_an_international_address_is_one_itself(self) -> None:
+        """RFC 6533 s.4: UTF-8 as it is, in the part for programs too."""
+        header = "Subject: grüße\r\n\r\n".encode()
+        origin = evolve(ORIGIN, envelope=evolve(ENVELOPE, smtputf8=True), header=header, content=header)
+        reported = evolve(GONE, recipient=evolve(ANN, address="änn@example.org"))
+        octets = failure_report(evolve(NOTICE, to="bõb@example.com"), origin, [reported])
+        self.assertIn("To: bõb@example.com\r\n".encode(), octets)
+        self.assertIn(
+            b"Content-Type: message/global-delivery-status\r\nContent-Transfer-Encoding: 8bit\r\n\r\n", octets
+        )
+        self.assertIn("Final-Recipient: utf-8; änn@example.org\r\n".encode(), octets)
+        self.assertIn(b"Content-Type: message/global\r\nContent-Transfer-Encoding: 8bit\r\n\r\n" + header, octets)
+        plain = failure_report(evolve(NOTICE, to="bõb@example.com"), ORIGIN, [GONE])
+        self.assertIn(b"Content-Type: message/rfc822\r\n", plain)
+
+    def test_a_message_that_only_has_international_addresses_needs_no_form_of_its_own(self) -> None:
+        octets = failure_report(NOTICE, evolve(ORIGIN, envelope=evolve(ENVELOPE, smtputf8=True)), [GONE])
+        self.assertIn(b"Content-Type: message/rfc822\r\n", octets)
+
+    def test_chinese_is_encoded_in_subject_and_text(self) -> None:
+        """RFC 2047 words of at most 75 characters; the text is whole again behind base64."""
+        notice = evolve(NOTICE, words=(built_in("zh"),))
+        octets = failure_report(notice, ORIGIN, [GONE])
+        self.assertTrue(octets.isascii())
+        self.assertEqual(parsed(octets)["Subject"], "您的邮件未能投递")
+        text = parts(octets)[0].get_content()
+        self.assertIn("<ann@example.org>\uff1a", text)
+        self.assertIn("没有这个地址", text)
+        self.assertIn("mx.example.net 回复\uff1a550 5.1.1 no such user", text)
+        self.assertLessEqual(max(len(line.encode("gb18030")) for line in text.splitlines()), 78)
+        both = parsed(failure_report(evolve(NOTICE, words=(built_in("zh"), built_in("en"))), ORIGIN, [GONE]))
+        self.assertEqual(both["Subject"], "您的邮件未能投递 / Your message could not be delivered")
+        text = cast(list[EmailMessage], both.get_payload())[0].get_content()
+        self.assertLess(text.index("很抱歉"), text.index("I'm sorry"))
+        for line in octets.split(b"\r\n"):
+            self.assertLessEqual(len(line), 76)
 
     def test_the_boundary_does_not_occur_in_what_is_returned(self) -> None:
         content = CONTENT + b"--=_c0ffee.0\r\n--=_c0ffee.1--\r\n"
@@ -245,7 +294,7 @@ class ReportTests(SynchronousTestCase):
         boundary = b"--=_c0ffee.0"
         self.assertEqual([line for line in lines if line.startswith(boundary)], [boundary] * 3 + [boundary + b"--"])
         begin = [at for at, line in enumerate(lines) if line == boundary]
-        status = lines[begin[1] + 3 : begin[2]]
-        self.assertTrue(all(line.isascii() for line in status))
+        status = lines[lines.index(b"", begin[1]) + 1 : begin[2]]
+        self.assertTrue(all(line.isascii() for line in status) or not address.isascii())
         self.assertEqual(status.count(b"Action: failed"), 2)
         self.assertEqual([line for line in status if line == b""], [b""] * 3)

@@ -231,7 +231,7 @@ class DsnTests(SynchronousTestCase):
     LINES = (
         b"RCPT TO:<b@example.net> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;Carol+2Bx+3Dy@Ivory.EDU\r\n",
         b"RCPT TO:<c@example.net> NOTIFY=NEVER\r\n",
-        b"RCPT TO:<d@example.net> ORCPT=utf-8;+C3+BC+0D+0ARSET\r\n",
+        b"RCPT TO:<d@example.net> ORCPT=utf-8;\\x{FC}\\x{0D}\\x{0A}RSET\r\n",
     )
 
     def test_the_wishes_go_to_peers_that_offer_dsn(self) -> None:
