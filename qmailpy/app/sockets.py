@@ -27,13 +27,16 @@ from qmailpy.servers.ports import BACKLOG
 LDAP = "ldap"
 """Name under which the directory role finds the sockets of C{[directory] endpoint}."""
 
+LDAPS = "ldaps"
+"""The same for those of C{[directory] tls_endpoint}."""
+
 MONITOR = "monitor"
 """The same for that of C{[monitor] endpoint}."""
 
 ROLES = {"pop3": "access"}
 """Roles that serve a kind of listener; all other kinds are the role mta's."""
 
-_TABLES = {LDAP: "directory", MONITOR: "monitor"}
+_KEYS = {LDAP: "directory.endpoint", LDAPS: "directory.tls_endpoint", MONITOR: "monitor.endpoint"}
 
 OWN = "ldap-own"
 """Name under which it finds the socket of our own workers, HOME/run/ldap.sock."""
@@ -99,7 +102,7 @@ def _remedy(error: OSError, where: Endpoint, name: str) -> str:
     """What helps against the usual mistakes, to be put behind the error."""
     if where.kind == "unix":
         return ""
-    key = f"{_TABLES[name]}.endpoint" if name in _TABLES else f"listener.{name}.endpoint"
+    key = _KEYS.get(name, f"listener.{name}.endpoint")
     other = f"choose another with: qmailpy config set {key} tcp:PORT"
     if error.errno == errno.EADDRINUSE:
         return f'; see what has the port with: ss -ltnp "sport = {where.port}"; or {other}'
@@ -136,6 +139,8 @@ class Listening:
             wanted.append(("mta", MONITOR, config.monitor.endpoint))
         if config.directory.endpoint and not config.directory.servers:
             wanted.append(("directory", LDAP, config.directory.endpoint))
+        if config.directory.tls_endpoint and not config.directory.servers:
+            wanted.append(("directory", LDAPS, config.directory.tls_endpoint))
         problems = []
         for role, name, endpoint in wanted:
             try:

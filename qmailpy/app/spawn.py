@@ -120,7 +120,7 @@ class ChildProcess(ProcessProtocol):
             self._complain(bytes(self._errors))
 
 
-KEYED = frozenset({"mta", "access"})
+KEYED = frozenset({"mta", "access", "directory"})
 """Roles that speak with the world: they get what they show the directory, and the keys for TLS."""
 
 

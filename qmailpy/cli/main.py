@@ -40,6 +40,7 @@ COMMANDS: Mapping[str, Entry] = {
     "domain": Entry("qmailpy.cli.directory:domain", "Domains whose users are ours."),
     "user": Entry("qmailpy.cli.directory:user", "Users: mailboxes and passwords."),
     "alias": Entry("qmailpy.cli.directory:alias", "Addresses that stand for others."),
+    "directory": Entry("qmailpy.cli.directory_group:directory", "The directory as a whole: checks, schema."),
     "inject": Entry("qmailpy.cli.inject:inject", "Send a message from standard input, as qmail-inject."),
     "sendmail": Entry("qmailpy.cli.sendmail:sendmail", "Send a message, with sendmail's command line."),
     "qm": Entry("qmailpy.cli.qm:qm", "The queue manager: queue and counters."),

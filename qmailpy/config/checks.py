@@ -339,6 +339,7 @@ CHECKS: Mapping[type, Mapping[str, Check]] = {
     schema.RuleConfig: {"pattern": pattern, "host": optional(next_host), "address": optional(rewritten)},
     schema.DirectoryConfig: {
         "endpoint": optional(endpoint),
+        "tls_endpoint": optional(endpoint),
         "base": matching(_BASE.pattern, 'a distinguished name, as in "o=qmailpy"'),
         "cache_entries": count,
         "timeout_s": seconds,

@@ -182,8 +182,9 @@ def _build(reader: Reader, tree: Mapping[str, Any], home: str) -> Config | None:
     )
     directory = tables.pop("directory")
     tables.update((key, tuple(arrays[key])) for key in ACCESS_KEYS)
-    if directory.endpoint:
-        directory = attrs.evolve(directory, endpoint=str(parse_endpoint(directory.endpoint, home)))
+    for key in ("endpoint", "tls_endpoint"):
+        if getattr(directory, key):
+            directory = attrs.evolve(directory, **{key: str(parse_endpoint(getattr(directory, key), home))})
     return Config(
         home=home,
         directory=directory,

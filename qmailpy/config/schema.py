@@ -170,6 +170,7 @@ class DirectoryConfig:
     """[directory]: where users are."""
 
     endpoint: str = "tcp:389:interface=127.0.0.1"  # where the embedded LDAP server listens for LDAP tools
+    tls_endpoint: str = ""  # the same with TLS from the first octet (ldaps): "tcp:636"; "" = nowhere
     base: str = "o=qmailpy"
     positive_s: float = 60.0  # lifetime of a cached entry
     negative_s: float = 10.0  # lifetime of a cached absence

@@ -44,6 +44,11 @@ class Frames:
         self.limit = limit
         self._buffer = bytearray()
 
+    @property
+    def pending(self) -> bool:
+        """Whether a part of a message waits for its rest."""
+        return bool(self._buffer)
+
     def feed(self, octets: bytes) -> list[bytes]:
         """
         Take what arrived.

@@ -42,6 +42,14 @@ _EXACT = frozenset(
     for name, one in BY_NAME.items()
     if one.syntax.equality in ("", "octetStringMatch") or "Exact" in one.syntax.equality
 )
+_OTHERS = {
+    name.lower(): name
+    for name in (
+        *("namingContexts", "subschemaSubentry", "supportedControl", "supportedExtension", "supportedFeatures"),
+        *("supportedLDAPVersion", "vendorName", "ldapSyntaxes", "matchingRules", "attributeTypes", "objectClasses"),
+        *("entryDN", "createTimestamp"),
+    )
+}
 # mail may have several values for other programs (RFC 4524), but is the one main address here.
 _SINGLE = frozenset({"mail"} | {name for name, one in BY_NAME.items() if one.single})
 _NAMES = frozenset(name for name, one in BY_NAME.items() if one.syntax is DN)
@@ -82,7 +90,7 @@ class Entry:
 def spelling(attribute: str) -> str:
     """An attribute's name as people write it."""
     known = BY_NAME.get(attribute)
-    return attribute if known is None else known.name
+    return _OTHERS.get(attribute, attribute) if known is None else known.name
 
 
 def value_key(attribute: str, value: str) -> str:

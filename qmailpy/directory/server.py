@@ -1,39 +1,55 @@
 """
-The embedded LDAP server (RFC 4511): simple bind, search, compare, add, modify, delete, modifyDN, password
-change, whoami.
+The embedded LDAP server (RFC 4511): simple bind, StartTLS, search with paged results, compare, add, modify, delete,
+modifyDN, password change, whoami.
 
 ldaptor decodes and encodes; L{access} decides. The server bounds what ldaptor does not: messages are cut out and
 judged by L{ber} first, a client's operations run one after another in their order and at most so many wait, a search
-goes out in batches no faster than the client reads, idle connections end.
+goes out in batches no faster than the client reads and ends in time, idle connections end.
 
-Not spoken: StartTLS and SASL (the server listens on a UNIX socket and on loopback), referrals, paged results.
+Passwords come over TLS, over a UNIX socket or from the machine itself; elsewhere a bind in clear is refused.
+
+Not spoken: SASL, referrals.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections import deque
 from collections.abc import Callable, Sequence
+from ipaddress import ip_address
 from typing import Any
 
-from ldaptor.protocols import pureldap
+from ldaptor.protocols import pureber, pureldap
 from ldaptor.protocols.ldap.ldapserver import BaseLDAPServer
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime, ITCPTransport
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IOpenSSLServerConnectionCreator,
+    IPushProducer,
+    IReactorTime,
+    ITCPTransport,
+    ITLSTransport,
+)
 from twisted.internet.protocol import ServerFactory, connectionDone
 from twisted.logger import Logger
 from twisted.protocols.policies import TimeoutMixin
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from qmailpy.directory import ber, decode, filters, schema
-from qmailpy.directory.access import NOBODY, SCRAM_OPERATION, Access, Code, Identity, Refusal, Role
+from qmailpy.directory import ber, decode, filters, names, paging, requests, subschema
+from qmailpy.directory.access import SCRAM_OPERATION, Access, Code, Refusal
 from qmailpy.directory.embedded import InThread
+from qmailpy.directory.rights import NOBODY, Identity, Role
 from qmailpy.directory.schema import Entry
 from qmailpy.directory.store import Change, Modification, Scope, Store
 
-_LIMITS = {Role.ANONYMOUS: 16384, Role.USER: 65536, Role.SERVICE: 65536, Role.ADMIN: 1048576}
+_LIMITS = {Role.ANONYMOUS: 16384, Role.USER: 65536, Role.SERVICE: 65536, Role.DOMAIN: 1048576, Role.ADMIN: 1048576}
 _WAITING = 32  # operations of a client that may wait before we stop reading
 _FAILED_BINDS = 5  # then the connection ends
+_SEARCH_S = 300.0  # then a search ends, whatever the client allows
+_STARTTLS = b"1.3.6.1.4.1.1466.20037"  # RFC 4511 s.4.14
+_ALL_OPERATIONAL = b"1.3.6.1.4.1.4203.1.5.1"  # RFC 3673
 _WHOAMI = b"1.3.6.1.4.1.4203.1.11.3"  # RFC 4532
 _DISCONNECTION = "1.3.6.1.4.1.1466.20036"  # RFC 4511 s.4.4.1
 
@@ -51,17 +67,24 @@ class LdapServerFactory(ServerFactory):
         in_thread: InThread,
         hash_in_thread: InThread | None = None,
         changed: Callable[[str], None] = lambda what: None,
+        certificates: IOpenSSLServerConnectionCreator | None = None,
+        implicit: bool = False,
     ) -> None:
         """
         @param in_thread: runs lookups; see L{InThread}.
         @param hash_in_thread: runs binds and password changes, which are slow on purpose.
-        @param changed: told each address or domain that a client's change touched, in the reactor's thread.
+        @param changed: told each address or domain that a client's change touched ("" = everything), in the reactor's
+            thread.
+        @param certificates: for TLS; C{None} = there is none.
+        @param implicit: TLS comes first of all on these connections.
         """
         self.clock = clock
         self.access = Access(store, base)
         self.in_thread = in_thread
         self.hash_in_thread = hash_in_thread or in_thread
         self.changed = changed
+        self.certificates = certificates
+        self.implicit = implicit
         self.connections: set[LdapServer] = set()
         self.most = 500
         self.anonymous_s = 60.0
@@ -99,6 +122,8 @@ class LdapServer(BaseLDAPServer, TimeoutMixin):  # type: ignore[misc]  # ldaptor
         self._paused = False
         self._failed = 0
         self._who = NOBODY
+        self._secured = False
+        self._pages = paging.Pages()
 
     def callLater(self, period: float, func: Callable[[], object]) -> IDelayedCall:
         return self.factory.clock.callLater(period, func)
@@ -108,6 +133,9 @@ class LdapServer(BaseLDAPServer, TimeoutMixin):  # type: ignore[misc]  # ldaptor
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
         self.setTimeout(self.factory.anonymous_s)
+        if self.factory.implicit:
+            self.transport.startTLS(self.factory.certificates)
+            self._secured = True
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
@@ -173,15 +201,22 @@ class LdapServer(BaseLDAPServer, TimeoutMixin):  # type: ignore[misc]  # ldaptor
                 method(self)
             return
         try:
-            if any(critical for _, critical, _ in controls):
-                raise Refusal(Code.CRITICAL_EXTENSION, "no control is supported")
+            paged = None
+            for kind, critical, value in controls:
+                if kind == paging.CONTROL and isinstance(operation, pureldap.LDAPSearchRequest):
+                    paged = value or b""
+                elif critical:
+                    raise Refusal(Code.CRITICAL_EXTENSION, "a control that is not supported")
+            if isinstance(operation, pureldap.LDAPSearchRequest):
+                await self._search(operation, number, paged)
+                return
             result = await method(self, operation, number)
         except Refusal as refusal:
             result = response(resultCode=refusal.code, errorMessage=refusal.text)
         except Exception:  # a bug, or a request of odd shape: the client learns nothing of it
             self.log.failure("an LDAP request failed")
             result = response(resultCode=Code.OTHER, errorMessage="internal error")
-        if self.connected:
+        if self.connected and result is not None:
             self.queue(number, result)
 
     async def _bind(self, request: Any, number: int) -> Any:
@@ -190,8 +225,10 @@ class LdapServer(BaseLDAPServer, TimeoutMixin):  # type: ignore[misc]  # ldaptor
             raise Refusal(Code.PROTOCOL_ERROR, "only LDAPv3")
         if request.sasl:
             raise Refusal(Code.AUTH_METHOD, "only simple binds")
-        dn, password = _text(request.dn), _octets(request.auth)
+        dn, password = requests.text(request.dn), requests.octets(request.auth)
         if dn or password:
+            if not self._secured and _far(self.transport):
+                raise Refusal(Code.CONFIDENTIALITY, "no password in clear: use ldaps, or StartTLS first")
             try:
                 who: Identity = await self.factory.hash_in_thread(self.factory.access.thd_bind, dn, password)
             except Refusal:
@@ -212,67 +249,98 @@ class LdapServer(BaseLDAPServer, TimeoutMixin):  # type: ignore[misc]  # ldaptor
     def _unbind(self) -> None:
         self.transport.loseConnection()
 
-    async def _search(self, request: Any, number: int) -> Any:
-        access, base, scope, what = (
-            self.factory.access,
-            _text(request.baseObject),
-            _scope(request),
-            _filter(request.filter),
+    async def _search(self, request: Any, number: int, paged: bytes | None) -> None:
+        """@param paged: value of the control for paged results; C{None} without it."""
+        base, scope, what = (
+            requests.text(request.baseObject),
+            requests.scope(request),
+            requests.filter_of(request.filter),
         )
-        wanted = [_text(one).lower() for one in request.attributes]
-        if not base and scope is Scope.BASE and self._who.role is not Role.ANONYMOUS:
-            self._root(number)
-            return pureldap.LDAPSearchResultDone(resultCode=Code.SUCCESS)
-        end = self.factory.clock.seconds() + request.timeLimit if request.timeLimit else None
-        pace, sent, after = _Pace(self.transport), 0, ""
+        wanted = requests.wanted(request)
+        question = (base, scope, what, wanted)
+        controls = None
+        try:
+            page = None if paged is None else self._pages.page(paged, question)
+        except paging.BadPage as problem:
+            raise Refusal(Code.UNWILLING, str(problem)) from None
+        if page is not None and not page.size:
+            controls = [self._pages.control(question, "")]
+        elif scope is Scope.BASE and self._of_ours(base) is not None:
+            entry = self._of_ours(base)
+            if entry is not None and filters.matches(what, entry):
+                self.queue(number, requests.result(entry, wanted, bool(request.typesOnly)))
+        else:
+            after = await self._found(request, number, question, page)
+            controls = None if page is None else [self._pages.control(question, after)]
+        if self.connected:
+            done = pureldap.LDAPSearchResultDone(resultCode=Code.SUCCESS)
+            self.transport.write(pureldap.LDAPMessage(done, id=number, controls=controls).toWire())
+
+    async def _found(self, request: Any, number: int, question: _Question, page: paging.Page | None) -> str:
+        """Send what a search finds. Returns where the next page begins, "" when nothing is left."""
+        base, scope, what, wanted = question
+        operational = requests.operational(wanted)
+        limit = min(request.timeLimit or _SEARCH_S, _SEARCH_S)
+        end = self.factory.clock.seconds() + limit
+        pace, sent, after = _Pace(self.transport), 0, "" if page is None else page.after
+        search = self.factory.access.thd_search
         try:
             while self.connected:
-                found, after = await self.factory.in_thread(access.thd_search, self._who, base, scope, what, after)
-                for entry in found:
+                found, after = await self.factory.in_thread(search, self._who, base, scope, what, after, operational)
+                for at, entry in enumerate(found):
+                    if page is not None and sent >= page.size:
+                        return found[at - 1].name.key if at else page.after
                     if request.sizeLimit and sent >= request.sizeLimit:
                         raise Refusal(Code.SIZE_LIMIT)
                     if self.connected:
-                        self.queue(number, _result(entry, wanted, bool(request.typesOnly)))
+                        self.queue(number, requests.result(entry, wanted, bool(request.typesOnly)))
                     sent += 1
-                if not after:
+                if not after or (page is not None and sent >= page.size):
                     break
-                if end is not None and self.factory.clock.seconds() >= end:
+                if self.factory.clock.seconds() >= end:
                     raise Refusal(Code.TIME_LIMIT)
                 await pace.ready()
         finally:
             pace.stop()
-        return pureldap.LDAPSearchResultDone(resultCode=Code.SUCCESS)
+        return after
 
-    def _root(self, number: int) -> None:
-        """The root DSE (RFC 4512 s.5.1)."""
-        self.queue(
-            number,
-            pureldap.LDAPSearchResultEntry(
-                objectName="",
-                attributes=[
-                    ("objectClass", ["top"]),
-                    ("supportedLDAPVersion", ["3"]),
-                    ("namingContexts", [str(self.factory.access.base)]),
-                    ("supportedExtension", [_WHOAMI, pureldap.LDAPPasswordModifyRequest.oid]),
-                ],
-            ),
-        )
+    def _of_ours(self, base: str) -> Entry | None:
+        """An entry that is not in the store: the root DSE (RFC 4512 s.5.1), seen by anybody, or the subschema."""
+        if not base.strip():
+            extensions = [_WHOAMI, pureldap.LDAPPasswordModifyRequest.oid]
+            if self.factory.certificates is not None and not self._secured:
+                extensions.append(_STARTTLS)
+            return Entry(
+                names.Name(()),
+                {
+                    "objectclass": ("top",),
+                    "namingcontexts": (str(self.factory.access.base),),
+                    "supportedldapversion": ("3",),
+                    "supportedcontrol": (requests.text(paging.CONTROL),),
+                    "supportedextension": tuple(map(requests.text, extensions)),
+                    "supportedfeatures": (requests.text(_ALL_OPERATIONAL),),
+                    "vendorname": ("qmailpy",),
+                },
+            )
+        if names.fold(base) == names.fold(subschema.NAME) and self._who.role is not Role.ANONYMOUS:
+            return subschema.entry()
+        return None
 
     async def _compare(self, request: Any, number: int) -> Any:
         same = await self.factory.in_thread(
             self.factory.access.thd_compare,
             self._who,
-            _text(request.entry),
-            _text(request.ava.attributeDesc.value).lower(),
-            _text(request.ava.assertionValue.value),
+            requests.text(request.entry),
+            requests.text(request.ava.attributeDesc.value).lower(),
+            requests.text(request.ava.assertionValue.value),
         )
         return pureldap.LDAPCompareResponse(resultCode=Code.COMPARE_TRUE if same else Code.COMPARE_FALSE)
 
     async def _add(self, request: Any, number: int) -> Any:
         attributes: dict[str, tuple[str, ...]] = {}
         for kind, values in request.attributes:
-            attributes[_text(kind.value).lower()] = tuple(_text(one.value) for one in values)
-        await self._change(self.factory.access.thd_add, _text(request.entry), attributes)
+            attributes[requests.text(kind.value).lower()] = tuple(requests.text(one.value) for one in values)
+        await self._change(self.factory.access.thd_add, requests.text(request.entry), attributes)
         return pureldap.LDAPAddResponse(resultCode=Code.SUCCESS)
 
     async def _modify(self, request: Any, number: int) -> Any:
@@ -280,44 +348,79 @@ class LdapServer(BaseLDAPServer, TimeoutMixin):  # type: ignore[misc]  # ldaptor
             changes = [
                 Modification(
                     Change(step[0].value),
-                    _text(step[1][0].value).lower(),
-                    tuple(_text(one.value) for one in step[1][1]),
+                    requests.text(step[1][0].value).lower(),
+                    tuple(requests.text(one.value) for one in step[1][1]),
                 )
                 for step in request.modification
             ]
         except ValueError:
             raise Refusal(Code.PROTOCOL_ERROR, "only add, delete and replace") from None
-        await self._change(self.factory.access.thd_modify, _text(request.object), changes)
+        await self._change(self.factory.access.thd_modify, requests.text(request.object), changes)
         return pureldap.LDAPModifyResponse(resultCode=Code.SUCCESS)
 
     async def _delete(self, request: Any, number: int) -> Any:
-        await self._change(self.factory.access.thd_delete, _text(request.value))
+        await self._change(self.factory.access.thd_delete, requests.text(request.value))
         return pureldap.LDAPDelResponse(resultCode=Code.SUCCESS)
 
     async def _rename(self, request: Any, number: int) -> Any:
-        above = None if request.newSuperior is None else _text(request.newSuperior)
+        above = None if request.newSuperior is None else requests.text(request.newSuperior)
         keep = not request.deleteoldrdn
-        await self._change(self.factory.access.thd_rename, _text(request.entry), _text(request.newrdn), keep, above)
+        await self._change(
+            self.factory.access.thd_rename, requests.text(request.entry), requests.text(request.newrdn), keep, above
+        )
         return pureldap.LDAPModifyDNResponse(resultCode=Code.SUCCESS)
 
     async def _extended(self, request: Any, number: int) -> Any:
-        name = _octets(request.requestName)
+        name = requests.octets(request.requestName)
         if name == _WHOAMI:
             dn = str(self._who.name)
             return pureldap.LDAPExtendedResponse(resultCode=Code.SUCCESS, response=f"dn:{dn}" if dn else "")
         if name == pureldap.LDAPPasswordModifyRequest.oid:
-            await self._change(self.factory.access.thd_password, *_password_change(request.requestValue))
-            return pureldap.LDAPExtendedResponse(resultCode=Code.SUCCESS)
+            return await self._password(request.requestValue)
+        if name == _STARTTLS and self.factory.certificates is not None:
+            self._start_tls(number)
+            return None
         if name == SCRAM_OPERATION:
-            login = _text(_octets(request.requestValue or b""))
+            login = requests.text(requests.octets(request.requestValue or b""))
             found = await self.factory.in_thread(self.factory.access.thd_scram, self._who, login)
             return pureldap.LDAPExtendedResponse(resultCode=Code.SUCCESS, response=found)
         raise Refusal(Code.PROTOCOL_ERROR, "unknown extended operation")  # RFC 4511 s.4.12
+
+    async def _password(self, value: bytes | None) -> Any:
+        """RFC 3062: without a new password one is made up, and told."""
+        whose, old, new = requests.password_change(value)
+        made = b"" if new is not None else secrets.token_urlsafe(12).encode()
+        await self._change(self.factory.access.thd_password, whose, old, new or made)
+        told = pureber.BERSequence([pureber.BEROctetString(made, tag=0x80)]).toWire() if made else None
+        return pureldap.LDAPExtendedResponse(resultCode=Code.SUCCESS, response=told)
+
+    def _start_tls(self, number: int) -> None:
+        certificates = self.factory.certificates
+        if certificates is None or self._secured or not ITLSTransport.providedBy(self.transport):
+            raise Refusal(Code.OPERATIONS, "TLS is there already")
+        if self._waiting or self._frames.pending:
+            # RFC 4511 s.4.14.1. What comes in clear behind the request could be anybody's.
+            self._disconnect("something came behind StartTLS")
+            return
+        answer = pureldap.LDAPExtendedResponse(resultCode=Code.SUCCESS, responseName=requests.text(_STARTTLS))
+        self.queue(number, answer)
+        self.transport.startTLS(certificates)
+        self._secured = True
+        self._become(NOBODY)
 
     async def _change(self, function: Callable[..., Sequence[str]], *arguments: object) -> None:
         """Run a change for whoever is bound, and tell those who remember the old state."""
         for what in await self.factory.hash_in_thread(function, self._who, *arguments):
             self.factory.changed(what)
+
+
+_Question = tuple[str, Scope, filters.Filter, frozenset[str]]
+
+
+def _far(transport: Any) -> bool:
+    """Whether the client is on another machine."""
+    peer = transport.getPeer()
+    return isinstance(peer, IPv4Address | IPv6Address) and not ip_address(peer.host.partition("%")[0]).is_loopback
 
 
 @implementer(IPushProducer)
@@ -364,77 +467,3 @@ _ANSWERS: dict[type[Any], tuple[Any, Any]] = {
     pureldap.LDAPModifyDNRequest: (LdapServer._rename, pureldap.LDAPModifyDNResponse),
     pureldap.LDAPExtendedRequest: (LdapServer._extended, pureldap.LDAPExtendedResponse),
 }
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
-
-
-def _octets(value: bytes | str) -> bytes:
-    return value if isinstance(value, bytes) else value.encode("utf-8", "surrogateescape")
-
-
-def _scope(request: Any) -> Scope:
-    try:
-        return Scope(request.scope)
-    except ValueError:
-        raise Refusal(Code.PROTOCOL_ERROR, "unknown scope") from None
-
-
-def _result(entry: Entry, wanted: Sequence[str], types_only: bool) -> Any:
-    """The entry as the client asked to see it (RFC 4511 s.4.5.1.8)."""
-    everything = not wanted or "*" in wanted
-    return pureldap.LDAPSearchResultEntry(
-        objectName=str(entry.name),
-        attributes=[
-            (schema.spelling(name), [] if types_only else [_octets(value) for value in values])
-            for name, values in entry.attributes.items()
-            if everything or name in wanted
-        ],
-    )
-
-
-def _filter(what: Any) -> filters.Filter:
-    """ldaptor's filter as ours; its depth was bounded by L{ber.check}."""
-    if isinstance(what, pureldap.LDAPFilter_and):
-        return filters.And([_filter(part) for part in what])
-    if isinstance(what, pureldap.LDAPFilter_or):
-        return filters.Or([_filter(part) for part in what])
-    if isinstance(what, pureldap.LDAPFilter_not):
-        return filters.Not(_filter(what.value))
-    if isinstance(what, pureldap.LDAPFilter_present):
-        return filters.Present(_text(what.value).lower())
-    if isinstance(what, pureldap.LDAPFilter_substrings):
-        return _substrings(what)
-    if isinstance(what, pureldap.LDAPAttributeValueAssertion):
-        attribute, value = _text(what.attributeDesc.value).lower(), _text(what.assertionValue.value)
-        if isinstance(what, pureldap.LDAPFilter_greaterOrEqual | pureldap.LDAPFilter_lessOrEqual):
-            return filters.Ordered(attribute, value, isinstance(what, pureldap.LDAPFilter_greaterOrEqual))
-        return filters.Equal(attribute, value)  # an approximate match may be an equality (RFC 4511 s.4.5.1.7.6)
-    raise Refusal(Code.UNWILLING, "a kind of filter that is not supported")
-
-
-def _substrings(what: Any) -> filters.Filter:
-    initial, final, middle = "", "", []
-    for part in what.substrings:
-        text = _text(part.value)
-        if isinstance(part, pureldap.LDAPFilter_substrings_initial):
-            initial = text
-        elif isinstance(part, pureldap.LDAPFilter_substrings_final):
-            final = text
-        else:
-            middle.append(text)
-    return filters.Substrings(_text(what.type).lower(), initial, tuple(middle), final)
-
-
-def _password_change(value: bytes | None) -> tuple[str, bytes | None, bytes]:
-    """Whose, the old and the new password of an RFC 3062 request."""
-    try:
-        parts = {type(part): part.value for part in decode.password_change(_octets(value or b""))}
-    except Exception:  # the client's octets in ldaptor's hands
-        raise Refusal(Code.PROTOCOL_ERROR, "not a password change") from None
-    new = parts.get(pureldap.LDAPPasswordModifyRequest_newPasswd)
-    if new is None:
-        raise Refusal(Code.UNWILLING, "say which password; none is made up here")
-    whose = parts.get(pureldap.LDAPPasswordModifyRequest_userIdentity, b"")
-    return _text(whose), parts.get(pureldap.LDAPPasswordModifyRequest_oldPasswd), _octets(new)

@@ -5,9 +5,10 @@ Several processes use it at once: the directory server (or the one process of C{
 write-ahead log with C{synchronous=FULL} makes each transaction durable when it returns and leaves all or nothing of
 it after a crash; there is no other state. One connection a thread. Everything here blocks: names are C{thd_*}.
 
-Tables (user_version 1): C{entries} holds an entry a row (tree key, parent's tree key, name, attributes as JSON);
+Tables (user_version 2): C{entries} holds an entry a row (tree key, parent's tree key, name, attributes as JSON);
 C{addresses} every mail and mailAlternateAddress once, which makes them unique and a recipient one lookup away;
-C{keys} the other indexed values.
+C{keys} the other indexed values; C{logins} when and how the holder of an entry last logged in, apart from the entries
+because it changes often and nobody's cache minds. Version 1 had no C{logins}: it is added when such a file is opened.
 
 Fails with L{StoreError}; its C{kind} says in what way.
 """
@@ -31,7 +32,7 @@ from qmailpy.errors import QmailpyError
 
 FILE = "directory.sqlite"
 
-_VERSION = 1
+_VERSION = 2
 _BUSY_S = 10.0
 _TABLES = """
 CREATE TABLE entries (
@@ -55,7 +56,15 @@ CREATE TABLE keys (
     PRIMARY KEY (attribute, value, entry)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX keys_entry ON keys (entry);
-PRAGMA user_version = 1;
+"""
+_LOGINS = """
+CREATE TABLE logins (
+    entry INTEGER PRIMARY KEY,
+    time INTEGER NOT NULL,
+    service TEXT NOT NULL,
+    address TEXT NOT NULL
+) STRICT;
+PRAGMA user_version = 2;
 """
 
 
@@ -103,6 +112,15 @@ class Modification:
     change: Change
     attribute: str  # lower case
     values: tuple[str, ...]
+
+
+@frozen
+class Login:
+    """When and how somebody last logged in."""
+
+    time: float  # seconds since the epoch
+    service: str  # "pop3", "submission"
+    address: str  # IP address, "" when there is none
 
 
 class Store:
@@ -267,9 +285,38 @@ class Store:
             if _children(database, name) and not subtree:
                 raise StoreError(Trouble.NOT_LEAF)
             where, values = "tree = ? OR (tree > ? AND tree < ?)", (name.key, *_below(name.key))
-            for table in ("addresses", "keys"):
+            for table in ("addresses", "keys", "logins"):
                 database.execute(f"DELETE FROM {table} WHERE entry IN (SELECT id FROM entries WHERE {where})", values)  # noqa: S608
             return database.execute(f"DELETE FROM entries WHERE {where}", values).rowcount  # noqa: S608
+
+    def thd_note_login(self, name: Name, login: Login) -> None:
+        """
+        Keep that the holder of an entry has logged in.
+
+        @raise StoreError: NO_SUCH, UNAVAILABLE.
+        """
+        with self._write() as database:
+            row = _row(database, name)
+            if row is None:
+                raise StoreError(Trouble.NO_SUCH, f"there is no entry {name}")
+            database.execute(
+                "INSERT OR REPLACE INTO logins VALUES (?, ?, ?, ?)",
+                (row[0], int(login.time), _storable(login.service), _storable(login.address)),
+            )
+
+    def thd_logins(self, names_: Sequence[Name]) -> dict[str, Login]:
+        """The last logins of the holders of some entries, by tree key; who never did is missing."""
+        found: dict[str, Login] = {}
+        for at in range(0, len(names_), 200):
+            some = [name.key for name in names_[at : at + 200]]
+            # Names as one value: their number is not the statement's.
+            sql = (
+                "SELECT e.tree, l.time, l.service, l.address FROM json_each(?) j JOIN entries e ON e.tree = j.value"
+                " JOIN logins l ON l.entry = e.id"
+            )
+            rows = self._read(sql, (json.dumps(some),))
+            found.update({row[0]: Login(float(row[1]), row[2], row[3]) for row in rows})
+        return found
 
     def _checked(self, entry: Entry) -> Entry:
         try:
@@ -285,6 +332,8 @@ class Store:
             raise StoreError(Trouble.UNAVAILABLE, f"there is no directory at {self._path}")
         opened = _open(self._path)
         version = opened.execute("PRAGMA user_version").fetchone()[0]
+        if version == 1:
+            version = _upgrade(opened)
         if version != _VERSION:
             opened.close()
             raise StoreError(Trouble.UNAVAILABLE, f"{self._path} has format {version}, this program knows {_VERSION}")
@@ -318,6 +367,22 @@ class Store:
         return StoreError(Trouble.UNAVAILABLE, f"{self._path}: {problem}")
 
 
+def _upgrade(database: sqlite3.Connection) -> int:
+    """From version 1 to 2, unless another process was first: all of it or nothing. Returns the version now."""
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        if database.execute("PRAGMA user_version").fetchone()[0] == 1:
+            for statement in _LOGINS.split(";"):
+                database.execute(statement)
+        database.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):
+            database.execute("ROLLBACK")
+        raise
+    found: int = database.execute("PRAGMA user_version").fetchone()[0]
+    return found
+
+
 def create(path: str) -> Store:
     """
     Make an empty store; its directory must exist.
@@ -330,7 +395,7 @@ def create(path: str) -> Store:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))  # SQLite's own mode would be 0644
         database = _open(path)
         try:
-            database.executescript("BEGIN;" + _TABLES + "COMMIT;")
+            database.executescript("BEGIN;" + _TABLES + _LOGINS + "COMMIT;")
         finally:
             database.close()
     except (sqlite3.Error, OSError) as problem:

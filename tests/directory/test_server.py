@@ -8,6 +8,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ldaptor.protocols import pureber, pureldap
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
@@ -50,6 +51,23 @@ def _add(dn: str, **attributes: str) -> Any:
             for name, value in attributes.items()
         ],
     )
+
+
+def _equal(attribute: str, value: str) -> Any:
+    return pureldap.LDAPFilter_equalityMatch(
+        attributeDesc=pureldap.LDAPAttributeDescription(attribute),
+        assertionValue=pureldap.LDAPAssertionValue(value),
+    )
+
+
+def attributes_of(found: Any) -> dict[str, list[str]]:
+    """The attributes of an entry that was found."""
+    return {kind.decode(): [value.decode() for value in values] for kind, values in found.attributes}
+
+
+def local() -> StringTransport:
+    """A transport of a client on this machine."""
+    return StringTransport(peerAddress=IPv4Address("TCP", "127.0.0.1", 50000))
 
 
 def _alias(name: str = "info") -> Any:
@@ -104,7 +122,8 @@ class AccessTests(ServerTestCase):
         connection = self.connect()
         for operation in (
             pureldap.LDAPSearchRequest(baseObject=BASE),
-            pureldap.LDAPSearchRequest(baseObject="", scope=0),
+            pureldap.LDAPSearchRequest(baseObject="", scope=2),
+            pureldap.LDAPSearchRequest(baseObject="cn=Subschema", scope=0),
             pureldap.LDAPCompareRequest(
                 _JOE,
                 pureldap.LDAPAttributeValueAssertion(
@@ -118,7 +137,7 @@ class AccessTests(ServerTestCase):
             pureldap.LDAPPasswordModifyRequest(userIdentity=_JOE, newPasswd=b"x"),
         ):
             final, found = self.tell(connection, operation)
-            self.assertEqual((final.resultCode, found), (Code.INSUFFICIENT_ACCESS, []), operation)
+            self.assertEqual((final.resultCode, found), (Code.INSUFFICIENT_ACCESS, []), type(operation))
 
     def test_a_name_without_a_password_is_not_a_login(self) -> None:
         """RFC 4513 s.5.1.2: it must never be taken for a successful one."""
@@ -302,9 +321,29 @@ class SearchTests(ServerTestCase):
             self.assertEqual(self.code(connection, pureldap.LDAPSearchRequest(baseObject=base)), code)
 
     def test_the_root_tells_what_is_here(self) -> None:
+        """RFC 4512 s.5.1: nobody has to log in for that."""
+        request = pureldap.LDAPSearchRequest(baseObject="", scope=0, attributes=["+"])
+        found = attributes_of(self.tell(self.connect(), request)[1][0])
+        self.assertEqual(found["namingContexts"], [BASE])
+        self.assertEqual(found["subschemaSubentry"], ["cn=Subschema"])
+        self.assertIn("1.2.840.113556.1.4.319", found["supportedControl"])
+        self.assertNotIn("1.3.6.1.4.1.1466.20037", found["supportedExtension"])
+
+    def test_the_schema_is_published(self) -> None:
+        """RFC 4512 s.4.4: where subschemaSubentry points, to whoever asks by name."""
+        request = pureldap.LDAPSearchRequest(
+            baseObject="cn=subschema", scope=0, filter=_equal("objectClass", "subschema"), attributes=["+"]
+        )
+        found = attributes_of(self.tell(self.connect((_JOE, b"sesame")), request)[1][0])
+        self.assertTrue(any("NAME 'mailHost'" in one for one in found["attributeTypes"]))
+        self.assertTrue(any("NAME 'qmailUser'" in one for one in found["objectClasses"]))
+
+    def test_operational_attributes_are_for_who_asks(self) -> None:
         connection = self.connect(_SERVICE)
-        _, found = self.tell(connection, pureldap.LDAPSearchRequest(baseObject="", scope=0))
-        self.assertIn((b"namingContexts", [BASE.encode()]), found[0].attributes)
+        for wanted, shown in (((), False), (("*",), False), (("+",), True), (("entryDN",), True)):
+            request = pureldap.LDAPSearchRequest(baseObject=_JOE, scope=0, attributes=wanted)
+            found = attributes_of(self.tell(connection, request)[1][0])
+            self.assertEqual("entryDN" in found, shown, wanted)
 
     def test_a_critical_control_is_refused(self) -> None:
         connection = self.connect(_SERVICE)
@@ -319,7 +358,7 @@ class SearchTests(ServerTestCase):
         factory = self.endpoint.factory
         server = factory.buildProtocol(None)
         assert server is not None
-        transport = StringTransport()
+        transport = local()
         server.makeConnection(transport)
         server.dataReceived(pureldap.LDAPMessage(pureldap.LDAPBindRequest(dn=_ADMIN[0], auth=_ADMIN[1]), id=1).toWire())
         search = pureldap.LDAPMessage(pureldap.LDAPSearchRequest(baseObject=BASE), id=2).toWire()
@@ -351,7 +390,7 @@ class BearingTests(ServerTestCase):
     def raw(self, *octets: bytes) -> StringTransport:
         server = LdapServerFactory(self.clock, self.accounts.store, BASE, maybeDeferred).buildProtocol(None)
         assert server is not None
-        transport = StringTransport()
+        transport = local()
         server.makeConnection(transport)
         for one in octets:
             server.dataReceived(one)
@@ -429,7 +468,7 @@ class BearingTests(ServerTestCase):
         factory = LdapServerFactory(self.clock, self.accounts.store, BASE, lambda *_: Deferred())
         server = factory.buildProtocol(None)
         assert server is not None
-        transport = StringTransport()
+        transport = local()
         server.makeConnection(transport)
         compare = pureldap.LDAPCompareRequest(
             _JOE,

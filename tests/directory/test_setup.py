@@ -9,8 +9,9 @@ from twisted.internet.defer import maybeDeferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.directory import setup
-from qmailpy.directory.access import Access, Role
+from qmailpy.directory.access import Access
 from qmailpy.directory.embedded import EmbeddedDirectory
+from qmailpy.directory.rights import Role
 from qmailpy.directory.store import Store
 from qmailpy.errors import CommandError
 

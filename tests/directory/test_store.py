@@ -12,8 +12,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from qmailpy.directory.filters import And, Equal, Filter, Not, Or, Present, Substrings
 from qmailpy.directory.names import parse
 from qmailpy.directory.schema import Entry
-from qmailpy.directory.store import Change, Modification, Scope, Store, StoreError, Trouble, create, modified
-from tests.directory.parts import BASE, new_store
+from qmailpy.directory.store import Change, Login, Modification, Scope, Store, StoreError, Trouble, create, modified
+from tests.directory.parts import BASE, example, new_store
 
 
 def _user(name: str, *, domain: str = "example.org", **more: tuple[str, ...]) -> Entry:
@@ -196,6 +196,37 @@ class StoreTests(SynchronousTestCase):
         newer = create(os.path.join(place, "newer"))
         self.addCleanup(newer.thd_close)
         with sqlite3.connect(newer._path) as database:
-            database.execute("PRAGMA user_version = 2")
+            database.execute("PRAGMA user_version = 3")
         database.close()
         self.refused(Trouble.UNAVAILABLE, newer.thd_by_address, "joe@example.org")
+
+    def test_a_store_of_the_first_version_is_taken_over(self) -> None:
+        """Version 1 had no logins."""
+        place = self.mktemp()
+        os.makedirs(place)
+        older = create(os.path.join(place, "older"))
+        self.addCleanup(older.thd_close)
+        older.thd_add(Entry(parse(BASE), {"objectclass": ("top",)}))
+        older.thd_close()
+        with sqlite3.connect(older._path) as database:
+            database.execute("DROP TABLE logins")
+            database.execute("PRAGMA user_version = 1")
+        database.close()
+        self.assertIsNotNone(older.thd_get(parse(BASE)))
+        older.thd_note_login(parse(BASE), Login(5.0, "pop3", "192.0.2.1"))
+        self.assertEqual(older.thd_logins([parse(BASE)]), {parse(BASE).key: Login(5.0, "pop3", "192.0.2.1")})
+
+    def test_logins_go_with_their_entry_and_move_with_it(self) -> None:
+        accounts = example(self)
+        accounts.thd_add_user("joe@example.org")
+        store, name = accounts.store, parse(f"uid=joe,dc=example.org,{BASE}")
+        store.thd_note_login(name, Login(5.0, "pop3", ""))
+        store.thd_note_login(name, Login(9.0, "submission", ""))
+        other = parse(f"uid=joseph,dc=example.org,{BASE}")
+        store.thd_rename(name, other, False)
+        self.assertEqual(store.thd_logins([name, other]), {other.key: Login(9.0, "submission", "")})
+        store.thd_delete(other)
+        with sqlite3.connect(store._path) as database:
+            self.assertEqual(database.execute("SELECT count(*) FROM logins").fetchone(), (0,))
+        database.close()
+        self.refused(Trouble.NO_SUCH, store.thd_note_login, name, Login(5.0, "pop3", ""))

@@ -14,7 +14,7 @@ from typing import Any
 from twisted.application.internet import StreamServerEndpointService
 from twisted.application.service import MultiService, Service
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import TCP4ServerEndpoint, UNIXServerEndpoint
 from twisted.internet.task import deferLater
 from twisted.internet.utils import getProcessOutputAndValue
@@ -28,6 +28,8 @@ from qmailpy.directory.paths import socket_path
 from qmailpy.directory.server import LdapServerFactory
 from qmailpy.directory.store import Store
 from qmailpy.errors import Temporary
+from qmailpy.servers.keys import Pair, thd_read_pairs
+from qmailpy.servers.tls import Certificates
 from qmailpy.values import Alias, Mailbox
 
 _BASE = "o=qmailpy"
@@ -45,16 +47,42 @@ class _Connections(Service):
         self._factory.end_all()
 
 
-def server_service(config: Config, endpoints: Sequence[Any], changed: Callable[[str], None]) -> MultiService:
+def write_text(path: str, text: str) -> None:
+    with open(path, "w") as file:
+        file.write(text)
+
+
+def certificate_pair(home: str) -> tuple[Pair, str]:
+    """A certificate for 127.0.0.1, and a file with whom it is trusted by."""
+    kept = os.path.join(home, "tls")
+    if not os.path.isdir(kept):
+        os.makedirs(kept)
+        openssl = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=test"
+        files = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", f"{kept}/key.pem", "-out", f"{kept}/cert.pem"]
+        subprocess.run([*openssl.split(), *files], check=True, capture_output=True)
+    return thd_read_pairs(home)[""], os.path.join(kept, "cert.pem")
+
+
+def server_service(
+    config: Config,
+    endpoints: Sequence[Any],
+    changed: Callable[[str], None],
+    certificates: Certificates | None = None,
+    implicit: Sequence[Any] = (),
+) -> MultiService:
     """The LDAP server over the home's store, on endpoints instead of sockets handed down."""
     whole = MultiService()
     threads = service.DirectoryThreads(reactor)
     threads.setServiceParent(whole)
     store = Store(setup.store_path(config.home))
-    factory = LdapServerFactory(reactor, store, config.directory.base, threads.lookup, threads.hash, changed)
-    _Connections(factory).setServiceParent(whole)
-    for endpoint in endpoints:
-        StreamServerEndpointService(endpoint, factory).setServiceParent(whole)
+    base = config.directory.base
+    for first, some in ((False, endpoints), (True, implicit)):
+        factory = LdapServerFactory(
+            reactor, store, base, threads.lookup, threads.hash, changed, certificates, implicit=first
+        )
+        _Connections(factory).setServiceParent(whole)
+        for endpoint in some:
+            StreamServerEndpointService(endpoint, factory).setServiceParent(whole)
     return whole
 
 
@@ -93,7 +121,11 @@ class ServedTestCase(DirectoryTestCase):
     def start(self) -> None:
         self.tcp = _Endpoint(reactor, 0, interface="127.0.0.1")
         unix = UNIXServerEndpoint(reactor, socket_path(self.home), mode=0o600, wantPID=True)
-        self.server = server_service(self.config, [self.tcp, unix], self.changed.append)
+        self.tls = _Endpoint(reactor, 0, interface="127.0.0.1")
+        pair, self.authority = certificate_pair(self.home)
+        self.server = server_service(
+            self.config, [self.tcp, unix], self.changed.append, Certificates({"": pair}), [self.tls]
+        )
         self.server.startService()
         self.addCleanup(self.stop, self.server)
 
@@ -101,13 +133,25 @@ class ServedTestCase(DirectoryTestCase):
         if server.running:
             await server.stopService()
 
-    async def tool(self, name: str, *arguments: str, who: str = "admin", stdin: str = "", status: int = 0) -> str:
+    async def tool(
+        self,
+        name: str,
+        *arguments: str,
+        who: str = "admin",
+        stdin: str = "",
+        status: int = 0,
+        host: str = "127.0.0.1",
+        uri: str = "",
+    ) -> str:
         """What an LDAP tool prints."""
-        uri = f"ldap://127.0.0.1:{self.tcp.port}"
+        uri = uri or f"ldap://{host}:{self.tcp.port}"
         login = [] if not who else ["-D", f"cn={who},{_BASE}", "-y", setup.secret_path(self.home, who)]
         command = [shutil.which(name) or name, "-x", "-H", uri, *login, *arguments]
         out, err, code = await getProcessOutputAndValue(
-            command[0], command[1:], os.environ, stdinBytes=stdin.encode() if stdin else None
+            command[0],
+            command[1:],
+            {**os.environ, "LDAPTLS_CACERT": self.authority},
+            stdinBytes=stdin.encode() if stdin else None,
         )
         self.assertEqual(code, status, (name, arguments, out, err))
         return str(out.decode() + err.decode())
@@ -182,6 +226,56 @@ userPassword: sesame
             self.accounts.thd_add_alias(f"a{number}@example.org", ["x@remote.example"])
         found = await self.tool("ldapsearch", "-LLL", "-b", _BASE, "(deliveryMode=forwardonly)", "uid")
         self.assertEqual(found.count("dn:"), 600)
+
+    async def test_pages_and_limits(self) -> None:
+        """RFC 2696, and the limits of RFC 4511 s.4.5.1.4 and .5."""
+        for number in range(300):
+            self.accounts.thd_add_alias(f"a{number}@example.org", ["x@remote.example"])
+        what = ("-LLL", "-b", _BASE, "(deliveryMode=forwardonly)", "uid")
+        for size in (7, 100, 300):
+            found = await self.tool("ldapsearch", "-E", f"pr={size}/noprompt", *what)
+            self.assertEqual(len({line for line in found.splitlines() if line.startswith("dn:")}), 300, size)
+        found = await self.tool("ldapsearch", "-z", "5", *what, status=4)
+        self.assertEqual(found.count("dn:"), 5)
+
+    async def test_the_schema_is_there_for_tools(self) -> None:
+        found = await self.tool("ldapsearch", "-LLL", "-o", "ldif-wrap=no", "-s", "base", "-b", "cn=Subschema", "+")
+        self.assertIn("NAME 'qmailPlan'", found)
+        self.assertIn("NAME 'mailAlternateAddress'", found)
+        found = await self.tool("ldapsearch", "-LLL", "-s", "base", "-b", "", "+", who="")
+        self.assertIn("subschemaSubentry: cn=Subschema", found)
+
+    async def test_a_password_is_made_up_for_who_names_none(self) -> None:
+        found = await self.tool("ldappasswd", f"uid=postmaster,dc=example.org,{_BASE}")
+        made = found.split("New password: ")[1].strip()
+        directory = EmbeddedDirectory(self.store, maybeDeferred)
+        self.assertIsNotNone(await directory.authenticate("postmaster@example.org", made.encode()))
+
+    async def test_a_domain_administrator_keeps_to_his_domain(self) -> None:
+        self.accounts.thd_add_domain("other.example")
+        self.accounts.thd_add_user("x@other.example")
+        dn = f"uid=postmaster,dc=example.org,{_BASE}"
+        role = f"dn: {dn}\nchangetype: modify\nadd: qmailAdministers\nqmailAdministers: example.org\n"
+        await self.tool("ldapmodify", stdin=role)
+        secret = os.path.join(self.home, "postmaster")
+        write_text(secret, self.postmaster)
+        own = ("-D", dn, "-y", secret)
+        found = await self.tool("ldapsearch", *own, "-LLL", "-b", _BASE, "(objectClass=*)", "dn", who="")
+        self.assertEqual(sorted(found.split("\n\n"))[1:], [f"dn: dc=example.org,{_BASE}", f"dn: {dn}"])
+        joe = f"uid=joe,dc=example.org,{_BASE}"
+        entry = "objectClass: inetOrgPerson\nobjectClass: qmailUser\ncn: Joe\nsn: Joe\nmail: joe@{}\n"
+        await self.tool("ldapadd", *own, who="", stdin=f"dn: {joe}\n{entry.format('example.org')}")
+        await self.tool("ldapmodrdn", *own, "-r", joe, "uid=j", who="")
+        await self.tool("ldapdelete", *own, f"uid=j,dc=example.org,{_BASE}", who="")
+        await self.tool("ldapadd", *own, who="", stdin=f"dn: {joe}\n{entry.format('other.example')}", status=50)
+        await self.tool("ldapdelete", *own, f"uid=x,dc=other.example,{_BASE}", who="", status=50)
+
+    async def test_tls_by_starttls_and_from_the_beginning(self) -> None:
+        """The certificate is verified by the tools, for the name they connect to."""
+        self.assertIn("cn=admin", await self.tool("ldapwhoami", "-ZZ"))
+        self.assertIn("cn=admin", await self.tool("ldapwhoami", uri=f"ldaps://127.0.0.1:{self.tls.port}"))
+        # Another name for the same server, which its certificate does not have.
+        await self.tool("ldapwhoami", "-ZZ", host="localhost", status=1)
 
 
 class WorkerTests(ServedTestCase):
