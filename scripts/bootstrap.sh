@@ -54,6 +54,7 @@ curl curl
 openssl openssl
 gsasl gsasl
 dovecot dovecot-pop3d
+/usr/lib/dovecot/lmtp dovecot-lmtpd
 fetchmail fetchmail
 getmail getmail6
 ldapsearch ldap-utils

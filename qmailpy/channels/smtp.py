@@ -22,7 +22,7 @@ from qmailpy.interfaces import IChannel, IShaped
 from qmailpy.records.record import Action, LogRecord
 from qmailpy.remote.delivery import Remote
 from qmailpy.remote.memory import HostMemory
-from qmailpy.remote.mx import Destination, Reach, destination, first_host
+from qmailpy.remote.mx import Destination, Reach, at_home, destination, first_host
 from qmailpy.remote.peers import Finder, Peer, is_address_of_this_machine
 from qmailpy.remote.policy import Policies
 from qmailpy.remote.pool import Pool
@@ -88,7 +88,8 @@ class SmtpChannel:
         self._policies = policies = Policies(channel, config.destinations)
         self._relay: Destination | None = None
         if channel.relay:
-            self._relay = destination(channel.relay, policies.of(first_host(channel.relay)), trusted=True)
+            relay = at_home(channel.relay, config.home)
+            self._relay = destination(relay, policies.of(first_host(channel.relay)), trusted=True)
         try:
             # For what domains publish we do without, where there is no trust store; for what we were told we do not.
             wanted = policies.verifying or (channel.kind == "smtp" and channel.mta_sts)

@@ -153,12 +153,12 @@ def _certificate(config: Config, errors: list[str], warnings: list[str]) -> None
 
 def _relays(config: Config, path: str, errors: list[str]) -> None:
     """Whether the channels will understand where they are to send their mail."""
-    from qmailpy.remote.mx import destination
+    from qmailpy.remote.mx import at_home, destination
 
     for channel in config.channels.values():
         if channel.relay:
             try:
-                destination(channel.relay, trusted=True)
+                destination(at_home(channel.relay, config.home), trusted=True)
             except ValueError as error:
                 right = 'right would be as in "relay.example.org:25"'
                 errors.append(f"{path}: [channel.{channel.name}] relay: {error}; {right}")

@@ -151,8 +151,15 @@ def host_port(value: str) -> str:
 
 
 def relays(value: str) -> str:
-    """C{HOST:PORT}, several separated by commas, in the order to try."""
-    return next((said for said in map(host_port, (part.strip() for part in value.split(","))) if said), "")
+    """C{HOST:PORT} or C{unix:PATH}, several separated by commas, in the order to try."""
+    return next((said for said in map(_relay, (part.strip() for part in value.split(","))) if said), "")
+
+
+def _relay(value: str) -> str:
+    if value.startswith("unix:"):
+        good = value.isprintable() and len(value) > 5
+        return "" if good else f'"{value}" is no socket; right would be as in "unix:/run/dovecot/lmtp"'
+    return host_port(value)
 
 
 def server_address(value: str) -> str:

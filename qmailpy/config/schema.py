@@ -123,7 +123,7 @@ class ChannelConfig:
     jitter: float = 0.1  # share of a waiting time that is drawn by chance
     lifetime_s: float = 0.0  # 0 = [queue] lifetime_s
     recipients_per_job: int = 100
-    relay: str = ""  # HOST:PORT all mail of this channel goes to; "" = by MX
+    relay: str = ""  # HOST:PORT or unix:PATH all mail of this channel goes to; "" = by MX
     relay_user: str = ""  # login at the relay; then TLS is a must
     relay_password_file: str = ""  # its password, in the first line; relative to HOME
     port: int = 25

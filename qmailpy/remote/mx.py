@@ -6,7 +6,8 @@ A destination is written as one of
   - C{example.org}: the hosts of its MX records, or the name itself when it has none;
   - C{[192.0.2.1]}, C{[IPv6:2001:db8::1]}: that address (RFC 5321 s.4.1.3);
   - C{[relay.example]}, C{relay.example:2525}, C{[192.0.2.1]:2525} or several with commas between: these hosts, in this
-    order, without MX; the forms of the configuration.
+    order, without MX; the forms of the configuration;
+  - C{unix:/run/lmtp.sock}: a UNIX socket of this machine; of the configuration alone, and instead of a host above.
 """
 
 from __future__ import annotations
@@ -21,13 +22,17 @@ from qmailpy.errors import Permanent
 from qmailpy.remote.policy import DEFAULT, Policy
 from qmailpy.values import Reply
 
+UNIX = "unix:"
+SOCKET_OCTETS = 107
+"""Longest path of a UNIX socket (sun_path, Linux)."""
+
 
 @frozen(kw_only=True)
 class Hop:
     """A host that mail is to be given to whatever the DNS says of the domain."""
 
-    host: str  # a name or an IP address, without brackets
-    port: int
+    host: str  # a name or an IP address, without brackets; or the path of a UNIX socket, from "/" on
+    port: int  # 0 for a socket
 
 
 @frozen(kw_only=True, cache_hash=True)
@@ -74,10 +79,30 @@ def destination(text: str, policy: Policy = DEFAULT, *, trusted: bool) -> Destin
     if not text.startswith("[") and ":" not in text and "," not in text:
         return Destination(name=text, domain=text.lower().rstrip("."), trusted=trusted, policy=policy)
     hops = tuple(_hop(part.strip(), policy.port) for part in text.split(","))
+    if not trusted and any(is_socket(hop.host) for hop in hops):
+        raise ValueError("a UNIX socket is for the configuration to name")
     return Destination(name=text, hops=hops, trusted=trusted, policy=policy)
 
 
+def at_home(text: str, home: str) -> str:
+    """C{text} of the configuration, the paths of its UNIX sockets made absolute: they are relative to HOME."""
+    parts = [part.strip() for part in text.split(",")]
+    return ",".join(
+        [f"{UNIX}{home}/{part[len(UNIX) :]}" if part.startswith(UNIX) and part[5:6] != "/" else part for part in parts]
+    )
+
+
+def is_socket(host: str) -> bool:
+    """Whether a host is a UNIX socket of this machine."""
+    return host.startswith("/")
+
+
 def _hop(text: str, port: int) -> Hop:
+    if text.startswith(UNIX):
+        path = text[len(UNIX) :]
+        if not is_socket(path) or not path.isprintable() or len(path.encode()) > SOCKET_OCTETS:
+            raise ValueError(f"malformed path of a socket in {text!r}")
+        return Hop(host=path, port=0)
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
         if not bracket or (rest and not rest.startswith(":")):

@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred, gatherResults
 
 from qmailpy.errors import Permanent, Temporary
 from qmailpy.interfaces import IResolver
-from qmailpy.remote.mx import Destination, Exchange, Hop, Reach, before_us, exchanges, is_address
+from qmailpy.remote.mx import Destination, Exchange, Hop, Reach, before_us, exchanges, is_address, is_socket
 from qmailpy.values import Reply
 from qmailpy.wire.client_events import Tls
 from qmailpy.wire.tlsa import Tlsas
@@ -30,7 +30,7 @@ class Peer:
     """One address of one host: what a connection is made to, and kept for."""
 
     host: str  # its name, or its address when it has no other name
-    address: str
+    address: str  # or the path of a UNIX socket
     port: int
     tls: Tls = Tls.MAY
     most: int = 0  # connections at once; 0 = the channel's
@@ -137,7 +137,7 @@ class Finder:
         return await gatherResults([Deferred.fromCoroutine(self._addresses(host)) for host in hosts])
 
     async def _addresses(self, host: str) -> Sequence[str] | Temporary:
-        if is_address(host):
+        if is_address(host) or is_socket(host):
             return (host,)
         try:
             return await self._resolver.addresses(host)
@@ -151,7 +151,8 @@ def _peers(hop: Hop, addresses: Sequence[str], destination: Destination) -> list
     verified = tuple(dict.fromkeys(names)) if tls is Tls.VERIFY else ()
     how = tls.value if verified else ""
     most = destination.policy.concurrency
-    return [Peer(hop.host, address, hop.port, tls, most, verified, how=how) for address in addresses]
+    host = "localhost" if is_socket(hop.host) else hop.host
+    return [Peer(host, address, hop.port, tls, most, verified, how=how) for address in addresses]
 
 
 def is_address_of_this_machine(address: str) -> bool:

@@ -12,16 +12,17 @@ import errno
 import os
 from collections import OrderedDict, deque
 from typing import Protocol as Seam
+from typing import cast
 
 from twisted.internet.defer import Deferred, DeferredList
-from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, UNIXClientEndpoint
 from twisted.internet.error import TimeoutError as ConnectTimeout
-from twisted.internet.interfaces import IDelayedCall, IReactorTCP, IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTCP, IReactorTime, IReactorUNIX, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 
 from qmailpy.config.schema import ChannelConfig
 from qmailpy.remote.memory import HostMemory
-from qmailpy.remote.mx import Destination
+from qmailpy.remote.mx import Destination, is_socket
 from qmailpy.remote.peers import Peer
 from qmailpy.remote.session import Session, Watcher
 from qmailpy.remote.trouble import Fault, Trouble, judge
@@ -145,8 +146,7 @@ class Pool:
     async def _dial(self, peer: Peer) -> Session:
         session = self._new_session(peer)
         ready = session.open()
-        kind = TCP6ClientEndpoint if ":" in peer.address else TCP4ClientEndpoint
-        endpoint = kind(self._dialler, peer.address, peer.port, timeout=self._config.connect_timeout_s)
+        endpoint = self._endpoint(peer)
         try:
             factory = Factory.forProtocol(lambda: session)
             factory.noisy = False
@@ -165,9 +165,18 @@ class Pool:
         session.ended = self._ended
         return session
 
+    def _endpoint(self, peer: Peer) -> IStreamClientEndpoint:
+        timeout_s = self._config.connect_timeout_s
+        if is_socket(peer.address):
+            # A reactor that dials TCP can do this as well, wherever there are UNIX sockets.
+            return UNIXClientEndpoint(cast(IReactorUNIX, self._dialler), peer.address, timeout=timeout_s)
+        kind = TCP6ClientEndpoint if ":" in peer.address else TCP4ClientEndpoint
+        return kind(self._dialler, peer.address, peer.port, timeout=timeout_s)
+
     def _unreached(self, peer: Peer, error: Exception) -> Trouble:
         words = connect_error(error)
-        why = f"TCP active open: Failed connect() {peer.address}:{peer.port}  Error: {words}"
+        way, where = ("UNIX", peer.address) if is_socket(peer.address) else ("TCP", f"{peer.address}:{peer.port}")
+        why = f"{way} active open: Failed connect() {where}  Error: {words}"
         self._watcher.unreached(peer, why)
         if _number(error) in OUR_SHORTAGES:
             return Trouble(stage=Stage.CONNECT, fault=Fault.OURS, why=why)

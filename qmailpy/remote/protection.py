@@ -27,7 +27,7 @@ from attrs import evolve, frozen
 
 from qmailpy.errors import Temporary
 from qmailpy.interfaces import ISecureResolver
-from qmailpy.remote.mx import Destination, is_address
+from qmailpy.remote.mx import Destination, is_address, is_socket
 from qmailpy.remote.peers import Peer
 from qmailpy.values import Reply
 from qmailpy.wire.client_events import Tls
@@ -114,7 +114,7 @@ class Protection:
             if secure:
                 for peer in peers:
                     key = peer.host, peer.port
-                    if key not in danes and not is_address(peer.host):
+                    if key not in danes and not is_address(peer.host) and not is_socket(peer.address):
                         danes[key] = await self._dane(*key)
         planned = []
         for peer in peers:

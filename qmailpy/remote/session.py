@@ -32,6 +32,7 @@ from zope.interface import implementer
 
 from qmailpy.config.schema import ChannelConfig
 from qmailpy.remote import tls
+from qmailpy.remote.mx import is_socket
 from qmailpy.remote.peers import Peer
 from qmailpy.remote.trouble import Fault, Trouble
 from qmailpy.values import Content
@@ -441,5 +442,7 @@ class Session(Protocol):
 
 def _ends(transport: ITransport, peer: Peer) -> str:
     """Both ends in the form of the transaction log."""
+    if is_socket(peer.address):
+        return "UNIX"
     here = transport.getHost()
     return f"TCP|{getattr(here, 'host', '')}|{getattr(here, 'port', '')}|{peer.address}|{peer.port}"

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.errors import Permanent, Temporary
-from qmailpy.remote.mx import Exchange, Hop, Reach, destination, exchanges
+from qmailpy.remote.mx import Exchange, Hop, Reach, at_home, destination, exchanges
 from qmailpy.remote.peers import Finder, Peer, is_address_of_this_machine
 from qmailpy.testing.tables_resolver import TablesResolver
 
@@ -42,6 +42,24 @@ class DestinationTests(SynchronousTestCase):
         """With a ValueError for the configuration's reader."""
         for text in ("", "a:b", "a:0", "a:65536", "a:9999999999", "[a", "[a]b", "[]", ":25", "a,", "[IPv6:x]", "::1"):
             self.assertRaises(ValueError, destination, text, trusted=True)
+
+
+class SocketTests(SynchronousTestCase):
+    """UNIX sockets as relays."""
+
+    def test_a_socket_is_a_hop_of_the_configuration_alone(self) -> None:
+        """A path from HOME on is made absolute first."""
+        found = destination(at_home("unix:run/store.sock, mail.example:24", "/home"), trusted=True)
+        self.assertEqual(found.hops, (Hop(host="/home/run/store.sock", port=0), Hop(host="mail.example", port=24)))
+        self.assertEqual(at_home("unix:/run/a,mail.example:24", "/home"), "unix:/run/a,mail.example:24")
+        self.assertRaises(ValueError, destination, "unix:/run/a", trusted=False)
+        for text in ("unix:", "unix:a", "unix:/" + "x" * 107, "unix:/a\nb"):
+            self.assertRaises(ValueError, destination, text, trusted=True)
+
+    def test_nobody_is_asked_for_its_address(self) -> None:
+        finder = Finder(TablesResolver(), our_names=(), reach=Reach(allow_loopback=False, is_ours=lambda _: False))
+        found = self.successResultOf(Deferred.fromCoroutine(finder.find(destination("unix:/run/a", trusted=True))))
+        self.assertEqual([(peer.host, peer.address) for peer in found], [("localhost", "/run/a")])
 
 
 class ExchangesTests(SynchronousTestCase):
