@@ -31,6 +31,7 @@ from qmailpy.app.sockets import Listening
 from qmailpy.app.supervisor import Place
 from qmailpy.config.schema import Config
 from qmailpy.errors import ConfigError, QmailpyError
+from qmailpy.servers.keys import Pair
 
 _SHARD = re.compile(r"[0-9]{1,4}")
 
@@ -139,7 +140,9 @@ class OneProcess:
         on_ready: Callable[[], None],
         asked: Callable[[str], None],
         roles: str = ROLES,
+        keys: Callable[[], dict[str, Pair]] | None = None,
     ) -> None:
+        """@param keys: as for L{RoleHost}."""
         self._reactor = reactor
         self._hosts: list[RoleHost] = []
         self._later: list[RoleHost] = []  # start when all others are ready
@@ -165,6 +168,7 @@ class OneProcess:
                 reload=lambda: asked("reload"),
                 roles=roles,
                 changed=self._changed,
+                keys=keys,
             )
             self._hosts.append(host)
             if place.patient:

@@ -26,9 +26,11 @@ from twisted.logger import Logger
 from qmailpy.app import monitor
 from qmailpy.app.context import ChildContext
 from qmailpy.app.drops import Drops
+from qmailpy.app.expiry import CertificateWatch
 from qmailpy.app.listeners import MailListeners
 from qmailpy.app.rolling import Rolling
 from qmailpy.auth.logins import Logins
+from qmailpy.channels.marks import thd_marks_of_all
 from qmailpy.channels.parts import Parts
 from qmailpy.channels.process import Notices
 from qmailpy.channels.registry import factory, make_channels
@@ -100,6 +102,7 @@ class MailWorker(Service):
             key=hashlib.sha256(b"imagined secrets " + secret).digest(),
         )
         self._listeners = MailListeners(context)
+        self._marks = thd_marks_of_all(config)  # before the channels read them, so that no change is overlooked
         self._gate = Gate(self._reactor, config, self._access_lists(), self._resolver, self._events, self._in_thread)
         self.queue = QueueService(
             reactor=self._reactor,
@@ -206,6 +209,8 @@ class MailWorker(Service):
             self._rolling = Rolling(self._reactor, config, self._files, self._reopen, self.queue.in_thread)
             self._rolling.startService()
             self._context.control.add("log.roll", self._rolling.roll)
+            self._watch = CertificateWatch(self._reactor, self._events, self._context.thd_pairs, self.queue.in_thread)
+            self._watch.startService()
             self._ports += monitor.listen(self._context, config)
         self._context.ready()
 
@@ -278,12 +283,17 @@ class MailWorker(Service):
     async def _reload(self, config: Config) -> None:
         """Take another configuration: a channel to other hosts is made anew when its settings have changed."""
         lists = await self.queue.in_thread(thd_read_lists, config)
+        marks = await self.queue.in_thread(thd_marks_of_all, config)
         before = self._config
         changed = {
             name: channel
             for name, channel in config.channels.items()
             if channel.kind in ("smtp", "lmtp")
-            and (channel != before.channels.get(name) or config.destinations != before.destinations)
+            and (
+                channel != before.channels.get(name)
+                or config.destinations != before.destinations
+                or marks[name] != self._marks.get(name)
+            )
         }
         # What may fail comes first: then nothing has changed.
         made = {
@@ -295,6 +305,7 @@ class MailWorker(Service):
         }
         reconfigured(self._reactor, config, before, self._server, self._secret)
         self._config = config
+        self._marks = marks
         self._router.reconfigure(config)
         self._gate.reconfigure(config, lists)
         self._directory.flush("")
@@ -332,7 +343,7 @@ class MailWorker(Service):
     async def _stop(self) -> None:
         ended = [self._listeners.close(), *(port.stopListening() for port in self._ports)]
         await DeferredList([each for each in ended if each is not None], consumeErrors=True)
-        for part in (getattr(self, "_drops", None), getattr(self, "_rolling", None)):
+        for part in (getattr(self, "_drops", None), getattr(self, "_rolling", None), getattr(self, "_watch", None)):
             if part is not None:
                 part.stopService()
         grace = max(1.0, self._config.server.drain_s / 2)

@@ -21,6 +21,7 @@ from twisted.python import usage
 
 from qmailpy.app import log
 from qmailpy.app.daemon import Daemon, OneProcess, Running, Seat, places
+from qmailpy.app.handover import Message
 from qmailpy.app.host import ROLES
 from qmailpy.app.instance import acquire, make_run
 from qmailpy.app.notify import from_environment
@@ -32,6 +33,7 @@ from qmailpy.config.load import load
 from qmailpy.config.schema import Config
 from qmailpy.directory.paths import directory_path
 from qmailpy.errors import ConfigError, QmailpyError
+from qmailpy.servers.keys import Pair, pairs_of, thd_read_pairs
 
 DEFAULT_HOME = "/var/lib/qmailpy"
 
@@ -117,10 +119,19 @@ def prepare(reactor: Any, config: Config, *, console: bool, roles: str, silence_
     def make(ready: Callable[[], None], asked: Callable[[str], None]) -> Running:
         Logger().info("{word}", word=ours.word)
         if config.server.workers == 0:
+            given = None
             if who is not None:
+                given = partial(thd_current, config.home, keys("mta", config))
                 become(who)
             return OneProcess(
-                reactor, config, listening=listening, session=session, on_ready=ready, asked=asked, roles=roles
+                reactor,
+                config,
+                listening=listening,
+                session=session,
+                on_ready=ready,
+                asked=asked,
+                roles=roles,
+                keys=given,
             )
         processes = Processes(
             reactor,
@@ -135,3 +146,19 @@ def prepare(reactor: Any, config: Config, *, console: bool, roles: str, silence_
 
     in_thread = partial(deferToThreadPool, reactor, reactor.getThreadPool())
     return Daemon(reactor, config, seat, make, load, in_thread)
+
+
+def thd_current(home: str, first: Message) -> dict[str, Pair]:
+    """
+    The certificates and keys of a process that gave up root's rights: as they are now, where it may read them itself;
+    else as they were at its start. Blocks.
+
+    @param first: what C{keys} gave then.
+    @raise ConfigError: neither can be had.
+    """
+    try:
+        return thd_read_pairs(home)
+    except ConfigError as error:
+        pairs = pairs_of(first["keys"])
+        Logger().info("certificates are those of the start, others need a restart: {why}", why=error.problems[0])
+        return pairs

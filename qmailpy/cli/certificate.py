@@ -17,6 +17,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 YEARS = 10
 
+SOON_DAYS = 14
+"""So long before its end a certificate is warned of."""
+
 CERTIFICATE = "tls/cert.pem"
 KEY = "tls/key.pem"
 """Where they are below HOME."""
@@ -73,6 +76,8 @@ def examine_pair(certificate: bytes, key: bytes, hostname: str, now: datetime.da
     warnings = []
     if found.not_valid_after_utc < now:
         warnings.append(f"the certificate has run out on {found.not_valid_after_utc:%Y-%m-%d}")
+    elif found.not_valid_after_utc < now + datetime.timedelta(days=SOON_DAYS):
+        warnings.append(f"the certificate runs out on {found.not_valid_after_utc:%Y-%m-%d}; a new one is due")
     elif found.not_valid_before_utc > now:
         warnings.append(f"the certificate is valid only from {found.not_valid_before_utc:%Y-%m-%d} on")
     try:

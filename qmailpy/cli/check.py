@@ -65,7 +65,7 @@ def examine_home(context: Context) -> tuple[list[str], list[str]]:
     _relays(config, path, errors)
     _lists(config, errors)
     errors.extend(map(str, thd_wordings(config.home)[1]))
-    _certificate(config, errors, warnings)
+    _certificates(config, errors, warnings)
     _ports(config, path, warnings)
     if "." not in config.server.hostname:
         text = f'hostname "{config.server.hostname}" has no domain; other servers may refuse mail from it'
@@ -126,13 +126,29 @@ def _kept(config: Config, name: str, belong: Owners, errors: list[str]) -> None:
         errors.append(f"{folder}: {what}; right would be: chmod {wanted:o} {folder}")
 
 
-def _certificate(config: Config, errors: list[str], warnings: list[str]) -> None:
-    from qmailpy.cli.certificate import CERTIFICATE, KEY, examine_pair
+def _certificates(config: Config, errors: list[str], warnings: list[str]) -> None:
+    """The server's own certificate and the further ones, of which any that is bad keeps all of them from being used."""
+    folder = config.path("tls")
+    _certificate(folder, config.server.hostname, errors, warnings)
+    try:
+        names = sorted(name for name in os.listdir(folder) if os.path.isdir(os.path.join(folder, name)))
+    except OSError:
+        return  # told of as a directory
+    for name in names:
+        _certificate(os.path.join(folder, name), name, errors, warnings, further=True)
 
-    paths = config.path(CERTIFICATE), config.path(KEY)
+
+def _certificate(folder: str, hostname: str, errors: list[str], warnings: list[str], *, further: bool = False) -> None:
+    """One pair. @param further: of a directory made for it, where it cannot be missing."""
+    from qmailpy.cli.certificate import examine_pair
+
+    paths = os.path.join(folder, "cert.pem"), os.path.join(folder, "key.pem")
     there = [os.path.exists(path) for path in paths]
     if not any(there):
-        warnings.append(f"{paths[0]}: is missing; there is no TLS without it")
+        if further:
+            errors.append(f"{paths[0]}: is missing; right would be a certificate, or no directory {folder}")
+        else:
+            warnings.append(f"{paths[0]}: is missing; there is no TLS without it")
         return
     if not all(there):
         missing, other = paths if not there[0] else paths[::-1]
@@ -146,7 +162,7 @@ def _certificate(config: Config, errors: list[str], warnings: list[str]) -> None
     except OSError as error:
         errors.append(f"{error.filename}: cannot be read: {error.strerror}")
         return
-    wrong, dubious = examine_pair(octets[0], octets[1], config.server.hostname, datetime.datetime.now(datetime.UTC))
+    wrong, dubious = examine_pair(octets[0], octets[1], hostname, datetime.datetime.now(datetime.UTC))
     errors.extend(f"{paths[0]}: {line}" for line in wrong)
     warnings.extend(f"{paths[0]}: {line}" for line in dubious)
 

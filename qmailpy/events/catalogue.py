@@ -61,5 +61,12 @@ CATALOGUE: Mapping[str, Kind] = {
         remedy="Nothing, if it is a stranger. A user may have a virus or a stolen password: qmailpy user passwd {who}; "
         "[limits] and service plans say how much is allowed",
     ),
+    "tls.certificate-expires": Kind(
+        severity=Severity.WARNING,
+        fields=("file", "days", "date"),
+        text="the certificate in {file} runs out on {date} ({days} days)",
+        remedy="Put a new certificate and its key there; see with: qmailpy check; then: systemctl reload qmailpy",
+        interval_s=43200.0,
+    ),
 }
 """By name, AREA.WHAT."""

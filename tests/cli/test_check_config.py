@@ -165,6 +165,22 @@ class CheckTests(HomeCase):
         self.assertIn("warning: ", found.err)
         self.assertIn("there is no TLS without it", found.err)
 
+    def test_certificates_for_further_names_are_looked_at(self) -> None:
+        """Each by its name; one that cannot be used would keep all from being used."""
+        folder = os.path.join(self.home, "tls", "www.example.org")
+        os.mkdir(folder)
+        self.assertIn(
+            "cert.pem: is missing; right would be a certificate, or no directory", self.run_command("check").err
+        )
+        soon = NOW - datetime.timedelta(days=3652 - 10)
+        for name, octets in zip(("cert.pem", "key.pem"), self_signed("mx.example.org", soon), strict=True):
+            with open(os.path.join(folder, name), "wb") as target:
+                target.write(octets)
+        found = self.run_command("check")
+        self.assertEqual(found.status, 0)
+        self.assertIn(f"warning: {folder}/cert.pem: the certificate runs out on ", found.err)
+        self.assertIn("cert.pem: the certificate is not for www.example.org, but for mx.example.org", found.err)
+
     def test_low_ports_and_bare_hostnames_are_warnings(self) -> None:
         self.change("tcp:10025:interface=127.0.0.1", "tcp:25")
         self.change('"mx.example.org"', '"mx"')
@@ -191,7 +207,11 @@ class ConfigTests(HomeCase):
             ("server.hostname", "mx.example.org\n", "mx.example.org"),
             ("bounce.double_bounce", "true\n", True),
             ("trust.networks", "127.0.0.0/8\n::1/128\n", ["127.0.0.0/8", "::1/128"]),
-            ("dns", "servers = []\ntimeout_s = 10.0\n", {"servers": [], "timeout_s": 10.0}),
+            (
+                "dns",
+                "servers = []\ntrusted = false\ntimeout_s = 10.0\n",
+                {"servers": [], "trusted": False, "timeout_s": 10.0},
+            ),
         ):
             self.assertEqual(self.run_command("config", "get", key).out, text)
             self.assertEqual(json.loads(self.run_command("config", "get", key, "--json").out), value)

@@ -327,4 +327,10 @@ class Together(RightsCase):
         self.assertIn("with workers = 0 everything is one process", node.printed())
         self.assertEqual(self.ids(node.pid())[0], {self.worker})
         self.assertEqual(node.rcpt("alice@example.org")[:3], "250")
+        # Its keys were read while it was root, and are still there when it may not read them any more.
+        self.assertEqual(certificate(node), "mail.example.org")
+        assert node.process is not None
+        node.process.send_signal(signal.SIGHUP)
+        node.wait_for("the new configuration is in force")
+        self.assertEqual(certificate(node), "mail.example.org")
         self.assertEqual(node.stop(), 0)

@@ -1,0 +1,81 @@
+"""
+Certificates that run out: looked at when the daemon starts and every day, and told in time (event
+C{tls.certificate-expires}). Those that are in force count, not those that lie in HOME/tls since the last reload.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from cryptography import x509
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from qmailpy.errors import ConfigError
+from qmailpy.interfaces import IEvents
+from qmailpy.servers.keys import OWN, Pair
+
+DAYS = 14
+"""It is told so long before."""
+
+_DAY_S = 86400.0
+
+
+def expiring(pairs: Mapping[str, Pair], now: float, days: int = DAYS) -> list[tuple[str, int, str]]:
+    """
+    The certificates that run out soon, or have.
+
+    @param now: seconds since the epoch.
+    @return: file below HOME, whole days that are left (less than 0: it is over), and the date, for each.
+    """
+    found = []
+    for name, pair in pairs.items():
+        try:
+            end = x509.load_pem_x509_certificates(pair.certificate)[0].not_valid_after_utc
+        except ValueError:
+            continue  # it is not in use either
+        left = int((end.timestamp() - now) // _DAY_S)
+        if left < days:
+            place = "tls/cert.pem" if name == OWN else f"tls/{name}/cert.pem"
+            found.append((place, left, f"{end:%Y-%m-%d}"))
+    return found
+
+
+class CertificateWatch(Service):
+    """Tells; the first mail worker has it."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        events: IEvents,
+        thd_pairs: Callable[[], dict[str, Pair]],
+        in_thread: Callable[..., Deferred[dict[str, Pair]]],
+    ) -> None:
+        """@param thd_pairs: the certificates in force. @raise ConfigError: there are none."""
+        self._reactor = reactor
+        self._events = events
+        self._thd_pairs = thd_pairs
+        self._in_thread = in_thread
+        self._call = LoopingCall(self._look)
+        self._call.clock = reactor
+
+    def startService(self) -> None:
+        super().startService()
+        self._call.start(_DAY_S).addErrback(lambda failure: self._log.failure("looking at certificates", failure))
+
+    def stopService(self) -> None:
+        super().stopService()
+        if self._call.running:
+            self._call.stop()
+
+    def _look(self) -> Deferred[None]:
+        return self._in_thread(self._thd_pairs).addCallbacks(self._tell, lambda failure: failure.trap(ConfigError))
+
+    def _tell(self, pairs: dict[str, Pair]) -> None:
+        for place, days, date in expiring(pairs, self._reactor.seconds()):
+            self._events.happened("tls.certificate-expires", file=place, days=days, date=date)

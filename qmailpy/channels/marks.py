@@ -1,0 +1,38 @@
+"""
+Which version of its files a channel was made with: passwords and authorities may change while the configuration does
+not.
+"""
+
+from __future__ import annotations
+
+import os
+
+from qmailpy.config.schema import ChannelConfig, Config
+
+_FILES = ("relay_password_file", "tls_ca_file")
+"""Keys of a channel that name files; a path is relative to HOME."""
+
+Marks = tuple[tuple[str, int, int, int], ...]
+
+
+def thd_marks(config: Config, channel: ChannelConfig) -> Marks:
+    """What differs when a file of the channel was written, replaced, made or removed. Blocks, for a moment."""
+    found = []
+    for name in filter(None, (getattr(channel, key) for key in _FILES)):
+        path = os.path.join(config.home, name)
+        try:
+            status = os.stat(path)
+        except OSError:
+            found.append((path, 0, 0, 0))
+        else:
+            found.append((path, status.st_ino, status.st_size, status.st_mtime_ns))
+    return tuple(found)
+
+
+def thd_marks_of_all(config: Config) -> dict[str, Marks]:
+    """The same for each channel that has such files."""
+    return {
+        name: thd_marks(config, channel)
+        for name, channel in config.channels.items()
+        if channel.kind in ("smtp", "lmtp")
+    }

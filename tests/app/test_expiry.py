@@ -1,0 +1,56 @@
+"""Certificates that run out are told of in time."""
+
+from __future__ import annotations
+
+import datetime
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from qmailpy.app.expiry import CertificateWatch, expiring
+from qmailpy.cli.certificate import YEARS, self_signed
+from qmailpy.errors import ConfigError
+from qmailpy.servers.keys import Pair
+from qmailpy.testing.memory_events import MemoryEvents
+
+MADE = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+END = (MADE + datetime.timedelta(days=365 * YEARS + YEARS // 4)).timestamp()
+DAY = 86400.0
+
+
+def pair() -> Pair:
+    certificate, key = self_signed("mx.example.org", MADE)
+    return Pair(certificate=certificate, key=key)
+
+
+class ExpiryTests(SynchronousTestCase):
+    def test_two_weeks_before_it_is_told(self) -> None:
+        pairs = {"": pair(), "www.example.org": Pair(certificate=b"nonsense", key=b"")}
+        self.assertEqual(expiring(pairs, END - 14 * DAY), [])
+        self.assertEqual(expiring(pairs, END - 14 * DAY + 1), [("tls/cert.pem", 13, "2036-01-01")])
+        self.assertEqual(expiring(pairs, END + 1)[0][1], -1)
+        self.assertEqual(expiring({"a.example": pair()}, END)[0][0], "tls/a.example/cert.pem")
+
+    def test_it_is_looked_at_every_day(self) -> None:
+        """Also when there were no certificates at first; the loop goes on."""
+        clock, events = Clock(), MemoryEvents()
+        clock.advance(END - 15.5 * DAY)
+        results = iter([fail(ConfigError(("none",))), *[succeed({"": pair()}) for _ in range(5)]])
+
+        def in_thread(_: object) -> Deferred[dict[str, Pair]]:
+            found: Deferred[dict[str, Pair]] = next(results)
+            return found
+
+        watch = CertificateWatch(clock, events, lambda: {}, in_thread)
+        watch.startService()
+        self.assertEqual(events.happenings, [])
+        clock.advance(DAY)
+        self.assertEqual(events.happenings, [])
+        clock.advance(DAY)
+        self.assertEqual(
+            events.happenings,
+            [("tls.certificate-expires", {"file": "tls/cert.pem", "days": 13, "date": "2036-01-01"})],
+        )
+        watch.stopService()
+        self.assertEqual(clock.getDelayedCalls(), [])
