@@ -166,6 +166,7 @@ class Job:
     recipients: tuple[Recipient, ...]
     numbers: tuple[int, ...]
     attempt: int  # 1 for the first attempt
+    released: bool = False  # an operator has let it go since it was held; may be forgotten over a restart
 
 
 class Verdict(Enum):

@@ -17,7 +17,7 @@ from qmailpy.app.context import BoundSocket, ChildContext
 from qmailpy.config.schema import Config
 from qmailpy.control.client import Json
 from qmailpy.control.commands import RemoteError
-from qmailpy.errors import CommandError
+from qmailpy.errors import CommandError, ConfigError
 from qmailpy.servers.control import ControlServer, Registry
 from qmailpy.servers.keys import Pair
 
@@ -123,10 +123,12 @@ class RoleHost(Service):
 
         @raise CommandError: a part could not take it; the others have it.
         """
-        failed = []
+        failed: list[str] = []
         for hook in self.context.hooks.reload:
             try:
                 await hook(config)
+            except ConfigError as error:  # a file it names, and no bug: the supervisor tells it
+                failed += error.problems
             except Exception as error:
                 self.log.failure("{name}: new configuration not taken", name=self.context.name)
                 failed.append(f"{type(error).__name__}: {error}")

@@ -1,5 +1,6 @@
 """
-The C{hold} kind of channel: mail that waits for an operator. Each job is held by the queue until C{qm release}.
+The C{hold} kind of channel: mail that waits for an operator. Each job is held by the queue until C{qm release}; then
+it goes where the router says for mail from this channel, and is held again where that is here.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 from zope.interface import implementer
 
 from qmailpy.channels.parts import Parts
+from qmailpy.channels.process import CIRCLE, ProcessChannel
 from qmailpy.config.schema import ChannelConfig, Config
 from qmailpy.interfaces import IChannel
 from qmailpy.values import Disposition, Job, Reply, Verdict
@@ -22,9 +24,12 @@ class HoldChannel:
 
     def __init__(self, config: Config, channel: ChannelConfig, parts: Parts) -> None:
         self.name = channel.name
+        self._released = ProcessChannel(config, channel, parts)
 
     async def dequeue(self, job: Job) -> Sequence[Disposition]:
-        return [_HELD] * len(job.recipients)
+        if not job.released:
+            return [_HELD] * len(job.recipients)
+        return [_HELD if said == CIRCLE else said for said in await self._released.dequeue(job)]
 
     async def stop(self) -> None:
         """Nothing is open."""

@@ -31,7 +31,8 @@ from qmailpy.wire.headers import find
 from qmailpy.wire.wording import LANGUAGES, language_of
 
 _FORWARDED = Reply(250, "2.1.5", "Forwarded")
-_CIRCLE = Disposition(verdict=Verdict.DEFERRED, reply=Reply(451, "4.3.5", "The route of this address leads back here"))
+CIRCLE = Disposition(verdict=Verdict.DEFERRED, reply=Reply(451, "4.3.5", "The route of this address leads back here"))
+"""Of a recipient that the router sends to the channel it comes from."""
 
 Outcomes = Sequence[tuple[Recipient, Disposition]]
 
@@ -197,7 +198,7 @@ class ProcessChannel:
             verdict = Verdict.DEFERRED if found.reply.temporary else Verdict.FAILED
             return Disposition(verdict=verdict, reply=found.reply)
         if any(one.channel == self.name for one in found.recipients):
-            return _CIRCLE  # rules that an operator has to mend; the mail waits for it
+            return CIRCLE  # rules that an operator has to mend; the mail waits for it
         onward = tuple(
             evolve(one, original=recipient.original, orcpt=recipient.orcpt, notify=recipient.notify)
             for one in found.recipients

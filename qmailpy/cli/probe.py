@@ -1,4 +1,4 @@
-"""C{qmailpy test}: try out what the configuration makes of an address."""
+"""C{qmailpy test}: try out what the configuration makes of an address, or of a client."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import click
 from twisted.internet.defer import Deferred, maybeDeferred
 
 from qmailpy.cli.context import Context
+from qmailpy.cli.mapping import mapping
 from qmailpy.cli.output import print_json, print_line
 from qmailpy.cli.store import open_store
 from qmailpy.directory.embedded import EmbeddedDirectory
@@ -16,7 +17,10 @@ from qmailpy.values import Refused
 
 @click.group()
 def test() -> None:
-    """Try out rewrite rules."""
+    """Try out rewrite rules and access tables."""
+
+
+test.add_command(mapping)
 
 
 @test.command("rewrite")

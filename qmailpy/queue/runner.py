@@ -309,6 +309,7 @@ class Runner:
             recipients=tuple([item.recipient for item in items]),
             numbers=numbers,
             attempt=1 + max([item.attempts for item in items]),
+            released=copy.released,
         )
 
     def _ended(

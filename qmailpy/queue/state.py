@@ -66,6 +66,7 @@ class Copy:
     pending: dict[int, Pending]  # by number in the envelope
     done: dict[int, Done] = Factory(dict)
     held: str | None = None  # the reason
+    released: bool = False  # an operator's word since then; in memory only
     warned: int = 0  # delay notices sent
     sequence: int = 0  # of the journal record that changed it last
     filed: int = 0  # the same, as the file says it; 0 = there is no file
@@ -168,8 +169,10 @@ class State:
             self._attempted(message, copy, op, position)
         elif isinstance(op, Held):
             copy.held = op.reason
+            copy.released = False
         elif isinstance(op, Released):
             copy.held = None
+            copy.released = True
             for item in copy.pending.values():
                 item.next_attempt = op.time
         elif isinstance(op, Warned):

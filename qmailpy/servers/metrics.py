@@ -85,6 +85,8 @@ def thd_figures(config: Config, expected: list[str], now: float) -> CollectorReg
         found += _counters(total(lanes))
     found += _processes(config.home, expected)
     with suppress(QmailpyError, OSError):
+        found.append(_policy(config.home))
+    with suppress(QmailpyError, OSError):
         found += _queue(_summaries(config.home), now)
     found += _space(config)
     registry = CollectorRegistry(auto_describe=False)
@@ -141,6 +143,22 @@ def _processes(home: str, expected: list[str]) -> list[Metric]:
         if name in answers:
             uptime.add_metric([name], answers[name])
     return [up, uptime]
+
+
+def _policy(home: str) -> Metric:
+    """What the gates of the workers have refused, or found."""
+    sums: dict[str, float] = {}
+    for endpoint in running(home):
+        if endpoint.role == "mta":
+            answer = call(home, endpoint.name, "policy.counts", timeout_s=TIMEOUT_S)
+            for reason, count in (answer if isinstance(answer, dict) else {}).items():
+                if isinstance(count, int):
+                    sums[reason] = sums.get(reason, 0) + count
+    text = "Decisions about clients and their mail, by what decided; since the workers' start."
+    metric = CounterMetricFamily("qmailpy_policy_decisions", text, labels=["reason"])
+    for reason in sorted(sums):
+        metric.add_metric([reason], sums[reason])
+    return metric
 
 
 def _summaries(home: str) -> list[ChannelSummary]:

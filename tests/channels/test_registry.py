@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
@@ -10,7 +11,8 @@ from qmailpy.channels.registry import KINDS, factory, make_channels
 from qmailpy.config.schema import ChannelConfig
 from qmailpy.errors import ConfigError
 from qmailpy.interfaces import IChannel
-from qmailpy.values import Verdict
+from qmailpy.testing.scripted_router import ScriptedRouter, local
+from qmailpy.values import Recipient, Routed, Verdict
 from tests.channels.common import make_config, make_job, make_parts
 
 
@@ -38,3 +40,18 @@ class RegistryTests(SynchronousTestCase):
             found = self.successResultOf(Deferred.fromCoroutine(channel.dequeue(make_job("a@b", "c@d"))))
             self.assertEqual([one.verdict for one in found], [verdict] * 2)
             self.successResultOf(Deferred.fromCoroutine(channel.stop()))
+
+    def test_what_was_released_goes_where_the_router_says(self) -> None:
+        """And where that is the same channel, it stays."""
+        parts = make_parts()
+        channel = factory("hold")(make_config(), ChannelConfig(name="hold", kind="hold"), parts)
+        router = parts.router
+        assert isinstance(router, ScriptedRouter)
+        router.now["b@example.org"] = local("b@example.org")
+        router.now["c@example.org"] = Routed(
+            recipients=(Recipient(address="c@example.org", original="c@example.org", channel="hold"),), local=True
+        )
+        job = evolve(make_job("b@example.org", "c@example.org"), released=True)
+        found = self.successResultOf(Deferred.fromCoroutine(channel.dequeue(job)))
+        self.assertEqual([one.verdict for one in found], [Verdict.FORWARDED, Verdict.HELD])
+        self.assertEqual([one.channel for one in found[0].onward], ["local"])

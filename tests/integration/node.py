@@ -118,7 +118,7 @@ class Node:
         for key, value in settings.items():
             *tables, last = key.split(".")
             if not tables and isinstance(value, list):  # [[rewrite]]: before those that are there
-                document[key] = [*value, *(dict(one) for one in document[key])]
+                document[key] = [*value, *(dict(one) for one in document.get(key, []))]
                 continue
             place = document
             for table in tables:

@@ -49,6 +49,8 @@ class FiguresTests(SynchronousTestCase):
             raise CommandError("no answer")
         if method == "status":
             return {"uptime": 5}
+        if method == "policy.counts":
+            return {"dnslist": 3, "limit": int(target[-1])}
         worker = int(target[-1])
         summary: Json = {
             **{"channel": "tcp_local", "messages": 10, "recipients": 20, "size_octets": 3000, "held": 1, "busy": 2},
@@ -91,6 +93,11 @@ class FiguresTests(SynchronousTestCase):
             ("channel_stopped", 1),
         ):
             self.assertEqual(found[f"qmailpy_{name}", "tcp_local"], value, name)
+
+    def test_decisions_are_those_of_all_workers(self) -> None:
+        found = self.figures()
+        self.assertEqual(found["qmailpy_policy_decisions_total", "dnslist"], 6)
+        self.assertEqual(found["qmailpy_policy_decisions_total", "limit"], 1)
 
     def test_processes_that_are_missing_or_silent_are_down(self) -> None:
         self.silent = "directory-0"
