@@ -11,6 +11,7 @@ from attrs import frozen
 from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
+from qmailpy.config.schema import Config
 from qmailpy.records.record import LogRecord
 from qmailpy.values import (
     Alias,
@@ -20,8 +21,10 @@ from qmailpy.values import (
     Group,
     Job,
     Mailbox,
+    Posting,
     Recipient,
     Reply,
+    Room,
     RouteResult,
     ScramSecret,
 )
@@ -44,6 +47,13 @@ class IChannel(Interface):
 
     async def stop() -> None:
         """End idle connections and threads; called once, after the last C{dequeue} has ended."""
+
+
+class IReconfigured(Interface):
+    """An ability of a channel that is not made anew when the configuration was reread."""
+
+    def reconfigure(config: Config) -> None:
+        """Use these settings from the next job on."""
 
 
 class IShaped(Interface):
@@ -255,15 +265,36 @@ class IMailStore(Interface):
 class IRouter(Interface):
     """From an address to a channel: the rewrite rules and the directory behind one question."""
 
-    def route_now(address: str, source: str) -> RouteResult | None:
+    def route_now(address: str, source: str, about: Posting | None = None) -> RouteResult | None:
         """The answer when it is known without waiting (rules, cache); C{None} when L{route} must be asked."""
 
-    async def route(address: str, source: str) -> RouteResult:
+    async def route(address: str, source: str, about: Posting | None = None) -> RouteResult:
         """
         Where mail for C{address} goes.
 
         @param address: C{local@domain} as parsed from RCPT TO, the domain lower-case.
         @param source: channel the mail comes from; rules may look at it.
+        @param about: the message, so far as it is known; C{None}: it was accepted before, and neither quotas nor who
+            may write to a group is asked any more.
+        """
+
+
+class IRoom(Interface):
+    """How full mailboxes are, for whoever takes mail for them. Figures may be some seconds old."""
+
+    def room_now(mailbox: Mailbox, domain: Domain, size_octets: int) -> Room | None:
+        """
+        The answer when the figures are at hand; C{None} when L{room} must be asked.
+
+        Asked only of mailboxes that have a quota, or whose domain has one.
+
+        @param size_octets: of the message; 0 = not known.
+        """
+
+    async def room(mailbox: Mailbox, domain: Domain, size_octets: int) -> Room:
+        """
+        Whether the mailbox takes a message of that size: 552 5.2.3 when it never can, 4.2.2 when it is full, 5.2.2 when
+        it has been for long. A figure that cannot be found out refuses nothing.
         """
 
 

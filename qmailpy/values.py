@@ -181,7 +181,11 @@ class Verdict(Enum):
 
 @frozen(kw_only=True)
 class NewMail:
-    """A message of our own making, or one that was changed on its way, as a channel hands it to the queue."""
+    """
+    A message of our own making, or one that was changed on its way, as a channel hands it to the queue.
+
+    The same object in several dispositions of one attempt is queued once.
+    """
 
     envelope: Envelope  # the queue sets source, source_system and arrival, and clears user; recipients are routed
     content: Content
@@ -288,11 +292,29 @@ class Domain:
 
 
 @frozen(kw_only=True)
+class Posting:
+    """What is known of a message while its recipients are being named: some of them mind."""
+
+    sender: str  # reverse-path; "" is the null sender
+    user: str = ""  # authenticated login
+    size_octets: int = 0  # as announced, or as it turned out; 0 = not known
+    handed_on: bool = False  # it comes from another node of ours (LMTP from another machine)
+
+
+@frozen
+class Room:
+    """Whether a mailbox takes a message, for its quota and its domain's."""
+
+    refusal: Reply | None = None  # what is said when it does not
+
+
+@frozen(kw_only=True)
 class Routed:
     """Where an address leads: one or more recipients (several when an alias stands for them)."""
 
     recipients: tuple[Recipient, ...]
     local: bool  # the address belongs to a domain of ours, so that anybody may send to it
+    sized: bool = False  # it depends on the message's size: to be asked again when that has become known, or larger
 
 
 @frozen

@@ -16,7 +16,7 @@ import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from random import Random
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList
@@ -43,7 +43,7 @@ from qmailpy.disk.files import RealFiles
 from qmailpy.errors import ConfigError, QmailpyError
 from qmailpy.events import log as events
 from qmailpy.events.log import EventLog
-from qmailpy.interfaces import IChannel
+from qmailpy.interfaces import IChannel, IReconfigured
 from qmailpy.policy.gate import Gate
 from qmailpy.policy.lists import Lists, thd_read_lists
 from qmailpy.queue.committer import ICommitter
@@ -54,6 +54,7 @@ from qmailpy.queue.shard import InThread
 from qmailpy.queue.switches import Switches
 from qmailpy.queue.view import QueueOperations, parts_of
 from qmailpy.remote.dns_wire import resolver
+from qmailpy.routing import srs_secret
 from qmailpy.routing.router import Router
 from qmailpy.servers.lastcheck import MailboxLimits
 from qmailpy.servers.smtp import SmtpFactory
@@ -92,7 +93,11 @@ class MailWorker(Service):
         self._secret = secret
         self._server = ldap_directory(self._reactor, config, secret, self._events)
         self._directory = cached(self._reactor, config, self._server)
-        self._router = Router(config, self._directory)
+        self._srs_secret = srs_secret.thd_read(context.home)
+        if config.forward.srs and not self._srs_secret:
+            path = srs_secret.secret_path(context.home)
+            self._log.warn("{path} cannot be read: forwarded mail keeps its senders", path=path)
+        self._router = Router(config, self._directory, srs_secret=self._srs_secret)
         self._resolver = resolver(self._reactor, config.dns)
         self._logins = Logins(
             self._reactor,
@@ -181,6 +186,7 @@ class MailWorker(Service):
             recorder=recorder,
             events=self._events,
             config=config,
+            srs_secret=self._srs_secret,
         )
 
     def _same_session(self, shard: str) -> bool:
@@ -309,6 +315,9 @@ class MailWorker(Service):
         self._router.reconfigure(config)
         self._gate.reconfigure(config, lists)
         self._directory.flush("")
+        for channel in self._channels:
+            if IReconfigured.providedBy(channel):
+                cast(Any, channel).reconfigure(config)
         for shard, queue in self.queue.shards.items():
             channels = made[shard]
             former = {name: queue.runners[name].channel for name in channels if name in queue.runners}

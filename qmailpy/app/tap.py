@@ -33,6 +33,7 @@ from qmailpy.config.load import load
 from qmailpy.config.schema import Config
 from qmailpy.directory.paths import directory_path
 from qmailpy.errors import ConfigError, QmailpyError
+from qmailpy.routing import srs_secret
 from qmailpy.servers.keys import Pair, pairs_of, thd_read_pairs
 
 DEFAULT_HOME = "/var/lib/qmailpy"
@@ -109,6 +110,11 @@ def prepare(reactor: Any, config: Config, *, console: bool, roles: str, silence_
     if ours.directory is not None and ours.apart:
         check_reach(ours.directory, directory_path(config.home))
     instance = acquire(config.home)
+    try:
+        srs_secret.make(config.home, who.gid if who is not None else None)
+    except OSError as error:
+        # Forwarded mail keeps its senders then: no reason not to start.
+        Logger().warn("{path} cannot be made: {error}", path=srs_secret.secret_path(config.home), error=str(error))
     listening = Listening(who)
     listening.open(config)
     logfile = log.LogFile(config.path("log", "qmailpy.log"), "qmailpy", console=console, owner=who)

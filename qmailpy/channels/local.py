@@ -5,8 +5,10 @@ Each recipient's mailbox is looked up in the directory at each attempt; the writ
 (L{qmailpy.local.writer}). Deliveries are made durable in groups, when the queue asks
 (L{qmailpy.interfaces.IDurableDelivery}); until then their paths are remembered by message.
 
-A user that is gone: 5.1.1. Suspended: 5.2.1. The recipient's own Delivered-To field in the header: 5.4.6. A mailbox
-that cannot be written defers its own mail only: 4.3.1 for want of space or handles, 4.2.0 else.
+A user that is gone: 5.1.1. Suspended: 5.2.1, or 4.2.1 as C{[local] disabled} says. Moved to another node: forwarded to
+it. C{user+tag}: into the folder C{tag} when there is one (L{qmailpy.local.folders}). The recipient's own Delivered-To
+field in the header: 5.4.6. A mailbox that cannot be written defers its own mail only: 4.3.1 for want of space or
+handles, 4.2.0 else.
 """
 
 from __future__ import annotations
@@ -16,22 +18,25 @@ import threading
 from collections.abc import Iterable, Sequence
 from functools import partial
 
-from attrs import evolve
+from attrs import evolve, frozen
 from twisted.logger import Logger
 from zope.interface import implementer
 
 from qmailpy.channels.parts import Parts
 from qmailpy.config.schema import ChannelConfig, Config
 from qmailpy.errors import Temporary
-from qmailpy.interfaces import IChannel, IDurableDelivery
+from qmailpy.interfaces import IChannel, IDurableDelivery, IReconfigured
 from qmailpy.local.loops import delivered_to
 from qmailpy.local.maildir import Delivered, Delivery, Store, trouble
 from qmailpy.local.writer import ReactorThreads, Threads
-from qmailpy.values import Disposition, Job, Mailbox, Recipient, Reply, Routed, Verdict
+from qmailpy.routing.expand import SUBADDRESS, is_this_node
+from qmailpy.routing.router import names_of_node
+from qmailpy.values import Alias, Disposition, Domain, Group, Job, Mailbox, Recipient, Reply, Routed, Verdict
 
 _DELIVERED = Disposition(verdict=Verdict.DELIVERED, reply=Reply(250, "2.1.5", "Delivered to the mailbox"))
 _UNKNOWN = Disposition(verdict=Verdict.FAILED, reply=Reply(550, "5.1.1", "There is no such mailbox here"))
 _SUSPENDED = Disposition(verdict=Verdict.FAILED, reply=Reply(550, "5.2.1", "The mailbox is suspended"))
+_SUSPENDED_FOR_NOW = Disposition(verdict=Verdict.DEFERRED, reply=Reply(450, "4.2.1", "The mailbox is suspended"))
 _LOOP = Disposition(
     verdict=Verdict.FAILED,
     reply=Reply(554, "5.4.6", "Mail loop: the message has been delivered to this mailbox before"),
@@ -39,7 +44,16 @@ _LOOP = Disposition(
 _AMISS = Disposition(verdict=Verdict.DEFERRED, reply=Reply(451, "4.3.5", "The address leads elsewhere"))
 
 
-@implementer(IChannel, IDurableDelivery)
+@frozen
+class _Found:
+    """Where a recipient's mail goes."""
+
+    mailbox: Mailbox
+    domain: Domain | None
+    tag: str = ""  # the subaddress, where there is a folder for it perhaps
+
+
+@implementer(IChannel, IDurableDelivery, IReconfigured)
 class LocalChannel:
     """Delivery into Maildirs; see the module's text."""
 
@@ -56,16 +70,21 @@ class LocalChannel:
         self._store = Store(parts.files, config.path("mail"), config.server.hostname)
         self._threads = threads or ReactorThreads(parts.reactor)
         self._writer = self._threads.writer(self._thd_work, f"{channel.name} delivery")
+        self.reconfigure(config)
         self._guard = threading.Lock()  # over the two below, which the queue's thread uses as well
         self._delivered: dict[str, dict[int, list[Delivered]]] = {}  # by id and number: what may not be durable yet
         self._doubtful: dict[str, set[int]] = {}  # id: numbers whose sync failed
+
+    def reconfigure(self, config: Config) -> None:
+        self._suspended = _SUSPENDED_FOR_NOW if config.local.disabled == "defer" else _SUSPENDED
+        self._nodes = names_of_node(config)
 
     async def dequeue(self, job: Job) -> Sequence[Disposition]:
         results: list[Disposition | None] = []
         deliveries: list[Delivery] = []
         for number, recipient in zip(job.numbers, job.recipients, strict=True):
             found = await self._find(recipient)
-            if isinstance(found, Mailbox):
+            if isinstance(found, _Found):
                 deliveries.append(_delivery(job, number, recipient, found))
                 results.append(None)
             else:
@@ -107,13 +126,14 @@ class LocalChannel:
     def thd_replay(self, job: Job) -> None:
         for number, recipient in zip(job.numbers, job.recipients, strict=True):
             try:
-                found = self._threads.thd_wait(partial(self._directory.lookup, recipient.address))
+                found = self._threads.thd_wait(partial(self._mailbox, recipient.address))
             except Temporary as error:
                 raise OSError(errno.EAGAIN, str(error), recipient.address) from error
-            if isinstance(found, Mailbox) and found.active:
+            if isinstance(found, _Found) and found.mailbox.active:
                 with self._guard:
                     doubtful = number in self._doubtful.get(job.id, ())
-                paths = self._store.thd_replay(_delivery(job, number, recipient, found), doubtful=doubtful)
+                delivery = self._thd_into_folder(_delivery(job, number, recipient, found))
+                paths = self._store.thd_replay(delivery, doubtful=doubtful)
                 self._remember(job.id, number, paths)
             else:
                 self._forget(job.id, number)
@@ -122,8 +142,10 @@ class LocalChannel:
         """The deliveries of one job: the writer's thread."""
         passed: frozenset[str] | None = None
         results = []
-        for delivery in deliveries:
+        for wanted in deliveries:
+            delivery = wanted
             try:
+                delivery = self._thd_into_folder(wanted)
                 if passed is None:
                     passed = delivered_to(delivery.content.header())
                 if delivery.address.lower() in passed:
@@ -148,6 +170,9 @@ class LocalChannel:
                 results.append(_DELIVERED)
         return results
 
+    def _thd_into_folder(self, delivery: Delivery) -> Delivery:
+        return self._store.thd_into_folder(delivery) if delivery.tag else delivery
+
     def _remember(self, name: str, number: int, paths: list[Delivered]) -> None:
         with self._guard:
             self._delivered.setdefault(name, {})[number] = paths
@@ -169,17 +194,35 @@ class LocalChannel:
             if not doubtful:
                 del self._doubtful[name]
 
-    async def _find(self, recipient: Recipient) -> Mailbox | Disposition:
-        """The recipient's mailbox, or what to tell instead."""
+    async def _find(self, recipient: Recipient) -> _Found | Disposition:
+        """Where the recipient's mail goes, or what to tell instead."""
         try:
-            found = await self._directory.lookup(recipient.address)
+            found = await self._mailbox(recipient.address)
             if found is None:
                 return _UNKNOWN
-            if isinstance(found, Mailbox):
-                return found if found.active else _SUSPENDED
+            if isinstance(found, _Found):
+                node = found.mailbox.host or (found.domain.host if found.domain is not None else "")
+                if not node or is_this_node(node, self._nodes):
+                    return found if found.mailbox.active else self._suspended
             return await self._elsewhere(recipient)
         except Temporary as error:
             return Disposition(verdict=Verdict.DEFERRED, reply=error.reply)
+
+    async def _mailbox(self, address: str) -> _Found | Alias | Group | None:
+        """
+        Who has an address, with a subaddress or without.
+
+        @raise Temporary: the directory is away.
+        """
+        local, _, domain = address.rpartition("@")
+        tag = ""
+        entry = await self._directory.lookup(address)
+        if entry is None and SUBADDRESS in local:
+            local, _, tag = local.partition(SUBADDRESS)
+            entry = await self._directory.lookup(f"{local}@{domain}") if local else None
+        if not isinstance(entry, Mailbox):
+            return entry
+        return _Found(entry, await self._directory.domain(domain), tag if entry.subfolders else "")
 
     async def _elsewhere(self, recipient: Recipient) -> Disposition:
         """The address has become an alias while the message waited."""
@@ -196,7 +239,7 @@ class LocalChannel:
         return Disposition(verdict=Verdict.FORWARDED, reply=Reply(250, "2.1.5", "Forwarded"), onward=onward)
 
 
-def _delivery(job: Job, number: int, recipient: Recipient, mailbox: Mailbox) -> Delivery:
+def _delivery(job: Job, number: int, recipient: Recipient, found: _Found) -> Delivery:
     envelope = job.envelope
     return Delivery(
         id=job.id,
@@ -204,7 +247,8 @@ def _delivery(job: Job, number: int, recipient: Recipient, mailbox: Mailbox) -> 
         arrival=envelope.arrival,
         sender=envelope.sender,
         address=recipient.address,
-        mailbox=mailbox.path,
+        mailbox=found.mailbox.path,
         content=job.content,
         binary=envelope.body == "BINARYMIME",
+        tag=found.tag,
     )

@@ -6,9 +6,11 @@ A factory of the registry is called C{factory(config, channel, parts)}; see L{qm
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from attrs import Factory, frozen
+from attrs import Factory, field, frozen
 from twisted.internet.interfaces import IReactorCore, IReactorFromThreads, IReactorTCP, IReactorThreads, IReactorTime
 
 from qmailpy.config.schema import ChannelConfig, Config
@@ -46,6 +48,8 @@ class Parts:
     config: Config
     events: IEvents = Factory(NoEvents)
     security: Security = Security()
+    srs_secret: bytes = field(default=b"", repr=False)  # of the senders that forwarded mail gets; empty: they stay
+    seconds: Callable[[], float] = time.time  # the time of day
 
 
 class ChannelFactory(Protocol):

@@ -9,22 +9,27 @@ notice is never lost and never sent for a failure that was not recorded.
 Who is told: the sender, once for all recipients that failed together. When the sender is null the message is itself a
 notice: the postmaster is told instead (a double bounce), unless C{[bounce] double_bounce} is off; and nobody when it
 was the postmaster who could not be told, so that there is no third.
+
+Mail that addresses of ours pass on to somebody elsewhere comes through here as well: L{qmailpy.channels.forward}.
 """
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
+from functools import partial
 
-from attrs import evolve
+from attrs import evolve, frozen
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from qmailpy.channels.forward import Forwards
 from qmailpy.channels.parts import Parts
 from qmailpy.config.schema import ChannelConfig, Config
 from qmailpy.config.wording import thd_wordings
 from qmailpy.errors import Temporary
-from qmailpy.interfaces import IChannel
+from qmailpy.interfaces import IChannel, IReconfigured
 from qmailpy.values import Content, Disposition, Envelope, Job, Notify, Recipient, Refused, Reply, Verdict
 from qmailpy.wire.dsn import Notice, Origin, Reported, delay_report, failure_report, success_report
 from qmailpy.wire.headers import find
@@ -33,6 +38,11 @@ from qmailpy.wire.wording import LANGUAGES, language_of
 _FORWARDED = Reply(250, "2.1.5", "Forwarded")
 CIRCLE = Disposition(verdict=Verdict.DEFERRED, reply=Reply(451, "4.3.5", "The route of this address leads back here"))
 """Of a recipient that the router sends to the channel it comes from."""
+
+_CAME_ROUND = Disposition(
+    verdict=Verdict.FAILED,
+    reply=Reply(554, "5.4.6", "Mail loop: this address has passed the message on before"),
+)
 
 Outcomes = Sequence[tuple[Recipient, Disposition]]
 
@@ -175,35 +185,77 @@ class Notices:
         return self._postmaster.lower() in names or "postmaster" in names
 
 
-@implementer(IChannel)
+@implementer(IChannel, IReconfigured)
 class ProcessChannel:
     """Sends each recipient's copy on to where the router says; see the module's text."""
 
     def __init__(self, config: Config, channel: ChannelConfig, parts: Parts) -> None:
         self.name = channel.name
         self._router = parts.router
+        self._parts = parts
+        self._reactor = parts.reactor
+        self.reconfigure(config)
+
+    def reconfigure(self, config: Config) -> None:
+        parts = self._parts
+        self._forwards = Forwards(config, parts.directory, parts.srs_secret, parts.seconds)
 
     async def dequeue(self, job: Job) -> Sequence[Disposition]:
-        return [await self._onward(recipient) for recipient in job.recipients]
+        return await self._forwarded(job, [await self._onward(job, recipient) for recipient in job.recipients])
 
     async def stop(self) -> None:
         """Nothing is open."""
 
-    async def _onward(self, recipient: Recipient) -> Disposition:
+    async def _onward(self, job: Job, recipient: Recipient) -> Disposition | _Forward:
         try:
             found = await self._router.route(recipient.address, self.name)
+            forward = recipient.original != recipient.address and await self._forwards.is_forwarded(recipient)
         except Temporary as error:
             return Disposition(verdict=Verdict.DEFERRED, reply=error.reply)
         if isinstance(found, Refused):
             verdict = Verdict.DEFERRED if found.reply.temporary else Verdict.FAILED
             return Disposition(verdict=verdict, reply=found.reply)
-        if any(one.channel == self.name for one in found.recipients):
+        if any(
+            one.channel == self.name and one.address.lower() == recipient.address.lower() for one in found.recipients
+        ):
             return CIRCLE  # rules that an operator has to mend; the mail waits for it
         onward = tuple(
             evolve(one, original=recipient.original, orcpt=recipient.orcpt, notify=recipient.notify)
             for one in found.recipients
         )
-        return Disposition(verdict=Verdict.FORWARDED, reply=_FORWARDED, onward=onward)
+        if not forward or found.local:
+            return Disposition(verdict=Verdict.FORWARDED, reply=_FORWARDED, onward=onward)
+        thd_came_round = partial(self._forwards.thd_came_round, job, recipient)
+        if thd_came_round() if job.content.in_memory else await self._in_thread(thd_came_round):
+            return _CAME_ROUND
+        return _Forward(recipient.original, onward)
+
+    async def _in_thread(self, thd_function: Callable[[], bool]) -> bool:
+        return await deferToThreadPool(self._reactor, self._reactor.getThreadPool(), thd_function)
+
+    async def _forwarded(self, job: Job, found: Sequence[Disposition | _Forward]) -> Sequence[Disposition]:
+        """One message for all that the same address passes on; each of its recipients names it."""
+        together: dict[str, list[Recipient]] = {}
+        for one in found:
+            if isinstance(one, _Forward):
+                together.setdefault(one.original, []).extend(one.onward)
+        made: dict[str, Disposition] = {}
+        for original, onward in together.items():
+            try:
+                mail = await self._forwards.mail(job, original, tuple(onward))
+            except Temporary as error:
+                made[original] = Disposition(verdict=Verdict.DEFERRED, reply=error.reply)
+            else:
+                made[original] = Disposition(verdict=Verdict.FORWARDED, reply=_FORWARDED, mails=(mail,))
+        return [made[one.original] if isinstance(one, _Forward) else one for one in found]
+
+
+@frozen
+class _Forward:
+    """A recipient that an address of ours stands for, on its way out."""
+
+    original: str
+    onward: tuple[Recipient, ...]
 
 
 def _reported(outcomes: Outcomes, now: float) -> list[Reported]:

@@ -24,6 +24,7 @@ from qmailpy.config.schema import Config
 from qmailpy.config.template import HomeChoices, home_text
 from qmailpy.disk.files import RealFiles, replace
 from qmailpy.errors import CommandError
+from qmailpy.routing import srs_secret
 
 MARKER = ".init"
 IGNORED = {MARKER, "lost+found"}
@@ -162,6 +163,7 @@ def make_home(
             made = _fill(home, text, config, choices, now, etc)
             if belongs is not None:
                 _give(home, belongs)
+            srs_secret.make(home, belongs.workers.gid if belongs is not None else None)
         except OSError as error:
             raise CommandError(f"{error.filename or home}: {error.strerror or error}; nothing was made") from error
     return made
@@ -223,11 +225,14 @@ def _elsewhere(etc: str | None) -> Iterator[None]:
         raise CommandError(f"{path} is there already; move it away (nothing is ever overwritten)")
     there = os.path.isdir(etc)
     os.makedirs(etc, exist_ok=True)
+    secret = os.path.join(etc, srs_secret.NAME)
+    made = [path] if os.path.lexists(secret) else [path, secret]
     try:
         yield
     except BaseException:
-        if os.path.lexists(path):
-            os.unlink(path)
+        for one in made:
+            if os.path.lexists(one):
+                os.unlink(one)
         if not there:
             os.rmdir(etc)
         raise

@@ -11,6 +11,7 @@ from qmailpy.cli.output import print_json, print_line
 from qmailpy.cli.store import open_store
 from qmailpy.directory.embedded import EmbeddedDirectory
 from qmailpy.errors import CommandError
+from qmailpy.routing import srs_secret
 from qmailpy.routing.router import Router, Trace
 from qmailpy.values import Refused
 
@@ -65,7 +66,7 @@ def _traced(context: Context, address: str, source: str) -> Trace:
     found: list[Trace] = []
     failed: list[BaseException] = []
     with open_store(context.home) as store:
-        router = Router(config, EmbeddedDirectory(store, maybeDeferred))
+        router = Router(config, EmbeddedDirectory(store, maybeDeferred), srs_secret=srs_secret.thd_read(context.home))
         local, at, domain = address.strip().rpartition("@")
         asked = Deferred.fromCoroutine(router.trace(f"{local}{at}{domain.lower()}", source))
         asked.addCallbacks(found.append, lambda failure: failed.append(failure.value))

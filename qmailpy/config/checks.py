@@ -285,6 +285,8 @@ CHECKS: Mapping[type, Mapping[str, Check]] = {
         "directory_user": optional(matching(r"[a-z0-9_][a-z0-9_.-]{0,31}", "the name of a system user")),
         "workers": between(0, 256),
         "postmaster": optional(address),
+        "names": every(host_port),
+        "store_channel": optional(name),
         "drain_s": between(0.1, 3600),
     },
     schema.QueueConfig: {
@@ -299,6 +301,8 @@ CHECKS: Mapping[type, Mapping[str, Check]] = {
         "received": between(10, 1000),
     },
     schema.BounceConfig: {"language": one_of("en", "zh", "both")},
+    schema.LocalConfig: {"disabled": one_of("reject", "defer"), "quota_warn": between(0, 1)},
+    schema.ForwardConfig: {"domain": optional(domain), "srs_days": between(1, 365)},
     schema.LogConfig: {"roll": optional(clock)},
     schema.ListenerConfig: {
         "name": name,

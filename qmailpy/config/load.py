@@ -32,9 +32,11 @@ from qmailpy.config.schema import (
     DirectoryConfig,
     DnsConfig,
     DnsListConfig,
+    ForwardConfig,
     GreylistConfig,
     LimitsConfig,
     ListenerConfig,
+    LocalConfig,
     LogConfig,
     MonitorConfig,
     QueueConfig,
@@ -56,6 +58,8 @@ TABLES: Mapping[str, type] = {
     "server": ServerConfig,
     "queue": QueueConfig,
     "bounce": BounceConfig,
+    "local": LocalConfig,
+    "forward": ForwardConfig,
     "log": LogConfig,
     "directory": DirectoryConfig,
     "dns": DnsConfig,
@@ -345,11 +349,19 @@ def _relations(
         if isinstance(tree.get("channel", {}), dict) and len(channels) == len(names) and kind not in kinds:
             text = f'there is no channel of kind "{kind}", which {why} need; right would be [channel.{kind}]'
             reader.add(("channel",), "", f'{text} with kind = "{kind}"')
+    server = tree.get("server")
+    said = server.get("store_channel") if isinstance(server, dict) else None
+    store = said if isinstance(said, str) else ServerConfig.__attrs_attrs__.store_channel.default
+    if said and isinstance(said, str) and said in channels and channels[said].kind != "lmtp":
+        text = f'channel "{said}" is not of kind "lmtp"; right would be one that is'
+        reader.add(("server",), "store_channel", text)
+    elif said and isinstance(said, str) and said not in names and said != "tcp_lmtp":
+        reader.add(("server",), "store_channel", f'there is no channel "{said}"{nearest(said, names)}')
     for name, channel in channels.items():
         for key, other in (("relay_user", "relay_password_file"), ("relay_password_file", "relay_user")):
             if getattr(channel, key) and not getattr(channel, other):
                 reader.add(("channel", name), key, f"is nothing without {other}")
-        if channel.kind == "lmtp" and not channel.relay:
+        if channel.kind == "lmtp" and not channel.relay and name != store:  # the directory names the hosts of that one
             text = 'has no relay, which kind "lmtp" needs; right would be as in relay = "store.example.org:24"'
             reader.add(("channel", name), "", text)
         if channel.relay_user and not channel.relay:

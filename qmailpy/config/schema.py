@@ -23,6 +23,10 @@ class ServerConfig:
     workers: int = 1  # mail workers, each with a shard of the queue; 0 = everything in one process
     domain: str = ""  # completes addresses without one in mail submitted by commands; "" = hostname
     postmaster: str = ""  # address; "" = postmaster@ the first domain
+    names: tuple[
+        str, ...
+    ] = ()  # what the directory may call this node besides hostname (mailHost): "HOST" or "HOST:PORT"
+    store_channel: str = "tcp_lmtp"  # channel of kind "lmtp" for users whose mail another node stores
     drain_s: float = 20.0  # how long a stopping daemon waits for what is in flight; then it is cut (nothing is lost)
 
 
@@ -52,6 +56,24 @@ class BounceConfig:
     copy_postmaster: bool = False  # a copy of every failure notice to postmaster
     double_bounce: bool = True  # a notice that cannot be delivered goes to postmaster; false discards it
     language: str = "en"  # "en", "zh" or "both"; a message that is evidently in one of them is answered in that
+
+
+@frozen(kw_only=True)
+class LocalConfig:
+    """[local]: mailboxes of our users."""
+
+    disabled: str = "reject"  # mail for a disabled account: "reject" (550 5.2.1) or "defer" (450 4.2.1)
+    over_quota_s: float = 259200.0  # a full mailbox is 4.2.2 (try again) for so long, then 5.2.2; 0 = 5.2.2 at once
+    quota_warn: float = 0.9  # share of the quota at which the user is told, once; 0 = never
+
+
+@frozen(kw_only=True)
+class ForwardConfig:
+    """[forward]: mail that our addresses pass on to addresses elsewhere."""
+
+    srs: bool = True  # it goes with a sender of ours that leads back to the first one (SRS), so that SPF holds
+    domain: str = ""  # domain of these senders; "" = that of the address which forwards
+    srs_days: int = 21  # how long such a sender takes bounces
 
 
 @frozen(kw_only=True)
@@ -319,6 +341,8 @@ class Config:
     server: ServerConfig
     queue: QueueConfig = QueueConfig()
     bounce: BounceConfig = BounceConfig()
+    local: LocalConfig = LocalConfig()
+    forward: ForwardConfig = ForwardConfig()
     log: LogConfig = LogConfig()
     directory: DirectoryConfig = DirectoryConfig()
     dns: DnsConfig = DnsConfig()

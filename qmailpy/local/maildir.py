@@ -25,9 +25,10 @@ import re
 from collections.abc import Iterable, Iterator
 from zlib import crc32
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from qmailpy.disk.files import Files
+from qmailpy.local.folders import thd_folder
 from qmailpy.values import Content, Reply
 from qmailpy.wire.mime7 import LIMIT, Unconvertible, convert
 from qmailpy.wire.pop3_message import SizeCount
@@ -63,6 +64,7 @@ class Delivery:
     mailbox: str  # C{Mailbox.path}: "domain/user/Maildir"
     content: Content
     binary: bool = False  # its octets may be no lines (RFC 3030): parts that are none are stored in base64
+    tag: str = ""  # subaddress: into the folder of that name, when there is one
 
 
 @frozen
@@ -166,6 +168,15 @@ class Store:
         path = self._new(delivery, count)
         self._thd_place(temporary, path)
         return Delivered(path, delivery.mailbox, crc, fresh)
+
+    def thd_into_folder(self, delivery: Delivery) -> Delivery:
+        """
+        The same delivery, into the folder of its subaddress.
+
+        @raise OSError: the mailbox is none.
+        """
+        folder = thd_folder(self._files, self._where(delivery.mailbox), delivery.tag)
+        return evolve(delivery, mailbox=f"{delivery.mailbox}/{folder}") if folder else delivery
 
     def thd_replay(self, delivery: Delivery, *, doubtful: bool = False) -> list[Delivered]:
         """

@@ -96,6 +96,7 @@ class Verdicts:
         """
         now = self._seconds()
         onward: list[Op] = []  # what is enqueued goes before what it follows from
+        made: dict[int, Op | OSError] = {}  # by identity of a NewMail: several recipients may share one
         held: list[Op] = []
         tried: list[tuple[Result, Disposition]] = []
         failed: list[Withheld] = []
@@ -109,7 +110,7 @@ class Verdicts:
                 action, said = success(recipient, said)  # noqa: PLW2901
             if said.onward or said.mails:
                 try:
-                    onward += await self._onward(message, said, now)
+                    onward += await self._onward(message, said, now, made)
                 except OSError as problem:
                     self._log.error("message {id} cannot go on: {problem}", id=message.id, problem=str(problem))
                     said = evolve(said, verdict=Verdict.DEFERRED, reply=UNREADABLE)  # noqa: PLW2901
@@ -170,18 +171,39 @@ class Verdicts:
         recipient = copy.pending[number].recipient
         return Outcome.FAILED if wants_failure(recipient.notify) else Outcome.SILENCED, 0.0, said
 
-    async def _onward(self, message: Message, disposition: Disposition, now: float) -> list[Op]:
-        """What goes into the queue with an outcome: the message again for others, and mail of the channel's making."""
-        mails = list(disposition.mails)
+    async def _onward(
+        self, message: Message, disposition: Disposition, now: float, made: dict[int, Op | OSError]
+    ) -> list[Op]:
+        """
+        What goes into the queue with an outcome: the message again for others, and mail of the channel's making.
+
+        @param made: what has been made of the same attempt, or why not: a mail that several dispositions name is queued
+            once, and when it cannot be made none of them has happened.
+        @raise OSError: some of it cannot be made.
+        """
+        ops: list[Op] = []
         if disposition.onward:
             envelope = evolve(message.envelope, recipients=disposition.onward)
-            mails.insert(0, NewMail(envelope=envelope, content=message.content))
-        return [
-            await self._shard.new_message(
-                evolve(mail.envelope, source=self._name, arrival=now, source_system=message.id, user=""), mail.content
-            )
-            for mail in mails
-        ]
+            ops.append(await self._made(message, NewMail(envelope=envelope, content=message.content), now))
+        fresh: dict[int, Op | OSError] = {}
+        for mail in disposition.mails:
+            before = made.get(id(mail))
+            if isinstance(before, OSError):
+                raise before
+            if before is not None:
+                continue
+            try:
+                fresh[id(mail)] = op = await self._made(message, mail, now)
+            except OSError as problem:
+                made[id(mail)] = problem
+                raise
+            ops.append(op)
+        made.update(fresh)
+        return ops
+
+    async def _made(self, message: Message, mail: NewMail, now: float) -> Op:
+        envelope = evolve(mail.envelope, source=self._name, arrival=now, source_system=message.id, user="")
+        return await self._shard.new_message(envelope, mail.content)
 
     async def _tell(
         self, message: Message, failed: Sequence[Withheld], now: float

@@ -2,9 +2,19 @@
 Where an address leads, as a conversation: a generator that asks the directory's questions and is sent the answers.
 
 Pure, so that one text serves the answer at once from a cache, the answer that waits for the directory, and the
-explanation for people. In order: C{postmaster} without a domain; a domain of ours, with its users, then C{user+tag} as
-C{user}, then postmaster, then the catch-all; anything else by the rewrite rules. Aliases are followed to the end:
-breadth first, each address once, within bounds.
+explanation for people. In order: C{postmaster} without a domain; a domain of ours, with its users, then senders that
+SRS has rewritten, then C{user+tag} as C{user}, then postmaster, then the catch-all; anything else by the rewrite rules.
+Aliases are followed to the end: breadth first, each address once, within bounds.
+
+What becomes of an address of ours:
+
+  - a mailbox here goes to the local channel, one that another node has to the channel for stores, with that host;
+  - what an address of ours passes on to somebody elsewhere goes by the process channel, where the message is marked
+    (Delivered-To, against circles) and gets a sender of ours; that it leads somewhere is known before;
+  - a group goes to the process channel, which knows its members; who may write to it is asked here.
+
+Quotas and sizes refuse an address that is full in itself, or that leads to nobody who is not; a full mailbox among the
+targets of an alias does not stand in the way of the others.
 """
 
 from __future__ import annotations
@@ -16,8 +26,22 @@ from attrs import frozen
 
 from qmailpy.config.schema import ChannelConfig
 from qmailpy.directory.address import POSTMASTER
+from qmailpy.routing.posting import Answer, AskAddress, may_post
 from qmailpy.routing.rules import Rules
-from qmailpy.values import Alias, Domain, Group, Mailbox, Recipient, Refused, Reply, Routed, RouteResult
+from qmailpy.values import (
+    Alias,
+    Domain,
+    Group,
+    Mailbox,
+    Posting,
+    Recipient,
+    Refused,
+    Reply,
+    Room,
+    Routed,
+    RouteResult,
+)
+from qmailpy.wire.srs import is_srs
 
 DEPTH = 10
 """Aliases that may follow each other."""
@@ -29,11 +53,13 @@ SUBADDRESS = "+"
 
 UNKNOWN_USER = Reply(550, "5.1.1", "No such user here")
 SUSPENDED = Reply(550, "5.2.1", "This mailbox is disabled and takes no mail")
+SUSPENDED_FOR_NOW = Reply(450, "4.2.1", "This mailbox is disabled, try again later")
 NO_ROUTE = Reply(550, "5.1.2", "There is no way to this domain from here")
 BAD_SYNTAX = Reply(550, "5.1.3", "Not an address")
 LOOP = Reply(550, "5.4.6", "The aliases of this address go round in a circle or too deep")
 TOO_MANY = Reply(550, "5.2.4", "This address stands for too many others")
 MISCONFIGURED = Reply(451, "4.3.5", "Mail system misconfigured, try again later")
+WRONG_NODE = Reply(451, "4.3.5", "This mailbox is on another node than the one that was asked")
 
 
 @frozen
@@ -44,15 +70,17 @@ class AskDomain:
 
 
 @frozen
-class AskAddress:
-    """Who is this? Answered with a L{Mailbox}, an L{Alias} or C{None}."""
+class AskRoom:
+    """Has this mailbox room for so much? Answered with a L{Room}."""
 
-    address: str
+    mailbox: Mailbox
+    domain: Domain
+    size_octets: int
 
 
-Question = AskDomain | AskAddress
-Answer = Domain | Mailbox | Alias | Group | None
+Question = AskDomain | AskAddress | AskRoom
 Note = Callable[[str], None]
+_Spot = tuple[str, str, str]  # address, channel, host
 
 
 @frozen(kw_only=True)
@@ -64,36 +92,63 @@ class Table:
     local: str  # name of the first channel of kind "local", "" when there is none
     postmasters: tuple[str, ...]  # who takes postmaster's mail: the first of these that is somebody
     configured: bool = False  # whether the first of them was named by the administrator, and so may be anywhere
+    process: str = ""  # name of the first channel of kind "process"
+    store: str = ""  # name of the channel to mailboxes that other nodes have
+    nodes: frozenset[str] = frozenset()  # what the directory may call this node, in lower case
+    suspended: Reply = SUSPENDED  # what is said for a disabled account
+    bounce_domain: str = ""  # a domain for the senders of SRS alone
+    unforward: Callable[[str], str | Reply] | None = None  # L{Srs.reverse<qmailpy.wire.srs.Srs.reverse>}, now
 
 
-@frozen
+@frozen(kw_only=True)
 class _Leaf:
     """Where one address ends, aliases not yet followed."""
 
-    recipients: tuple[tuple[str, str, str], ...] = ()  # (address, channel, host)
+    recipients: tuple[_Spot, ...] = ()
     further: tuple[str, ...] = ()  # addresses it stands for besides
     ours: bool = False
     refusal: Reply | None = None
+    full: Reply | None = None  # the recipients are right, but take no message of this size now
+    sized: bool = False  # C{full} is a matter of the size
 
 
 _Steps = Generator[Question, Answer, _Leaf]
 
 
+@frozen(kw_only=True)
+class _Case:
+    """What is the same for all the addresses that one question comes to."""
+
+    table: Table
+    source: str
+    note: Note | None
+    about: Posting | None
+
+    def tell(self, text: str) -> None:
+        if self.note is not None:
+            self.note(text)
+
+
 def resolve(
-    table: Table, address: str, source: str, note: Note | None = None
+    table: Table, address: str, source: str, note: Note | None = None, about: Posting | None = None
 ) -> Generator[Question, Answer, RouteResult]:
     """
     Find where C{address} leads.
 
     @param source: channel the mail comes from.
     @param note: told each step in a sentence, for people; C{None} = nobody asks.
+    @param about: the message; C{None} = it was accepted before.
     @return: the result; its recipients keep C{address} as their original.
     """
-    first = yield from _leaf(table, address, source, note)
+    case = _Case(table=table, source=source, note=note, about=about)
+    first = yield from _leaf(case, address)
     if first.refusal is not None:
         return Refused(first.refusal)
-    found = dict.fromkeys(first.recipients)
-    bad: dict[tuple[str, str, str], None] = {}
+    if first.full is not None:
+        return Refused(first.full)
+    found: dict[_Spot, Reply | None] = dict.fromkeys(first.recipients)
+    bad: dict[_Spot, Reply | None] = {}
+    sized = first.sized
     seen = {address.lower(), *(one[0].lower() for one in first.recipients)}
     waiting = deque((target, 1) for target in first.further)
     reason = UNKNOWN_USER
@@ -104,24 +159,28 @@ def resolve(
             reason = LOOP
             continue
         if depth > DEPTH:
-            _tell(note, f"<{target}> is more than {DEPTH} aliases away: too deep")
+            case.tell(f"<{target}> is more than {DEPTH} aliases away: too deep")
             return Refused(LOOP)
         if len(seen) + len(waiting) > FAN_OUT:
-            _tell(note, f"more than {FAN_OUT} addresses: too many")
+            case.tell(f"more than {FAN_OUT} addresses: too many")
             return Refused(TOO_MANY)
         seen.add(key)
-        leaf = yield from _leaf(table, target, source, note)
+        leaf = yield from _leaf(case, target)
         if leaf.refusal is not None:
-            if leaf.refusal.temporary:
+            if leaf.refusal.temporary and leaf.refusal != table.suspended:
                 return Refused(leaf.refusal)
             reason = leaf.refusal
             bad[(target, table.local, "")] = None
-        for one in leaf.recipients:
+        sized = sized or leaf.sized
+        for one in leaf.recipients if leaf.ours else _passed_on(case, leaf.recipients):
             seen.add(one[0].lower())
-            found[one] = None
+            found[one] = leaf.full
         waiting.extend((other, depth + 1) for other in leaf.further)
     if not found:
         return Refused(reason)
+    full = [reply for reply in found.values() if reply is not None]
+    if len(full) == len(found):
+        return Refused(next((reply for reply in full if reply.temporary), full[0]))
     # A target that leads nowhere stays a recipient when others are good: the local channel will find nobody and the
     # sender hears of it in a bounce, where dropping it here would lose somebody's share in silence.
     return Routed(
@@ -130,114 +189,210 @@ def resolve(
             for one, channel, host in (*found, *(bad if table.local else ()))
         ),
         local=first.ours,
+        sized=sized,
     )
 
 
-def _tell(note: Note | None, text: str) -> None:
-    if note is not None:
-        note(text)
+def _passed_on(case: _Case, recipients: tuple[_Spot, ...]) -> tuple[_Spot, ...]:
+    """What an address of ours has sent to somebody elsewhere goes by the process channel."""
+    table = case.table
+    if not table.process:
+        return recipients
+    made = []
+    for address, channel, host in recipients:
+        if table.channels[channel].kind in ("smtp", "lmtp"):
+            case.tell(f"<{address}> is elsewhere: it goes on from {table.process}, as mail that was forwarded")
+            made.append((address, table.process, ""))
+        else:
+            made.append((address, channel, host))
+    return tuple(made)
 
 
-def _leaf(table: Table, address: str, source: str, note: Note | None) -> _Steps:
+def _leaf(case: _Case, address: str) -> _Steps:
     """One address, its own aliases not followed."""
     local, at, domain = address.rpartition("@")
     if not at and address.lower() == POSTMASTER:
-        return (yield from _postmaster(table, note))
+        return (yield from _postmaster(case))
     if not local or not domain:
-        if note:
-            note(f"<{address}> is not of the form user@domain")
+        case.tell(f"<{address}> is not of the form user@domain")
         return _Leaf(refusal=BAD_SYNTAX)
     domain = domain.lower()
     if domain.startswith("["):
-        if note:
-            note(f"{domain} is an address literal: only a rule can say where it leads")
-        return (yield from _by_rules(table, local, domain, source, note))
+        case.tell(f"{domain} is an address literal: only a rule can say where it leads")
+        return (yield from _by_rules(case, local, domain))
     ours = yield AskDomain(domain)
     if isinstance(ours, Domain):
-        return (yield from _ours(table, local, ours, note))
-    if note:
-        note(f"{domain} is not a domain of ours")
-    return (yield from _by_rules(table, local, domain, source, note))
+        return (yield from _ours(case, local, ours))
+    if domain == case.table.bounce_domain:
+        return _forwarded_before(case, local, domain) or _Leaf(refusal=UNKNOWN_USER)
+    if case.note is not None:
+        case.note(f"{domain} is not a domain of ours")
+    return (yield from _by_rules(case, local, domain))
 
 
-def _by_rules(table: Table, local: str, domain: str, source: str, note: Note | None) -> _Steps:
-    match = table.rules.match(local, domain, source)
+def _by_rules(case: _Case, local: str, domain: str) -> _Steps:
+    table = case.table
+    match = table.rules.match(local, domain, case.source)
     if match is None:
-        if note:
-            note(f"no rewrite rule matches {domain} for mail from {source}")
+        case.tell(f"no rewrite rule matches {domain} for mail from {case.source}")
         return _Leaf(refusal=NO_ROUTE)
     channel = table.channels.get(match.rule.channel)
-    if note:
-        note(f"rewrite rule {match.number} ({match.rule.pattern}) gives <{match.address}> to {match.rule.channel}")
+    if case.note is not None:
+        case.note(f"rewrite rule {match.number} ({match.rule.pattern}) gives <{match.address}> to {match.rule.channel}")
     if channel is None:
         return _Leaf(refusal=MISCONFIGURED)
     if channel.kind == "local":
         local, _, domain = match.address.rpartition("@")
         ours = yield AskDomain(domain)
         if isinstance(ours, Domain):
-            return (yield from _ours(table, local, ours, note))
-        if note:
-            note(f"but {domain} is not a domain of ours")
+            return (yield from _ours(case, local, ours))
+        case.tell(f"but {domain} is not a domain of ours")
         return _Leaf(refusal=NO_ROUTE)
     host = match.host if channel.kind == "smtp" or match.rule.host else ""
     return _Leaf(recipients=((match.address, channel.name, host),))
 
 
-def _ours(table: Table, local: str, domain: Domain, note: Note | None) -> _Steps:
+def _ours(case: _Case, local: str, domain: Domain) -> _Steps:
     """An address in a domain of ours."""
     name, is_postmaster = domain.name, local.lower() == POSTMASTER
-    if note:
-        note(f"{name} is a domain of ours" + ("" if domain.active else ", suspended"))
+    if case.note is not None:
+        case.note(f"{name} is a domain of ours" + ("" if domain.active else ", suspended"))
     if not domain.active:
-        return (yield from _postmaster(table, note)) if is_postmaster else _Leaf(refusal=SUSPENDED)
+        return (yield from _postmaster(case)) if is_postmaster else _Leaf(refusal=case.table.suspended)
     found = yield AskAddress(f"{local.lower()}@{name}")
-    base, separator, _ = local.partition(SUBADDRESS)
-    if found is None and separator and base:
-        if note:
-            note(f"<{local}@{name}> is nobody; without its subaddress it is <{base}@{name}>")
-        found = yield AskAddress(f"{base.lower()}@{name}")
-    leaf = _entry(table, found, note)
+    tag = ""
+    if found is None:
+        before = _forwarded_before(case, local, name)
+        if before is not None:
+            return before
+        base, separator, tag = local.partition(SUBADDRESS)
+        if separator and base:
+            if case.note is not None:
+                case.note(f"<{local}@{name}> is nobody; without its subaddress it is <{base}@{name}>")
+            found = yield AskAddress(f"{base.lower()}@{name}")
+    leaf = yield from _entry(case, found, domain, tag)
     if is_postmaster and (leaf is None or leaf.refusal is not None):
-        return (yield from _postmaster(table, note))
+        return (yield from _postmaster(case))
     if leaf is not None:
         return leaf
     if domain.catch_all:
-        if note:
-            note(f"<{local}@{name}> is nobody; {name} gives such mail to <{domain.catch_all}>")
+        if case.note is not None:
+            case.note(f"<{local}@{name}> is nobody; {name} gives such mail to <{domain.catch_all}>")
         return _Leaf(further=(domain.catch_all,), ours=True)
-    if note:
-        note(f"<{local}@{name}> is nobody")
+    if case.note is not None:
+        case.note(f"<{local}@{name}> is nobody")
     return _Leaf(refusal=UNKNOWN_USER)
 
 
-def _entry(table: Table, found: Answer, note: Note | None) -> _Leaf | None:
-    """What a directory entry comes to; C{None} for nobody."""
+def _forwarded_before(case: _Case, local: str, domain: str) -> _Leaf | None:
+    """A bounce of mail that we have forwarded, to the sender we gave it; C{None} when it is no such address."""
+    unforward = case.table.unforward
+    if unforward is None or not is_srs(local.removeprefix('"')):
+        return None
+    target = unforward(local)
+    if isinstance(target, Reply):
+        case.tell(f"<{local}@{domain}> looks like a sender of forwarded mail, and is none of ours: {target.text}")
+        return _Leaf(refusal=target)
+    case.tell(f"<{local}@{domain}> is the sender we gave to forwarded mail of <{target}>")
+    return _Leaf(further=(target,), ours=True)
+
+
+def _entry(
+    case: _Case, found: Answer, domain: Domain | None, tag: str = ""
+) -> Generator[Question, Answer, _Leaf | None]:
+    """
+    What a directory entry comes to; C{None} for nobody.
+
+    @param domain: its domain; C{None} = no matter: then there is nothing to say of quotas.
+    @param tag: the subaddress it was found without.
+    """
     if isinstance(found, Alias):
-        if note:
-            note(f"<{found.address}> is an alias for " + ", ".join(f"<{one}>" for one in found.targets))
-        return _Leaf(further=found.targets, ours=True, refusal=None if found.targets else SUSPENDED)
+        if case.note is not None:
+            case.note(f"<{found.address}> is an alias for " + ", ".join(f"<{one}>" for one in found.targets))
+        return _Leaf(further=found.targets, ours=True, refusal=None if found.targets else case.table.suspended)
+    if isinstance(found, Group):
+        return (yield from _group(case, found))
     if not isinstance(found, Mailbox):
         return None
     if not found.active:
-        if note:
-            note(f"<{found.address}> is a mailbox, suspended")
-        return _Leaf(refusal=SUSPENDED)
-    if not table.local:
-        if note:
-            note(f"<{found.address}> is a mailbox, but no channel of kind local is configured")
+        case.tell(f"<{found.address}> is a mailbox, suspended")
+        return _Leaf(refusal=case.table.suspended)
+    address = found.address
+    if tag and found.subfolders:
+        name, _, host = address.rpartition("@")
+        address = f"{name}{SUBADDRESS}{tag}@{host}"
+    node = found.host or (domain.host if domain is not None else "")
+    if node and not is_this_node(node, case.table.nodes):
+        return _elsewhere(case, address, node)
+    if not case.table.local:
+        case.tell(f"<{found.address}> is a mailbox, but no channel of kind local is configured")
         return _Leaf(refusal=MISCONFIGURED)
-    if note:
+    if case.note is not None:
         copies = ", with copies to " + ", ".join(f"<{one}>" for one in found.forwards) if found.forwards else ""
-        note(f"<{found.address}> is a mailbox in {found.path}{copies}")
-    return _Leaf(recipients=((found.address, table.local, ""),), further=found.forwards, ours=True)
+        case.note(f"<{found.address}> is a mailbox in {found.path}{copies}")
+    full: Reply | None = None
+    limited = bool(found.quota_octets or found.quota_messages or (domain is not None and domain.quota_octets))
+    about = case.about
+    if about is not None:
+        if found.size_octets and about.size_octets > found.size_octets:
+            full = Reply(552, "5.3.4", f"Message is larger than the {found.size_octets} octets this mailbox takes")
+        elif limited and domain is not None and found.address.endswith(f"@{domain.name}"):
+            room = yield AskRoom(found, domain, about.size_octets)
+            full = room.refusal if isinstance(room, Room) else None
+    return _Leaf(
+        recipients=((address, case.table.local, ""),),
+        further=found.forwards,
+        ours=True,
+        full=full,
+        sized=limited or bool(found.size_octets),
+    )
 
 
-def _postmaster(table: Table, note: Note | None) -> _Steps:
+def is_this_node(node: str, names: frozenset[str]) -> bool:
+    """
+    Whether a mailHost means this node: it is one of its names, with a port or without.
+
+    @param names: in lower case.
+    """
+    node = node.lower()
+    return node in names or node.rpartition(":")[0] in names
+
+
+def _elsewhere(case: _Case, address: str, node: str) -> _Leaf:
+    """
+    A mailbox that another node has. That node knows of its forwards and its quota; mail that a node has handed on is
+    never handed on again, or two that do not agree would send it to and fro.
+    """
+    if case.about is not None and case.about.handed_on:
+        case.tell(f"<{address}> is a mailbox of {node}, but another node has handed this mail on to us")
+        return _Leaf(refusal=WRONG_NODE)
+    channel = case.table.channels.get(case.table.store)
+    if channel is None or channel.kind != "lmtp":
+        case.tell(f"<{address}> is a mailbox of {node}, but store_channel is no channel of kind lmtp")
+        return _Leaf(refusal=MISCONFIGURED)
+    case.tell(f"<{address}> is a mailbox of the node {node}")
+    # A host in brackets is one to connect to, without a look at MX records; the port is the channel's.
+    return _Leaf(recipients=((address, channel.name, node if ":" in node else f"[{node}]"),), ours=True)
+
+
+def _group(case: _Case, group: Group) -> _Steps:
+    if not case.table.process:
+        case.tell(f"<{group.address}> is a group, but no channel of kind process is configured")
+        return _Leaf(refusal=MISCONFIGURED)
+    case.tell(f"<{group.address}> is a group of {len(group.members)} ({group.posters} may write to it)")
+    if case.about is not None:
+        refusal = yield from may_post(group, case.about)
+        if refusal is not None:
+            return _Leaf(refusal=refusal)
+    return _Leaf(recipients=((group.address, case.table.process, ""),), ours=True)
+
+
+def _postmaster(case: _Case) -> _Steps:
     """Somebody reads mail for postmaster (RFC 5321 s.4.5.1), whichever of our domains it names."""
+    table = case.table
     for candidate in table.postmasters:
-        if note:
-            note(f"mail for postmaster goes to <{candidate}>")
-        leaf = _entry(table, (yield AskAddress(candidate.lower())), note)
+        case.tell(f"mail for postmaster goes to <{candidate}>")
+        leaf = yield from _entry(case, (yield AskAddress(candidate.lower())), None)
         if leaf is not None:
             if leaf.refusal is None:
                 return leaf
@@ -245,6 +400,5 @@ def _postmaster(table: Table, note: Note | None) -> _Steps:
         ours = yield AskDomain(candidate.rpartition("@")[2].lower())
         if ours is None and candidate == table.postmasters[0] and table.configured:
             return _Leaf(further=(candidate,), ours=True)
-        if note:
-            note(f"<{candidate}> is nobody")
+        case.tell(f"<{candidate}> is nobody")
     return _Leaf(refusal=UNKNOWN_USER)

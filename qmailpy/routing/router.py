@@ -2,26 +2,30 @@
 L{IRouter}: the rewrite rules and the directory behind one question.
 
 The way itself is L{expand.resolve}; here it is given its answers: from the cache without waiting, or from the
-directory. A directory that is away makes the answer 451 4.3.0, never "no such user".
+directory. A directory that is away makes the answer 451 4.3.0, never "no such user". Whether a mailbox has room is
+asked of L{IRoom}; without one there is.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 from zope.interface import implementer
 
 from qmailpy.config.schema import Config
 from qmailpy.directory.address import POSTMASTER
-from qmailpy.directory.cache import UNKNOWN, IPeek
+from qmailpy.directory.cache import UNKNOWN, IPeek, Unknown
 from qmailpy.errors import Temporary
-from qmailpy.interfaces import IDirectory, IRouter
+from qmailpy.interfaces import IDirectory, IRoom, IRouter
 from qmailpy.routing import expand
-from qmailpy.routing.expand import AskDomain, Table
+from qmailpy.routing.expand import AskDomain, AskRoom, Table
+from qmailpy.routing.posting import Answer
 from qmailpy.routing.rules import Rules
-from qmailpy.values import Refused, RouteResult
+from qmailpy.values import Posting, Refused, Room, RouteResult
+from qmailpy.wire.srs import Srs
 
 
 @frozen
@@ -36,27 +40,52 @@ class Trace:
 class Router:
     """Routes by a configuration and a directory."""
 
-    def __init__(self, config: Config, directory: IDirectory) -> None:
-        """@param directory: L{route_now} has answers when it provides L{IPeek}."""
-        self._table = table(config)
+    def __init__(
+        self,
+        config: Config,
+        directory: IDirectory,
+        *,
+        room: IRoom | None = None,
+        srs_secret: bytes = b"",
+        seconds: Callable[[], float] = time.time,
+    ) -> None:
+        """
+        @param directory: L{route_now} has answers when it provides L{IPeek}.
+        @param room: whom to ask whether mailboxes are full.
+        @param srs_secret: of the senders that forwarded mail has; empty = their bounces are unknown users.
+        @param seconds: the time of day.
+        """
+        self._secret = srs_secret
+        self._seconds = seconds
+        self._table = self._made(config)
         self._directory = directory
+        self._room = room
         self._peek: IPeek | None = directory if IPeek.providedBy(directory) else None
 
     def reconfigure(self, config: Config) -> None:
         """Use the rules and channels of C{config} from the next question on; called when it was reread."""
-        self._table = table(config)
+        self._table = self._made(config)
 
-    def route_now(self, address: str, source: str) -> RouteResult | None:
+    def _made(self, config: Config) -> Table:
+        made = table(config)
+        if not self._secret:
+            return made
+        srs = Srs(self._secret, config.forward.srs_days)
+        return evolve(made, unforward=lambda local: srs.reverse(local, self._seconds()))
+
+    def route_now(self, address: str, source: str, about: Posting | None = None) -> RouteResult | None:
         peek = self._peek
         if peek is None:
             return None
-        steps = expand.resolve(self._table, address, source)
+        steps = expand.resolve(self._table, address, source, about=about)
         answer: Any = None
         try:
             while True:
                 question = steps.send(answer)
                 if isinstance(question, AskDomain):
                     answer = peek.peek_domain(question.name)
+                elif isinstance(question, AskRoom):
+                    answer = self._room_now(question)
                 else:
                     answer = peek.peek_lookup(question.address)
                 if answer is UNKNOWN:
@@ -66,8 +95,14 @@ class Router:
             result: RouteResult = end.value
             return result
 
-    async def route(self, address: str, source: str) -> RouteResult:
-        return await self._drive(expand.resolve(self._table, address, source))
+    def _room_now(self, question: AskRoom) -> Room | Unknown:
+        if self._room is None:
+            return Room()
+        found = self._room.room_now(question.mailbox, question.domain, question.size_octets)
+        return UNKNOWN if found is None else found
+
+    async def route(self, address: str, source: str, about: Posting | None = None) -> RouteResult:
+        return await self._drive(expand.resolve(self._table, address, source, about=about))
 
     async def trace(self, address: str, source: str) -> Trace:
         """As L{route}, with every step told."""
@@ -77,17 +112,21 @@ class Router:
 
     async def _drive(
         self,
-        steps: Generator[expand.Question, expand.Answer, RouteResult],
+        steps: Generator[expand.Question, Answer, RouteResult],
         note: Callable[[str], None] | None = None,
     ) -> RouteResult:
-        answer: expand.Answer = None
+        answer: Answer = None
         try:
             while True:
                 question = steps.send(answer)
                 if isinstance(question, AskDomain):
                     answer = await self._directory.domain(question.name)
-                else:
+                elif not isinstance(question, AskRoom):
                     answer = await self._directory.lookup(question.address)
+                elif self._room is not None:
+                    answer = await self._room.room(question.mailbox, question.domain, question.size_octets)
+                else:
+                    answer = Room()
         except StopIteration as end:
             result: RouteResult = end.value
             return result
@@ -100,13 +139,21 @@ class Router:
 
 def table(config: Config) -> Table:
     """What a configuration says about routing."""
-    local = next((name for name, channel in config.channels.items() if channel.kind == "local"), "")
+
+    def first(kind: str) -> str:
+        return next((name for name, channel in config.channels.items() if channel.kind == kind), "")
+
     return Table(
         rules=Rules(config.rules),
         channels=config.channels,
-        local=local,
+        local=first("local"),
         postmasters=_postmasters(config),
         configured=bool(config.server.postmaster),
+        process=first("process"),
+        store=config.server.store_channel,
+        nodes=names_of_node(config),
+        suspended=expand.SUSPENDED_FOR_NOW if config.local.disabled == "defer" else expand.SUSPENDED,
+        bounce_domain=config.forward.domain.lower(),
     )
 
 
@@ -121,3 +168,8 @@ def _postmasters(config: Config) -> tuple[str, ...]:
     labels = config.server.hostname.lower().split(".")
     found += [f"{POSTMASTER}@{'.'.join(labels[at:])}" for at in range(max(1, min(len(labels) - 1, 8)))]
     return tuple(dict.fromkeys(address for address in found if address))
+
+
+def names_of_node(config: Config) -> frozenset[str]:
+    """What the directory may call this node."""
+    return frozenset(name.lower() for name in (config.server.hostname, *config.server.names))

@@ -39,6 +39,7 @@ from qmailpy.servers.clients import plain_address
 from qmailpy.servers.connection import FLOW, TurnedAway, near
 from qmailpy.servers.conversation import STOPPING, TURNED_AWAY, Conversation
 from qmailpy.servers.fronts import destination_of, may_run
+from qmailpy.servers.late import late, late_now
 from qmailpy.servers.site import Site
 from qmailpy.servers.smtp_records import connection_record
 from qmailpy.servers.submission import may_send_as
@@ -63,6 +64,12 @@ from qmailpy.wire.smtp_events import (
 
 _NO_RELAYING = Reply(550, "5.7.1", "Relaying denied")
 _RECIPIENTS = Reply(452, "4.5.3", "Too many recipients")
+
+
+def _of_all(refused: Mapping[str, Reply]) -> Reply:
+    """The one reply for all of them: as long as one may have room later, the message is to be tried again."""
+    replies = list(refused.values())
+    return next((reply for reply in replies if reply.temporary), replies[0])
 
 
 @implementer(IFlow)
@@ -247,7 +254,7 @@ class SmtpSession(Conversation):
             return
         address = event.address if event.address != "postmaster" else site.postmaster
         try:
-            result = site.router.route_now(address, site.listener.channel)
+            result = site.router.route_now(address, site.listener.channel, transaction.about)
         except MailError as error:
             result = Refused(error.reply)
         except Exception:
@@ -256,7 +263,7 @@ class SmtpSession(Conversation):
         if result is not None:
             self._routed(result, event)
             return
-        routing = Deferred.fromCoroutine(site.router.route(address, site.listener.channel))
+        routing = Deferred.fromCoroutine(site.router.route(address, site.listener.channel, transaction.about))
         routing.addErrback(self._not_routed, address)
         self._ask(routing, partial(self._routed, event=event), "routing")
 
@@ -272,6 +279,8 @@ class SmtpSession(Conversation):
         if isinstance(result, Refused):
             reply = result.reply
         elif result.local or self._trusted or self._user:
+            if result.sized:
+                self._open().sized.append(event.address)
             self._judge(result.recipients, event)
             return
         else:
@@ -322,6 +331,35 @@ class SmtpSession(Conversation):
             asking = Deferred.fromCoroutine(transaction.refusals(event.size))
             asking.addErrback(self._not_checked)
             self._ask(asking, partial(self._checked, transaction, event), "the last checks")
+            return
+        about = transaction.minding(event.size)
+        if about is None:
+            self._end(transaction, event)
+            return
+        site = self._site
+        refused: Mapping[str, Reply] | None
+        try:
+            refused = late_now(site.router, site.listener.channel, transaction.sized, about)
+        except Exception:
+            self._log.failure("room for {id}", id=transaction.id)
+            refused = {}  # they were accepted; the local channel will see
+        if refused is not None:
+            self._late(transaction, event, refused)
+            return
+        asking_late = Deferred.fromCoroutine(late(site.router, site.listener.channel, transaction.sized, about))
+        asking_late.addErrback(self._no_word, transaction)
+        self._ask(asking_late, partial(self._late, transaction, event), "room")
+
+    def _no_word(self, failure: Failure, transaction: Transaction) -> Mapping[str, Reply]:
+        if failure.check(CancelledError) is None:
+            self._log.failure("room for {id}", failure=failure, id=transaction.id)
+        return {}
+
+    def _late(self, transaction: Transaction, event: DataEnded, refused: Mapping[str, Reply]) -> None:
+        """One reply for all (SMTP): those in C{refused} have no room for the message."""
+        if refused and all(name in refused for name in transaction.named):
+            transaction.abort()
+            self._refused(transaction, _of_all(refused), event.size)
         else:
             self._end(transaction, event)
 

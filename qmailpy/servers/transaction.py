@@ -28,7 +28,7 @@ from qmailpy.servers.mail_options import with_options
 from qmailpy.servers.site import Site
 from qmailpy.servers.smtp_records import Origin, session_record
 from qmailpy.servers.submission import Head
-from qmailpy.values import Envelope, Notify, Recipient, Reply
+from qmailpy.values import Envelope, Notify, Posting, Recipient, Reply
 from qmailpy.wire.headers import find, priority, received_field
 from qmailpy.wire.smtp_events import DataEnded, MailFrom, RcptTo
 
@@ -55,6 +55,8 @@ class Transaction:
     One message of a session.
 
     @ivar id: its name in the queue, and in the records whatever becomes of it.
+    @ivar about: what routing may want to know of it.
+    @ivar sized: names whose answer depends on its size (C{Routed.sized}).
     @ivar committing: the queue has it; a session that ends now takes nothing back.
     """
 
@@ -69,10 +71,12 @@ class Transaction:
         "_rejected",
         "_site",
         "_tags",
+        "about",
         "committing",
         "id",
         "mail",
         "named",
+        "sized",
         "to",
     )
 
@@ -81,6 +85,13 @@ class Transaction:
         self._origin = origin
         self.id = site.enqueue.new_id()
         self.mail = mail
+        self.about = Posting(
+            sender=mail.address,
+            user=origin.user,
+            size_octets=mail.size,
+            handed_on=site.listener.kind == "lmtp" and bool(origin.ip),
+        )
+        self.sized: list[str] = []
         self.to: dict[tuple[str, str, str], Recipient] = {}  # by channel, host and address
         self.named: dict[str, None] = {}  # what the client named and we accepted, in order
         self.committing = False
@@ -142,6 +153,14 @@ class Transaction:
     def mark(self, tags: Iterable[str]) -> None:
         """The message gets these in a header field: L{TAGS_FIELD}, on top of everything, Received too."""
         self._tags = tuple(dict.fromkeys((*self._tags, *tags)))
+
+    def minding(self, size: int) -> Posting | None:
+        """
+        What is to be asked of L{sized} once more, now that the size is known.
+
+        @return: C{None}: they were asked with no less.
+        """
+        return evolve(self.about, size_octets=size) if self.sized and size > self.mail.size else None
 
     def begin(self, flow: IFlow) -> Reply | None:
         """

@@ -8,7 +8,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from qmailpy.interfaces import IRouter
-from qmailpy.values import Recipient, Refused, Reply, Routed, RouteResult
+from qmailpy.values import Posting, Recipient, Refused, Reply, Routed, RouteResult
 
 
 def local(address: str, channel: str = "local") -> Routed:
@@ -29,19 +29,22 @@ class ScriptedRouter:
     @ivar now: what is known without waiting. A value that is an exception is raised.
     @ivar later: what L{route} answers at once but L{route_now} does not know.
     @ivar asked: every (address, source) that was asked for, in order.
+    @ivar abouts: what was known of the message with each question of L{route_now}.
     @ivar waiting: addresses L{route} was asked for and that are in no table; a test answers with L{tell}.
     """
 
     now: dict[str, RouteResult | Exception] = field(factory=dict)
     later: dict[str, RouteResult | Exception] = field(factory=dict)
     asked: list[tuple[str, str]] = field(factory=list)
+    abouts: list[Posting | None] = field(factory=list)
     waiting: dict[str, list[Deferred[RouteResult]]] = field(factory=dict)
 
-    def route_now(self, address: str, source: str) -> RouteResult | None:
+    def route_now(self, address: str, source: str, about: Posting | None = None) -> RouteResult | None:
         self.asked.append((address, source))
+        self.abouts.append(about)
         return _given(self.now.get(address))
 
-    async def route(self, address: str, source: str) -> RouteResult:
+    async def route(self, address: str, source: str, about: Posting | None = None) -> RouteResult:
         found = _given(self.later.get(address, self.now.get(address)))
         if found is not None:
             return found

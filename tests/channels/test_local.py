@@ -12,13 +12,13 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from qmailpy.channels.local import LocalChannel
-from qmailpy.config.schema import ChannelConfig
+from qmailpy.config.schema import ChannelConfig, LocalConfig
 from qmailpy.interfaces import IChannel, IDurableDelivery
 from qmailpy.testing.crashdisk import CrashDisk
 from qmailpy.testing.inline import InlineThreads
 from qmailpy.testing.memory_directory import MemoryDirectory
 from qmailpy.testing.scripted_router import ScriptedRouter, local, remote, unknown_user
-from qmailpy.values import Alias, Disposition, Job, Mailbox, Verdict
+from qmailpy.values import Alias, Disposition, Job, Mailbox, Recipient, Routed, Verdict
 from tests.channels.common import MESSAGE, make_config, make_job, make_parts
 
 ANN, BEA = "ann@example.org", "bea@example.org"
@@ -113,6 +113,41 @@ class LocalChannelTests(SynchronousTestCase):
             self.assertEqual(
                 (found[0].verdict, found[0].reply.enhanced == "5.4.6"), (verdict, verdict is Verdict.FAILED)
             )
+
+    def test_a_disabled_account_may_make_mail_wait(self) -> None:
+        self.directory.entries[ANN] = Mailbox(address=ANN, path="example.org/ann/Maildir", active=False)
+        self.channel.reconfigure(evolve(make_config(), local=LocalConfig(disabled="defer")))
+        self.assertEqual(self.replies(make_job(ANN)), [(Verdict.DEFERRED, "4.2.1")])
+
+    def test_a_subaddress_goes_to_its_folder(self) -> None:
+        """When there is one and the user wants that; else into the mailbox."""
+        self.directory.entries[ANN] = Mailbox(address=ANN, path="example.org/ann/Maildir", subfolders=True)
+        maildir = "/home/mail/example.org/ann/Maildir"
+        self.disk.mkdir(f"{maildir}/.lists/cur")
+        for user in ("ann", "bea"):
+            self.replies(make_job(f"{user}+lists@example.org", f"{user}+other@example.org"))
+        self.assertEqual(len(self.disk.listdir(f"{maildir}/.lists/new")), 1)
+        self.assertEqual(len(self.mailbox("ann")), 1)
+        self.assertEqual(len(self.mailbox("bea")), 2)
+
+    def test_a_delivery_into_a_folder_is_repeated_there(self) -> None:
+        """After an unclean stop: the same file, once."""
+        self.directory.entries[ANN] = Mailbox(address=ANN, path="example.org/ann/Maildir", subfolders=True)
+        folder = "/home/mail/example.org/ann/Maildir/.lists"
+        self.disk.mkdir(f"{folder}/cur")
+        job = make_job("ann+lists@example.org")
+        self.dequeue(job)
+        before = self.disk.listdir(f"{folder}/new")
+        self.channel.thd_replay(job)
+        self.channel.thd_sync_deliveries([job.id])
+        self.assertEqual((self.disk.listdir(f"{folder}/new"), self.mailbox("ann")), (before, []))
+
+    def test_a_mailbox_that_has_moved_to_another_node_is_forwarded(self) -> None:
+        self.directory.entries[ANN] = Mailbox(address=ANN, path="example.org/ann/Maildir", host="other.example.org")
+        stored = Recipient(address=ANN, original=ANN, channel="tcp_lmtp", host="[other.example.org]")
+        self.router.later[ANN] = Routed(recipients=(stored,), local=True)
+        [found] = self.dequeue(make_job(ANN))
+        self.assertEqual((found.verdict, found.onward), (Verdict.FORWARDED, (stored,)))
 
     def test_an_address_that_has_become_an_alias_is_forwarded(self) -> None:
         self.directory.entries[ANN] = Alias(address=ANN, targets=("x@example.com",))

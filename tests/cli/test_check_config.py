@@ -245,7 +245,7 @@ class ConfigTests(HomeCase):
             self.assertEqual((found.status, found.err.count("\n")), (1, 1), found.err)
         self.assertIn("nothing was changed", self.run_command("config", "set", "server.workers", "-1").err)
         self.assertEqual(self.text(), before)
-        self.assertEqual(os.listdir(os.path.dirname(self.file)), ["qmailpy.toml"])
+        self.assertEqual(sorted(os.listdir(os.path.dirname(self.file))), ["qmailpy.toml", "srs.secret"])
 
     def test_set_through_a_link_replaces_what_it_stands_for(self) -> None:
         """As C{HOME/etc} may be a link to /etc/qmailpy, and the file one into somebody's repository."""

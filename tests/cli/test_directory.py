@@ -199,7 +199,7 @@ class RewriteCommandTests(CommandTestCase):
         self.call("alias", "add", "info@example.org", "postmaster@example.org", "bob@remote.example")
         shown = self.call("test", "rewrite", "info@EXAMPLE.org")
         self.assertIn("<postmaster@example.org> in channel local", shown)
-        self.assertIn("<bob@remote.example> in channel tcp_local by remote.example", shown)
+        self.assertIn("<bob@remote.example> in channel process", shown)
         self.assertIn("is an alias for", shown)
         self.assertIn("refused: 550 5.1.1", self.call("test", "rewrite", "nobody@example.org"))
 

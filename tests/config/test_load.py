@@ -144,9 +144,19 @@ class ParseTests(SynchronousTestCase):
 
     def test_a_channel_to_a_mail_store_needs_to_know_where(self) -> None:
         """kind = "lmtp"."""
-        text = MINIMAL + '[channel.tcp_lmtp]\nkind = "lmtp"\n'
+        text = MINIMAL + '[channel.lists]\nkind = "lmtp"\n'
         self.assertIn("has no relay", " ".join(problems(text)))
         self.assertEqual(problems(text + 'relay = "store.example:24"'), [])
+
+    def test_the_channel_to_other_nodes_learns_from_the_directory_where(self) -> None:
+        """C{store_channel}: a channel of kind "lmtp" that is there."""
+        text = MINIMAL + '[channel.stores]\nkind = "lmtp"\n'
+        server = 'hostname = "mx.example.org"\n'
+        self.assertIn(server, text)
+        for name, said in (("stores", ""), ("local", "is not of kind"), ("nothing", "there is no channel")):
+            found = problems(text.replace(server, server + f'store_channel = "{name}"\n'))
+            self.assertEqual(bool(found), bool(said), found)
+            self.assertIn(said, " ".join(found))
 
     def test_destinations_are_checked(self) -> None:
         """Patterns, words of tls, channels."""

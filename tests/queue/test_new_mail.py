@@ -24,6 +24,28 @@ class Changing(Outside):
         return Disposition(verdict=Verdict.FORWARDED, reply=_OK, mails=(mail,))
 
 
+class Unreadable(MemoryContent):
+    """A content on a disk that fails."""
+
+    def read(self) -> bytes:
+        raise OSError("gone")
+
+
+class Sharing(Outside):
+    """All of a job share one message for Bob."""
+
+    def __init__(self, *, broken: bool = False) -> None:
+        super().__init__()
+        self._content = (Unreadable if broken else MemoryContent)(b"Subject: shared\r\n\r\n")
+        self._mails: dict[str, NewMail] = {}
+
+    def _one(self, job: Job, recipient: Recipient) -> Disposition:
+        bob = Recipient(address="bob@here.example", original=recipient.original, channel="local")
+        mail = NewMail(envelope=evolve(job.envelope, recipients=(bob,)), content=self._content)
+        mail = self._mails.setdefault(job.id, mail)
+        return Disposition(verdict=Verdict.FORWARDED, reply=_OK, mails=(mail,))
+
+
 class NewMailTests(SynchronousTestCase):
     def test_what_a_channel_makes_of_a_message_is_queued_in_the_same_transaction(self) -> None:
         """Two E lines and two D lines, and the books hold; the new message names the old one (row C7)."""
@@ -34,3 +56,21 @@ class NewMailTests(SynchronousTestCase):
         self.assertEqual(world.actions(), "EEDD")
         self.assertEqual(world.mailbox("bob"), [b"Subject: new\r\n\r\nnew\r\n"])
         self.assertEqual(world.stored(), {})
+
+    def test_a_mail_that_several_recipients_share_is_queued_once(self) -> None:
+        world = World(CrashDisk(directories=[HOME, f"{HOME}/log"]))
+        world.outside = Sharing()
+        world.up()
+        world.send("one@out.example", "two@out.example")
+        self.assertEqual(world.actions(), "EEEDDD")
+        self.assertEqual(world.mailbox("bob"), [b"Subject: shared\r\n\r\n"])
+        self.assertEqual(world.stored(), {})
+
+    def test_nobody_who_shares_a_mail_is_done_when_it_cannot_be_made(self) -> None:
+        """Both are tried again."""
+        world = World(CrashDisk(directories=[HOME, f"{HOME}/log"]))
+        world.outside = Sharing(broken=True)
+        world.up()
+        world.send("one@out.example", "two@out.example")
+        self.assertEqual(world.actions(), "EEQQ")
+        self.assertEqual(world.mailbox("bob"), [])

@@ -126,7 +126,7 @@ class LocalTests(RouterTestCase):
     def test_a_subaddress_falls_back_to_its_user(self) -> None:
         self.goes("joe+lists+a@example.org", "joe@example.org local")
         self.goes("a+b@example.org", "a+b@example.org local")
-        self.goes("info+x@example.org", "joe@example.org local", "Bob@remote.example tcp_local remote.example")
+        self.goes("info+x@example.org", "joe@example.org local", "Bob@remote.example process")
 
     def test_the_catch_all_takes_what_nobody_else_does(self) -> None:
         self.assertTrue(self.goes("any.body@all.example", "joe@example.org local").local)
@@ -180,13 +180,13 @@ class PostmasterTests(RouterTestCase):
 
 class AliasTests(RouterTestCase):
     def test_an_alias_goes_to_all_its_targets_by_their_own_ways(self) -> None:
-        result = self.goes("info@example.org", "joe@example.org local", "Bob@remote.example tcp_local remote.example")
+        result = self.goes("info@example.org", "joe@example.org local", "Bob@remote.example process")
         self.assertTrue(result.local)
 
     def test_aliases_of_aliases_are_followed(self) -> None:
         self.goes(
             "deep@example.org",
-            *("ann@example.org local", "joe@example.org local", "Bob@remote.example tcp_local remote.example"),
+            *("ann@example.org local", "joe@example.org local", "Bob@remote.example process"),
         )
 
     def test_nobody_gets_it_twice(self) -> None:
@@ -221,7 +221,7 @@ class AliasTests(RouterTestCase):
         self.refused("empty@example.org", "550 5.2.1")
 
     def test_a_mailbox_with_copies_gets_its_own_and_sends_the_others(self) -> None:
-        self.goes("both@example.org", "both@example.org local", "x@remote.example tcp_local remote.example")
+        self.goes("both@example.org", "both@example.org local", "x@remote.example process")
 
 
 class RuleRouteTests(RouterTestCase):
