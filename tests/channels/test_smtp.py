@@ -19,7 +19,7 @@ from qmailpy.interfaces import IChannel, IShaped
 from qmailpy.records.record import Action, LogRecord
 from qmailpy.testing.smtp_sink import Later
 from qmailpy.testing.tables_resolver import TablesResolver
-from qmailpy.values import Disposition, Envelope, Job, MemoryContent, Recipient, Verdict
+from qmailpy.values import Disposition, Envelope, Job, MemoryContent, Notify, Recipient, Verdict
 from tests.remote.network import Network
 
 
@@ -106,6 +106,25 @@ class SmtpChannelTests(SynchronousTestCase):
         self.assertEqual([one.verdict for one in found], [Verdict.FAILED, Verdict.DELIVERED])
         self.assertEqual(sink.log.messages[0].mail_parameters, "RET=FULL ENVID=e")
         self.assertIn("RCPT TO:<b@x.example> NOTIFY=FAILURE ORCPT=rfc822;b", sink.log.commands)
+
+    def test_the_examples_of_rfc_3461(self) -> None:
+        """S.10.2, s.10.4 and s.10.5: what goes to a peer with DSN, to one without, and behind an alias of one."""
+        sink = self.network.host("192.0.2.1", {"EHLO": "250-x\n250 DSN"})
+        job = self.job("bob@x.example")
+        job = evolve(job, envelope=evolve(job.envelope, envid="QQ314159", ret="HDRS", body="7BIT"))
+        [bob] = job.recipients
+        bob = evolve(bob, notify=Notify.SUCCESS, orcpt="rfc822;Bob@Example.COM")
+        sam = evolve(bob, original="george@y.example", orcpt="rfc822;George@Tax-ME.GOV")
+        for ehlo, one, mail, more in (
+            ("250-x\n250 DSN", bob, " RET=HDRS ENVID=QQ314159", " NOTIFY=SUCCESS ORCPT=rfc822;Bob@Example.COM"),
+            ("250-x\n250 DSN", sam, " RET=HDRS ENVID=QQ314159", " NOTIFY=SUCCESS ORCPT=rfc822;George@Tax-ME.GOV"),
+            ("250 x", bob, "", ""),
+        ):
+            sink.say("EHLO", ehlo)
+            sink.log.commands.clear()
+            self.dequeue(self.channel(), evolve(job, recipients=(one,)))
+            self.assertIn(f"MAIL FROM:<{job.envelope.sender}>{mail}", sink.log.commands)
+            self.assertIn(f"RCPT TO:<bob@x.example>{more}", sink.log.commands)
 
     def test_success_is_relayed_or_told_by_the_peer(self) -> None:
         """RFC 3461 s.5.2.1 and s.5.2.2: by what EHLO says of DSN."""

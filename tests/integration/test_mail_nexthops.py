@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from email.header import decode_header, make_header
 from typing import ClassVar
 
 from twisted.trial.unittest import SkipTest
@@ -96,6 +97,27 @@ class NextHops(NodeCase):
         self.assertEqual(len(self.node.mailbox("alice")), 1)
         (failed,) = self.node.records(Action.FAILED)[-1:]
         self.assertEqual(failed.current_to, "gone@remote.example")
+
+    def test_an_alias_of_several_is_expanded_and_the_sender_told_in_its_language(self) -> None:
+        """RFC 3461 s.5.2.7.3 (c): one report, of the expansion; RFC 2047 in its subject."""
+        self.node.qmailpy("alias", "add", "team@example.org", "bob@example.org", "x@remote.example")
+        with self.node.talk() as talk:
+            talk.say("MAIL FROM:<alice@example.org> ENVID=QQ314159")
+            talk.say("RCPT TO:<team@example.org> NOTIFY=SUCCESS ORCPT=rfc822;Team@Example.org")
+            talk.content(b"Content-Language: zh-CN\r\n" + message("to all"))
+        self.node.wait_mailbox("bob", 1)
+        self.sink.wait_mails(1)
+        notice = self.notice("alice")
+        self.wait_idle()
+        self.assertEqual(len(self.node.mailbox("alice")), 1)
+        self.assertEqual(str(make_header(decode_header(notice["Subject"]))), "您的邮件已投递")
+        words, status, original = notice.iter_parts()  # type: ignore[attr-defined]
+        self.assertIn("邮件已分发给该地址所代表的收件人", words.get_content())
+        about, one = status.get_payload()
+        self.assertEqual(about["Original-Envelope-Id"], "QQ314159")
+        self.assertEqual(one["Original-Recipient"], "rfc822; Team@Example.org")
+        self.assertEqual((one["Final-Recipient"], one["Action"]), ("rfc822; team@example.org", "expanded"))
+        self.assertEqual(original.get_content_type(), "text/rfc822-headers")
 
     def test_a_notice_that_cannot_be_delivered_goes_to_postmaster(self) -> None:
         """A double bounce; and there is no third."""

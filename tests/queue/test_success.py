@@ -116,6 +116,7 @@ class SuccessTests(SynchronousTestCase):
         """RFC 3461 s.5.2."""
         self.send("bob@here.example", "ok@out.example", sender="")
         self.assertEqual(self.told(), [])
+        self.assertEqual(sorted(self.world.actions()), ["D", "D", "E", "E"])
 
     def test_recipients_of_one_attempt_are_in_one_report(self) -> None:
         self.send("bob@here.example", "eve@here.example")
