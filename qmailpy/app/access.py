@@ -8,7 +8,6 @@ directory's connections.
 
 from __future__ import annotations
 
-import hashlib
 import sys
 import time
 from typing import Any
@@ -23,12 +22,9 @@ from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from qmailpy.app.context import ChildContext
+from qmailpy.app.lookups import Lookups
 from qmailpy.app.sockets import ROLES
-from qmailpy.auth.logins import Logins
 from qmailpy.config.schema import Config, ListenerConfig
-from qmailpy.control.client import Json
-from qmailpy.directory.service import cached, ldap_directory, reconfigured
-from qmailpy.directory.setup import SERVICE, thd_read_secret
 from qmailpy.disk.files import RealFiles
 from qmailpy.errors import ConfigError
 from qmailpy.events import log as events
@@ -79,19 +75,8 @@ class MailAccess(Service):
         sys.setswitchinterval(SWITCH_S)
         for pool in self._pools.values():
             pool.start()
-        secret = context.secret if context.secret is not None else thd_read_secret(context.home, SERVICE)
-        self._secret = secret
-        self._server = ldap_directory(self._reactor, config, secret, self._events)
-        self._directory = cached(self._reactor, config, self._server)
-        self._logins = Logins(
-            self._reactor,
-            self._directory,
-            domain=config.server.domain,
-            # The same in all processes and after a restart, and nothing a stranger can know.
-            key=hashlib.sha256(b"imagined secrets " + secret).digest(),
-        )
+        self._lookups = Lookups(context, self._events)
         self._store = MailStore(RealFiles(), config.path("mail"), self._in_thread, reading=self._reading)
-        context.control.add("directory.flush", self._flush_directory)
         Deferred.fromCoroutine(self._open()).addErrback(self._cannot_open)
 
     async def _open(self) -> None:
@@ -120,7 +105,7 @@ class MailAccess(Service):
             hostname=self._config.server.hostname,
             listener=listener,
             trust=self._config.trust,
-            logins=self._logins,
+            logins=self._lookups.logins,
             store=self._store,
             certificates=certificates,
         )
@@ -137,14 +122,9 @@ class MailAccess(Service):
 
     # --- while it runs ---------------------------------------------------------------------------------------
 
-    async def _flush_directory(self, address: str = "") -> Json:
-        self._directory.flush(address)
-        return None
-
     async def _reload(self, config: Config) -> None:
-        reconfigured(self._reactor, config, self._config, self._server, self._secret)
+        self._lookups.reconfigure(config)
         self._config = config
-        self._directory.flush("")
         listeners = {listener.name: listener for listener in config.listeners}
         for factory in self._factories:
             before = factory.site.listener
@@ -164,7 +144,7 @@ class MailAccess(Service):
         await self._store.idle()
         for pool in self._pools.values():
             pool.stop()
-        await self._server.stop()
+        await self._lookups.stop()
 
     def stopService(self) -> Deferred[None]:
         """Fires when no mailbox is held any more."""

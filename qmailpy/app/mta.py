@@ -10,7 +10,6 @@ settles, then channels and directory.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Awaitable, Callable
@@ -28,8 +27,8 @@ from qmailpy.app.context import ChildContext
 from qmailpy.app.drops import Drops
 from qmailpy.app.expiry import CertificateWatch
 from qmailpy.app.listeners import MailListeners
+from qmailpy.app.lookups import Lookups
 from qmailpy.app.rolling import Rolling
-from qmailpy.auth.logins import Logins
 from qmailpy.channels.marks import thd_marks_of_all
 from qmailpy.channels.parts import Parts
 from qmailpy.channels.process import Notices
@@ -37,8 +36,6 @@ from qmailpy.channels.registry import factory, make_channels
 from qmailpy.config.schema import Config, ListenerConfig
 from qmailpy.control.client import Json, call, running
 from qmailpy.directory.address import POSTMASTER
-from qmailpy.directory.service import cached, ldap_directory, reconfigured
-from qmailpy.directory.setup import SERVICE, thd_read_secret
 from qmailpy.disk.files import RealFiles
 from qmailpy.errors import ConfigError, QmailpyError
 from qmailpy.events import log as events
@@ -89,23 +86,14 @@ class MailWorker(Service):
     def startService(self) -> None:
         super().startService()
         context, config = self._context, self._config
-        secret = context.secret if context.secret is not None else thd_read_secret(context.home, SERVICE)
-        self._secret = secret
-        self._server = ldap_directory(self._reactor, config, secret, self._events)
-        self._directory = cached(self._reactor, config, self._server)
+        self._lookups = Lookups(context, self._events)
+        self._directory = self._lookups.directory
         self._srs_secret = srs_secret.thd_read(context.home)
         if config.forward.srs and not self._srs_secret:
             path = srs_secret.secret_path(context.home)
             self._log.warn("{path} cannot be read: forwarded mail keeps its senders", path=path)
         self._router = Router(config, self._directory, srs_secret=self._srs_secret)
         self._resolver = resolver(self._reactor, config.dns)
-        self._logins = Logins(
-            self._reactor,
-            self._directory,
-            domain=config.server.domain,
-            # The same in all processes and after a restart, and nothing a stranger can know.
-            key=hashlib.sha256(b"imagined secrets " + secret).digest(),
-        )
         self._listeners = MailListeners(context)
         self._marks = thd_marks_of_all(config)  # before the channels read them, so that no change is overlooked
         self._gate = Gate(self._reactor, config, self._access_lists(), self._resolver, self._events, self._in_thread)
@@ -114,7 +102,6 @@ class MailWorker(Service):
             shards={name: partial(self._surroundings, name) for name in context.shards},
         )
         self.queue.on_broken = self._broken
-        context.control.add("directory.flush", self._flush_directory)
         context.control.add("policy.counts", self._policy_counts)
         context.control.add("counters.clear", self._clear_counters)
         self._operations = QueueOperations(
@@ -237,7 +224,7 @@ class MailWorker(Service):
             postmaster=config.server.postmaster or POSTMASTER,
             resolver=self._resolver,
             certificates=certificates,
-            logins=self._logins,
+            logins=self._lookups.logins,
             directory=self._directory,
             process=next((name for name, one in config.channels.items() if one.kind == "process"), "process"),
             last_checks=(MailboxLimits(self._directory),),
@@ -273,10 +260,6 @@ class MailWorker(Service):
         await others
         return count
 
-    async def _flush_directory(self, address: str = "") -> Json:
-        self._directory.flush(address)
-        return None
-
     async def _policy_counts(self) -> Json:
         return dict(self._gate.counts)
 
@@ -309,12 +292,11 @@ class MailWorker(Service):
             }
             for shard, recorder in self._recorders.items()
         }
-        reconfigured(self._reactor, config, before, self._server, self._secret)
+        self._lookups.reconfigure(config)
         self._config = config
         self._marks = marks
         self._router.reconfigure(config)
         self._gate.reconfigure(config, lists)
-        self._directory.flush("")
         for channel in self._channels:
             if IReconfigured.providedBy(channel):
                 cast(Any, channel).reconfigure(config)
@@ -362,7 +344,7 @@ class MailWorker(Service):
         await DeferredList([Deferred.fromCoroutine(channel.stop()) for channel in self._channels], consumeErrors=True)
         for recorder in self._recorders.values():
             recorder.close()
-        await self._server.stop()
+        await self._lookups.stop()
 
     def stopService(self) -> Deferred[None]:
         """Fires when what was in flight is recorded and everything is in files."""

@@ -6,40 +6,21 @@ is banned, whatever the account. An account with too many is closed to clients i
 guesses from everywhere gets nowhere, and the owner at the usual place is let in. Only failures wait; who knows the
 password is not slowed down.
 
-Pure but for the clock it asks. Memory is bounded: the oldest entries go first.
+The processes of a home count together (L{marks}): a client gains nothing by asking each of them. Pure but for the clock
+it asks. Memory is bounded.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from ipaddress import IPv6Address, ip_address, ip_network
 
+from qmailpy.auth.marks import Mark, Marks, MemoryMarks
 
-class _Scores:
-    """Points by key, which fade: one in C{fade_s} seconds."""
+Told = Callable[[str, str, str, int], None]
+"""Told of a ban: "client" or "account", the client, the account, the failures that led to it."""
 
-    def __init__(self, seconds: Callable[[], float], most: int, fade_s: float) -> None:
-        self._seconds = seconds
-        self._most = most
-        self._fade_s = fade_s
-        self._kept: OrderedDict[str, tuple[float, float]] = OrderedDict()  # points, when
-
-    def __len__(self) -> int:
-        return len(self._kept)
-
-    def get(self, key: str) -> float:
-        points, when = self._kept.get(key, (0.0, 0.0))
-        return max(0.0, points - (self._seconds() - when) / self._fade_s)
-
-    def put(self, key: str, points: float) -> None:
-        self._kept.pop(key, None)
-        self._kept[key] = (points, self._seconds())
-        while len(self._kept) > self._most:
-            self._kept.popitem(last=False)
-
-    def forget(self, key: str) -> None:
-        self._kept.pop(key, None)
+_NOTHING = Mark()
 
 
 class Throttle:
@@ -56,30 +37,37 @@ class Throttle:
         account_failures: int = 50,
         ban_s: float = 900.0,
         fade_s: float = 60.0,
+        own: Marks | None = None,
+        others: Sequence[Marks] = (),
+        told: Told = lambda kind, client, account, failures: None,
     ) -> None:
         """
-        @param seconds: the time.
-        @param entries: most clients, and most accounts, that are remembered.
+        @param seconds: the time; the same in all processes that count together.
+        @param entries: most clients, and most accounts, that are remembered where C{own} is not given.
         @param free: failures that do not wait.
         @param most_wait_s: the longest wait.
         @param client_failures: so many and a client is banned.
         @param account_failures: so many and an account is closed to clients that are new to it.
         @param ban_s: for how long.
         @param fade_s: a failure is forgotten in so many seconds.
+        @param own: where this process counts; C{None} = in its memory.
+        @param others: where other processes count.
+        @param told: called at each ban.
         """
         self._free = free
         self._most_wait_s = most_wait_s
         self._limits = {"client": client_failures, "account": account_failures}
         self._ban_s = ban_s
+        self._fade_s = fade_s
         self._seconds = seconds
-        self._scores = {kind: _Scores(seconds, entries, fade_s) for kind in self._limits}
-        self._bans = {kind: _Scores(seconds, entries, 1.0) for kind in self._limits}  # seconds left
-        self._good: OrderedDict[tuple[str, str], None] = OrderedDict()  # account and client
-        self._entries = entries
+        self._memory = MemoryMarks(entries)
+        self._own: Marks = self._memory if own is None else own
+        self._others = tuple(others)
+        self._told = told
 
     def __len__(self) -> int:
-        """Everything that is remembered."""
-        return sum(len(scores) for scores in (*self._scores.values(), *self._bans.values())) + len(self._good)
+        """Everything that this process remembers in its memory."""
+        return len(self._memory)
 
     def banned(self, account: str, client: str) -> bool:
         """
@@ -89,33 +77,70 @@ class Throttle:
         @param client: its IP address; "" for one that is not to be counted (a UNIX socket, a trusted network).
         """
         account, client = account.lower(), network(client)
-        if client and self._bans["client"].get(client) > 0:
+        if client and self._shut("client", client):
             return True
-        return bool(account) and self._bans["account"].get(account) > 0 and (account, client) not in self._good
+        return bool(account) and self._shut("account", account) and not self._all("good", f"{account} {client}")
+
+    def _all(self, kind: str, name: str) -> list[Mark]:
+        found = (lane.get(kind, name) for lane in (self._own, *self._others))
+        return [one for one in found if one is not None]
+
+    def _shut(self, kind: str, name: str) -> bool:
+        now = self._seconds()
+        # A ban that lies further ahead than any can is a clock that was set back.
+        return any(now < one.until <= now + self._ban_s for one in self._all(kind, name))
 
     def failed(self, account: str, client: str) -> float:
         """An attempt failed: the seconds its answer has to wait."""
         worst = 0.0
-        for kind, key in (("client", network(client)), ("account", account.lower())):
+        account = account.lower()
+        for kind, key in (("client", network(client)), ("account", account)):
             if not key:
                 continue
-            points = self._scores[kind].get(key) + 1
+            before, mine, own = self._count(kind, key)
+            points, now = before + 1, self._seconds()
             if points >= self._limits[kind]:
-                self._bans[kind].put(key, self._ban_s)
+                self._own.put(kind, key, Mark(0.0, now, now + self._ban_s, now))
+                self._told(kind, client, account, round(points))
                 points = 0.0
-            self._scores[kind].put(key, points)
+            else:
+                self._own.put(kind, key, Mark(mine + 1, now, own.until, own.cleared))
             worst = max(worst, points)
         over = worst - self._free
         return min(self._most_wait_s, 0.5 * 2.0 ** min(over, 16)) if over > 0 else 0.0
 
+    def _count(self, kind: str, name: str) -> tuple[float, float, Mark]:
+        """The points of all lanes, those of ours, and what our lane holds."""
+        own = self._own.get(kind, name) or _NOTHING
+        marks = [own, *(one for one in (lane.get(kind, name) for lane in self._others) if one is not None)]
+        cleared = sorted((one.cleared for one in marks), reverse=True)
+        # What another lane has cleared since does not count; in its own lane a mark is from after its clearing.
+        left = [self._left(one, cleared[one.cleared == cleared[0]] if len(cleared) > 1 else 0.0) for one in marks]
+        return sum(left), left[0], own
+
+    def _left(self, mark: Mark, cleared: float) -> float:
+        if cleared and cleared >= mark.when:
+            return 0.0
+        return max(0.0, mark.points - max(0.0, self._seconds() - mark.when) / self._fade_s)
+
     def succeeded(self, account: str, client: str) -> None:
         """The password was right: the account's failures are forgiven, the client's are not (it may know one)."""
         account, client = account.lower(), network(client)
-        self._scores["account"].forget(account)
-        self._good.pop((account, client), None)
-        self._good[account, client] = None
-        while len(self._good) > self._entries:
-            self._good.popitem(last=False)
+        now = self._seconds()
+        if self._all("account", account):
+            own = self._own.get("account", account) or _NOTHING
+            self._own.put("account", account, Mark(0.0, now, own.until, now))
+        self._own.put("good", f"{account} {client}", Mark(cleared=now))
+
+    def forgive(self, name: str) -> None:
+        """
+        An operator vouches for a client or an account; to be said to every process, for each lane has bans of its own.
+
+        @param name: an IP address or a login.
+        """
+        now = self._seconds()
+        for kind, key in (("client", network(name)), ("account", name.lower())):
+            self._own.put(kind, key, Mark(0.0, now, 0.0, now))
 
 
 def network(client: str) -> str:

@@ -188,4 +188,19 @@ def _asked_where(config: Config) -> DirectoryConfig:
 def cached(reactor: Any, config: Config, directory: IDirectory) -> CachedDirectory:
     """What the parts that handle mail ask."""
     options = config.directory
-    return CachedDirectory(reactor, directory, options.positive_s, options.negative_s, options.cache_entries)
+    made = CachedDirectory(reactor, directory, options.positive_s, options.negative_s, options.cache_entries)
+    follow(made, config)
+    return made
+
+
+def follow(cache: CachedDirectory, config: Config) -> None:
+    """Have a cache follow a new configuration."""
+    options = config.directory
+    cache.reconfigure(
+        options.positive_s,
+        options.negative_s,
+        options.cache_entries,
+        login_s=options.login_s,
+        stale_s=options.stale_s,
+        realm=f"{options.base} {' '.join(options.servers)}",
+    )

@@ -89,6 +89,8 @@ def thd_figures(config: Config, expected: list[str], now: float) -> CollectorReg
     with suppress(QmailpyError, OSError):
         found += _queue(_summaries(config.home), now)
     found += _space(config)
+    with suppress(QmailpyError, OSError):
+        found += _directory(config.home)
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Found(found))
     return registry
@@ -199,6 +201,47 @@ def _queue(summaries: list[ChannelSummary], now: float) -> list[Metric]:
             metric.add_metric([channel], sums[channel][at])
         found.append(metric)
     return found
+
+
+def _directory(home: str) -> list[Metric]:
+    """What the processes ask the directory, and which servers answer them."""
+    counts = {
+        "hits": "Questions about people answered from memory.",
+        "misses": "Questions about people put to the directory.",
+        "stale": "Answers used after their lifetime, for want of a directory.",
+    }
+    counters = {
+        name: CounterMetricFamily(f"qmailpy_directory_cache_{name}", text, labels=["process"])
+        for name, text in counts.items()
+    }
+    entries = GaugeMetricFamily("qmailpy_directory_cache_entries", "Answers remembered.", labels=["process"])
+    up = GaugeMetricFamily(
+        "qmailpy_directory_server_up", "Whether a directory server is asked.", labels=["process", "server"]
+    )
+    asked = CounterMetricFamily(
+        "qmailpy_directory_server_asked", "Questions put to a directory server.", labels=["process", "server"]
+    )
+    for endpoint in running(home):
+        if endpoint.role == "directory":
+            continue
+        with suppress(QmailpyError):
+            answer = call(home, endpoint.name, "directory.figures", timeout_s=TIMEOUT_S)
+            if not isinstance(answer, dict) or "hits" not in answer:
+                continue
+            for name, metric in counters.items():
+                metric.add_metric([endpoint.name], _number(answer.get(name)))
+            entries.add_metric([endpoint.name], _number(answer.get("entries")))
+            servers = answer.get("servers")
+            for server in servers if isinstance(servers, list) else []:
+                if isinstance(server, dict):
+                    labels = [endpoint.name, str(server.get("server"))]
+                    up.add_metric(labels, float(server.get("up") is True))
+                    asked.add_metric(labels, _number(server.get("asked")))
+    return [*counters.values(), entries, up, asked]
+
+
+def _number(value: Json) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0
 
 
 def _space(config: Config) -> list[Metric]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from qmailpy.auth.marks import LANE, Mark, SharedMarks, thd_open
 from qmailpy.auth.throttle import Throttle, network
 
 JOE, HERE, THERE = "joe@example.org", "192.0.2.1", "198.51.100.7"
@@ -76,3 +79,114 @@ class ThrottleTests(SynchronousTestCase):
         self.assertEqual(network("2001:db8::1"), network("2001:db8::ffff:1"))
         self.assertNotEqual(network("2001:db8::1"), network("2001:db8:0:1::1"))
         self.assertEqual(network(""), "")
+
+
+class TogetherTests(SynchronousTestCase):
+    """Two processes that count together: the same file, a lane each."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.clock.advance(1_000_000)
+        self.path = self.mktemp()
+        self.told: list[tuple[str, str, str, int]] = []
+        self.first, self.second = self.throttle(0), self.throttle(1)
+
+    def throttle(self, lane: int) -> Throttle:
+        area = thd_open(self.path, 2)
+        self.addCleanup(area.close)
+        marks = [SharedMarks(area, number, b"key") for number in range(2)]
+        return Throttle(
+            self.clock.seconds,
+            client_failures=6,
+            account_failures=6,
+            ban_s=100,
+            fade_s=10,
+            own=marks[lane],
+            others=[marks[1 - lane]],
+            told=lambda *what: self.told.append(what),
+        )
+
+    def both(self, account: str, client: str) -> list[bool]:
+        return [self.first.banned(account, client), self.second.banned(account, client)]
+
+    def test_a_client_gains_nothing_by_asking_each_of_them(self) -> None:
+        for _ in range(3):
+            self.first.failed("a@example.org", HERE)
+            self.assertEqual(self.both("", HERE), [False, False])
+            self.second.failed("b@example.org", HERE)
+        self.assertEqual(self.both("", HERE), [True, True])
+        self.assertEqual(self.told, [("client", HERE, "b@example.org", 6)])
+        self.assertEqual(self.both("", THERE), [False, False])
+        self.clock.advance(101)
+        self.assertEqual(self.both("", HERE), [False, False])
+
+    def test_waits_are_those_of_all_failures(self) -> None:
+        waits = [(self.first, self.second)[number % 2].failed("", HERE) for number in range(5)]
+        self.assertEqual(waits, [0, 0, 1, 2, 4])
+
+    def test_failures_fade_in_all_lanes(self) -> None:
+        for number in range(30):
+            (self.first, self.second)[number % 2].failed(JOE, HERE)
+            self.clock.advance(10)
+        self.assertEqual(self.both(JOE, HERE), [False, False])
+
+    def test_a_success_at_one_forgives_the_account_at_all(self) -> None:
+        for _ in range(4):
+            self.first.failed(JOE, "")
+        self.clock.advance(0.1)
+        self.second.succeeded(JOE, HERE)
+        self.clock.advance(0.1)
+        self.assertEqual(self.first.failed(JOE, ""), 0)
+        self.assertEqual(self.second.failed(JOE, ""), 0)
+
+    def test_an_owner_is_let_in_by_all_where_he_was_let_in_by_one(self) -> None:
+        self.first.succeeded(JOE, HERE)
+        for number in range(6):
+            self.second.failed(JOE, f"198.51.100.{number}")
+        self.assertEqual(self.told[-1][:3], ("account", "198.51.100.5", JOE))
+        self.assertEqual(self.both(JOE, THERE), [True, True])
+        self.assertEqual(self.both(JOE, HERE), [False, False])
+
+    def test_a_new_life_of_a_process_remembers(self) -> None:
+        for _ in range(6):
+            self.first.failed("", HERE)
+        self.assertTrue(self.throttle(0).banned("", HERE))
+
+    def test_an_operator_may_forgive(self) -> None:
+        for _ in range(6):
+            self.first.failed(JOE, HERE)
+        for each in (self.first, self.second):
+            each.forgive(HERE)
+            each.forgive(JOE.upper())
+        self.assertEqual(self.both(JOE, HERE), [False, False])
+
+    def test_a_clock_that_is_set_back_shuts_nobody_out_for_years(self) -> None:
+        for _ in range(6):
+            self.first.failed("", HERE)
+        self.clock.rightNow -= 500_000
+        self.assertEqual(self.both("", HERE), [False, False])
+        self.assertEqual(self.first.failed("", HERE), 0)
+
+    def test_damage_is_nothing_and_memory_is_bounded(self) -> None:
+        for number in range(30000):
+            self.first.failed(f"u{number}@example.org", f"10.0.{number >> 8 & 255}.{number & 255}")
+        self.assertEqual(os.stat(self.path).st_size, 2 * LANE)
+        for _ in range(6):
+            self.first.failed("", HERE)
+        self.assertTrue(self.first.banned("", HERE))
+        with open(self.path, "r+b") as file:
+            file.write(os.urandom(2 * LANE))
+        self.assertEqual(self.both(JOE, HERE), [False, False])
+        self.first.failed(JOE, HERE)
+
+    def test_names_that_share_a_bucket_are_told_apart(self) -> None:
+        area = thd_open(self.mktemp(), 1)
+        self.addCleanup(area.close)
+        marks = SharedMarks(area, 0, b"key")
+        for number in range(4000):
+            marks.put("client", str(number), Mark(float(number), 1.0 + number))
+        found = {number: marks.get("client", str(number)) for number in range(4000)}
+        self.assertGreater(sum(one is not None for one in found.values()), 3600)
+        for number, one in found.items():
+            self.assertIn(one, (None, Mark(float(number), 1.0 + number)))
+        self.assertIsNone(marks.get("account", "1"))

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Coroutine
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from qmailpy.directory.cache import UNKNOWN, CachedDirectory
+from qmailpy.directory.cache import AWAY_S, UNKNOWN, CachedDirectory
 from qmailpy.errors import Temporary
 from qmailpy.interfaces import IDirectory
 from qmailpy.testing.memory_directory import MemoryDirectory
-from qmailpy.values import Alias, Domain, Group, Mailbox
+from qmailpy.values import Alias, Domain, Group, Mailbox, Reply
 from tests.directory.parts import AskingTestCase
 
 
@@ -166,6 +168,168 @@ class CacheTests(AskingTestCase):
         self.ask(cache.lookup("joe@example.org"))
         self.ask(cache.lookup("nobody@example.org"))
         self.assertEqual(len(cache), 0)
+
+
+class NeverMixedUpTests(AskingTestCase):
+    """One user's answer given for another is a security fault: a test for each kind of answer."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.memory = MemoryDirectory(
+            [Domain(name="a.example", catch_all="joe@a.example"), Domain(name="b.example", active=False)],
+            ["joe@a.example", "joe@b.example", "ann@a.example", "a@b.example"],
+            passwords={"joe@a.example": b"one", "joe@b.example": b"two", "ann@a.example": b"one"},
+        )
+        self.cache = CachedDirectory(self.clock, self.memory, 60, 10, 100)
+
+    def test_lookups(self) -> None:
+        """The same name in two domains, parts that join to the same text, upper and lower case, in any order."""
+        names = ("joe@a.example", "joe@b.example", "ann@a.example", "a@b.example", "JOE@B.example", "joe")
+        for _ in range(2):
+            for name in names:
+                found = self.ask(self.cache.lookup(name))
+                self.assertEqual(found and found.address, name.lower() if "@" in name else None)
+
+    def test_absence(self) -> None:
+        self.assertIsNone(self.ask(self.cache.lookup("bob@a.example")))
+        self.memory.entries["bob@b.example"] = Mailbox(address="bob@b.example", path="x")
+        self.assertIsInstance(self.ask(self.cache.lookup("bob@b.example")), Mailbox)
+        self.assertIsNone(self.ask(self.cache.lookup("bob@a.example")))
+
+    def test_domains(self) -> None:
+        for _ in range(2):
+            for domain in self.memory.domains.values():
+                self.assertEqual(self.ask(self.cache.domain(domain.name)), domain)
+
+    def test_logins(self) -> None:
+        """Two users with one password, one name with two; another user's password; pieces moved between the two."""
+        self.assertIsNotNone(self.ask(self.cache.authenticate("joe@a.example", b"one")))
+        self.assertIsNotNone(self.ask(self.cache.authenticate("joe@b.example", b"two")))
+        self.assertIsNotNone(self.ask(self.cache.authenticate("ann@a.example", b"one")))
+        for login, password in (
+            ("joe@a.example", b"two"),
+            ("joe@b.example", b"one"),
+            ("ann@a.example", b"two"),
+            ("a@b.example", b"one"),
+            ("joe@a.exampleo", b"ne"),
+            ("joe@a.example", b"One"),
+            ("joe@a.example", b""),
+        ):
+            self.assertIsNone(self.ask(self.cache.authenticate(login, password)), (login, password))
+        for login, password in (("joe@a.example", b"one"), ("joe@b.example", b"two"), ("ann@a.example", b"one")):
+            found = self.ask(self.cache.authenticate(login, password))
+            self.assertEqual(found and found.address, login)
+
+    def test_a_login_is_no_lookup_and_a_lookup_no_login(self) -> None:
+        self.ask(self.cache.lookup("joe@a.example"))
+        self.assertIsNone(self.ask(self.cache.authenticate("joe@a.example", b"wrong")))
+        self.ask(self.cache.authenticate("joe@b.example", b"two"))
+        self.assertIs(self.cache.peek_lookup("joe@b.example"), UNKNOWN)
+
+    def test_another_directory_s_answers_are_not_looked_at(self) -> None:
+        """After a change of the configuration the same address may be somebody else."""
+        self.cache.reconfigure(60, 10, 100, realm="one")
+        self.ask(self.cache.lookup("joe@a.example"))
+        self.cache.reconfigure(60, 10, 100, realm="two")
+        self.assertIs(self.cache.peek_lookup("joe@a.example"), UNKNOWN)
+
+    def test_questions_under_way_at_once(self) -> None:
+        class Slow(MemoryDirectory):
+            def __init__(self, other: MemoryDirectory) -> None:
+                super().__init__(other.domains.values(), other.entries.values(), passwords=other.passwords)
+                self.gate: Deferred[None] = Deferred()
+
+            async def authenticate(self, login: str, password: bytes) -> Mailbox | None:
+                await self.gate
+                return await super().authenticate(login, password)
+
+        slow = Slow(self.memory)
+        cache = CachedDirectory(self.clock, slow, 60, 10, 100)
+        logins = [("joe@a.example", b"one"), ("joe@a.example", b"two"), ("joe@b.example", b"two")]
+        asked = [Deferred.fromCoroutine(cache.authenticate(*one)) for one in logins * 2]
+        slow.gate.callback(None)
+        found = [self.successResultOf(one) for one in asked]
+        self.assertEqual([one and one.address for one in found], ["joe@a.example", None, "joe@b.example"] * 2)
+
+
+class AwayTests(AskingTestCase):
+    """What is past its lifetime while the directory is away."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.memory = MemoryDirectory(["example.org"], ["joe@example.org"], passwords={"joe@example.org": b"sesame"})
+        self.cache = CachedDirectory(self.clock, self.memory, 60, 10, 100, login_s=30, stale_s=600)
+        self.ask(self.cache.lookup("joe@example.org"))
+        self.ask(self.cache.lookup("nobody@example.org"))
+        self.ask(self.cache.authenticate("joe@example.org", b"sesame"))
+
+    def refused(self, question: Coroutine[Any, Any, object]) -> None:
+        self.failureResultOf(Deferred.fromCoroutine(question), Temporary)
+
+    def test_it_is_used_for_a_while(self) -> None:
+        self.memory.away = True
+        self.clock.advance(100)
+        self.assertIs(self.cache.peek_lookup("joe@example.org"), UNKNOWN)
+        for _ in range(3):
+            self.assertIsInstance(self.ask(self.cache.lookup("joe@example.org")), Mailbox)
+        self.assertIsInstance(self.ask(self.cache.authenticate("joe@example.org", b"sesame")), Mailbox)
+        self.assertEqual(self.cache.stale, 4)
+        self.clock.advance(559)
+        self.assertIsInstance(self.ask(self.cache.lookup("joe@example.org")), Mailbox)
+        self.clock.advance(1)
+        self.refused(self.cache.lookup("joe@example.org"))
+
+    def test_a_directory_that_is_away_is_not_asked_for_each(self) -> None:
+        self.memory.away = True
+        self.clock.advance(100)
+        before = len(self.memory.asked)
+        for _ in range(100):
+            self.ask(self.cache.lookup("joe@example.org"))
+            self.clock.advance(0.05)
+        self.assertLess(len(self.memory.asked) - before, 8)
+
+    def test_nobody_is_called_unknown_and_no_other_password_is_good(self) -> None:
+        self.memory.away = True
+        self.clock.advance(20)
+        self.refused(self.cache.lookup("nobody@example.org"))
+        self.refused(self.cache.lookup("nobody@example.org"))
+        self.refused(self.cache.authenticate("joe@example.org", b"wrong"))
+        self.refused(self.cache.lookup("ann@example.org"))
+
+    def test_a_contradiction_is_an_answer(self) -> None:
+        async def contradicts(address: str) -> None:
+            raise Temporary(Reply(451, "4.3.5", "misconfigured"))
+
+        self.memory.lookup = contradicts  # type: ignore[method-assign]
+        self.clock.advance(100)
+        self.refused(self.cache.lookup("joe@example.org"))
+
+    def test_what_was_changed_by_ourselves_is_not_used(self) -> None:
+        self.memory.away = True
+        self.cache.flush("joe@example.org")
+        self.refused(self.cache.lookup("joe@example.org"))
+        self.refused(self.cache.authenticate("joe@example.org", b"sesame"))
+
+    def test_the_answer_is_new_when_the_directory_is_back(self) -> None:
+        self.memory.away = True
+        self.clock.advance(100)
+        self.ask(self.cache.lookup("joe@example.org"))
+        self.memory.away = False
+        del self.memory.entries["joe@example.org"]
+        self.clock.advance(AWAY_S)
+        self.assertIsNone(self.ask(self.cache.lookup("joe@example.org")))
+        self.clock.advance(20)
+        self.memory.away = True
+        self.refused(self.cache.lookup("joe@example.org"))
+
+    def test_logins_have_a_lifetime_of_their_own(self) -> None:
+        self.clock.advance(29)
+        before = len(self.memory.asked)
+        self.ask(self.cache.authenticate("joe@example.org", b"sesame"))
+        self.assertEqual(len(self.memory.asked), before)
+        self.clock.advance(1)
+        self.ask(self.cache.authenticate("joe@example.org", b"sesame"))
+        self.assertEqual(len(self.memory.asked), before + 1)
 
 
 class SpeedTests(SynchronousTestCase):

@@ -51,6 +51,9 @@ class FiguresTests(SynchronousTestCase):
             return {"uptime": 5}
         if method == "policy.counts":
             return {"dnslist": 3, "limit": int(target[-1])}
+        if method == "directory.figures":
+            server: Json = {"server": "ldap://a:389", "up": True, "asked": 7, "latency_s": 0.1, "why": ""}
+            return {"hits": 10, "misses": 2, "stale": 1, "entries": 5, "servers": [server]}
         worker = int(target[-1])
         summary: Json = {
             **{"channel": "tcp_local", "messages": 10, "recipients": 20, "size_octets": 3000, "held": 1, "busy": 2},
@@ -66,6 +69,14 @@ class FiguresTests(SynchronousTestCase):
             for metric in registry.collect()
             for sample in metric.samples
         }
+
+    def test_what_is_asked_of_the_directory(self) -> None:
+        found = self.figures()
+        for name, value in (("hits_total", 10), ("misses_total", 2), ("stale_total", 1), ("entries", 5)):
+            self.assertEqual(found[f"qmailpy_directory_cache_{name}", "mta-1"], value)
+        self.assertEqual(found["qmailpy_directory_server_up", "mta-0", "ldap://a:389"], 1)
+        self.assertEqual(found["qmailpy_directory_server_asked_total", "mta-0", "ldap://a:389"], 7)
+        self.assertNotIn(("qmailpy_directory_cache_entries", "directory-0"), found)
 
     def test_every_counter_is_there(self) -> None:
         """S2: each item of a channel's row, but for the lowest values, which are for people."""
