@@ -8,7 +8,7 @@ import socket
 import subprocess
 from collections.abc import Sequence
 
-from qmailpy.directory.attributes import ATTRIBUTES, CLASSES, AttributeType, ObjectClass
+from qmailpy.directory import subschema
 from tests.integration.daemon_process import until
 
 PATH = "/usr/sbin:/sbin:" + os.environ.get("PATH", "")
@@ -81,27 +81,6 @@ olcOverlay: syncprov
 """
 
 
-def schema_ldif() -> str:
-    """Our schema, as slapd's configuration wants it."""
-    lines = ["dn: cn=qmailpy,cn=schema,cn=config", "objectClass: olcSchemaConfig", "cn: qmailpy"]
-    lines += [f"olcAttributeTypes: {_attribute(one)}" for one in ATTRIBUTES if one.ours]
-    lines += [f"olcObjectClasses: {_class(one)}" for one in CLASSES if one.ours]
-    return "\n".join(lines) + "\n"
-
-
-def _attribute(one: AttributeType) -> str:
-    rules = [("EQUALITY", one.syntax.equality), ("ORDERING", one.syntax.ordering), ("SUBSTR", one.syntax.substring)]
-    said = " ".join(f"{kind} {rule}" for kind, rule in rules if rule)
-    single = " SINGLE-VALUE" if one.single else ""
-    return f"( {one.oid} NAME '{one.name}' {said} SYNTAX {one.syntax.oid}{single} )"
-
-
-def _class(one: ObjectClass) -> str:
-    parts = [f"( {one.oid} NAME '{one.name}' SUP {one.above} {one.kind}"]
-    parts += [f"{word} ( {' $ '.join(names)} )" for word, names in (("MUST", one.must), ("MAY", one.may)) if names]
-    return " ".join((*parts, ")"))
-
-
 def free_port() -> int:
     """A port that nobody has just now."""
     with socket.socket() as probe:
@@ -144,7 +123,7 @@ class Slapd:
             base=BASE,
             root=ROOT_DN,
             root_password=ROOT_PASSWORD.decode(),
-            schema=f"\n{schema_ldif()}" if schema else "",
+            schema=f"\n{subschema.ldif()}" if schema else "",
             index="olcDbIndex: mailAlternateAddress eq\n" if schema else "",
             tls=tls,
         )
