@@ -24,12 +24,10 @@ from qmailpy.channels.parts import Parts
 from qmailpy.channels.process import Notices
 from qmailpy.cli.output import print_error
 from qmailpy.cli.queueview import CONTENT_OCTETS, PAGE, QueuedMessage
-from qmailpy.cli.store import as_keeper
+from qmailpy.cli.store import as_keeper, store_of
 from qmailpy.config.schema import Config
 from qmailpy.control.client import NotRunningError
 from qmailpy.directory.embedded import EmbeddedDirectory
-from qmailpy.directory.setup import store_path
-from qmailpy.directory.store import Store
 from qmailpy.disk.files import Files, RealFiles
 from qmailpy.disk.rights import acting_as, owner
 from qmailpy.errors import CommandError, QmailpyError
@@ -221,7 +219,7 @@ class OpenShards:
         self._committers: list[StepCommitter] = []
         self._recorders: list[Recorder] = []
         self.shards: dict[str, QueueShard] = {}
-        self._store = Store(store_path(config.home))
+        self._store = store_of(config)
         self.queue = QueueOperations(lambda: parts_of(self.shards), config, time.time, switches, at_once)
 
     def done(self, work: Coroutine[Any, Any, T]) -> T:

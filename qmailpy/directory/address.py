@@ -22,6 +22,10 @@ _SAFE_SEGMENT = re.compile(r"[A-Za-z0-9_+=%-][A-Za-z0-9._+=%-]*")
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789_+-.")
 
 
+LONGEST = 1024
+"""Characters of the longest name that is asked for."""
+
+
 class BadAddress(ValueError):
     """Not an address (or domain) we take; the text says why, for people."""
 
@@ -86,6 +90,16 @@ def key(address: str) -> str:
         return f"{local}{at}{domain_key(domain)}"
     except BadAddress:
         return text
+
+
+def possible(name: str) -> bool:
+    """
+    Whether there may be anybody, or a domain, of that name: who asks a directory asks this first.
+
+    Servers ignore blanks around a value (RFC 4518 s.2.6.1), and slapd what comes behind a NUL: but nobody is somebody
+    else. No address has so many characters (RFC 5321 s.4.5.3.1).
+    """
+    return len(name) <= LONGEST and name.isprintable() and " " not in name
 
 
 def segment(text: str) -> str:

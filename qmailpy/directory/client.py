@@ -36,9 +36,6 @@ from qmailpy.events.log import NoEvents
 from qmailpy.interfaces import IDirectory, IEvents
 from qmailpy.values import Alias, Domain, Group, Mailbox, ScramSecret
 
-LONGEST = 1024
-"""Characters of the longest name that is asked for: no address has so many (RFC 5321 s.4.5.3.1), nobody has more."""
-
 FAILURE_S = 0.25
 """
 The answer to a wrong password comes after a multiple of this: how long another directory takes to say so would tell
@@ -96,7 +93,7 @@ class LdapDirectory:
         return self._servers.figures()
 
     async def domain(self, name: str) -> Domain | None:
-        if not _askable(name):
+        if not addresses.possible(name):
             return None
         key = addresses.key(name)
         what = pureldap.LDAPFilter_and([_equal("objectClass", "qmailDomain"), _equal("associatedDomain", key)])
@@ -104,7 +101,7 @@ class LdapDirectory:
         return meaning.domain(found[1]) if found else None
 
     async def lookup(self, address: str) -> Mailbox | Alias | Group | None:
-        if not _askable(address):
+        if not addresses.possible(address):
             return None
         found: Mailbox | Alias | Group | None = await self._question(self._lookup(address))
         return found
@@ -155,7 +152,7 @@ class LdapDirectory:
 
     async def _authenticate(self, login: str, password: bytes) -> Mailbox | None:
         wanted = meaning.LOOKUP_ATTRIBUTES if self._compare is None else (*meaning.LOOKUP_ATTRIBUTES, "userPassword")
-        found = await self._question(self._search(_address(login), wanted)) if _askable(login) else None
+        found = await self._question(self._search(_address(login), wanted)) if addresses.possible(login) else None
         open_ = found is not None and meaning.may_log_in(found[1])
         if self._compare is not None:
             stored = found[1].get("userpassword", ()) if found is not None and open_ else ()
@@ -170,7 +167,7 @@ class LdapDirectory:
         return mailbox if isinstance(mailbox, Mailbox) else None
 
     async def scram(self, login: str) -> ScramSecret | None:
-        if not _askable(login):
+        if not addresses.possible(login):
             return None
         if not self._ours:
             wanted = ("mail", "accountStatus", "deliveryMode", "userPassword")
@@ -240,14 +237,6 @@ async def _asked(pool: Pool, request: Any) -> Answer:
     if answer.result.resultCode in CODES_AWAY or answer.result.resultCode == REFERRAL:
         raise Away(f"result code {answer.result.resultCode}")
     return answer
-
-
-def _askable(name: str) -> bool:
-    """
-    Whether there may be somebody of that name. Servers ignore blanks around a value (RFC 4518 s.2.6.1), and slapd what
-    comes behind a NUL: but nobody is somebody else.
-    """
-    return len(name) <= LONGEST and name.isprintable() and " " not in name
 
 
 def _equal(attribute: str, value: str) -> Any:
