@@ -1,97 +1,29 @@
 """
-C{qmailpy domain}, C{user} and C{alias}: who is here.
+C{qmailpy domain} and C{alias}: which domains are ours, and addresses that stand for others.
 
 They work on the directory's file, as root or as its user, whether the daemon runs or not; one that runs is told, so
-that its caches forget at once. Passwords come from standard input or a terminal, never from the command line, where
-others could read them.
+that its caches forget at once.
 """
 
 from __future__ import annotations
-
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import attrs
 import click
 
 from qmailpy.cli.context import Context
-from qmailpy.cli.output import print_error, print_json, print_line, print_table
-from qmailpy.cli.store import open_store
-from qmailpy.control import flush_directory
-from qmailpy.directory.accounts import Accounts
-from qmailpy.directory.address import BadAddress, maildir, own
-from qmailpy.directory.schema import STATUSES
-from qmailpy.errors import CommandError
-
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-_YES = click.option("--yes", is_flag=True, help="Do not ask.")
-_PASSWORD = click.option(
-    "--password-stdin", is_flag=True, help="Read the password from the first line of standard input."
+from qmailpy.cli.output import print_json, print_line, print_table
+from qmailpy.cli.people import (
+    JSON,
+    SETTINGS,
+    YES,
+    accounts_of,
+    notify_directory_change,
+    print_entry,
+    read_some,
+    sure,
+    with_keys,
 )
-
-
-@contextmanager
-def _accounts(context: Context) -> Iterator[Accounts]:
-    base = context.config.directory.base
-    with open_store(context.home) as store:
-        yield Accounts(store, base)
-
-
-def notify_directory_change(home: str, *what: str) -> None:
-    """
-    Tell the running processes what has changed, so that their caches forget it now and not when it expires.
-
-    @param what: addresses, or a domain for everything in it. The change is made: not reaching somebody is no failure.
-    """
-    for one in what:
-        try:
-            flush_directory(home, one)
-        except CommandError as problem:
-            print_error(f"done, but the running daemon sees it only when its cache expires: {problem}")
-            return
-
-
-def _sure(question: str, yes: bool) -> None:
-    """Ask before harm is done. @raise CommandError: nobody is there to ask."""
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise CommandError("this cannot be undone: say --yes to do it")
-    click.confirm(question, abort=True, err=True)
-
-
-def _secret(from_stdin: bool) -> bytes | None:
-    """The password of the caller's choice; C{None} without one."""
-    if from_stdin:
-        line = sys.stdin.buffer.readline(4097)
-        if len(line) > 4096:
-            raise CommandError("the first line of standard input is too long for a password")
-        secret = line.rstrip(b"\r\n")
-        if not secret:
-            raise CommandError("there is no password on standard input")
-        return secret
-    if not sys.stdin.isatty():
-        return None
-    answer: str = click.prompt("Password (empty for none)", default="", hide_input=True, show_default=False, err=True)
-    if answer and click.prompt("Once more", hide_input=True, err=True) != answer:
-        raise CommandError("the two passwords differ")
-    return answer.encode() or None
-
-
-class _Size(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.3 on only
-    """Octets, with K, M, G or T behind the number for multiples of 1024."""
-
-    name = "size"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        text = str(value).strip().upper().removesuffix("B").removesuffix("I")
-        shift = {"K": 10, "M": 20, "G": 30, "T": 40}.get(text[-1:], 0)
-        number = text[:-1] if shift else text
-        if not (number.isascii() and number.isdigit() and len(number) <= 15):
-            self.fail(f"{value!r} is no size; right would be as in 500M or 2G (0 = no limit)", param, ctx)
-        return min(int(number) << shift, 10**17)
+from qmailpy.directory.settings import DOMAIN, read
 
 
 @click.group()
@@ -101,230 +33,76 @@ def domain() -> None:
 
 @domain.command("add")
 @click.argument("name", metavar="DOMAIN")
-@click.option(
-    "--catch-all", default="", metavar="ADDRESS", help="Who gets mail for unknown users; nobody unless given."
-)
+@SETTINGS
 @click.pass_obj
-def domain_add(context: Context, name: str, catch_all: str) -> None:
+@with_keys(DOMAIN)
+def domain_add(context: Context, name: str, settings: tuple[str, ...]) -> None:
     """Add DOMAIN."""
-    with _accounts(context) as accounts:
-        added = accounts.thd_add_domain(name, catch_all)
+    values = read(DOMAIN, settings)
+    with accounts_of(context) as accounts:
+        added = accounts.thd_add_domain(name, values=values)
     notify_directory_change(context.home, added)
     print_line(f"added {added}")
 
 
 @domain.command("list")
-@_JSON
+@JSON
 @click.pass_obj
 def domain_list(context: Context, as_json: bool) -> None:
     """List all domains."""
-    with _accounts(context) as accounts:
+    with accounts_of(context) as accounts:
         found = accounts.thd_domains()
     if as_json:
         print_json([attrs.asdict(one) for one in found])
         return
-    heads = ("Domain", "Status", "Users", "Aliases", "Catch-all")
-    print_table(heads, [(one.name, one.status, one.users, one.aliases, one.catch_all) for one in found], (2, 3))
+    heads = ("Domain", "Status", "Users", "Aliases", "Groups", "Plan", "Catch-all")
+    rows = [(one.name, one.status, one.users, one.aliases, one.groups, one.plan, one.catch_all) for one in found]
+    print_table(heads, rows, (2, 3, 4))
 
 
 @domain.command("show")
 @click.argument("name", metavar="DOMAIN")
-@_JSON
+@JSON
 @click.pass_obj
 def domain_show(context: Context, name: str, as_json: bool) -> None:
     """Show DOMAIN."""
-    with _accounts(context) as accounts:
+    with accounts_of(context) as accounts:
         found = accounts.thd_domain(name)
-    _show(found, as_json)
+        entry = accounts.tree.thd_domain(found.name)
+        plan = accounts.tree.thd_named("qmailPlan", found.plan) if found.plan else None
+    head: dict[str, object] = attrs.asdict(found) if as_json else {"name": found.name, "holds": found.held}
+    print_entry(head, DOMAIN, entry, [plan] if plan else [], as_json)
 
 
 @domain.command("set")
 @click.argument("name", metavar="DOMAIN")
-@click.option("--catch-all", metavar="ADDRESS", help='Who gets mail for unknown users; "" for nobody.')
-@click.option("--status", type=click.Choice(("active", "disabled")), help="A disabled domain refuses its mail.")
+@SETTINGS
 @click.pass_obj
-def domain_set(context: Context, name: str, catch_all: str | None, status: str | None) -> None:
+@with_keys(DOMAIN)
+def domain_set(context: Context, name: str, settings: tuple[str, ...]) -> None:
     """Change DOMAIN."""
-    if catch_all is None and status is None:
-        raise click.UsageError("nothing to change: say --catch-all or --status")
-    with _accounts(context) as accounts:
-        accounts.thd_set_domain(name, catch_all=catch_all, status=status)
-        changed = accounts.thd_domain(name).name
+    values = read_some(DOMAIN, settings)
+    with accounts_of(context) as accounts:
+        changed = accounts.thd_set_domain(name, values=values)
     notify_directory_change(context.home, changed)
     print_line(f"changed {changed}")
 
 
 @domain.command("delete")
 @click.argument("name", metavar="DOMAIN")
-@click.option("--force", is_flag=True, help="Delete its users and aliases, too.")
-@_YES
+@click.option("--force", is_flag=True, help="Delete all that is in it, too.")
+@YES
 @click.pass_obj
 def domain_delete(context: Context, name: str, force: bool, yes: bool) -> None:
     """Delete DOMAIN; the mail of its users stays on disk."""
-    with _accounts(context) as accounts:
+    with accounts_of(context) as accounts:
         found = accounts.thd_domain(name)
-    if found.users + found.aliases and force:
-        _sure(f"Delete {found.name} with {found.users} users and {found.aliases} aliases?", yes)
-    with _accounts(context) as accounts:
+    if found.members and force:
+        sure(f"Delete {found.name} with {found.held}?", yes)
+    with accounts_of(context) as accounts:
         accounts.thd_delete_domain(name, force=force)
     notify_directory_change(context.home, found.name)
     print_line(f"deleted {found.name}")
-
-
-@click.group()
-def user() -> None:
-    """Users: mailboxes and passwords."""
-
-
-@user.command("add")
-@click.argument("address", metavar="ADDRESS")
-@_PASSWORD
-@click.option("--name", default="", help="The person's name.")
-@click.option("--quota", type=_Size(), default=0, metavar="SIZE", help="Most octets of mail (500M, 2G); 0 = no limit.")
-@click.option("--forward", multiple=True, metavar="ADDRESS", help="Send a copy there; may be repeated.")
-@click.option("--adopt", is_flag=True, help="Take over the mail an earlier user of that address has left.")
-@click.pass_obj
-def user_add(
-    context: Context, address: str, password_stdin: bool, name: str, quota: int, forward: tuple[str, ...], adopt: bool
-) -> None:
-    """Add the mailbox ADDRESS."""
-    with _accounts(context) as accounts:
-        known = accounts.thd_known(address)
-    if not adopt and not known:
-        _no_old_mail(context, address)  # with our own rights: HOME/mail is closed to the directory's user
-    secret = _secret(password_stdin)
-    with _accounts(context) as accounts:
-        added = accounts.thd_add_user(address, secret=secret, name=name, quota_octets=quota, forwards=forward)
-    notify_directory_change(context.home, added.address)
-    without = "" if secret else " without a password: qmailpy user passwd gives it one"
-    print_line(f"added {added.address}{without}")
-
-
-def _no_old_mail(context: Context, address: str) -> None:
-    """Somebody else's old mail is not shown to a new user by accident."""
-    try:
-        place = context.config.path("mail", maildir(own(address)))
-    except BadAddress:
-        return  # thd_add_user says what is wrong with it
-    if os.path.isdir(place):
-        raise CommandError(f"{place} holds mail of an earlier user; move it away, or give it to this one with --adopt")
-
-
-@user.command("list")
-@click.argument("name", metavar="[DOMAIN]", required=False, default="")
-@_JSON
-@click.pass_obj
-def user_list(context: Context, name: str, as_json: bool) -> None:
-    """List the users, of one DOMAIN or of all."""
-    with _accounts(context) as accounts:
-        found = accounts.thd_users(name)
-    if as_json:
-        print_json([attrs.asdict(one) for one in found])
-        return
-    heads = ("Address", "Status", "Quota", "Aliases", "Name")
-    print_table(
-        heads, [(one.address, one.status, one.quota_octets or "", len(one.aliases), one.name) for one in found], (2, 3)
-    )
-
-
-@user.command("show")
-@click.argument("address", metavar="ADDRESS")
-@_JSON
-@click.pass_obj
-def user_show(context: Context, address: str, as_json: bool) -> None:
-    """Show the user ADDRESS."""
-    with _accounts(context) as accounts:
-        found = accounts.thd_user(address)
-    _show(found, as_json)
-
-
-@user.command("set")
-@click.argument("address", metavar="ADDRESS")
-@click.option("--name", help="The person's name.")
-@click.option("--quota", type=_Size(), metavar="SIZE", help="Most octets of mail (500M, 2G); 0 = no limit.")
-@click.option("--forward", multiple=True, metavar="ADDRESS", help="Send copies there, and to nobody else.")
-@click.option("--no-forward", is_flag=True, help="Send no copies.")
-@click.option(
-    "--status",
-    type=click.Choice(STATUSES),
-    help="active; noaccess: mail but no login; disabled: neither; deleted: as if unknown.",
-)
-@click.pass_obj
-def user_set(
-    context: Context,
-    address: str,
-    name: str | None,
-    quota: int | None,
-    forward: tuple[str, ...],
-    no_forward: bool,
-    status: str | None,
-) -> None:
-    """Change the user ADDRESS."""
-    forwards = () if no_forward else (forward or None)
-    if forward and no_forward:
-        raise click.UsageError("--forward and --no-forward exclude each other")
-    if name is None and quota is None and forwards is None and status is None:
-        raise click.UsageError("nothing to change")
-    with _accounts(context) as accounts:
-        changed = accounts.thd_set_user(address, name=name, quota_octets=quota, forwards=forwards, status=status)
-    notify_directory_change(context.home, changed.address)
-    print_line(f"changed {changed.address}")
-
-
-@user.command("passwd")
-@click.argument("address", metavar="ADDRESS")
-@_PASSWORD
-@click.pass_obj
-def user_passwd(context: Context, address: str, password_stdin: bool) -> None:
-    """Give the user ADDRESS another password."""
-    with _accounts(context) as accounts:
-        found = accounts.thd_user(address)
-    secret = _secret(password_stdin)
-    if secret is None:
-        raise CommandError("no password given; --password-stdin reads one from standard input")
-    with _accounts(context) as accounts:
-        accounts.thd_set_password(address, secret)
-    notify_directory_change(context.home, found.address)
-    print_line(f"changed the password of {found.address}")
-
-
-def _status(context: Context, address: str, status: str, word: str) -> None:
-    with _accounts(context) as accounts:
-        changed = accounts.thd_set_user(address, status=status)
-    notify_directory_change(context.home, changed.address)
-    print_line(f"{word} {changed.address}")
-
-
-@user.command("suspend")
-@click.argument("address", metavar="ADDRESS")
-@click.pass_obj
-def user_suspend(context: Context, address: str) -> None:
-    """Refuse mail and login of the user ADDRESS; nothing is deleted."""
-    _status(context, address, "disabled", "suspended")
-
-
-@user.command("resume")
-@click.argument("address", metavar="ADDRESS")
-@click.pass_obj
-def user_resume(context: Context, address: str) -> None:
-    """Take mail and login of the user ADDRESS again."""
-    _status(context, address, "active", "resumed")
-
-
-@user.command("delete")
-@click.argument("address", metavar="ADDRESS")
-@_YES
-@click.pass_obj
-def user_delete(context: Context, address: str, yes: bool) -> None:
-    """Delete the user ADDRESS and its aliases; its mail stays on disk."""
-    with _accounts(context) as accounts:
-        found = accounts.thd_user(address)
-    _sure(f"Delete {found.address}?", yes)
-    with _accounts(context) as accounts:
-        accounts.thd_delete_user(address)
-    notify_directory_change(context.home, found.address, *found.aliases)
-    place = context.config.path("mail", found.store)
-    print_line(f"deleted {found.address}" + (f"; its mail is still in {place}" if os.path.isdir(place) else ""))
 
 
 @click.group()
@@ -338,7 +116,7 @@ def alias() -> None:
 @click.pass_obj
 def alias_add(context: Context, address: str, targets: tuple[str, ...]) -> None:
     """Have mail for ADDRESS go to each TARGET."""
-    with _accounts(context) as accounts:
+    with accounts_of(context) as accounts:
         added = accounts.thd_add_alias(address, targets)
     notify_directory_change(context.home, added.address)
     print_line(f"added {added.address}")
@@ -346,11 +124,11 @@ def alias_add(context: Context, address: str, targets: tuple[str, ...]) -> None:
 
 @alias.command("list")
 @click.argument("name", metavar="[DOMAIN]", required=False, default="")
-@_JSON
+@JSON
 @click.pass_obj
 def alias_list(context: Context, name: str, as_json: bool) -> None:
     """List the aliases, of one DOMAIN or of all."""
-    with _accounts(context) as accounts:
+    with accounts_of(context) as accounts:
         found = accounts.thd_aliases(name)
     if as_json:
         print_json([attrs.asdict(one) for one in found])
@@ -358,23 +136,39 @@ def alias_list(context: Context, name: str, as_json: bool) -> None:
     print_table(("Address", "Leads to"), [(one.address, ", ".join(one.targets)) for one in found])
 
 
+@alias.command("show")
+@click.argument("address", metavar="ADDRESS")
+@JSON
+@click.pass_obj
+def alias_show(context: Context, address: str, as_json: bool) -> None:
+    """Show where mail for ADDRESS goes."""
+    with accounts_of(context) as accounts:
+        found = accounts.thd_alias(address)
+    if as_json:
+        print_json(attrs.asdict(found))
+        return
+    for target in found.targets:
+        print_line(target)
+
+
+@alias.command("set")
+@click.argument("address", metavar="ADDRESS")
+@click.argument("targets", metavar="TARGET...", nargs=-1, required=True)
+@click.pass_obj
+def alias_set(context: Context, address: str, targets: tuple[str, ...]) -> None:
+    """Have mail for ADDRESS go to each TARGET, and to nobody else."""
+    with accounts_of(context) as accounts:
+        changed = accounts.thd_set_alias(address, targets)
+    notify_directory_change(context.home, changed.address)
+    print_line(f"changed {changed.address}")
+
+
 @alias.command("delete")
 @click.argument("address", metavar="ADDRESS")
 @click.pass_obj
 def alias_delete(context: Context, address: str) -> None:
     """Take the alias ADDRESS away."""
-    with _accounts(context) as accounts:
+    with accounts_of(context) as accounts:
         accounts.thd_delete_alias(address)
     notify_directory_change(context.home, address)
     print_line(f"deleted {address.lower()}")
-
-
-def _show(value: attrs.AttrsInstance, as_json: bool) -> None:
-    fields = attrs.asdict(value)
-    if as_json:
-        print_json(fields)
-        return
-    width = max(map(len, fields))
-    for key, one in fields.items():
-        text = ", ".join(one) if isinstance(one, tuple | list) else str(one)
-        print_line(f"{key.replace('_', ' '):{width}}  {text}".rstrip())

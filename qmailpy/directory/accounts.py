@@ -8,17 +8,21 @@ an alias of one user is a mailAlternateAddress there, any other alias an entry C
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 
-from attrs import evolve, frozen
+from attrs import frozen
 
 from qmailpy.directory import address as addresses
-from qmailpy.directory import names, password, schema
-from qmailpy.directory.filters import Equal, Filter
+from qmailpy.directory import password, schema
 from qmailpy.directory.names import Name
 from qmailpy.directory.schema import Entry
-from qmailpy.directory.store import Scope, Store, StoreError
+from qmailpy.directory.store import Login, Store
+from qmailpy.directory.tree import Tree, Values, read_domain, read_own, read_target, told
 from qmailpy.errors import CommandError
+
+NOTHING: Mapping[str, tuple[str, ...]] = {}
+"""No further attributes."""
 
 
 @frozen(kw_only=True)
@@ -33,6 +37,10 @@ class User:
     aliases: tuple[str, ...] = ()
     forwards: tuple[str, ...] = ()  # copies go there
     has_password: bool = False
+    plan: str = ""
+    last_login: str = ""  # ISO 8601, to the hour; "" = never, or not known
+    last_service: str = ""
+    last_address: str = ""
 
 
 @frozen(kw_only=True)
@@ -52,6 +60,20 @@ class DomainInfo:
     catch_all: str
     users: int
     aliases: int
+    groups: int = 0
+    plan: str = ""
+
+    @property
+    def members(self) -> int:
+        """Everything below it."""
+        return self.users + self.aliases + self.groups
+
+    @property
+    def held(self) -> str:
+        """What it holds, for people."""
+        groups = f" and {self.groups} groups" if self.groups else ""
+        between = ", " if groups else " and "
+        return f"{self.users} users{between}{self.aliases} aliases{groups}"
 
 
 class Accounts:
@@ -60,46 +82,51 @@ class Accounts:
     def __init__(self, store: Store, base: str) -> None:
         """@param base: the name that everything is below, C{"o=qmailpy"}."""
         self.store = store
-        self.base = names.parse(base)
+        self.tree = Tree(store, base)
 
     # Domains
 
-    def thd_add_domain(self, domain: str, catch_all: str = "") -> str:
-        """Add a domain; returns its name as stored."""
-        name = _domain(domain)
+    def thd_add_domain(self, domain: str, catch_all: str = "", values: Values = NOTHING) -> str:
+        """Add a domain, with further attributes; returns its name as stored."""
+        name = read_domain(domain)
         attributes = {"objectclass": ("top", "domain", "qmailDomain"), "associateddomain": (name,), "dc": (name,)}
         if catch_all:
-            attributes["mailcatchalladdress"] = (_target(catch_all),)
-        with _told(f"the domain {name} is there already"):
-            self.store.thd_add(Entry(self._domain_name(name), attributes))
+            attributes["mailcatchalladdress"] = (read_target(catch_all),)
+        self.tree.thd_plan_exists(values)
+        entry = Entry(self.tree.domain_name(name), {**attributes, **values})
+        self.tree.thd_add(entry, f"the domain {name} is there already")
         return name
 
     def thd_domains(self) -> list[DomainInfo]:
         """All domains, by name."""
-        found = self._search(self.base, Scope.ONE, Equal("objectclass", "qmailDomain"))
-        return [self._info(entry) for entry in found]
+        return [self._info(entry) for entry in self.tree.thd_of_class("qmailDomain")]
 
     def thd_domain(self, domain: str) -> DomainInfo:
         """One domain."""
-        return self._info(self._domain_entry(_domain(domain)))
+        return self._info(self.tree.thd_domain(read_domain(domain)))
 
-    def thd_set_domain(self, domain: str, *, status: str | None = None, catch_all: str | None = None) -> None:
-        """Change a domain; C{None} leaves a value, "" removes it."""
-        name = self._domain_entry(_domain(domain)).name
+    def thd_set_domain(
+        self, domain: str, *, status: str | None = None, catch_all: str | None = None, values: Values = NOTHING
+    ) -> str:
+        """Change a domain; C{None} leaves a value, "" removes it. Returns its name as stored."""
+        entry = self.tree.thd_domain(read_domain(domain))
+        self.tree.thd_plan_exists(values)
         self._set(
-            name,
+            entry.name,
+            values,
             accountstatus=None if status is None else (status,) * bool(status),
-            mailcatchalladdress=None if catch_all is None else (_target(catch_all),) if catch_all else (),
+            mailcatchalladdress=None if catch_all is None else (read_target(catch_all),) if catch_all else (),
         )
+        return entry.value("associatedDomain")
 
     def thd_delete_domain(self, domain: str, *, force: bool = False) -> int:
         """Delete a domain; with users or aliases in it only by C{force}. Returns how many of these went with it."""
-        name = _domain(domain)
-        info = self._info(self._domain_entry(name))
-        if info.users + info.aliases and not force:
-            raise CommandError(f"{name} has {info.users} users and {info.aliases} aliases; --force deletes them too")
-        with _told(""):
-            return self.store.thd_delete(self._domain_name(name), subtree=True) - 1
+        name = read_domain(domain)
+        info = self._info(self.tree.thd_domain(name))
+        if info.members and not force:
+            raise CommandError(f"{name} has {info.held}; --force deletes them too")
+        with told():
+            return self.store.thd_delete(self.tree.domain_name(name), subtree=True) - 1
 
     # Users
 
@@ -111,32 +138,40 @@ class Accounts:
         name: str = "",
         quota_octets: int = 0,
         forwards: Sequence[str] = (),
+        values: Values = NOTHING,
     ) -> User:
-        """Add a mailbox; without C{secret} nobody can log in yet."""
-        mail = _own(address)
+        """Add a mailbox, with further attributes; without C{secret} nobody can log in yet."""
+        mail = read_own(address)
         attributes = self._person(mail, name)
         attributes["mailmessagestore"] = (addresses.maildir(mail),)
         attributes["accountstatus"] = ("active",)
         attributes["mailquotasize"] = (str(quota_octets),) if quota_octets else ()
-        attributes["mailforwardingaddress"] = tuple(_target(one) for one in forwards)
+        attributes["mailforwardingaddress"] = tuple(read_target(one) for one in forwards)
         if secret is not None:
-            attributes["userpassword"] = _hashed(secret)
-        with _told(f"{mail} is there already"):
-            self.store.thd_add(Entry(self._free_name(mail), attributes))
+            attributes["userpassword"] = hashed(secret)
+        self.tree.thd_plan_exists(values)
+        given = {key: one for key, one in values.items() if one or key != "cn"}
+        entry = Entry(self.tree.thd_place_of(mail), {**attributes, **given})
+        self.tree.thd_add(entry, f"{mail} is there already")
         return self.thd_user(mail)
 
     def thd_users(self, domain: str = "") -> list[User]:
         """The users of a domain, or of all, by domain and name."""
-        return [_user(entry) for entry in self._members(domain) if not schema.forwards_only(entry.attributes)]
+        found = [entry for entry in self._members(domain) if not schema.forwards_only(entry.attributes)]
+        with told():
+            logins = self.store.thd_logins([entry.name for entry in found])
+        return [_user(entry, logins.get(entry.name.key)) for entry in found]
 
     def thd_user(self, address: str) -> User:
         """One user, by any of its addresses."""
-        return _user(self._user_entry(address))
+        entry = self.thd_user_entry(address)
+        with told():
+            return _user(entry, self.store.thd_logins([entry.name]).get(entry.name.key))
 
     def thd_known(self, address: str) -> bool:
         """Whether C{address} is a user or an alias already."""
-        with _told(""):
-            return self.store.thd_by_address(_own(address)) is not None
+        with told():
+            return self.store.thd_by_address(read_own(address)) is not None
 
     def thd_set_user(
         self,
@@ -146,27 +181,32 @@ class Accounts:
         quota_octets: int | None = None,
         forwards: Sequence[str] | None = None,
         status: str | None = None,
+        values: Values = NOTHING,
     ) -> User:
-        """Change a user; C{None} leaves a value as it is."""
-        entry = self._user_entry(address)
+        """Change a user; C{None} leaves a value as it is, () of C{values} removes it."""
+        entry = self.thd_user_entry(address)
+        self.tree.thd_plan_exists(values)
+        if values.get("cn") == ():
+            values = {**values, "cn": (entry.value("mail").partition("@")[0],)}  # inetOrgPerson cannot be without
         self._set(
             entry.name,
+            values,
             cn=None if name is None else (name or entry.value("mail").partition("@")[0],),
             mailquotasize=None if quota_octets is None else (str(quota_octets),) * bool(quota_octets),
-            mailforwardingaddress=None if forwards is None else tuple(_target(one) for one in forwards),
+            mailforwardingaddress=None if forwards is None else tuple(read_target(one) for one in forwards),
             accountstatus=None if status is None else (status,),
         )
         return self.thd_user(entry.value("mail"))
 
     def thd_set_password(self, address: str, secret: bytes) -> None:
         """Give a user another password; the old one is void at once."""
-        entry = self._user_entry(address)
-        self._set(entry.name, userpassword=_hashed(secret))
+        entry = self.thd_user_entry(address)
+        self._set(entry.name, NOTHING, userpassword=hashed(secret))
 
     def thd_delete_user(self, address: str) -> User:
         """Delete a user and its aliases; the mail stays on disk."""
-        entry = self._user_entry(address)
-        with _told(""):
+        entry = self.thd_user_entry(address)
+        with told():
             self.store.thd_delete(entry.name)
         return _user(entry)
 
@@ -178,58 +218,77 @@ class Accounts:
 
         A single target that is a user here gets it as mailAlternateAddress, anything else is an entry that forwards.
         """
-        alias = _own(address)
-        self._domain_entry(alias.partition("@")[2])
-        forwards = tuple(dict.fromkeys(_target(one) for one in targets))
+        alias = read_own(address)
+        self.tree.thd_domain(alias.partition("@")[2])
+        forwards = tuple(dict.fromkeys(read_target(one) for one in targets))
         if not forwards:
             raise CommandError("an alias needs at least one target")
         if alias in {addresses.key(one) for one in forwards}:
             raise CommandError(f"{alias} cannot be its own target")
-        with _told(f"{alias} is there already"):
+        with told(f"{alias} is there already"):
             only = self.store.thd_by_address(addresses.key(forwards[0])) if len(forwards) == 1 else None
-            if only is not None and not schema.forwards_only(only.attributes):
-                self._set(only.name, mailalternateaddress=(*only.values("mailAlternateAddress"), alias))
+            plain = only is not None and not only.has_class("qmailGroup")
+            if only is not None and plain and not schema.forwards_only(only.attributes):
+                self._set(only.name, NOTHING, mailalternateaddress=(*only.values("mailAlternateAddress"), alias))
             else:
                 attributes = self._person(alias, "")
                 attributes["deliverymode"] = ("forwardonly",)
                 attributes["mailforwardingaddress"] = forwards
-                self.store.thd_add(Entry(self._free_name(alias), attributes))
+                self.store.thd_add(Entry(self.tree.thd_place_of(alias), attributes))
         return AliasInfo(address=alias, targets=forwards)
 
     def thd_aliases(self, domain: str = "") -> list[AliasInfo]:
         """The aliases that lead from a domain (or any): forwarding entries and alternate addresses."""
-        wanted = _domain(domain) if domain else ""
+        wanted = read_domain(domain) if domain else ""
         if wanted:
-            self._domain_entry(wanted)
+            self.tree.thd_domain(wanted)
         found = [info for entry in self._members("") for info in _aliases(entry)]
         if wanted:
             found = [info for info in found if info.address.endswith("@" + wanted)]
         return sorted(found, key=lambda info: info.address.rpartition("@")[::-1])
 
+    def thd_alias(self, address: str) -> AliasInfo:
+        """Where an alias leads."""
+        alias, entry = self._alias_entry(address)
+        found = {info.address: info for info in _aliases(entry)}
+        return found[alias]
+
+    def thd_set_alias(self, address: str, targets: Sequence[str]) -> AliasInfo:
+        """Have an alias lead elsewhere."""
+        alias, entry = self._alias_entry(address)
+        forwards = tuple(dict.fromkeys(read_target(one) for one in targets))
+        if alias in {addresses.key(one) for one in forwards}:
+            raise CommandError(f"{alias} cannot be its own target")
+        if entry.value("mail") == alias:
+            self._set(entry.name, {"mailforwardingaddress": forwards})
+            return AliasInfo(address=alias, targets=forwards)
+        self.thd_delete_alias(alias)
+        return self.thd_add_alias(alias, targets)
+
+    def _alias_entry(self, address: str) -> tuple[str, Entry]:
+        alias = read_own(address)
+        with told():
+            entry = self.store.thd_by_address(alias)
+        if entry is None or entry.has_class("qmailGroup"):
+            raise CommandError(f"there is no alias {alias}")
+        if entry.value("mail") == alias and not schema.forwards_only(entry.attributes):
+            raise CommandError(f"{alias} is a user, not an alias")
+        return alias, entry
+
     def thd_delete_alias(self, address: str) -> None:
         """Take an alias away."""
-        alias = _own(address)
-        entry = self.store.thd_by_address(alias)
-        if entry is None:
-            raise CommandError(f"there is no alias {alias}")
+        alias, entry = self._alias_entry(address)
         if entry.value("mail") == alias:
-            if not schema.forwards_only(entry.attributes):
-                raise CommandError(f"{alias} is a user, not an alias")
-            with _told(""):
+            with told():
                 self.store.thd_delete(entry.name)
         else:
             rest = tuple(one for one in entry.values("mailAlternateAddress") if addresses.key(one) != alias)
-            self._set(entry.name, mailalternateaddress=rest)
+            self._set(entry.name, NOTHING, mailalternateaddress=rest)
 
     # Helpers
 
-    def _domain_name(self, domain: str) -> Name:
-        return self.base.child("dc", domain)
-
-    def _free_name(self, mail: str) -> Name:
-        local, _, domain = mail.rpartition("@")
-        self._domain_entry(domain)
-        return self._domain_name(domain).child("uid", local)
+    def _set(self, name: Name, more: Values, **values: tuple[str, ...] | None) -> None:
+        self.tree.thd_set(name, {**more, **{key: value for key, value in values.items() if value is not None}})
 
     def _person(self, mail: str, name: str) -> dict[str, tuple[str, ...]]:
         local = mail.partition("@")[0]
@@ -241,40 +300,26 @@ class Accounts:
             "mail": (mail,),
         }
 
-    def _domain_entry(self, domain: str) -> Entry:
-        with _told(""):
-            entry = next(iter(self.store.thd_by_key("associateddomain", domain)), None)
-        if entry is None:
-            raise CommandError(f"there is no domain {domain} here; make it with: qmailpy domain add {domain}")
-        return entry
-
-    def _user_entry(self, address: str) -> Entry:
-        mail = _own(address)
-        with _told(""):
+    def thd_user_entry(self, address: str) -> Entry:
+        """The entry of a user, by any of its addresses. @raise CommandError: there is none, or it is something else."""
+        mail = read_own(address)
+        with told():
             entry = self.store.thd_by_address(mail)
         if entry is None:
             raise CommandError(f"there is no user {mail}")
+        if entry.has_class("qmailGroup"):
+            raise CommandError(f"{mail} is a group, not a user")
         if schema.forwards_only(entry.attributes):
             raise CommandError(f"{mail} is an alias, not a user")
         return entry
 
     def _members(self, domain: str) -> Iterator[Entry]:
-        base = self._domain_entry(_domain(domain)).name if domain else self.base
-        return self._search(base, Scope.SUBTREE, Equal("objectclass", "qmailUser"))
-
-    def _search(self, base: Name, scope: Scope, what: Filter) -> Iterator[Entry]:
-        after = ""
-        while True:
-            with _told(""):
-                found, after = self.store.thd_search(base, scope, what, after, 1000)
-            yield from found
-            if not after:
-                return
+        base = self.tree.thd_domain(read_domain(domain)).name if domain else None
+        return self.tree.thd_of_class("qmailUser", base)
 
     def _info(self, entry: Entry) -> DomainInfo:
         members = [
-            schema.forwards_only(member.attributes)
-            for member in self._search(entry.name, Scope.SUBTREE, Equal("objectclass", "qmailUser"))
+            schema.forwards_only(member.attributes) for member in self.tree.thd_of_class("qmailUser", entry.name)
         ]
         return DomainInfo(
             name=entry.value("associatedDomain"),
@@ -282,32 +327,9 @@ class Accounts:
             catch_all=entry.value("mailCatchAllAddress"),
             users=members.count(False),
             aliases=members.count(True),
+            groups=sum(1 for _ in self.tree.thd_of_class("qmailGroup", entry.name)),
+            plan=entry.value("qmailPlanName"),
         )
-
-    def _set(self, name: Name, **values: tuple[str, ...] | None) -> None:
-        wanted = {key: value for key, value in values.items() if value is not None}
-
-        def change(entry: Entry) -> Entry:
-            attributes = {**entry.attributes, **wanted}
-            return evolve(entry, attributes={key: value for key, value in attributes.items() if value})
-
-        with _told(""):
-            self.store.thd_modify(name, change)
-
-
-class _told:
-    """Turns what the store refuses into a line for a person."""
-
-    def __init__(self, exists: str) -> None:
-        self._exists = exists
-
-    def __enter__(self) -> None:
-        """Nothing to prepare."""
-
-    def __exit__(self, kind: object, problem: BaseException | None, trace: object) -> None:
-        if isinstance(problem, StoreError):
-            conflict = problem.kind.name == "EXISTS" or (problem.kind.name == "CONFLICT" and self._exists)
-            raise CommandError(self._exists if conflict and self._exists else str(problem)) from None
 
 
 def _aliases(entry: Entry) -> Iterator[AliasInfo]:
@@ -318,7 +340,7 @@ def _aliases(entry: Entry) -> Iterator[AliasInfo]:
         yield AliasInfo(address=one, targets=(mail,))
 
 
-def _user(entry: Entry) -> User:
+def _user(entry: Entry, login: Login | None = None) -> User:
     mail = entry.value("mail")
     local = mail.partition("@")[0]
     return User(
@@ -330,35 +352,17 @@ def _user(entry: Entry) -> User:
         aliases=tuple(sorted(entry.values("mailAlternateAddress"))),
         forwards=entry.values("mailForwardingAddress"),
         has_password=bool(entry.values("userPassword")),
+        plan=entry.value("qmailPlanName"),
+        last_login="" if login is None else datetime.fromtimestamp(login.time, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        last_service="" if login is None else login.service,
+        last_address="" if login is None else login.address,
     )
 
 
-def _hashed(secret: bytes) -> tuple[str, ...]:
+def hashed(secret: bytes) -> tuple[str, ...]:
+    """The stored forms of a password. Slow on purpose. @raise CommandError: it can be none."""
     if not secret:
         raise CommandError("an empty password is not a password")
     if len(secret) > password.MOST:
         raise CommandError(f"a password may have {password.MOST} octets at most")
     return password.thd_stored(secret)
-
-
-def _domain(text: str) -> str:
-    try:
-        return addresses.domain_key(text)
-    except addresses.BadAddress as problem:
-        raise CommandError(f"{text!r} is not a domain: {problem}") from None
-
-
-def _own(text: str) -> str:
-    try:
-        result = addresses.own(text)
-        addresses.maildir(result)
-    except addresses.BadAddress as problem:
-        raise CommandError(f"{text!r} is not an address: {problem}") from None
-    return result
-
-
-def _target(text: str) -> str:
-    try:
-        return addresses.target(text)
-    except addresses.BadAddress as problem:
-        raise CommandError(f"{text!r} is not an address: {problem}") from None

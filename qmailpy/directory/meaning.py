@@ -173,9 +173,14 @@ def _dot_qmail(attributes: Attributes) -> bool:
     return mode in ("dotonly", "both") or (not mode and "program" in schema.modes(attributes))
 
 
+def answers(attributes: Attributes) -> bool:
+    """Whether an entry answers by itself, in the time set for it."""
+    return "reply" in schema.modes(attributes) and bool(first(attributes, "mailreplytext").strip())
+
+
 def _auto_reply(attributes: Attributes) -> AutoReply | None:
     text = first(attributes, "mailreplytext")
-    if not text.strip() or "reply" not in schema.modes(attributes):
+    if not answers(attributes):
         return None
     subject = first(attributes, "qmailreplysubject")
     if text.startswith("%HEADER%"):  # qmail-ldap: the text brings header lines of its own, up to an empty line

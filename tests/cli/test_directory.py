@@ -14,7 +14,7 @@ from typing import Any
 from twisted.internet.defer import maybeDeferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from qmailpy.cli import directory as commands
+from qmailpy.cli import people as commands
 from qmailpy.cli.main import run
 from qmailpy.config.template import HomeChoices, home_text
 from qmailpy.directory import password, setup
@@ -61,18 +61,21 @@ class CommandTestCase(SynchronousTestCase):
 
 
 class DomainCommandTests(CommandTestCase):
+    def domain(self, name: str) -> dict[str, Any]:
+        """A domain without its settings."""
+        found: dict[str, Any] = self.json("domain", "show", name)
+        found.pop("settings")
+        return found
+
     def test_domains_are_added_listed_shown_changed_and_deleted(self) -> None:
-        self.assertEqual(
-            self.call("domain", "add", "New.Example", "--catch-all", "joe@example.org"), "added new.example\n"
-        )
+        self.assertEqual(self.call("domain", "add", "New.Example", "catch-all=joe@example.org"), "added new.example\n")
         self.assertIn("new.example", self.call("domain", "list"))
         expected = {"name": "new.example", "status": "active", "catch_all": "joe@example.org", "users": 0, "aliases": 0}
-        self.assertEqual(self.json("domain", "show", "new.example"), expected)
+        expected.update({"groups": 0, "plan": ""})
+        self.assertEqual(self.domain("new.example"), expected)
         self.assertEqual([one["name"] for one in self.json("domain", "list")], ["example.org", "new.example"])
-        self.call("domain", "set", "new.example", "--status", "disabled", "--catch-all", "")
-        self.assertEqual(
-            self.json("domain", "show", "new.example"), {**expected, "status": "disabled", "catch_all": ""}
-        )
+        self.call("domain", "set", "new.example", "status=disabled", "catch-all=")
+        self.assertEqual(self.domain("new.example"), {**expected, "status": "disabled", "catch_all": ""})
         self.call("domain", "delete", "new.example")
         self.call("domain", "show", "new.example", status=1)
         self.assertEqual(set(self.told), {"new.example"})
@@ -98,7 +101,7 @@ class UserCommandTests(CommandTestCase):
         return EmbeddedDirectory(store, maybeDeferred).thd_authenticate(login, word) is not None
 
     def test_a_user_s_password_comes_from_standard_input(self) -> None:
-        self.call("user", "add", "Joe@Example.org", "--password-stdin", "--quota", "2G", stdin=b"se same\r\nrest")
+        self.call("user", "add", "Joe@Example.org", "--password-stdin", "quota=2G", stdin=b"se same\r\nrest")
         self.assertTrue(self.opens("joe@example.org", b"se same"))
         shown = self.json("user", "show", "joe@example.org")
         self.assertEqual((shown["store"], shown["quota_octets"]), ("example.org/joe/Maildir", 2 << 30))
@@ -122,10 +125,8 @@ class UserCommandTests(CommandTestCase):
         self.assertFalse(self.opens("joe@example.org", b""))
 
     def test_users_are_changed_suspended_and_resumed(self) -> None:
-        self.call(
-            "user", "add", "joe@example.org", "--forward", "x@remote.example", "--password-stdin", stdin=b"sesame"
-        )
-        self.call("user", "set", "joe@example.org", "--name", "Joe", "--quota", "10K", "--no-forward")
+        self.call("user", "add", "joe@example.org", "forward=x@remote.example", "--password-stdin", stdin=b"sesame")
+        self.call("user", "set", "joe@example.org", "name=Joe", "quota=10K", "forward=")
         shown = self.json("user", "show", "joe@example.org")
         self.assertEqual((shown["name"], shown["quota_octets"], shown["forwards"]), ("Joe", 10240, []))
         self.call("user", "suspend", "joe@example.org")
@@ -134,7 +135,7 @@ class UserCommandTests(CommandTestCase):
         self.call("user", "resume", "joe@example.org")
         self.assertTrue(self.opens("joe@example.org", b"sesame"))
         self.call("user", "set", "joe@example.org", status=2)
-        self.call("user", "set", "joe@example.org", "--quota", "lots", status=2)
+        self.call("user", "set", "joe@example.org", "quota=lots", status=1)
 
     def test_deleting_needs_a_yes_and_leaves_the_mail(self) -> None:
         self.call("user", "add", "joe@example.org")
