@@ -18,7 +18,11 @@ GROWTH = 60 * MIB
 
 
 class Hostile(NodeCase):
-    settings: ClassVar[Settings] = {"trust.networks": ["127.0.0.2/32"], "listener.smtp.connections_per_client": 5000}
+    settings: ClassVar[Settings] = {
+        "trust.networks": ["127.0.0.2/32"],
+        "listener.smtp.connections_per_client": 5000,
+        "limits.network_connections": 5000,
+    }
 
     def setUp(self) -> None:
         super().setUp()

@@ -123,7 +123,7 @@ PARAMETERS = (
     ("SIZE=" + "9" * 20, "552"),
     ("SIZE=" + "9" * 21, "501"),
     ("SIZE=\u00b2", "501"),
-    ("BODY=BINARYMIME", "501"),
+    ("BODY=BINARYMIME", "250"),
     ("BODY=8BITMIME BODY=7BIT", "501"),
     ("SMTPUTF8=x", "501"),
     ("AUTH=<>", "555"),

@@ -97,7 +97,9 @@ class SmtpServerTests(TestCase):
         self.assertEqual(list(refused), ["bad@example.org"])
         self.assertEqual(refused["bad@example.org"][0], 550)
         self.assertEqual(
-            set(features), {"pipelining", "size", "8bitmime", "enhancedstatuscodes", "chunking", "limits", "smtputf8"}
+            set(features),
+            {"pipelining", "size", "8bitmime", "enhancedstatuscodes", "chunking", "limits", "smtputf8"}
+            | {"dsn", "binarymime", "deliverby", "mt-priority"},
         )
         contents = [message.content.partition(b"Subject")[2] for message in self.queue.messages]
         self.assertEqual(contents[0], text.encode()[7:])
