@@ -140,8 +140,10 @@ class SmtpChannel:
         if put_off is not None:
             return [put_off] * len(job.recipients)
         require = job.envelope.require_tls and self._channel.kind == "smtp"  # what LMTP leads to is the end of the way
-        if require:
-            where = evolve(where, policy=evolve(where.policy, required=True))
+        if require or job.envelope.tls_optional:
+            # Connections are kept by it: that of a message which may do without is not one for others.
+            policy = evolve(where.policy, required=require, optional=job.envelope.tls_optional and not require)
+            where = evolve(where, policy=policy)
         sender = job.envelope.sender
         bad = [unsendable(sender) or unsendable(recipient.address) for recipient in job.recipients]
         taken = [recipient for recipient, reply in zip(job.recipients, bad, strict=True) if reply is None]

@@ -10,7 +10,6 @@ One attempt at a message for one destination: finds the peers, tries them in ord
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
@@ -138,18 +137,7 @@ class Remote:
         planned, failure = await self._protection.plan(destination, peers)
         if failure is not None and self._results is not None:
             self._results.note(destination.domain, Applied("sts"), Failed(kind=failure.kind, why=failure.why))
-        strict = not attempt.transaction.require_tls and any(each.published for each in planned)
-        if strict and await self._optional(attempt.content):
-            # RFC 8689 s.3. As another destination: its connections are not to be had by mail that wants TLS.
-            attempt.destination = evolve(destination, policy=evolve(destination.policy, optional=True))
-            planned, _ = await self._protection.plan(attempt.destination, peers)
         return planned
-
-    async def _optional(self, content: Content) -> bool:
-        """Whether a message says that it would rather arrive without TLS than not at all."""
-        if content.in_memory:
-            return thd_tls_optional(content) is not None
-        return await self._in_thread(partial(thd_tls_optional, content)) is not None
 
     def _note(self, attempt: _Attempt, each: Planned, kind: str, why: str, ends: str = "") -> None:
         """Tell what came of TLS with a peer: C{kind} "" for nothing bad."""
@@ -326,21 +314,6 @@ def _without_promise(peer: Peer, session: Session | None) -> Disposition:
     reply = Reply(550, "5.7.30", f"REQUIRETLS support required, which {peer.host} does not offer")
     diagnostic = reply.text if session is None else _diagnostic(session, reply.text)
     return Disposition(verdict=Verdict.FAILED, reply=reply, remote_mta=_name(peer), diagnostic=diagnostic)
-
-
-_TLS_REQUIRED = re.compile(rb"(?:^|\n)tls-required[ \t]*:[ \t]*no[ \t]*\r?\n", re.IGNORECASE)
-
-
-def thd_tls_optional(content: Content) -> bytes | None:
-    """
-    Not C{None} when a message says C{TLS-Required: No} in its header (RFC 8689 s.3). Blocks.
-
-    One whose header cannot be read says nothing.
-    """
-    try:
-        return b"no" if _TLS_REQUIRED.search(content.header()) else None
-    except OSError:
-        return None
 
 
 def _gone(session: Session, attempt: _Attempt) -> Judgement:

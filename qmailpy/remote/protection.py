@@ -51,7 +51,6 @@ class Planned:
     peer: Peer
     applied: Applied = NOTHING  # the published policy it is judged by
     barred: Barred | None = None
-    published: bool = False  # it must have that because of what is published, which a sender may do without
 
 
 @frozen
@@ -149,10 +148,10 @@ class Protection:
     def _of(self, peer: Peer, destination: Destination, dane: _Dane | Barred | None, sts: StsPolicy | None) -> Planned:
         policy = destination.policy
         if isinstance(dane, Barred):
-            return Planned(peer, Applied(kind="tlsa"), dane, published=True)
+            return Planned(peer, Applied(kind="tlsa"), dane)
         if dane is not None:
             applied = Applied(kind="tlsa", strings=tuple(str(record) for record in dane.found[:32]))
-            return Planned(_with_dane(peer, dane, destination.domain), applied, published=policy.tls is not Tls.DANE)
+            return Planned(_with_dane(peer, dane, destination.domain), applied)
         if policy.tls is Tls.DANE:
             reply = Reply(451, "4.7.5", f"{peer.host} has no TLSA records, which {destination.name} must have")
             return Planned(peer, NOTHING, Barred(reply, "dane-required"))
@@ -166,8 +165,8 @@ class Protection:
             return Planned(evolve(peer, watched=True, names=names), applied)
         if not sts.allows(peer.host):
             reply = Reply(451, "4.7.5", f"{peer.host} is not in the MTA-STS policy of {destination.domain}")
-            return Planned(peer, applied, Barred(reply, "validation-failure"), published=True)
-        return Planned(evolve(peer, tls=Tls.VERIFY, names=(peer.host,), how="mta-sts"), applied, published=True)
+            return Planned(peer, applied, Barred(reply, "validation-failure"))
+        return Planned(evolve(peer, tls=Tls.VERIFY, names=(peer.host,), how="mta-sts"), applied)
 
     def _required(self, one: Planned, domain: str, sts: StsPolicy | None, *, secure: bool) -> Planned:
         """The same for a message that must have verified TLS."""
