@@ -28,7 +28,9 @@ from qmailpy.app.drops import Drops
 from qmailpy.app.expiry import CertificateWatch
 from qmailpy.app.listeners import MailListeners
 from qmailpy.app.lookups import Lookups
+from qmailpy.app.published import Published
 from qmailpy.app.rolling import Rolling
+from qmailpy.app.tls_reports import TlsReports
 from qmailpy.channels.marks import thd_marks_of_all
 from qmailpy.channels.parts import Parts
 from qmailpy.channels.process import Notices
@@ -51,6 +53,7 @@ from qmailpy.queue.shard import InThread
 from qmailpy.queue.switches import Switches
 from qmailpy.queue.view import QueueOperations, parts_of
 from qmailpy.remote.dns_wire import resolver
+from qmailpy.remote.tls_results import ResultFiles
 from qmailpy.routing import srs_secret
 from qmailpy.routing.router import Router
 from qmailpy.servers.lastcheck import MailboxLimits
@@ -77,6 +80,7 @@ class MailWorker(Service):
         self._ports: list[IListeningPort] = []
         self._channels: list[IChannel] = []
         self._recorders: dict[str, Recorder] = {}
+        self._reports: TlsReports | None = None  # of the first worker
         self._notices: list[Notices] = []
         context.hooks.reload.append(self._reload)
         context.hooks.reopen.append(self._reopen)
@@ -96,6 +100,10 @@ class MailWorker(Service):
         self._resolver = resolver(self._reactor, config.dns)
         self._listeners = MailListeners(context)
         self._marks = thd_marks_of_all(config)  # before the channels read them, so that no change is overlooked
+        self._published = Published(
+            self._reactor, config, self._files, self._resolver, context.name, first=context.index == 0
+        )
+        self._published.startService()
         self._gate = Gate(self._reactor, config, self._access_lists(), self._resolver, self._events, self._in_thread)
         self.queue = QueueService(
             reactor=self._reactor,
@@ -170,6 +178,7 @@ class MailWorker(Service):
             directory=self._directory,
             router=self._router,
             resolver=self._resolver,
+            security=self._published.security(config),
             recorder=recorder,
             events=self._events,
             config=config,
@@ -201,6 +210,17 @@ class MailWorker(Service):
             self._drops.startService()
             self._rolling = Rolling(self._reactor, config, self._files, self._reopen, self.queue.in_thread)
             self._rolling.startService()
+            self._reports = TlsReports(
+                self._reactor,
+                config,
+                ResultFiles(self._files, config.path("queue", "tls-results")),
+                self._resolver,
+                self._published.https,
+                self.queue.first,
+                self._router,
+                self.queue.in_thread,
+            )
+            self._reports.startService()
             self._context.control.add("log.roll", self._rolling.roll)
             self._watch = CertificateWatch(self._reactor, self._events, self._context.thd_pairs, self.queue.in_thread)
             self._watch.startService()
@@ -282,6 +302,7 @@ class MailWorker(Service):
                 channel != before.channels.get(name)
                 or config.destinations != before.destinations
                 or marks[name] != self._marks.get(name)
+                or config.tlsrpt.send != before.tlsrpt.send
             )
         }
         # What may fail comes first: then nothing has changed.
@@ -296,6 +317,9 @@ class MailWorker(Service):
         self._config = config
         self._marks = marks
         self._router.reconfigure(config)
+        self._published.reconfigure(config)
+        if self._reports is not None:
+            self._reports.config = config
         self._gate.reconfigure(config, lists)
         for channel in self._channels:
             if IReconfigured.providedBy(channel):
@@ -334,7 +358,8 @@ class MailWorker(Service):
     async def _stop(self) -> None:
         ended = [self._listeners.close(), *(port.stopListening() for port in self._ports)]
         await DeferredList([each for each in ended if each is not None], consumeErrors=True)
-        for part in (getattr(self, "_drops", None), getattr(self, "_rolling", None), getattr(self, "_watch", None)):
+        parts = [getattr(self, name, None) for name in ("_drops", "_rolling", "_watch", "_reports")]
+        for part in parts:
             if part is not None:
                 part.stopService()
         grace = max(1.0, self._config.server.drain_s / 2)
@@ -342,6 +367,7 @@ class MailWorker(Service):
         await self.queue.in_thread(self._gate.thd_close)
         await self.queue.stopService()
         await DeferredList([Deferred.fromCoroutine(channel.stop()) for channel in self._channels], consumeErrors=True)
+        await self._published.stopService()
         for recorder in self._recorders.values():
             recorder.close()
         await self._lookups.stop()

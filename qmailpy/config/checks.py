@@ -362,6 +362,8 @@ CHECKS: Mapping[type, Mapping[str, Check]] = {
         "logins": one_of("bind", "compare"),
     },
     schema.DnsConfig: {"servers": every(server_address), "timeout_s": seconds},
+    schema.MtaStsConfig: {"ca_file": absolute},
+    schema.TlsrptConfig: {"contact": optional(address)},
     schema.MonitorConfig: {"endpoint": optional(endpoint)},
     schema.TrustConfig: {"networks": every(network)},
     schema.LimitsConfig: {"ipv4_network": between(1, 32), "ipv6_network": between(1, 128)},

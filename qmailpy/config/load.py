@@ -39,9 +39,11 @@ from qmailpy.config.schema import (
     LocalConfig,
     LogConfig,
     MonitorConfig,
+    MtaStsConfig,
     QueueConfig,
     RuleConfig,
     ServerConfig,
+    TlsrptConfig,
     TrustConfig,
 )
 from qmailpy.errors import ConfigError
@@ -63,6 +65,8 @@ TABLES: Mapping[str, type] = {
     "log": LogConfig,
     "directory": DirectoryConfig,
     "dns": DnsConfig,
+    "mta_sts": MtaStsConfig,
+    "tlsrpt": TlsrptConfig,
     "monitor": MonitorConfig,
     "trust": TrustConfig,
     "limits": LimitsConfig,

@@ -220,6 +220,22 @@ class DnsConfig:
 
 
 @frozen(kw_only=True)
+class MtaStsConfig:
+    """[mta_sts]: how MTA-STS policies are fetched; channels say whether they are followed (RFC 8461)."""
+
+    ca_file: str = "/etc/ssl/certs/ca-certificates.crt"  # PEM: authorities of the web servers that have them
+
+
+@frozen(kw_only=True)
+class TlsrptConfig:
+    """[tlsrpt]: daily reports to domains that ask what came of TLS with their hosts (RFC 8460)."""
+
+    send: bool = False
+    contact: str = ""  # address the reports come from; "" = the postmaster's
+    organization: str = ""  # our name in them; "" = hostname
+
+
+@frozen(kw_only=True)
 class MonitorConfig:
     """[monitor]: figures for Prometheus (docs/monitoring.md)."""
 
@@ -346,6 +362,8 @@ class Config:
     log: LogConfig = LogConfig()
     directory: DirectoryConfig = DirectoryConfig()
     dns: DnsConfig = DnsConfig()
+    mta_sts: MtaStsConfig = MtaStsConfig()
+    tlsrpt: TlsrptConfig = TlsrptConfig()
     monitor: MonitorConfig = MonitorConfig()
     trust: TrustConfig = TrustConfig()
     listeners: tuple[ListenerConfig, ...] = ()

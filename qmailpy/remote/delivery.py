@@ -141,7 +141,9 @@ class Remote:
 
     def _note(self, attempt: _Attempt, each: Planned, kind: str, why: str, ends: str = "") -> None:
         """Tell what came of TLS with a peer: C{kind} "" for nothing bad."""
-        if self._results is None or not attempt.destination.domain:
+        destination = attempt.destination
+        # Reports go out without a policy: to report on them would have two hosts write to each other forever.
+        if self._results is None or not destination.domain or destination.policy.optional:
             return
         failed = None
         if kind:

@@ -92,6 +92,11 @@ class Https:
         self._port = port
         self._trust: Any = None
 
+    def use(self, ca_file: str) -> None:
+        """Trust those of another file from now on; it is read again in any case."""
+        self._ca_file = ca_file
+        self._trust = None
+
     async def get(self, url: str, timeout_s: float) -> HttpsAnswer:
         """
         @raise HttpsFailed: there is no answer within that time, or none we may believe.

@@ -1,0 +1,100 @@
+"""
+What is published of TLS, for all channels of a worker: MTA-STS policies, and the results that reports are made of.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorFromThreads, IReactorThreads
+from twisted.internet.task import LoopingCall
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+
+from qmailpy.channels.parts import Security
+from qmailpy.config.schema import Config
+from qmailpy.disk.files import Files
+from qmailpy.interfaces import IResolver
+from qmailpy.remote.https import Https, HttpsReactor
+from qmailpy.remote.sts import StsPolicies
+from qmailpy.remote.sts_file import StsFile
+from qmailpy.remote.tls_results import TlsResults
+
+SYNC_S = 3600.0
+"""How often policies are looked through, and exchanged between processes."""
+
+WRITE_S = 60.0
+"""How often results are written; a crash loses as much."""
+
+
+class IPublishedReactor(HttpsReactor, IReactorThreads, IReactorFromThreads):
+    """What this needs of a reactor."""
+
+
+class Published(Service):
+    """The part of one worker; the first worker also has old policies fetched anew."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: IPublishedReactor,
+        config: Config,
+        files: Files,
+        resolver: IResolver,
+        process: str,
+        *,
+        first: bool,
+    ) -> None:
+        """@param process: the worker's name."""
+        self._reactor = reactor
+        self._first = first
+        self.https = Https(reactor, resolver, config.mta_sts.ca_file, self._in_thread)
+        file = StsFile(files, config.path("queue", "tls-policies"))
+        self.sts = StsPolicies(resolver, self.https.get, reactor.seconds, self._in_thread, file)
+        unique = f"{process}.{os.getpid()}.{int(reactor.seconds())}"
+        self.results = TlsResults(files, config.path("queue", "tls-results"), unique, reactor.seconds)
+        self._loops = [LoopingCall(self._sync), LoopingCall(self._write)]
+        for loop in self._loops:
+            loop.clock = reactor
+
+    def security(self, config: Config) -> Security:
+        """What channels get."""
+        return Security(sts=self.sts, results=self.results if config.tlsrpt.send else None)
+
+    def reconfigure(self, config: Config) -> None:
+        """Another configuration counts from now on."""
+        self.https.use(config.mta_sts.ca_file)
+
+    def startService(self) -> None:
+        super().startService()
+        self.sts.thd_load()  # before there is any mail to wait for it
+        for loop, seconds in zip(self._loops, (SYNC_S, WRITE_S), strict=True):
+            loop.start(seconds, now=False).addErrback(lambda failure: self._log.failure("bug in TLS policies", failure))
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()
+        for loop in self._loops:
+            if loop.running:
+                loop.stop()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        await self.sts.sync()
+        await self._write()
+
+    async def _sync(self) -> None:
+        await (self.sts.refresh() if self._first else self.sts.sync())
+
+    async def _write(self) -> None:
+        pending = self.results.pending()
+        if pending:
+            await self._in_thread(partial(self.results.thd_write, pending))
+
+    def _in_thread(self, work: Callable[[], Any]) -> Deferred[Any]:
+        return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), work)
