@@ -168,6 +168,14 @@ class IDirectory(Interface):
         For whoever checks logins alone; no copy is to be kept.
         """
 
+    async def logged_in(address: str, service: str, ip: str) -> None:
+        """
+        Keep that the mailbox with that main address was opened now; nobody waits for it.
+
+        @param service: "pop3", "submission"...
+        @param ip: the client's IP address, "" when it has none.
+        """
+
 
 class IEvents(Interface):
     """Where what an operator may want to be told of is said: limits that were broken, attacks, trouble, restarts."""

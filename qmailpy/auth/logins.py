@@ -19,12 +19,16 @@ from twisted.cred.error import UnauthorizedLogin
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
+from qmailpy.auth.lately import Lately
 from qmailpy.auth.portal import IMailUser, Password, Proof, portal
 from qmailpy.auth.throttle import Throttle
 from qmailpy.errors import Temporary
 from qmailpy.interfaces import IDirectory
-from qmailpy.values import Mailbox, ScramSecret
+from qmailpy.values import FEATURES, Mailbox, ScramSecret
 from qmailpy.wire.sasl import CheckPassword, Failed, Proven, imagined
+
+FETCHING = frozenset({"pop3", "imap", "webmail"})
+"""Services that read mail: what accountStatus nopop bars."""
 
 
 class Why(Enum):
@@ -34,6 +38,7 @@ class Why(Enum):
     MALFORMED = "not of the mechanism's form"
     BANNED = "too many failures"
     AWAY = "the directory is away"
+    NOT_ALLOWED = "the account may not use that"
 
 
 @frozen(kw_only=True)
@@ -64,6 +69,7 @@ class Logins:
         self._clock = clock
         self._directory = directory
         self._portal = portal(directory)
+        self._lately = Lately(clock, directory)
         self._domain = domain
         self._key = key or os.urandom(32)
         self.throttle = throttle if throttle is not None else Throttle(clock.seconds)
@@ -87,11 +93,15 @@ class Logins:
             return Refusal(why=Why.AWAY, login=login, detail=str(error))
         return found or imagined(self._key, login)
 
-    async def decide(self, step: CheckPassword | Proven | Failed, client: str) -> Mailbox | Refusal:
+    async def decide(
+        self, step: CheckPassword | Proven | Failed, client: str, service: str = "", ip: str = ""
+    ) -> Mailbox | Refusal:
         """
         Who it is. The answer to a failure comes after the wait it has earned; cancelling gives up.
 
         @param client: as for L{secret}.
+        @param service: what the login is for, one of L{FEATURES}; "" = for nothing that could be barred.
+        @param ip: the client's address, to be noted as that of the last login.
         """
         login = self.full(step.login) if step.login else ""
         if self.throttle.banned(login, client):
@@ -110,6 +120,9 @@ class Logins:
             return Refusal(why=Why.AWAY, login=login, detail=str(error))
         self.throttle.succeeded(login, client)
         mailbox: Mailbox = user.mailbox
+        if not allowed(mailbox, service):
+            return Refusal(why=Why.NOT_ALLOWED, login=login, detail=f"no {service} for this account")
+        self._lately.seen(mailbox.address, service, ip)
         return mailbox
 
     def _ask(self, credentials: Password | Proof) -> Any:
@@ -120,3 +133,10 @@ class Logins:
         if wait:
             await deferLater(self._clock, wait)
         return Refusal(why=why, login=login, detail=detail)
+
+
+def allowed(mailbox: Mailbox, service: str) -> bool:
+    """Whether a mailbox's owner may use a service, by its plan and its status."""
+    if service not in FEATURES:
+        return True
+    return service in mailbox.features and not (service in FETCHING and mailbox.status == "nopop")

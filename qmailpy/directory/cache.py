@@ -159,6 +159,9 @@ class CachedDirectory:
     async def scram(self, login: str) -> ScramSecret | None:
         return await self._directory.scram(login)  # a secret is not kept longer than it is needed
 
+    async def logged_in(self, address: str, service: str, ip: str) -> None:
+        await self._directory.logged_in(address, service, ip)
+
     def flush(self, what: str = "") -> None:
         if IForgets.providedBy(self._directory):
             self._directory.forget()

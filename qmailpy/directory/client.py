@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ldaptor.protocols import pureldap
+from ldaptor.protocols import pureber, pureldap
 from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
@@ -183,6 +183,21 @@ class LdapDirectory:
             return None
         return passwords.scram([_text(answer.result.response or b"")])
 
+    async def logged_in(self, address: str, service: str, ip: str) -> None:
+        if not addresses.possible(address):
+            return
+        found = await self._question(self._search(_address(address), ("mail",)))
+        if found is None:
+            return
+        when = schema.time_value(self._clock.seconds())
+        values = (("qmailLastLogin", when), ("qmailLastService", service), ("qmailLastAddress", ip))
+        request = pureldap.LDAPModifyRequest(
+            object=found[0], modification=[_replacement(name, value) for name, value in values if value]
+        )
+        answer: Answer = await self._question(self._exchange(request))
+        if answer.result.resultCode != Code.SUCCESS:
+            raise LdapTrouble(f"qmailLastLogin cannot be written: result code {answer.result.resultCode}")
+
     async def stop(self) -> None:
         """End all connections; questions under way fail."""
         self._servers.stop()
@@ -244,6 +259,12 @@ def _equal(attribute: str, value: str) -> Any:
         attributeDesc=pureldap.LDAPAttributeDescription(attribute),
         assertionValue=pureldap.LDAPAssertionValue(value.encode("utf-8", "surrogateescape")),
     )
+
+
+def _replacement(attribute: str, value: str) -> Any:
+    """A step of a modify request: the attribute gets this value and no other (RFC 4511 s.4.6)."""
+    what = [pureldap.LDAPAttributeDescription(attribute), pureber.BERSet([pureldap.LDAPString(value)])]
+    return pureber.BERSequence([pureber.BEREnumerated(2), pureber.BERSequence(what)])
 
 
 def _present(attribute: str) -> Any:

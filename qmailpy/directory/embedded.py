@@ -7,6 +7,7 @@ C{hash_in_thread} says, because a few logins at once must not delay the lookups 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,7 @@ from qmailpy.directory import address as addresses
 from qmailpy.directory import meaning, names, schema
 from qmailpy.directory import password as passwords
 from qmailpy.directory.schema import Attributes, Entry
-from qmailpy.directory.store import Store, StoreError
+from qmailpy.directory.store import Login, Store, StoreError
 from qmailpy.errors import Temporary
 from qmailpy.interfaces import IDirectory
 from qmailpy.values import Alias, Domain, Group, Mailbox, ScramSecret
@@ -50,6 +51,16 @@ class EmbeddedDirectory:
     async def scram(self, login: str) -> ScramSecret | None:
         found: ScramSecret | None = await self._in_thread(self.thd_scram, login)
         return found
+
+    async def logged_in(self, address: str, service: str, ip: str) -> None:
+        await self._in_thread(self.thd_logged_in, address, service, ip)
+
+    def thd_logged_in(self, address: str, service: str, ip: str) -> None:
+        """L{IDirectory.logged_in}, blocking."""
+        with _temporary():
+            entry = self._store.thd_by_address(addresses.key(address))
+            if entry is not None:
+                self._store.thd_note_login(entry.name, Login(time.time(), service, ip))
 
     def thd_domain(self, name: str) -> Domain | None:
         """L{IDirectory.domain}, blocking."""

@@ -44,6 +44,7 @@ _WORDS = {
     Why.WRONG: "[AUTH] Wrong name or password",
     Why.MALFORMED: "Malformed response",
     Why.BANNED: "[SYS/TEMP] Too many failed logins, try again later",
+    Why.NOT_ALLOWED: "[SYS/PERM] POP3 is not allowed for this account",
     Why.AWAY: "[SYS/TEMP] Logins cannot be checked now, try again later",
 }
 _IN_USE = "[IN-USE] The mailbox is open in another session"
@@ -123,7 +124,7 @@ class Pop3Session(Conversation):
         return "" if self._trusted else self._ip
 
     async def _log_in(self, step: sasl.CheckPassword | sasl.Proven | sasl.Failed, how: str) -> None:
-        found = await self._decide(self._site.logins.decide(step, self._client))
+        found = await self._decide(self._site.logins.decide(step, self._client, "pop3", self._ip))
         if not self._open():
             return
         if isinstance(found, Refusal):

@@ -122,7 +122,7 @@ class SmtpSession(Conversation):
         if logins is None:
             raise RuntimeError("nobody to ask about logins")
         client = "" if self._trusted else self._ip  # trusted clients are free of limits
-        self._ask(smtp_login.ask(logins, event.step, client), self._login_told, "a login")
+        self._ask(smtp_login.ask(logins, event.step, client, self._ip), self._login_told, "a login")
 
     def _login_told(self, found: Mailbox | ScramSecret | Refusal) -> None:
         if isinstance(found, ScramSecret):

@@ -19,22 +19,24 @@ _REFUSED = {
     Why.WRONG: Reply(535, "5.7.8", "Authentication credentials invalid"),
     Why.MALFORMED: Reply(501, "5.5.2", "Malformed authentication message"),
     Why.BANNED: Reply(454, "4.7.0", "Too many failed logins, try again later"),
+    Why.NOT_ALLOWED: Reply(535, "5.7.1", "Sending mail is not allowed for this account"),
     Why.AWAY: Reply(454, "4.7.0", "Temporary authentication failure"),
 }
 
 
 def ask(
-    logins: Logins, step: SecretWanted | CheckPassword | Proven | Failed, client: str
+    logins: Logins, step: SecretWanted | CheckPassword | Proven | Failed, client: str, ip: str
 ) -> Deferred[ScramSecret | Refusal] | Deferred[Mailbox | Refusal]:
     """
     Have a step of an exchange decided.
 
     @param client: whose failures are counted, "" = nobody's.
+    @param ip: the client's address.
     @return: fires with the secret that is wanted; or with who has logged in; or with why not.
     """
     if isinstance(step, SecretWanted):
         return Deferred.fromCoroutine(logins.secret(step.login, client))
-    return Deferred.fromCoroutine(logins.decide(step, client))
+    return Deferred.fromCoroutine(logins.decide(step, client, "submission", ip))
 
 
 def reply(found: Mailbox | Refusal) -> Reply:

@@ -18,6 +18,7 @@ class MemoryDirectory:
     L{IDirectory} over what it was given.
 
     @ivar away: while true every question fails as when the directory is away.
+    @ivar logins: what L{logged_in} was told.
     @ivar asked: every question so far, in order, as (question, key).
     """
 
@@ -40,6 +41,7 @@ class MemoryDirectory:
         self.alternates = dict(alternates or {})
         self.passwords = dict(passwords or {})
         self.away = False
+        self.logins: list[tuple[str, str, str]] = []
         self.asked: list[tuple[str, str]] = []
 
     async def domain(self, name: str) -> Domain | None:
@@ -66,6 +68,10 @@ class MemoryDirectory:
         if not isinstance(found, Mailbox) or not _opens(found) or found.address not in self.passwords:
             return None
         return derive(self.passwords[found.address], b"salt of tests", 4096)
+
+    async def logged_in(self, address: str, service: str, ip: str) -> None:
+        self._asked("logged_in", address)
+        self.logins.append((address, service, ip))
 
     def _asked(self, question: str, key: str) -> None:
         self.asked.append((question, key))

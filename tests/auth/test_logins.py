@@ -23,8 +23,9 @@ from qmailpy.auth.portal import (
     Password,
     Proof,
 )
+from qmailpy.errors import Temporary
 from qmailpy.testing.memory_directory import MemoryDirectory
-from qmailpy.values import Alias, Mailbox, ScramSecret
+from qmailpy.values import Alias, Mailbox, Reply, ScramSecret
 from qmailpy.wire.sasl import CheckPassword, Failed, Proven, derive, imagined
 
 JOE = Mailbox(address="joe@example.org", path="example.org/joe/Maildir")
@@ -51,6 +52,11 @@ class LoginsTests(SynchronousTestCase):
 
     def password(self, login: str, password: bytes, authzid: str = "") -> Mailbox | Refusal:
         return self.ask(self.logins.decide(CheckPassword(login=login, password=password, authzid=authzid), HERE))
+
+    def decided(self, step: CheckPassword, service: str) -> Mailbox | Refusal:
+        waiting = Deferred.fromCoroutine(self.logins.decide(step, HERE, service, "192.0.2.9"))
+        self.clock.advance(10)  # what a failure has to wait
+        return self.successResultOf(waiting)
 
     def test_the_parts_provide_what_they_say(self) -> None:
         verifyObject(ICredentialsChecker, DirectoryChecker(self.directory))
@@ -149,3 +155,31 @@ class LoginsTests(SynchronousTestCase):
         waiting.cancel()
         self.failureResultOf(waiting, CancelledError)
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_what_a_plan_bars_is_refused_to_the_right_password_alone(self) -> None:
+        """Nobody learns of an account's plan by guessing."""
+        self.directory.entries["joe@example.org"] = Mailbox(
+            address="joe@example.org", path="x", features=frozenset({"pop3"}), status="nopop"
+        )
+        for service, expected in (("pop3", Why.NOT_ALLOWED), ("submission", Why.NOT_ALLOWED), ("", None)):
+            found = self.decided(CheckPassword(login="joe", password=b"sesame"), service)
+            self.assertEqual(found.why if isinstance(found, Refusal) else None, expected, service)
+            found = self.decided(CheckPassword(login="joe", password=b"wrong"), service)
+            assert isinstance(found, Refusal)
+            self.assertEqual(found.why, Why.WRONG)
+
+    def test_the_directory_is_told_of_a_login_once_an_hour(self) -> None:
+        step = CheckPassword(login="joe", password=b"sesame")
+        for _ in range(3):
+            self.decided(step, "pop3")
+        self.assertEqual(self.directory.logins, [("joe@example.org", "pop3", "192.0.2.9")])
+        self.clock.advance(3601)
+        self.decided(step, "submission")
+        self.assertEqual(len(self.directory.logins), 2)
+
+    def test_a_note_that_cannot_be_made_does_not_fail_a_login(self) -> None:
+        async def fails(address: str, service: str, ip: str) -> None:
+            raise Temporary(Reply(451, "4.3.0", "away"), "away")
+
+        self.patch(self.directory, "logged_in", fails)
+        self.assertIsInstance(self.decided(CheckPassword(login="joe", password=b"sesame"), "pop3"), Mailbox)

@@ -159,6 +159,10 @@ class ContractMixin(AskingTestCase):
             assert found is not None
             self.assertEqual(derive(b"sesame", found.salt, found.iterations), found)
 
+    def test_a_login_is_noted_and_that_of_nobody_is_no_fault(self) -> None:
+        for address in ("joe@example.org", "nobody@example.org", "x" * 300, "*", "\udcff@example.org"):
+            self.assertIsNone(self.ask(self.directory.logged_in(address, "pop3", "192.0.2.1")))
+
     def test_who_cannot_log_in_has_no_secret(self) -> None:
         for login in (
             "nobody@example.org",
@@ -178,6 +182,7 @@ class ContractMixin(AskingTestCase):
             lambda: self.directory.lookup("fresh@example.org"),
             lambda: self.directory.authenticate("fresh@example.org", b"sesame"),
             lambda: self.directory.scram("fresh@example.org"),
+            lambda: self.directory.logged_in("joe@example.org", "pop3", ""),
         ):
             answer = Deferred.fromCoroutine(question())
             self.step()
