@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ from qmailpy.records.record import Action
 from qmailpy.servers.smtp import SmtpFactory
 from qmailpy.testing.memory_events import MemoryEvents
 from qmailpy.testing.tables_resolver import TablesResolver
-from tests.servers.test_smtp import CONTENT, FRIEND, HELLO, MAIL, RCPT, STRANGER, LosableTransport, SmtpTestCase
+from tests.servers.test_smtp import CONTENT, FRIEND, HELLO, MAIL, NOON, RCPT, STRANGER, LosableTransport, SmtpTestCase
 
 LISTED, WELCOME = "203.0.113.66", "203.0.113.77"
 
@@ -394,3 +395,40 @@ class GreylistTests(GateTestCase):
         import os
 
         os.makedirs(f"{self.config.home}/run")
+
+
+class CrowdTests(GateTestCase):
+    """Issue 3: 10,000 connections from one network, and clients that dawdle."""
+
+    def test_ten_thousand_connections_of_a_network_leave_room_for_others(self) -> None:
+        self.guarded(limits=LimitsConfig(network_connections=1000), listener={"connections_per_client": 100})
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        there = [self.connect(f"198.51.100.{number % 250}") for number in range(1000)]
+        before, _ = tracemalloc.get_traced_memory()
+        greeted = sum(each.value().startswith(b"220") for each in there)
+        for number in range(9000):
+            turned_away = self.connect(f"198.51.100.{number % 250}")
+            greeted += turned_away.value().startswith(b"220")
+            turned_away.lose()
+        self.assertEqual(greeted, 1000)
+        self.assertEqual(set(self.events.names), {"limit.broken"})
+        self.recorder.records.clear()
+        self.events.happenings.clear()
+        self.assertLess(tracemalloc.get_traced_memory()[0] - before, 200_000)
+        self.assertEqual(len(self.factory.site.sessions), 1000)
+        self.assertEqual(self.last(HELLO + MAIL + RCPT, "203.0.113.1")[:3], "250")
+        for each in there:
+            each.lose()
+        self.assertEqual((len(self.factory.site.sessions), len(self.gate.limits)), (1, 1))
+
+    def test_an_octet_every_ten_seconds_ends_like_silence(self) -> None:
+        self.guarded()
+        transport = self.connect()
+        for octet in (HELLO * 10).rstrip(b"\r\n").replace(b"\r\n", b" "):
+            self.clock.advance(10)
+            transport.session.dataReceived(bytes([octet]))
+            if transport.disconnecting:
+                break
+        self.assertLessEqual(self.clock.seconds() - NOON, self.listener.command_timeout_s + 10)
+        self.assertEqual(self.last(HELLO + MAIL + RCPT, "203.0.113.1")[:3], "250")
