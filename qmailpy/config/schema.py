@@ -267,6 +267,15 @@ class LimitsConfig:
     user_recipients_per_hour: int = 0
     user_sends_a_day: int = 0  # recipients in 24 hours, for users whose plan says nothing
 
+    @property
+    def of_messages(self) -> bool:
+        """Whether there are any but those of connections."""
+        return any(
+            getattr(self, f"{who}_{what}_per_hour")
+            for who in ("client", "network", "user")
+            for what in ("messages", "recipients")
+        ) or bool(self.user_sends_a_day)
+
 
 @frozen(kw_only=True)
 class ChecksConfig:

@@ -103,6 +103,8 @@ class Gate:
         else:
             self._greylist.config = config.greylist
         checks = config.checks
+        # Where nothing is to be asked of messages they cost nothing.
+        self._asks_mail = any(name != "port_access" for name in self._tables) or config.limits.of_messages
         self._judges = (
             self._visitors.curious
             or self._greylist is not None
@@ -203,13 +205,14 @@ class Gate:
         """
         A message begins.
 
-        @return: what refuses it.
+        @return: what refuses it. Then, or when nothing is to be asked about its recipients, C{visit.letter} is C{None}.
         """
-        if visit.letter is not None and visit.letter.inquiry is not None:
-            visit.letter.inquiry.stop()
-        letter = visit.letter = Letter(
-            sender=sender, helo=helo, user=user, tags=visit.tags, fate=visit.fate, spared=visit.spared
-        )
+        last, visit.letter = visit.letter, None
+        if last is not None and last.inquiry is not None:
+            last.inquiry.stop()
+        if not (self._asks_mail or visit.checked or visit.sends_a_day or visit.tags or visit.fate):
+            return None
+        letter = Letter(sender=sender, helo=helo, user=user, tags=visit.tags, fate=visit.fate, spared=visit.spared)
         table = self._tables.get("from_access")
         if table is not None:
             course = _Course(letter.tags, letter.fate, letter.spared)
@@ -224,6 +227,7 @@ class Gate:
                 return refusal
         if visit.checked and not user and sender and self._checks.sender_domain != "none":
             self._ask_domain(letter, sender.rpartition("@")[2])
+        visit.letter = letter
         return None
 
     def _ask_domain(self, letter: Letter, domain: str) -> None:

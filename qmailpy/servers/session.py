@@ -294,7 +294,7 @@ class SmtpSession(Conversation):
     def _judge(self, recipients: tuple[Recipient, ...], event: RcptTo) -> None:
         """It may be written to; what do access tables, limits and checks say?"""
         gate, visit = self._site.gate, self._visit
-        if gate is None or visit is None:
+        if gate is None or visit is None or visit.letter is None:
             self._open().take(event, recipients)
             self._core.accept()
             return
