@@ -59,6 +59,8 @@ fetchmail fetchmail
 getmail getmail6
 ldapsearch ldap-utils
 slapd slapd
+knotd knot
+unbound unbound
 END
 # swaks speaks TLS and all of SASL only with these
 perl -MNet::SSLeay -MAuthen::SASL -e 1 2> /dev/null || missing="$missing libnet-ssleay-perl libauthen-sasl-perl"

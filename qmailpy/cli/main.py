@@ -51,7 +51,7 @@ COMMANDS: Mapping[str, Entry] = {
     "log": Entry("qmailpy.cli.log:log", "The transaction log."),
     "trace": Entry("qmailpy.cli.trace:trace", "What happened to a message."),
     "status": Entry("qmailpy.cli.status:status", "Whether all is well, for people and watchdogs."),
-    "test": Entry("qmailpy.cli.probe:test", "Try out rewrite rules and access tables."),
+    "test": Entry("qmailpy.cli.probe:test", "Try out rewrite rules, access tables and the TLS of other domains."),
 }
 
 LINKS: Mapping[str, tuple[str, ...]] = {

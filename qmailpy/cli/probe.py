@@ -1,4 +1,4 @@
-"""C{qmailpy test}: try out what the configuration makes of an address, or of a client."""
+"""C{qmailpy test}: try out what the configuration makes of an address, a client, or a domain."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from qmailpy.cli.context import Context
 from qmailpy.cli.mapping import mapping
 from qmailpy.cli.output import print_json, print_line
+from qmailpy.cli.probe_tls import tls
 from qmailpy.cli.store import open_store
 from qmailpy.directory.embedded import EmbeddedDirectory
 from qmailpy.errors import CommandError
@@ -18,10 +19,11 @@ from qmailpy.values import Refused
 
 @click.group()
 def test() -> None:
-    """Try out rewrite rules and access tables."""
+    """Try out rewrite rules, access tables and the TLS of other domains."""
 
 
 test.add_command(mapping)
+test.add_command(tls)
 
 
 @test.command("rewrite")
