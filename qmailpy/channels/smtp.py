@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from attrs import evolve
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
 from zope.interface import implementer
 
 from qmailpy.channels.parts import Parts
@@ -77,6 +78,8 @@ TURN_S = 10.0
 class SmtpChannel:
     """Delivers to other hosts over SMTP, or to a mail store over LMTP."""
 
+    _log = Logger()
+
     def __init__(self, config: Config, channel: ChannelConfig, parts: Parts) -> None:
         """
         @raise ValueError: C{channel.relay} is not a list of hosts.
@@ -96,6 +99,8 @@ class SmtpChannel:
             contexts = Contexts(channel.tls_ca_file if wanted else "", needed=policies.verifying)
         except OSError as error:
             raise ConfigError((f"[channel.{channel.name}] tls_ca_file: {error}",)) from None
+        if contexts.missing and wanted:
+            self._log.warn("channel {name} follows no MTA-STS policy: {why}", name=channel.name, why=contexts.missing)
         memory = HostMemory(reactor.seconds)
         watcher = Connections(channel, parts)
 

@@ -38,6 +38,7 @@ def page(body: bytes, status: str = "200 OK", media_type: str = "text/plain; cha
 
 
 OPEN: list[Protocol] = []
+LAST: list[Answering] = []
 
 
 class Answering(Protocol):
@@ -49,9 +50,11 @@ class Answering(Protocol):
         self._close = close
         self._endless = endless
         self._request = b""
+        self.pieces = 0
 
     def connectionMade(self) -> None:
         OPEN.append(self)
+        LAST[:] = [self]
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         OPEN.remove(self)
@@ -73,6 +76,7 @@ class Answering(Protocol):
         transport: Any = self.transport
         if transport.connected:
             transport.write(b"X-Y: " + b"z" * 4000 + b"\r\n")
+            self.pieces += 1
             reactor.callLater(0, self._more)
 
 
@@ -159,6 +163,7 @@ class HttpsTests(TestCase):
         """Too large a body, a header without end, one that is cut off, one whose end nobody tells, and silence."""
         await self.fails(self.server(page(b"x" * 70000)), "sts-policy-fetch-error", "too large")
         await self.fails(self.server(b"HTTP/1.1 200 OK\r\n", endless=True), "sts-policy-fetch-error")
+        self.assertLess(LAST[0].pieces, 200)  # 4 KB each
         cut = page(POLICY)[:-5]
         await self.fails(self.server(cut, close=True), "sts-policy-fetch-error", "cut off")
         untold = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\n" + POLICY
