@@ -8,6 +8,10 @@ from collections.abc import Mapping
 import click
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
+    "connect": ("qmailpy.cli.directory_connect:connect", "Have external LDAP servers hold the directory."),
+    "export": ("qmailpy.cli.directory_export:export", "Write the whole directory as LDIF."),
+    "forgive": ("qmailpy.cli.directory_status:forgive", "Forget failed logins of a client or an account."),
+    "status": ("qmailpy.cli.directory_status:status", "Try each directory server, and show which one is asked."),
     "schema": ("qmailpy.cli.directory_schema:schema", "Print the schema, for other LDAP servers and for people."),
 }
 """Name: where it is, and what it is for."""

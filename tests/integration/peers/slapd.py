@@ -51,6 +51,7 @@ include: file:///etc/ldap/schema/nis.ldif
 dn: olcDatabase={{0}}config,cn=config
 objectClass: olcDatabaseConfig
 olcDatabase: {{0}}config
+olcAccess: to * by dn.exact=gidNumber={gid}+uidNumber={uid},cn=peercred,cn=external,cn=auth manage by * break
 olcRootDN: cn=config
 olcRootPW: {root_password}
 
@@ -65,7 +66,7 @@ olcRootDN: {root}
 olcRootPW: {root_password}
 olcDbIndex: objectClass eq
 olcDbIndex: entryUUID,entryCSN eq
-olcDbIndex: uid,mail,associatedDomain eq
+olcDbIndex: uid,mail eq
 olcAccess: to attrs=userPassword by dn.exact="cn=service,{base}" read by self write by anonymous auth by * none
 olcAccess: to * by dn.exact="cn=service,{base}" read by self read by * none
 {index}"""
@@ -121,10 +122,12 @@ class Slapd:
             place=place,
             number=number,
             base=BASE,
+            uid=os.geteuid(),
+            gid=os.getegid(),
             root=ROOT_DN,
             root_password=ROOT_PASSWORD.decode(),
             schema=f"\n{subschema.ldif()}" if schema else "",
-            index="olcDbIndex: mailAlternateAddress eq\n" if schema else "",
+            index="olcDbIndex: mailAlternateAddress,associatedDomain eq\n" if schema else "",
             tls=tls,
         )
         for rid, other in enumerate(mirrors, 1):
