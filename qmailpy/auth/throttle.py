@@ -99,7 +99,7 @@ class Throttle:
                 continue
             before, mine, own = self._count(kind, key)
             points, now = before + 1, self._seconds()
-            if points >= self._limits[kind]:
+            if round(points) >= self._limits[kind]:  # they fade from the first moment on
                 self._own.put(kind, key, Mark(0.0, now, now + self._ban_s, now))
                 self._told(kind, client, account, round(points))
                 points = 0.0
