@@ -4,7 +4,7 @@ The listeners of a mail worker: SMTP, submission and LMTP, from their sockets to
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList
@@ -12,6 +12,7 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
 from qmailpy.app.context import ChildContext
+from qmailpy.auth.certificates import NONE, ClientCertificates, thd_read_clients
 from qmailpy.config.schema import Config, ListenerConfig
 from qmailpy.errors import ConfigError
 from qmailpy.servers.smtp import SmtpFactory
@@ -49,23 +50,52 @@ class MailListeners:
 
         @param make: a factory for a listener; the certificates are C{None} for one without TLS.
         """
+        clients = self._clients(config)
         for listener in config.listeners:
             if listener.kind in _KINDS:
-                factory = make(listener, None if listener.tls == "none" else self._certificates)
+                factory = make(listener, self._certificates_of(listener))
+                factory.site.clients = clients.get(listener.name)
                 self._factories.append(factory)
                 self._ports += self._context.listen(listener.name, factory)
+
+    def _clients(self, config: Config) -> Mapping[str, ClientCertificates]:
+        """Whom listeners know by certificate; when that cannot be read nobody, as the log says. At the start."""
+        try:
+            return thd_read_clients(config)
+        except ConfigError as error:
+            for problem in error.problems:
+                self._log.error("no logins by certificate: {problem}", problem=problem)
+            asking = (listener.name for listener in config.listeners if listener.client_certificates != NONE)
+            return {name: ClientCertificates((), {}) for name in asking}
+
+    def _certificates_of(self, listener: ListenerConfig) -> Certificates | None:
+        """What a listener shows, and whether it asks for those of clients."""
+        if listener.tls == "none" or self._certificates is None:
+            return None
+        if listener.client_certificates == NONE:
+            return self._certificates
+        return self._certificates.asking(required=listener.client_certificates == "require")
 
     @property
     def secured(self) -> bool:
         """Whether there are certificates, to be read again when the configuration is."""
         return self._certificates is not None
 
-    def reconfigure(self, config: Config) -> None:
-        """Take another configuration; listeners come and go at a restart only."""
+    def reconfigure(self, config: Config, clients: Mapping[str, ClientCertificates]) -> None:
+        """
+        Take another configuration; listeners come and go at a restart only.
+
+        @param clients: from L{thd_read_clients}.
+        """
         listeners = {listener.name: listener for listener in config.listeners}
         for factory in self._factories:
             former = factory.site.listener
-            factory.reconfigure(listeners.get(former.name, former), config.queue, config.log, config.trust)
+            listener = listeners.get(former.name, former)
+            site = factory.site
+            if site.certificates is not None:
+                site.certificates = self._certificates_of(listener) or site.certificates
+            site.clients = clients.get(former.name)
+            factory.reconfigure(listener, config.queue, config.log, config.trust)
 
     def use(self, pairs: dict[str, Pair]) -> None:
         """

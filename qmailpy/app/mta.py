@@ -31,6 +31,7 @@ from qmailpy.app.lookups import Lookups
 from qmailpy.app.published import Published
 from qmailpy.app.rolling import Rolling
 from qmailpy.app.tls_reports import TlsReports
+from qmailpy.auth.certificates import thd_read_clients
 from qmailpy.channels.marks import thd_marks_of_all
 from qmailpy.channels.parts import Parts
 from qmailpy.channels.process import Notices
@@ -292,6 +293,7 @@ class MailWorker(Service):
     async def _reload(self, config: Config) -> None:
         """Take another configuration: a channel to other hosts is made anew when its settings have changed."""
         lists = await self.queue.in_thread(thd_read_lists, config)
+        clients = await self.queue.in_thread(thd_read_clients, config)
         marks = await self.queue.in_thread(thd_marks_of_all, config)
         before = self._config
         changed = {
@@ -336,7 +338,7 @@ class MailWorker(Service):
             self._log.warn("channel {name} is new: it is there after a restart", name=name)
         for notices in self._notices:
             await self.queue.in_thread(notices.thd_configure, config)
-        self._listeners.reconfigure(config)
+        self._listeners.reconfigure(config, clients)
         if self._listeners.secured:
             self._listeners.use(await self.queue.in_thread(self._context.thd_pairs))
 

@@ -66,6 +66,7 @@ def examine_home(context: Context) -> tuple[list[str], list[str]]:
     _lists(config, errors)
     errors.extend(map(str, thd_wordings(config.home)[1]))
     _certificates(config, errors, warnings)
+    _clients(config, errors)
     _ports(config, path, warnings)
     if "." not in config.server.hostname:
         text = f'hostname "{config.server.hostname}" has no domain; other servers may refuse mail from it'
@@ -165,6 +166,17 @@ def _certificate(folder: str, hostname: str, errors: list[str], warnings: list[s
     wrong, dubious = examine_pair(octets[0], octets[1], hostname, datetime.datetime.now(datetime.UTC))
     errors.extend(f"{paths[0]}: {line}" for line in wrong)
     warnings.extend(f"{paths[0]}: {line}" for line in dubious)
+
+
+def _clients(config: Config, errors: list[str]) -> None:
+    """Whether the files can be used that say whose certificates clients may log in with."""
+    if any(listener.client_certificates != "none" for listener in config.listeners):
+        from qmailpy.auth.certificates import thd_read_clients
+
+        try:
+            thd_read_clients(config)
+        except ConfigError as error:
+            errors.extend(error.problems)
 
 
 def _relays(config: Config, path: str, errors: list[str]) -> None:

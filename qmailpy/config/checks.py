@@ -320,6 +320,7 @@ CHECKS: Mapping[type, Mapping[str, Check]] = {
         "bare_lf": one_of("refuse", "normalise"),
         "etrn": every(destination_pattern),
         "xclient": every(network),
+        "client_certificates": one_of("none", "ask", "require"),
         "hold_s": between(0, 999_999_999),  # RFC 4865 s.4: nine digits
     },
     schema.ChannelConfig: {

@@ -361,6 +361,15 @@ def _relations(
         reader.add(("server",), "store_channel", text)
     elif said and isinstance(said, str) and said not in names and said != "tcp_lmtp":
         reader.add(("server",), "store_channel", f'there is no channel "{said}"{nearest(said, names)}')
+    for number, listener in enumerate(listeners):
+        if listener.client_certificates != "none":
+            said = ""
+            if listener.kind == "pop3" or listener.tls == "none":
+                said = "is nothing for pop3, and nothing without TLS"
+            elif not (listener.client_ca_file or listener.client_map_file):
+                said = "needs client_ca_file or client_map_file: somebody must say whose certificates count"
+            if said:
+                reader.add(("listener", number), "client_certificates", said, listener.name)
     for name, channel in channels.items():
         for key, other in (("relay_user", "relay_password_file"), ("relay_password_file", "relay_user")):
             if getattr(channel, key) and not getattr(channel, other):

@@ -124,6 +124,9 @@ class ListenerConfig:
     require_tls: bool = True  # RFC 8689: the client may ask for TLS all the way; under TLS only
     checks: bool = True  # smtp: strangers are looked at as [checks], [[dnslist]] and [greylist] say
     etrn: tuple[str, ...] = ()  # domains whose mail trusted clients and users may have sent now (RFC 1985)
+    client_certificates: str = "none"  # "none", "ask" or "require": clients show one under TLS, and may log in by it
+    client_ca_file: str = ""  # PEM: who issues them; relative to HOME
+    client_map_file: str = ""  # lines of a SHA-256 fingerprint and a login; relative to HOME
     xclient: tuple[str, ...] = ()  # networks of filters and proxies that tell who is behind them; not for pop3
 
     @property

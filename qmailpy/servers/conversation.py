@@ -33,11 +33,13 @@ from qmailpy.servers.smtp_records import Origin, connection_record, ends, sessio
 from qmailpy.servers.tls import Secured, bindings
 from qmailpy.servers.transaction import INTERNAL, reply_to
 from qmailpy.values import Reply
+from qmailpy.wire.sasl import EXTERNAL
 from qmailpy.wire.smtp import SmtpCore
 from qmailpy.wire.smtp_events import BadCommand, Ended, Event, StartTls
 
 STOPPING = Reply(421, "4.3.2", "Server is stopping")
 
+_NOT_KNOWN = Reply(421, "4.7.0", "Your certificate is not known here")
 _TIMEOUT = Reply(421, "4.4.2", "Timeout")
 TURNED_AWAY = {
     TurnedAway.STOPPING: STOPPING,
@@ -62,6 +64,7 @@ class Conversation(Connection):
     __slots__ = (
         "_asking",
         "_bad_commands",
+        "_certified",
         "_claims",
         "_ends",
         "_front",
@@ -93,6 +96,7 @@ class Conversation(Connection):
         self._greeting: IDelayedCall | None = None  # the greeting is to come
         self._front = False  # it may tell who is behind it
         self._claims = NOTHING  # what it has told
+        self._certified = ""  # whose certificate it has shown
 
     # For the session to say
 
@@ -202,6 +206,14 @@ class Conversation(Connection):
     def handshakeCompleted(self) -> None:
         super().handshakeCompleted()
         self._secured = Secured.of(self.transport)
+        site = self._site
+        if site.clients is not None:
+            self._certified = site.clients.login(self.transport)
+            if self._certified:
+                self._core.service = self._offers().certified
+            elif site.listener.client_certificates == "require":
+                self._shut(_NOT_KNOWN)
+                return
         if self._site.listener.tls == "implicit":
             # Not before: TLS holds back whoever writes during a handshake, and we would stop reading it.
             self._core.greet()
@@ -299,7 +311,7 @@ class Conversation(Connection):
     def _begin_tls(self) -> None:
         site = self._site
         self._secured = None
-        self._user = ""
+        self._user = self._certified = ""
         if self._visit is not None and site.gate is not None:
             site.gate.logged_out(self._visit)
         if site.certificates is None:
@@ -327,7 +339,8 @@ class Conversation(Connection):
         return f"TCP|{ours}|{port}|{self._ip}|{theirs}"
 
     def _bindings(self) -> Mapping[str, bytes]:
-        return bindings(self.transport)
+        found = bindings(self.transport)
+        return {**found, EXTERNAL: self._certified.encode()} if self._certified else found
 
     # Words
 

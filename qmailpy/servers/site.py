@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from attrs import Factory, define, evolve, fields, frozen
 
+from qmailpy.auth.certificates import ClientCertificates
 from qmailpy.auth.logins import Logins
 from qmailpy.config.schema import ListenerConfig, LogConfig, QueueConfig
 from qmailpy.events.log import NoEvents
@@ -28,6 +29,7 @@ class Offers:
     clear: Service  # without TLS
     near: Service  # without TLS, to a client on loopback
     inside: Service  # under TLS
+    certified: Service  # under TLS, to a client whose certificate tells who it is
 
     def fronted(self) -> Offers:
         """The same for filters and proxies, who may say who is behind them."""
@@ -79,6 +81,7 @@ class Offers:
             clear=service(secured=False, mechanisms=()),
             near=service(secured=False, mechanisms=near),
             inside=service(secured=True, mechanisms=everything),
+            certified=service(secured=True, mechanisms=("EXTERNAL", *everything) if login else ()),
         )
 
 
@@ -99,6 +102,7 @@ class Site(ListenerSite):
     recorder: IRecorder
     postmaster: str  # canonical address that "RCPT TO:<postmaster>" stands for
     names: ReverseNames | None = None
+    clients: ClientCertificates | None = None  # whom it knows by certificate; none: it asks for none
     fronts: TrustedNetworks | None = None  # filters and proxies that may use XCLIENT; none: nobody
     front_offers: Offers | None = None  # what they are offered
     flush: Callable[[str], Awaitable[int]] | None = None  # ETRN: has mail for a domain (".domain": below it) tried now

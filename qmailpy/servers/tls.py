@@ -52,9 +52,29 @@ _EXPORTER_LABEL = b"EXPORTER-Channel-Binding"  # RFC 9266 s.2
 class Certificates:
     """The certificates connections are made with; give it to C{startTLS}, or to C{TLSMemoryBIOFactory}."""
 
-    def __init__(self, pairs: Mapping[str, Pair]) -> None:
-        """@raise ConfigError: as L{use}."""
-        self._named = _contexts(pairs, self._named_by_client)
+    def __init__(self, pairs: Mapping[str, Pair], verify: int = SSL.VERIFY_NONE) -> None:
+        """
+        @param verify: OpenSSL's mode: whether clients are asked for certificates. See L{asking}.
+        @raise ConfigError: as L{use}.
+        """
+        self._pairs = pairs
+        self._verify = verify
+        self._asking: dict[bool, Certificates] = {}
+        self._named = _contexts(pairs, self._named_by_client, verify)
+
+    def asking(self, *, required: bool) -> Certificates:
+        """
+        The same for connections whose clients are asked for a certificate; they change together.
+
+        Any is taken: whose it is, and whether that is to be believed, is for others to say.
+
+        @param required: without one there is no connection.
+        """
+        found = self._asking.get(required)
+        if found is None:
+            more = SSL.VERIFY_FAIL_IF_NO_PEER_CERT if required else 0
+            found = self._asking[required] = Certificates(self._pairs, SSL.VERIFY_PEER | more)
+        return found
 
     def use(self, pairs: Mapping[str, Pair]) -> None:
         """
@@ -63,7 +83,10 @@ class Certificates:
         @param pairs: by name, as L{thd_read_pairs} gives them.
         @raise ConfigError: one is unusable, or there is no L{OWN}; then nothing changes.
         """
-        self._named = _contexts(pairs, self._named_by_client)
+        everybody = (self, *self._asking.values())
+        made = [_contexts(pairs, one._named_by_client, one._verify) for one in everybody]
+        for one, named in zip(everybody, made, strict=True):
+            one._pairs, one._named = pairs, named
 
     def serverConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:
         """Twisted asks: the OpenSSL side of a connection."""
@@ -86,7 +109,9 @@ class _Context(SSL.Context):
     end_point = b""
 
 
-def _contexts(pairs: Mapping[str, Pair], named_by_client: Callable[[SSL.Connection], None]) -> dict[str, _Context]:
+def _contexts(
+    pairs: Mapping[str, Pair], named_by_client: Callable[[SSL.Connection], None], verify: int
+) -> dict[str, _Context]:
     """
     A context for each name.
 
@@ -103,6 +128,11 @@ def _contexts(pairs: Mapping[str, Pair], named_by_client: Callable[[SSL.Connecti
             problems.append(f"{where} and its key cannot be used: {said or type(error).__name__}")
             continue
         context.set_tlsext_servername_callback(named_by_client)
+        if verify != SSL.VERIFY_NONE:
+            context.set_verify(verify, lambda *_: True)
+            # A resumed session would come without the certificates it began with.
+            context.set_options(SSL.OP_NO_TICKET)
+            context.set_session_id(b"qmailpy")
         for each in (name, *names):
             named.setdefault(each.lower(), context)
     if problems:

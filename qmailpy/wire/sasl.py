@@ -1,6 +1,6 @@
 """
-The server side of SASL (RFC 4422) without I/O: PLAIN (RFC 4616), LOGIN, SCRAM-SHA-256 and SCRAM-SHA-256-PLUS (RFC 5802,
-RFC 7677). SMTP, POP3 and IMAP all use it; how messages are framed (base64, prefixes, C{*}) is theirs.
+The server side of SASL (RFC 4422) without I/O: PLAIN (RFC 4616), LOGIN, EXTERNAL, SCRAM-SHA-256 and SCRAM-SHA-256-PLUS
+(RFC 5802, RFC 7677). SMTP, POP3 and IMAP all use it; how messages are framed (base64, prefixes, C{*}) is theirs.
 
     machine = server(name, bindings)            for a name of L{MECHANISMS}; C{None} for others
     step = machine.start(initial or None)       then, for each message of the client,
@@ -48,6 +48,8 @@ ITERATIONS = 32768
 
 TLS_EXPORTER = "tls-exporter"  # RFC 9266
 TLS_SERVER_END_POINT = "tls-server-end-point"  # RFC 5929 s.4
+EXTERNAL = "external"
+"""Among the bindings, no channel binding: the login that the layer below has proved, for the mechanism EXTERNAL."""
 
 
 @frozen
@@ -382,10 +384,35 @@ def _printable(nonce: bytes) -> bool:
     return 0 < len(nonce) <= 1024 and all(0x21 <= octet <= 0x7E and octet != 0x2C for octet in nonce)
 
 
+class _External:
+    """
+    EXTERNAL (RFC 4422 appendix A): the layer below has proved who the client is, who says at most whom it wants to act
+    as.
+    """
+
+    def __init__(self, bindings: Mapping[str, bytes], nonce: str) -> None:
+        self._login = bindings.get(EXTERNAL, b"").decode("utf-8", "replace")
+
+    def start(self, initial: bytes | None) -> Step:
+        return Challenge(b"") if initial is None else self.respond(initial)
+
+    def respond(self, octets: bytes) -> Step:
+        authzid = _name(octets)
+        if authzid is None:
+            return _malformed("EXTERNAL without a proper name", self._login)
+        if not self._login:
+            return Failed(reason="no certificate")
+        return Proven(login=self._login, authzid=authzid)
+
+    def secret(self, secret: ScramSecret) -> Step:
+        raise _out_of_order()
+
+
 MECHANISMS: Mapping[str, Callable[[Mapping[str, bytes], str], Machine]] = {
     "SCRAM-SHA-256-PLUS": lambda bindings, nonce: _Scram(True, bindings, nonce),
     "SCRAM-SHA-256": lambda bindings, nonce: _Scram(False, bindings, nonce),
     "PLAIN": _Plain,
     "LOGIN": _Login,
+    "EXTERNAL": _External,
 }
-"""All there are, the strongest first."""
+"""All there are; L{offered} tells which are announced, and in which order."""

@@ -40,6 +40,31 @@ def proof(password: bytes, salt: bytes, iterations: int, message: bytes) -> byte
     return base64.b64encode(bytes(a ^ b for a, b in zip(key, signature, strict=True)))
 
 
+class ExternalTests(SynchronousTestCase):
+    """RFC 4422 appendix A."""
+
+    def external(self, login: bytes = b"fred@example.com") -> Machine:
+        return machine("EXTERNAL", {sasl.EXTERNAL: login})
+
+    def test_who_it_is_tls_has_proved(self) -> None:
+        """A.3: without a name, and with one; with an initial response, and without."""
+        self.assertEqual(self.external().start(b""), Proven(login="fred@example.com"))
+        self.assertEqual(self.external().start(b"fred"), Proven(login="fred@example.com", authzid="fred"))
+        external = self.external()
+        self.assertEqual(external.start(None), Challenge(b""))
+        self.assertEqual(external.respond(b""), Proven(login="fred@example.com"))
+
+    def test_without_a_certificate_there_is_nothing(self) -> None:
+        for bindings in ({}, {sasl.EXTERNAL: b""}, BINDING):
+            self.assertIsInstance(machine("EXTERNAL", bindings).start(b"fred"), Failed)
+
+    def test_a_name_that_is_none_is_malformed(self) -> None:
+        for octets in (b"a\0b", b"\xff", b"x" * 600):
+            step = self.external().start(octets)
+            assert isinstance(step, Failed)
+            self.assertTrue(step.malformed)
+
+
 class PlainTests(SynchronousTestCase):
     """RFC 4616."""
 
@@ -254,7 +279,7 @@ class OfferTests(SynchronousTestCase):
         )
         self.assertEqual(sasl.offered(plain=False, bindings=False), ("SCRAM-SHA-256",))
         self.assertEqual(sasl.offered(plain=True, bindings=True, scram=False), ("PLAIN", "LOGIN"))
-        self.assertEqual(tuple(sasl.MECHANISMS), sasl.offered(plain=True, bindings=True))
+        self.assertEqual(tuple(sasl.MECHANISMS), (*sasl.offered(plain=True, bindings=True), "EXTERNAL"))
 
     def test_an_unknown_mechanism_is_none(self) -> None:
         for name in ("", "CRAM-MD5", "GSSAPI", "PLAIN "):
