@@ -11,7 +11,8 @@ That a notice is never sent to the null sender is for the caller to see to, who 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Container, Sequence
 
 from attrs import evolve
 
@@ -48,10 +49,18 @@ def wants_success(notify: int) -> bool:
     return bool(notify & Notify.SUCCESS)
 
 
-def success(recipient: Recipient, said: Disposition) -> tuple[str, Disposition]:
+def shared_mails(dispositions: Sequence[Disposition]) -> frozenset[int]:
+    """The mails, by identity, that several dispositions of an attempt name: they are queued once."""
+    count = Counter(id(mail) for said in dispositions for mail in said.mails)
+    return frozenset([key for key, times in count.items() if times > 1])
+
+
+def success(recipient: Recipient, said: Disposition, shared: Container[int] = ()) -> tuple[str, Disposition]:
     """
     What a sender who wants to be told of success is told, and what then becomes of the recipient.
 
+    @param shared: of L{shared_mails}. In such a mail each recipient has one of its own, to which its request goes on;
+        the mail stays the object it is.
     @return: the Action of RFC 3464 s.2.3.3, "" when nothing is told (yet); and C{said}, in which those an address was
         expanded to do not ask for reports of success any more.
     """
@@ -61,15 +70,19 @@ def success(recipient: Recipient, said: Disposition) -> tuple[str, Disposition]:
         return "" if said.told_there else "relayed" if said.relayed else "delivered", said
     if said.verdict is not Verdict.FORWARDED:
         return "", said
-    asking = [one for one in said.onward if wants_success(one.notify)]
-    asking += [one for mail in said.mails for one in mail.envelope.recipients if wants_success(one.notify)]
+    asking = sum(wants_success(one.notify) for one in said.onward)
+    for mail in said.mails:
+        found = sum(wants_success(one.notify) for one in mail.envelope.recipients)
+        asking += min(found, 1) if id(mail) in shared else found
     if not asking:
         return "delivered", said  # to a list, which asks for reports of its own (s.5.2.7.1)
-    if len(asking) == 1:
+    if asking == 1:
         return "", said  # s.5.2.7.2, or s.5.2.7.3 (b)
     mails = tuple(
         [
-            evolve(mail, envelope=evolve(mail.envelope, recipients=_quieter(mail.envelope.recipients)))
+            mail
+            if id(mail) in shared
+            else evolve(mail, envelope=evolve(mail.envelope, recipients=_quieter(mail.envelope.recipients)))
             for mail in said.mails
         ]
     )

@@ -20,7 +20,7 @@ from twisted.logger import Logger
 from qmailpy.config.schema import QueueConfig
 from qmailpy.queue import deadline
 from qmailpy.queue.codec import Attempted, Enqueued, Held, Op, Outcome, Result, Warned
-from qmailpy.queue.notices import success, wants_delay, wants_failure, warnings_passed
+from qmailpy.queue.notices import shared_mails, success, wants_delay, wants_failure, warnings_passed
 from qmailpy.queue.retry import Schedule, expired_reply
 from qmailpy.queue.shard import Shard
 from qmailpy.queue.state import Copy, Message, Withheld
@@ -101,13 +101,14 @@ class Verdicts:
         tried: list[tuple[Result, Disposition]] = []
         failed: list[Withheld] = []
         arrived: list[tuple[Recipient, Disposition, str]] = []
+        shared = shared_mails(dispositions) if any(said.mails for said in dispositions) else frozenset[int]()
         for number, recipient, said in zip(job.numbers, job.recipients, dispositions, strict=True):
             if said.verdict is Verdict.HELD:
                 held = [Held(message.number, self._name, said.reply.text)]
                 continue
             action = ""
-            if recipient.notify:
-                action, said = success(recipient, said)  # noqa: PLW2901
+            if recipient.notify and message.envelope.sender:
+                action, said = success(recipient, said, shared)  # noqa: PLW2901
             if said.onward or said.mails:
                 try:
                     onward += await self._onward(message, said, now, made)
@@ -233,7 +234,7 @@ class Verdicts:
 
     async def _arrived(self, message: Message, arrived: Successes, now: float) -> list[Op]:
         """The notice of success, which must not undo it: when the message cannot be read, without its header."""
-        if not arrived or not message.envelope.sender:
+        if not arrived:
             return []
         for content in (message.content, MemoryContent(b"")):
             try:

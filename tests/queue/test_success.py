@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
 
 from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
-from qmailpy.queue.notices import success
+from qmailpy.queue.notices import shared_mails, success
 from qmailpy.records.record import Action
 from qmailpy.stats.fold import balanced
 from qmailpy.testing.crashdisk import CrashDisk, PowerCut
@@ -24,6 +24,9 @@ PLAIN = evolve(ASKING, notify=0)
 
 def forwarded(*onward: Recipient, mails: tuple[NewMail, ...] = ()) -> Disposition:
     return Disposition(verdict=Verdict.FORWARDED, reply=OK, onward=onward, mails=mails)
+
+
+NAMES = {"b": "bob@here.example", "e": "eve@here.example"}
 
 
 def mail(*to: Recipient) -> NewMail:
@@ -60,9 +63,32 @@ class WhoIsToldTests(SynchronousTestCase):
         self.assertEqual([one.notify for one in said.onward], [Notify.NEVER, Notify.FAILURE, 0])
         self.assertEqual([one.notify for one in said.mails[0].envelope.recipients], [Notify.FAILURE])
 
+    def test_a_mail_that_several_share_stays_one(self) -> None:
+        """Each has its own recipient in it, and its request goes on with that."""
+        both = mail(ASKING, evolve(ASKING, address="y@here.example"))
+        said = forwarded(mails=(both,))
+        action, after = success(ASKING, said, shared_mails([said, said]))
+        self.assertEqual(action, "")
+        self.assertIs(after.mails[0], both)
+        self.assertEqual(success(ASKING, said, shared_mails([said]))[0], "expanded")
+
 
 class Ways(Outside):
-    """C{dsn@} takes DSN, C{alias@} is Bob and Eve, C{list@} a list, the others are relayed to."""
+    """
+    C{dsn@} takes DSN, C{alias@} is Bob and Eve, C{list@} a list, the others are relayed to; C{b@} and C{e@} are Bob and
+    Eve by a mail they share.
+    """
+
+    async def dequeue(self, job: Job) -> Sequence[Disposition]:
+        found = list(await super().dequeue(job))
+        shares = [one for one in job.recipients if one.address[:2] in ("b@", "e@")]
+        if shares:
+            to = tuple([evolve(one, address=NAMES[one.address[0]], channel="local", host="") for one in shares])
+            both = NewMail(envelope=evolve(job.envelope, recipients=to), content=job.content)
+            for at, one in enumerate(job.recipients):
+                if one in shares:
+                    found[at] = forwarded(mails=(both,))
+        return found
 
     def _one(self, job: Job, recipient: Recipient) -> Disposition:
         user = recipient.address.partition("@")[0]
@@ -140,6 +166,13 @@ class SuccessTests(SynchronousTestCase):
     def test_an_alias_of_one_has_the_end_told(self) -> None:
         self.send("one@out.example")
         self.assertEqual(self.told(), [b"bob@here.example delivered"])
+
+    def test_two_that_go_on_in_one_mail_get_it_once(self) -> None:
+        """Whoever sent it; each of them is told of at its end."""
+        self.send("b@out.example", "e@out.example")
+        self.assertEqual(self.told(), [b"bob@here.example delivered,eve@here.example delivered"])
+        self.send("b@out.example", "e@out.example", sender="")
+        self.assertEqual((len(self.world.mailbox("bob")), len(self.world.mailbox("eve"))), (2, 2))
 
     def test_mail_for_a_list_has_arrived_when_the_list_has_it(self) -> None:
         self.send("list@out.example")
