@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import click
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
+    "check": ("qmailpy.cli.directory_check:check", "Find what is wrong: dangling references, duplicates, circles."),
     "connect": ("qmailpy.cli.directory_connect:connect", "Have external LDAP servers hold the directory."),
     "export": ("qmailpy.cli.directory_export:export", "Write the whole directory as LDIF."),
     "forgive": ("qmailpy.cli.directory_status:forgive", "Forget failed logins of a client or an account."),

@@ -29,6 +29,7 @@ from qmailpy.cli.people import (
     sure,
     with_keys,
 )
+from qmailpy.cli.user_bulk import export, import_
 from qmailpy.directory import meaning
 from qmailpy.directory.address import BadAddress, maildir, own
 from qmailpy.directory.settings import USER, answer, read
@@ -41,6 +42,10 @@ MOST_TEXT = 32768
 @click.group()
 def user() -> None:
     """Users: mailboxes and passwords."""
+
+
+user.add_command(import_)
+user.add_command(export)
 
 
 @user.command("add")

@@ -142,7 +142,7 @@ class Accounts:
     ) -> User:
         """Add a mailbox, with further attributes; without C{secret} nobody can log in yet."""
         mail = read_own(address)
-        attributes = self._person(mail, name)
+        attributes = person(mail, name)
         attributes["mailmessagestore"] = (addresses.maildir(mail),)
         attributes["accountstatus"] = ("active",)
         attributes["mailquotasize"] = (str(quota_octets),) if quota_octets else ()
@@ -157,7 +157,7 @@ class Accounts:
 
     def thd_users(self, domain: str = "") -> list[User]:
         """The users of a domain, or of all, by domain and name."""
-        found = [entry for entry in self._members(domain) if not schema.forwards_only(entry.attributes)]
+        found = [entry for entry in self.thd_members(domain) if not schema.forwards_only(entry.attributes)]
         with told():
             logins = self.store.thd_logins([entry.name for entry in found])
         return [_user(entry, logins.get(entry.name.key)) for entry in found]
@@ -231,7 +231,7 @@ class Accounts:
             if only is not None and plain and not schema.forwards_only(only.attributes):
                 self._set(only.name, NOTHING, mailalternateaddress=(*only.values("mailAlternateAddress"), alias))
             else:
-                attributes = self._person(alias, "")
+                attributes = person(alias)
                 attributes["deliverymode"] = ("forwardonly",)
                 attributes["mailforwardingaddress"] = forwards
                 self.store.thd_add(Entry(self.tree.thd_place_of(alias), attributes))
@@ -242,7 +242,7 @@ class Accounts:
         wanted = read_domain(domain) if domain else ""
         if wanted:
             self.tree.thd_domain(wanted)
-        found = [info for entry in self._members("") for info in _aliases(entry)]
+        found = [info for entry in self.thd_members("") for info in _aliases(entry)]
         if wanted:
             found = [info for info in found if info.address.endswith("@" + wanted)]
         return sorted(found, key=lambda info: info.address.rpartition("@")[::-1])
@@ -290,16 +290,6 @@ class Accounts:
     def _set(self, name: Name, more: Values, **values: tuple[str, ...] | None) -> None:
         self.tree.thd_set(name, {**more, **{key: value for key, value in values.items() if value is not None}})
 
-    def _person(self, mail: str, name: str) -> dict[str, tuple[str, ...]]:
-        local = mail.partition("@")[0]
-        return {
-            "objectclass": ("top", "inetOrgPerson", "qmailUser"),
-            "uid": (local,),
-            "cn": (name or local,),
-            "sn": ((name or local).split()[-1],),
-            "mail": (mail,),
-        }
-
     def thd_user_entry(self, address: str) -> Entry:
         """The entry of a user, by any of its addresses. @raise CommandError: there is none, or it is something else."""
         mail = read_own(address)
@@ -313,7 +303,8 @@ class Accounts:
             raise CommandError(f"{mail} is an alias, not a user")
         return entry
 
-    def _members(self, domain: str) -> Iterator[Entry]:
+    def thd_members(self, domain: str) -> Iterator[Entry]:
+        """The entries of users and aliases of a domain, or of all."""
         base = self.tree.thd_domain(read_domain(domain)).name if domain else None
         return self.tree.thd_of_class("qmailUser", base)
 
@@ -330,6 +321,18 @@ class Accounts:
             groups=sum(1 for _ in self.tree.thd_of_class("qmailGroup", entry.name)),
             plan=entry.value("qmailPlanName"),
         )
+
+
+def person(mail: str, name: str = "") -> dict[str, tuple[str, ...]]:
+    """What every user's entry has."""
+    local = mail.partition("@")[0]
+    return {
+        "objectclass": ("top", "inetOrgPerson", "qmailUser"),
+        "uid": (local,),
+        "cn": (name or local,),
+        "sn": ((name or local).split()[-1],),
+        "mail": (mail,),
+    }
 
 
 def _aliases(entry: Entry) -> Iterator[AliasInfo]:

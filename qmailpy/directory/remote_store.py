@@ -110,6 +110,19 @@ class RemoteStore(Store):
                 {schema.spelling(name): values for name, values in entry.attributes.items()},
             )
 
+    def thd_add_each(self, entries: Sequence[Entry]) -> list[StoreError | None]:
+        result: list[StoreError | None] = []
+        for entry in entries:
+            try:
+                self.thd_add(entry)
+            except StoreError as problem:
+                if problem.kind is Trouble.UNAVAILABLE:
+                    raise
+                result.append(problem)
+            else:
+                result.append(None)
+        return result
+
     def thd_modify(self, name: Name, change: Callable[[Entry], Entry]) -> Entry:
         before = self.thd_get(name)
         if before is None:

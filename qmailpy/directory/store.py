@@ -215,16 +215,32 @@ class Store:
         ready = [self._checked(entry) for entry in entries]
         with self._write() as database:
             for entry in ready:
-                parent = entry.name.parent
-                if not _row(database, parent) and database.execute("SELECT 1 FROM entries LIMIT 1").fetchone():
-                    raise StoreError(Trouble.NO_SUCH, f"there is no entry {parent}")
-                if _row(database, entry.name):
-                    raise StoreError(Trouble.EXISTS, f"{entry.name} is there already")
-                cursor = database.execute(
-                    "INSERT INTO entries (tree, parent, name, attributes) VALUES (?, ?, ?, ?)",
-                    (entry.name.key, parent.key, str(entry.name), _packed(entry.attributes)),
-                )
-                _index(database, cursor.lastrowid or 0, entry)
+                _insert(database, entry)
+
+    def thd_add_each(self, entries: Sequence[Entry]) -> list[StoreError | None]:
+        """
+        Add entries, those that can be: for each why not. What was added is durable on return.
+
+        @raise StoreError: UNAVAILABLE; then none was.
+        """
+        result: list[StoreError | None] = []
+        with self._write() as database:
+            for entry in entries:
+                try:
+                    ready = self._checked(entry)
+                    database.execute("SAVEPOINT one")
+                    try:
+                        _insert(database, ready)
+                    except StoreError:
+                        database.execute("ROLLBACK TO one")
+                        raise
+                    finally:
+                        database.execute("RELEASE one")
+                except StoreError as problem:
+                    result.append(problem)
+                else:
+                    result.append(None)
+        return result
 
     def thd_modify(self, name: Name, change: Callable[[Entry], Entry]) -> Entry:
         """
@@ -446,6 +462,19 @@ def _row(database: sqlite3.Connection, name: Name) -> tuple[int, str, str] | Non
 
 def _children(database: sqlite3.Connection, name: Name) -> bool:
     return database.execute("SELECT 1 FROM entries WHERE parent = ? LIMIT 1", (name.key,)).fetchone() is not None
+
+
+def _insert(database: sqlite3.Connection, entry: Entry) -> None:
+    parent = entry.name.parent
+    if not _row(database, parent) and database.execute("SELECT 1 FROM entries LIMIT 1").fetchone():
+        raise StoreError(Trouble.NO_SUCH, f"there is no entry {parent}")
+    if _row(database, entry.name):
+        raise StoreError(Trouble.EXISTS, f"{entry.name} is there already")
+    cursor = database.execute(
+        "INSERT INTO entries (tree, parent, name, attributes) VALUES (?, ?, ?, ?)",
+        (entry.name.key, parent.key, str(entry.name), _packed(entry.attributes)),
+    )
+    _index(database, cursor.lastrowid or 0, entry)
 
 
 def _index(database: sqlite3.Connection, number: int, entry: Entry) -> None:

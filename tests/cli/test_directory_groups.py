@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
+from contextlib import redirect_stdout
 
 from attrs import evolve
 from twisted.internet.defer import maybeDeferred
 
+from qmailpy.cli.main import run
 from qmailpy.directory import setup, subschema
 from qmailpy.directory.embedded import EmbeddedDirectory
 from qmailpy.directory.names import parse
@@ -273,3 +276,25 @@ class VacationTests(EstateTestCase):
         self.call(*vacation, "--off", "--days", "3", status=2)
         self.call(*vacation, "--text-file", "-", stdin=b"From standard input\n")
         self.assertIn("standard input", self.call(*vacation))
+
+
+class CheckTests(EstateTestCase):
+    def test_what_is_wrong_is_told_with_what_helps(self) -> None:
+        self.assertEqual(self.call("directory", "check"), "0 problems, 0 notes\n")
+        self.call("alias", "add", "info@example.org", "nobody@example.org")
+        self.call("group", "add", "staff@example.org")
+        for arguments, shown in (((), "info@example.org: leads to nobody@example.org"), (("--json",), '"dangling"')):
+            out = io.StringIO()
+            with redirect_stdout(out):
+                self.assertEqual(run(["--home", self.home, "directory", "check", *arguments]), 1)
+            self.assertIn(shown, out.getvalue())
+        self.call("alias", "delete", "info@example.org")
+        text = self.call("directory", "check")
+        self.assertIn("note: staff@example.org: is a group without members; qmailpy group member add", text)
+        self.assertTrue(text.endswith("0 problems, 1 note\n"))
+
+    def test_users_without_a_maildir_are_told_when_asked_for(self) -> None:
+        os.makedirs(os.path.join(self.home, "mail", "example.org", "joe", "Maildir"))
+        text = self.call("directory", "check", "--homes")
+        self.assertIn("note: postmaster@example.org: there is no", text)
+        self.assertNotIn("joe@", text)
