@@ -41,6 +41,30 @@ if [ "$(cat "$stamp" 2> /dev/null)" != "$state" ]; then
 fi
 [ "$goal" = test ] || exit 0
 
+# Other mail servers cannot be installed beside postfix: Debian lets one be there. They are unpacked into $VENV/peers and
+# run from there, with their libraries and the users they insist on.
+unpack_peers() {
+    peers="$VENV/peers"
+    [ -x "$peers/usr/sbin/exim4" ] && [ -x "$peers/usr/sbin/smtpd" ] && exit 0
+    [ "$(id -u)" = 0 ] || fail "the tests need Exim and OpenSMTPD below $peers; run this once as root"
+    echo "bootstrap: unpacking exim4 and opensmtpd into $peers"
+    mkdir -p "$peers/archives"
+    (cd "$peers/archives" && { apt-get download -qq exim4-daemon-light opensmtpd 2> /dev/null ||
+        { apt-get update -qq && apt-get download -qq exim4-daemon-light opensmtpd 2> /dev/null; }; }) ||
+        fail "apt could not download exim4-daemon-light and opensmtpd"
+    libraries=$(for archive in "$peers"/archives/*.deb; do dpkg-deb -f "$archive" Depends; done |
+        tr ',|' '\n\n' | sed -n 's/^ *\(lib[^ (]*\).*/\1/p' | sort -u)
+    # shellcheck disable=SC2086
+    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $libraries > /dev/null ||
+        fail "apt could not install them; by hand: apt-get install $libraries"
+    for archive in "$peers"/archives/*.deb; do dpkg-deb -x "$archive" "$peers"; done
+    for user in Debian-exim opensmtpd opensmtpq; do
+        id "$user" > /dev/null 2>&1 ||
+            useradd --system --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin "$user"
+    done
+    exit 0
+}
+
 # --- real peers for the tests: command and package ---
 PATH=$PATH:/usr/sbin:/sbin
 missing=
@@ -61,12 +85,13 @@ ldapsearch ldap-utils
 slapd slapd
 knotd knot
 unbound unbound
+msmtp msmtp
 END
 # swaks speaks TLS and all of SASL only with these
 perl -MNet::SSLeay -MAuthen::SASL -e 1 2> /dev/null || missing="$missing libnet-ssleay-perl libauthen-sasl-perl"
 missing=$(printf '%s\n' $missing | sort -u | tr '\n' ' ')
 missing=${missing% }
-[ -n "$missing" ] || exit 0
+[ -n "$missing" ] || unpack_peers
 
 line="apt-get install --no-install-recommends $missing"
 command -v apt-get > /dev/null || fail "the tests need the programs of Debian's packages: $missing"
@@ -100,3 +125,4 @@ apt-get install -qq -y --no-install-recommends $missing > /dev/null || {
     apt-get update -qq
     apt-get install -qq -y --no-install-recommends $missing > /dev/null
 } || fail "apt could not install them; by hand: $line"
+unpack_peers

@@ -155,6 +155,7 @@ class SmtpChannel:
         good = tuple([recipient.address for recipient in taken])
         found: Sequence[Disposition] = ()
         if good:
+            addresses = (sender, *good)
             transaction = Transaction(
                 sender=sender,
                 recipients=good,
@@ -168,6 +169,7 @@ class SmtpChannel:
                 deliver_by=job.envelope.deliver_by,
                 by_mode=job.envelope.by_mode,
                 require_tls=require,
+                utf8=job.envelope.smtputf8 or not all(map(str.isascii, addresses)),
             )
             found = await self._remote.send(where, transaction, job.content)
             self._shaper.learn(where.name, found, self._clock.seconds(), where.policy.concurrency)

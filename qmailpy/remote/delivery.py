@@ -50,6 +50,7 @@ class _Attempt:
     transaction: Transaction
     content: Content
     seven_bit: MemoryContent | None = None  # made when a peer needed it
+    plain_header: bool | None = None  # whether it is US-ASCII; asked when a peer takes nothing else
     left: list[int]  # recipients without an answer of their own
     found: dict[int, Disposition] = field(factory=dict)
     last: Disposition | None = None  # for those still left at the end
@@ -217,7 +218,15 @@ class Remote:
                     return _NO_PROMISE
                 content = attempt.content
                 refusal = None
-                if not session.core.eight_bit or (transaction.binary and not session.core.binary):
+                if transaction.utf8 and not session.core.utf8:
+                    refusal = await self._plain(attempt, session)
+                    if refusal is None:
+                        if not attempt.left:
+                            return None
+                        transaction = evolve(attempt.for_left(), utf8=False)
+                    if not session.usable:
+                        return _gone(session, attempt)
+                if refusal is None and (not session.core.eight_bit or (transaction.binary and not session.core.binary)):
                     content, refusal = await self._seven_bit(attempt)
                     transaction = evolve(transaction, size=content.size, eight_bit=False, binary=False)
                     if not session.usable:  # it has hung up meanwhile
@@ -245,6 +254,31 @@ class Remote:
             raise
         finally:
             self._pool.give(session, attempt.destination)
+
+    async def _plain(self, attempt: _Attempt, session: Session) -> Reply | None:
+        """
+        A peer without SMTPUTF8: why it cannot have the message (RFC 6531 s.3.6). Recipients it cannot be named are
+        answered here, the others may have it when sender and header are US-ASCII.
+        """
+        sender = attempt.transaction.sender
+        if not sender.isascii():
+            return _no_utf8("the sender's address")
+        if attempt.plain_header is None:
+            content = attempt.content
+            try:
+                header = content.header() if content.in_memory else await self._in_thread(content.header)
+                attempt.plain_header = (header or b"").isascii()
+            except OSError as error:
+                return Reply(451, "4.3.0", f"Message cannot be read: {error.strerror or error}")
+        if not attempt.plain_header:
+            return _no_utf8("the header")
+        recipients = attempt.transaction.recipients
+        for index in [each for each in attempt.left if not recipients[each].isascii()]:
+            attempt.found[index] = Disposition(
+                verdict=Verdict.FAILED, reply=_no_utf8("the recipient's address"), remote_mta=_name(session.peer)
+            )
+        attempt.left = [each for each in attempt.left if recipients[each].isascii()]
+        return None
 
     async def _seven_bit(self, attempt: _Attempt) -> tuple[Content, Reply | None]:
         """
@@ -291,6 +325,10 @@ class Remote:
                 again.append(index)
         attempt.left = left
         return again if delivered else []
+
+
+def _no_utf8(what: str) -> Reply:
+    return Reply(553, "5.6.7", f"Host takes no SMTPUTF8, which {what} needs")
 
 
 def thd_seven_bit(content: Content, binary: bool = False) -> bytes | None:

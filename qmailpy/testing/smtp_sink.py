@@ -133,7 +133,7 @@ class SmtpSink(Protocol):
                 if not end:
                     return
                 self._pending = rest
-                self._command(line.decode("ascii", "backslashreplace"))
+                self._command(line.decode("utf-8", "backslashreplace"))
 
     def _command(self, line: str) -> None:
         self._log.commands.append(line)

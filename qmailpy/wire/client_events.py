@@ -68,6 +68,7 @@ class Transaction:
     deliver_by: float = 0.0  # RFC 2852: end of the sender's patience, in seconds since the epoch
     by_mode: str = ""  # "N", "R", "NT", "RT"; "" without
     by_seconds: int = 0  # what is left of it now; set as it is sent
+    utf8: bool = False  # SMTPUTF8 for peers that know it (RFC 6531): a local part or the header is not US-ASCII
     require_tls: bool = False  # RFC 8689: the peer must promise to pass it on over verified TLS alone
 
     def only(self, indexes: Sequence[int]) -> Transaction:

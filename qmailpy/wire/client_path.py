@@ -10,7 +10,9 @@ from qmailpy.values import Notify, Reply
 from qmailpy.wire.client_events import Wish
 from qmailpy.wire.orcpt import emit_orcpt
 
-_DOT_ATOM = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
+_ATOMS = re.compile(
+    r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\x80-\U0010ffff-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~\x80-\U0010ffff-]+)*"
+)
 _DOMAIN = re.compile(r"[A-Za-z0-9_.:\[\]-]+")  # or a literal
 _PRINTABLE = re.compile(r"[ -~]+")
 _ADDRESS_LIMIT = 1000  # a command line is 512 octets (RFC 5321 s.4.5.3.1.4); many servers allow more, none needs this
@@ -25,9 +27,8 @@ def unsendable(address: str) -> Reply | None:
     """
     if not address:
         return None
-    if not address.isascii():
-        return Reply(553, "5.6.7", "Address needs SMTPUTF8")
-    if _PRINTABLE.fullmatch(address) is None or len(address) > _ADDRESS_LIMIT:
+    printable = _PRINTABLE.fullmatch(address) is not None if address.isascii() else address.isprintable()
+    if not printable or len(address) > _ADDRESS_LIMIT:
         return Reply(553, "5.1.3", "Address cannot be sent")
     local, at, domain = address.rpartition("@")
     if not (at and local) or _DOMAIN.fullmatch(domain) is None:
@@ -57,16 +58,18 @@ def wished(wish: Wish, *, utf8: bool = False) -> bytes:
 
 def path(address: str) -> bytes:
     """
-    C{address} in its angle brackets (RFC 5321 s.4.1.2), the local part quoted where it must be.
+    C{address} in its angle brackets (RFC 5321 s.4.1.2), the local part quoted where it must be; a local part beyond
+    US-ASCII in UTF-8 (RFC 6531 s.3.3), for transactions with SMTPUTF8.
 
     @raise ValueError: L{unsendable} was not asked.
     """
     if not address:
         return b"<>"
     local, _, domain = address.rpartition("@")
-    if _DOT_ATOM.fullmatch(local) is None or _DOMAIN.fullmatch(domain) is None:
+    plain = local.isascii() or local.isprintable()
+    if not plain or _ATOMS.fullmatch(local) is None or _DOMAIN.fullmatch(domain) is None:
         if unsendable(address) is not None:
             raise ValueError(f"address {address!r} cannot be sent")
         if not local.startswith('"'):
             local = '"' + local.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    return f"<{local}@{domain}>".encode("ascii")
+    return f"<{local}@{domain}>".encode()

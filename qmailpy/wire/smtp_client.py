@@ -169,6 +169,11 @@ class SmtpClient:
         """Whether the peer takes content that is no lines (RFC 3030 s.3); else it must be converted first."""
         return "BINARYMIME" in self.extensions and "CHUNKING" in self.extensions
 
+    @property
+    def utf8(self) -> bool:
+        """Whether the peer takes addresses and header fields in UTF-8 (RFC 6531 s.3.1)."""
+        return "SMTPUTF8" in self.extensions
+
     def refusal(self, transaction: Transaction) -> Reply | None:
         """Why the peer cannot take C{transaction} by what it said in EHLO, without asking it (RFC 1870 s.6.1)."""
         limit = self.extensions.get("SIZE", "")
@@ -198,6 +203,8 @@ class SmtpClient:
             mail += b" BODY=8BITMIME" if not transaction.binary else b" BODY=BINARYMIME"
         if self.esmtp:
             mail += options(transaction, self.extensions)
+        if transaction.utf8 and self.utf8:
+            mail += b" SMTPUTF8"
         if transaction.require_tls and "REQUIRETLS" in self.extensions:
             mail += b" REQUIRETLS"  # RFC 8689 s.2
         if "DSN" in self.extensions:
@@ -444,7 +451,7 @@ class SmtpClient:
         assert transaction is not None
         line = b"RCPT TO:" + path(transaction.recipients[index])
         if transaction.wishes and "DSN" in self.extensions:
-            line += wished(transaction.wishes[index])
+            line += wished(transaction.wishes[index], utf8=transaction.utf8 and self.utf8)
         return line + b"\r\n"
 
     def _rcpt(self, reply: Reply, events: list[Event]) -> None:

@@ -113,6 +113,41 @@ class DeliveryTests(SynchronousTestCase):
         self.send(world)
         self.assertEqual((sink.log.connections, len(sink.log.messages)), (1, 1))
 
+    def utf8(self, world: World, sender: str, *recipients: str, octets: bytes = CONTENT.octets) -> list[Disposition]:
+        """Mail with SMTPUTF8."""
+        transaction = Transaction(sender=sender, recipients=recipients, size=len(octets), utf8=True)
+        return list(self.successResultOf(world.run(world.remote.send(MX, transaction, MemoryContent(octets)))))
+
+    def test_addresses_and_fields_in_utf8_go_to_peers_that_take_them(self) -> None:
+        """RFC 6531 s.3.4."""
+        world = World()
+        sink = world.network.host("192.0.2.1", {"EHLO": "250-x\n250-8BITMIME\n250-SMTPUTF8\n250 SIZE"})
+        octets = "Subject: Grüße\r\n\r\nx\r\n".encode()
+        [found] = self.utf8(world, "пример@a.example", "ü@mx.example", octets=octets)
+        self.assertEqual(found.verdict, D)
+        [message] = sink.log.messages
+        self.assertEqual((message.sender, message.recipients), ("пример@a.example", ["ü@mx.example"]))
+        self.assertEqual(message.content, octets)
+        self.assertIn("SMTPUTF8", message.mail_parameters)
+
+    def test_a_peer_without_smtputf8_gets_what_needs_none(self) -> None:
+        """RFC 6531 s.3.6: 5.6.7 for the rest, be it the sender's address, a recipient's, or the header."""
+        world = World()
+        sink = world.network.host("192.0.2.1")
+        found = self.utf8(world, "a@example.org", "ü@mx.example", "b@mx.example")
+        self.assertEqual([(one.verdict, one.reply.enhanced) for one in found], [(R, "5.6.7"), (D, "2.0.0")])
+        self.assertEqual([one.recipients for one in sink.log.messages], [["b@mx.example"]])
+        self.assertNotIn("SMTPUTF8", sink.log.messages[0].mail_parameters)
+        header = "Subject: Grüße\r\n\r\nx\r\n".encode()
+        for sender, to, octets in (
+            ("ü@example.org", "b@mx.example", CONTENT.octets),
+            ("a@example.org", "b@mx.example", header),
+            ("a@example.org", "ü@mx.example", CONTENT.octets),
+        ):
+            [one] = self.utf8(world, sender, to, octets=octets)
+            self.assertEqual((one.verdict, one.reply.enhanced), (R, "5.6.7"))
+        self.assertEqual((sink.log.connections, len(sink.log.messages)), (1, 1))
+
     def test_a_message_that_cannot_be_read_for_conversion_waits(self) -> None:
         """The disk's trouble is not the sender's."""
         world = World()

@@ -567,7 +567,10 @@ class AddressTests(SynchronousTestCase):
             'a"b"\n@x.example',
             '"a" b"@x.example',
             "a\0@x.example",
-            "ü@x.example",
+            "ü\u2028@x.example",
+            "ü\x85@x.example",
+            "ü\ud800@x.example",
+            "a@ü.example",
             "a",
             "@x.example",
             "a@",
@@ -579,10 +582,11 @@ class AddressTests(SynchronousTestCase):
 
     @given(st.text(max_size=30))
     def test_whatever_passes_makes_one_path(self, address: str) -> None:
-        """One line, of printable ASCII."""
+        """One printable line, in UTF-8 where the local part is."""
         if unsendable(address) is None:
             octets = path(address)
-            self.assertTrue(octets.isascii() and octets.decode().isprintable())
+            self.assertEqual(octets.isascii(), address.isascii())
+            self.assertTrue(octets.decode().isprintable())
             self.assertTrue(octets.startswith(b"<") and octets.endswith(b">"))
 
     def test_a_message_larger_than_the_peer_takes_is_refused_here(self) -> None:
