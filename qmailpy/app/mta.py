@@ -44,6 +44,7 @@ from qmailpy.errors import ConfigError, QmailpyError
 from qmailpy.events import log as events
 from qmailpy.events.log import EventLog
 from qmailpy.interfaces import IChannel, IReconfigured
+from qmailpy.local.usage import Usage
 from qmailpy.policy.gate import Gate
 from qmailpy.policy.lists import Lists, thd_read_lists
 from qmailpy.queue.committer import ICommitter
@@ -97,7 +98,8 @@ class MailWorker(Service):
         if config.forward.srs and not self._srs_secret:
             path = srs_secret.secret_path(context.home)
             self._log.warn("{path} cannot be read: forwarded mail keeps its senders", path=path)
-        self._router = Router(config, self._directory, srs_secret=self._srs_secret)
+        self._usage = Usage(self._files, config, self._in_thread, time.time, self._reactor.seconds)
+        self._router = Router(config, self._directory, room=self._usage, srs_secret=self._srs_secret)
         self._resolver = resolver(self._reactor, config.dns)
         self._listeners = MailListeners(context)
         self._marks = thd_marks_of_all(config)  # before the channels read them, so that no change is overlooked
@@ -184,6 +186,7 @@ class MailWorker(Service):
             events=self._events,
             config=config,
             srs_secret=self._srs_secret,
+            usage=self._usage,
         )
 
     def _same_session(self, shard: str) -> bool:
@@ -248,7 +251,7 @@ class MailWorker(Service):
             logins=self._lookups.logins,
             directory=self._directory,
             process=next((name for name, one in config.channels.items() if one.kind == "process"), "process"),
-            last_checks=(MailboxLimits(self._directory),),
+            last_checks=(MailboxLimits(self._directory, self._usage),),
             gate=self._gate,
         )
 
@@ -322,6 +325,7 @@ class MailWorker(Service):
         self._published.reconfigure(config)
         if self._reports is not None:
             self._reports.config = config
+        self._usage.reconfigure(config)
         self._gate.reconfigure(config, lists)
         for channel in self._channels:
             if IReconfigured.providedBy(channel):

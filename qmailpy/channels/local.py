@@ -7,8 +7,9 @@ Each recipient's mailbox is looked up in the directory at each attempt; the writ
 
 A user that is gone: 5.1.1. Suspended: 5.2.1, or 4.2.1 as C{[local] disabled} says. Moved to another node: forwarded to
 it. C{user+tag}: into the folder C{tag} when there is one (L{qmailpy.local.folders}). The recipient's own Delivered-To
-field in the header: 5.4.6. A mailbox that cannot be written defers its own mail only: 4.3.1 for want of space or
-handles, 4.2.0 else.
+field in the header: 5.4.6. A mailbox that is full: 4.2.2, in the end 5.2.2 (L{qmailpy.local.usage}); when it passes the
+mark its user finds a warning in it. A mailbox that cannot be written defers its own mail only: 4.3.1 for want of space
+or handles, 4.2.0 else.
 """
 
 from __future__ import annotations
@@ -18,16 +19,19 @@ import threading
 from collections.abc import Iterable, Sequence
 from functools import partial
 
-from attrs import evolve, frozen
+from attrs import asdict, evolve, frozen
 from twisted.logger import Logger
 from zope.interface import implementer
 
 from qmailpy.channels.parts import Parts
+from qmailpy.channels.quota_notice import QuotaNotice
 from qmailpy.config.schema import ChannelConfig, Config
 from qmailpy.errors import Temporary
 from qmailpy.interfaces import IChannel, IDurableDelivery, IReconfigured
 from qmailpy.local.loops import delivered_to
 from qmailpy.local.maildir import Delivered, Delivery, Store, trouble
+from qmailpy.local.quota import named_size
+from qmailpy.local.usage import Quota
 from qmailpy.local.writer import ReactorThreads, Threads
 from qmailpy.routing.expand import SUBADDRESS, is_this_node
 from qmailpy.routing.router import names_of_node
@@ -51,6 +55,15 @@ class _Found:
     mailbox: Mailbox
     domain: Domain | None
     tag: str = ""  # the subaddress, where there is a folder for it perhaps
+    quota: Quota | None = None
+
+
+@frozen(kw_only=True)
+class _Bounded(Delivery):
+    """Into a mailbox that has a quota, or whose domain has one."""
+
+    quota: Quota
+    owner: str  # the mailbox's main address
 
 
 @implementer(IChannel, IDurableDelivery, IReconfigured)
@@ -70,6 +83,8 @@ class LocalChannel:
         self._store = Store(parts.files, config.path("mail"), config.server.hostname)
         self._threads = threads or ReactorThreads(parts.reactor)
         self._writer = self._threads.writer(self._thd_work, f"{channel.name} delivery")
+        self._usage = parts.usage
+        self._notice = QuotaNotice(config, channel.name, parts.seconds)
         self.reconfigure(config)
         self._guard = threading.Lock()  # over the two below, which the queue's thread uses as well
         self._delivered: dict[str, dict[int, list[Delivered]]] = {}  # by id and number: what may not be durable yet
@@ -78,6 +93,7 @@ class LocalChannel:
     def reconfigure(self, config: Config) -> None:
         self._suspended = _SUSPENDED_FOR_NOW if config.local.disabled == "defer" else _SUSPENDED
         self._nodes = names_of_node(config)
+        self._notice.reconfigure(config)
 
     async def dequeue(self, job: Job) -> Sequence[Disposition]:
         results: list[Disposition | None] = []
@@ -135,6 +151,8 @@ class LocalChannel:
                 delivery = self._thd_into_folder(_delivery(job, number, recipient, found))
                 paths = self._store.thd_replay(delivery, doubtful=doubtful)
                 self._remember(job.id, number, paths)
+                if self._usage is not None and isinstance(delivery, _Bounded):
+                    self._usage.thd_doubtful(delivery.quota)
             else:
                 self._forget(job.id, number)
 
@@ -150,6 +168,10 @@ class LocalChannel:
                     passed = delivered_to(delivery.content.header())
                 if delivery.address.lower() in passed:
                     results.append(_LOOP)
+                    continue
+                refusal = self._thd_refusal(delivery)
+                if refusal is not None:
+                    results.append(refusal)
                     continue
                 if delivery.arrival < self._started:
                     # A life before this one may have delivered it and not come to mark it.
@@ -167,8 +189,39 @@ class LocalChannel:
                 results.append(Disposition(verdict=Verdict.DEFERRED, reply=trouble(error)))
             else:
                 self._remember(delivery.id, delivery.number, paths)
-                results.append(_DELIVERED)
+                results.append(self._thd_counted(delivery, paths) if isinstance(delivery, _Bounded) else _DELIVERED)
         return results
+
+    def _thd_refusal(self, delivery: Delivery) -> Disposition | None:
+        """Whether there is no room for it; where that cannot be found out, there is."""
+        if self._usage is None or not isinstance(delivery, _Bounded):
+            return None
+        try:
+            reply = self._usage.thd_refusal(delivery.quota, delivery.content.size)
+            if reply is None or (delivery.arrival < self._started and self._store.thd_has(delivery)):
+                return None  # what is there already needs no room
+        except OSError as error:
+            self.log.warn(
+                "{channel}: quota of {mailbox!r}: {error}",
+                channel=self.name,
+                mailbox=delivery.mailbox,
+                error=str(error),
+            )
+            return None
+        return Disposition(verdict=Verdict.DEFERRED if reply.temporary else Verdict.FAILED, reply=reply)
+
+    def _thd_counted(self, delivery: _Bounded, paths: Sequence[Delivered]) -> Disposition:
+        """It is in the mailbox, and counts; perhaps its user is to be told how much there is by now."""
+        usage = self._usage
+        if usage is None:
+            return _DELIVERED
+        if delivery.arrival < self._started:
+            usage.thd_doubtful(delivery.quota)
+            return _DELIVERED
+        filling = usage.thd_delivered(delivery.quota, named_size(paths[0].path))
+        if filling is None:
+            return _DELIVERED
+        return evolve(_DELIVERED, mails=(self._notice.thd_make(delivery.owner, filling),))
 
     def _thd_into_folder(self, delivery: Delivery) -> Delivery:
         return self._store.thd_into_folder(delivery) if delivery.tag else delivery
@@ -222,7 +275,9 @@ class LocalChannel:
             entry = await self._directory.lookup(f"{local}@{domain}") if local else None
         if not isinstance(entry, Mailbox):
             return entry
-        return _Found(entry, await self._directory.domain(domain), tag if entry.subfolders else "")
+        ours = await self._directory.domain(entry.address.rpartition("@")[2])
+        quota = self._usage.quota(entry, ours) if self._usage is not None else None
+        return _Found(entry, ours, tag if entry.subfolders else "", quota)
 
     async def _elsewhere(self, recipient: Recipient) -> Disposition:
         """The address has become an alias while the message waited."""
@@ -241,7 +296,7 @@ class LocalChannel:
 
 def _delivery(job: Job, number: int, recipient: Recipient, found: _Found) -> Delivery:
     envelope = job.envelope
-    return Delivery(
+    delivery = Delivery(
         id=job.id,
         number=number,
         arrival=envelope.arrival,
@@ -252,3 +307,6 @@ def _delivery(job: Job, number: int, recipient: Recipient, found: _Found) -> Del
         binary=envelope.body == "BINARYMIME",
         tag=found.tag,
     )
+    if found.quota is None:
+        return delivery
+    return _Bounded(**asdict(delivery, recurse=False), quota=found.quota, owner=found.mailbox.address)

@@ -17,6 +17,7 @@ from qmailpy.config.schema import ChannelConfig, Config
 from qmailpy.disk.files import Files
 from qmailpy.events.log import NoEvents
 from qmailpy.interfaces import IChannel, IDirectory, IEvents, IRecorder, IResolver, IRouter
+from qmailpy.local.usage import Usage
 
 if TYPE_CHECKING:  # not every worker loads what speaks to other hosts
     from qmailpy.remote.delivery import Results
@@ -50,6 +51,7 @@ class Parts:
     security: Security = Security()
     srs_secret: bytes = field(default=b"", repr=False)  # of the senders that forwarded mail gets; empty: they stay
     seconds: Callable[[], float] = time.time  # the time of day
+    usage: Usage | None = None  # quotas; C{None}: there are none
 
 
 class ChannelFactory(Protocol):

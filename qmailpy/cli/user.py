@@ -29,6 +29,7 @@ from qmailpy.cli.people import (
     sure,
     with_keys,
 )
+from qmailpy.cli.quota import quota, remembered
 from qmailpy.cli.user_bulk import export, import_
 from qmailpy.directory import meaning
 from qmailpy.directory.address import BadAddress, maildir, own
@@ -46,6 +47,7 @@ def user() -> None:
 
 user.add_command(import_)
 user.add_command(export)
+user.add_command(quota)
 
 
 @user.command("add")
@@ -120,11 +122,13 @@ def user_show(context: Context, address: str, as_json: bool) -> None:
     if as_json:
         print_entry(attrs.asdict(found), USER, entry, inherited, True)
         return
+    in_use = remembered(context.config, found.store)
     login = " ".join(one for one in (found.last_login, found.last_service, found.last_address) if one)
     head: dict[str, object] = {
         "address": found.address,
         "password": found.has_password,
         "store": found.store,
+        "in use": in_use or None,
         "last login": login or "never",
         "answers": "yes" if meaning.answers(entry.attributes) else None,
     }

@@ -77,6 +77,9 @@ class Files(Protocol):
     def identity(self, where: str | int) -> int:
         """A file's inode number, by path or handle: the same through renames; 0 when the path names nothing."""
 
+    def modified(self, path: str) -> float:
+        """When a file, or the names in a directory, have last changed: seconds since the epoch."""
+
     def read(self, path: str) -> bytes:
         """The whole of a file."""
 
@@ -190,6 +193,9 @@ class RealFiles:
             return os.stat(where).st_ino
         except FileNotFoundError:
             return 0
+
+    def modified(self, path: str) -> float:
+        return os.stat(path).st_mtime
 
     def read(self, path: str) -> bytes:
         with open(path, "rb") as source:

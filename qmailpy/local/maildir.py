@@ -178,6 +178,11 @@ class Store:
         folder = thd_folder(self._files, self._where(delivery.mailbox), delivery.tag)
         return evolve(delivery, mailbox=f"{delivery.mailbox}/{folder}") if folder else delivery
 
+    def thd_has(self, delivery: Delivery) -> bool:
+        """Whether the message is in the mailbox already, whole or not. @raise OSError: it cannot be found out."""
+        where, base = self._where(delivery.mailbox), self._base(delivery) + ","
+        return any(name.startswith(base) for part in ("new", "cur") for name in self._files.scan(f"{where}/{part}"))
+
     def thd_replay(self, delivery: Delivery, *, doubtful: bool = False) -> list[Delivered]:
         """
         See to it that the message is in the mailbox, whole: found in C{new/} or C{cur/} under any flags, or written.

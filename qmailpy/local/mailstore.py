@@ -17,6 +17,7 @@ No file of another program is changed but for the flag S (seen) of messages that
 from __future__ import annotations
 
 import errno
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -29,6 +30,7 @@ from qmailpy.errors import MailboxInUse
 from qmailpy.interfaces import IHolder, IMaildrop, IMailStore, IMessagePieces
 from qmailpy.local.listing import Listing, base_of, thd_list, thd_names
 from qmailpy.local.maildir import mailbox_path
+from qmailpy.local.quota import Limit, Tally, domain_tally, named_size
 from qmailpy.values import Mailbox
 from qmailpy.wire.pop3_message import END, Outgoing, encode
 
@@ -98,6 +100,10 @@ class MailStore:
             self.forget(path)
             raise
         return drop
+
+    def domain_of(self, path: str) -> str:
+        """The directory of the domain that a mailbox is in."""
+        return f"{self._root}/{path[len(self._root) + 1 :].partition('/')[0]}"
 
     def forget(self, path: str) -> None:
         """A mailbox is free again."""
@@ -278,14 +284,18 @@ class Maildrop:
     def _thd_update(self, deleted: Sequence[int], seen: Sequence[int]) -> tuple[int, str]:
         failed, why = 0, ""
         folders = set()
+        sizes: list[int] = []
         for index in deleted:
             folders.add(self._messages.paths[index][:3])
             try:
-                self._thd_remove(index)
+                if self._thd_remove(index):
+                    sizes.append(named_size(self._messages.paths[index]))
             except OSError as error:
                 failed, why = failed + 1, str(error)
         for index in seen:
             self._thd_flag(index)
+        if sizes:
+            self._thd_note(sizes)
         # Only then may the client forget them: after a power cut none of them is there again.
         for folder in folders - {""}:
             try:
@@ -294,17 +304,31 @@ class Maildrop:
                 return len(deleted), str(error)
         return failed, why
 
-    def _thd_remove(self, index: int) -> None:
+    def _thd_note(self, sizes: Sequence[int]) -> None:
+        """What was removed makes room, in the mailbox and in its domain."""
+        for tally in (
+            Tally(self._files, self._path, Limit(), time.time),
+            domain_tally(self._files, self._store.domain_of(self._path), Limit(), time.time),
+        ):
+            if all(sizes):
+                tally.thd_add(-sum(sizes), -len(sizes))
+            else:
+                tally.thd_forget()
+
+    def _thd_remove(self, index: int) -> bool:
+        """Remove a message; whether it was there."""
         path = self._messages.paths[index]
         if not path:
-            return  # gone already
+            return False  # gone already
         try:
             self._files.unlink(f"{self._path}/{path}")
         except FileNotFoundError:
             self._thd_find()
             path = self._messages.paths[index]
-            if path:
-                self._files.unlink(f"{self._path}/{path}")
+            if not path:
+                return False
+            self._files.unlink(f"{self._path}/{path}")
+        return True
 
     def _thd_flag(self, index: int) -> None:
         """Note that a message was seen, in its name as Maildir has it; no matter when that cannot be done."""

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from zope.interface import implementer
 
 from qmailpy.errors import MailError
-from qmailpy.interfaces import IDirectory, ILastCheck
+from qmailpy.interfaces import IDirectory, ILastCheck, IRoom
+from qmailpy.routing.expand import SUBADDRESS
 from qmailpy.values import Mailbox, Recipient, Reply
 
 SUSPENDED = Reply(550, "5.2.1", "This mailbox is disabled and takes no mail")
@@ -21,18 +22,28 @@ TOO_LARGE = Reply(552, "5.2.3", "Message is larger than this mailbox takes")
 
 @implementer(ILastCheck)
 class MailboxLimits:
-    """What the directory says of a mailbox: that it is in use, and how large a message it takes."""
+    """That a mailbox is in use, how large a message it takes, and whether it has room."""
 
-    def __init__(self, directory: IDirectory) -> None:
+    def __init__(self, directory: IDirectory, room: IRoom | None = None) -> None:
+        """@param room: whom to ask whether mailboxes are full; C{None} = none ever is."""
         self._directory = directory
+        self._room = room
 
     async def refusal(self, recipient: Recipient, size_octets: int) -> Reply | None:
         found = await self._directory.lookup(recipient.address)
+        local, _, domain = recipient.address.rpartition("@")
+        if found is None and SUBADDRESS in local:
+            found = await self._directory.lookup(f"{local.partition(SUBADDRESS)[0]}@{domain}")
         if not isinstance(found, Mailbox):
             return None
         if not found.active:
             return SUSPENDED
-        return TOO_LARGE if 0 < found.size_octets < size_octets else None
+        if 0 < found.size_octets < size_octets:
+            return TOO_LARGE
+        if self._room is None:
+            return None
+        ours = await self._directory.domain(found.address.rpartition("@")[2])
+        return (await self._room.room(found, ours, size_octets)).refusal if ours is not None else None
 
 
 async def refusals(

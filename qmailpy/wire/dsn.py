@@ -14,7 +14,7 @@ import base64
 import re
 import textwrap
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from attrs import evolve, field, frozen
 
@@ -98,6 +98,30 @@ def success_report(notice: Notice, origin: Origin, recipients: Sequence[Reported
     """The report of recipients that have their mail, or of whose nothing more will be heard: see their C{action}."""
     relayed = all(one.action == "relayed" for one in recipients)
     return _report(notice, origin, "relayed" if relayed else "success", recipients)
+
+
+def note(notice: Notice, kind: str, values: Mapping[str, str]) -> bytes:
+    """A message of plain text: a section that is a whole notice, in each of the languages, filled in."""
+    found: list[str] = []
+    for words in notice.words:
+        if found:
+            found += ["", "-" * 70, ""]
+        found += wrapped([line for each in words.body(kind, values) for line in each.split("\n")])
+    text = "\r\n".join([*found, ""]).encode("utf-8", "replace")
+    coded = not text.isascii()
+    fields = [
+        f"Date: {date(notice.time)}",
+        f"From: {_phrase(notice.sender_name)} <MAILER-DAEMON@{_ascii(notice.hostname)}>",
+        f"To: {_clean(notice.to)}",
+        f"Subject: {_encoded(' / '.join(words.subject(kind) for words in notice.words))}",
+        f"Message-ID: <{notice.id}@{_ascii(notice.hostname)}>",
+        "Auto-Submitted: auto-generated",
+        "MIME-Version: 1.0",
+        "Content-Type: text/plain; charset=utf-8",
+        *["Content-Transfer-Encoding: base64"] * coded,
+    ]
+    pieces = [field.encode() if "\r\n" in field else _folded(field).encode() for field in fields]
+    return b"\r\n".join([*pieces, b"", base64.encodebytes(text).replace(b"\n", b"\r\n") if coded else text])
 
 
 def _report(

@@ -31,13 +31,14 @@ SECTIONS: Mapping[str, frozenset[str]] = {
     "recipient delivered": _RECIPIENT,
     "recipient relayed": _RECIPIENT,
     "recipient expanded": _RECIPIENT,
+    "quota": frozenset({"hostname", "address", "percent", "used", "limit", "messages", "most"}),
     "leads to": frozenset({"original", "final"}),
     "said by": frozenset({"host", "reply"}),
     "somewhere": frozenset(),
 }
 """The sections there must be, and what each knows of; besides there are C{advice N.N}, without variables."""
 
-WITH_SUBJECT = frozenset({"failure", "double", "delay", "success", "relayed"})
+WITH_SUBJECT = frozenset({"failure", "double", "delay", "success", "relayed", "quota"})
 
 _HEAD = re.compile(r"\[([^\[\]]{1,40})\]\s*")
 _VARIABLE = re.compile(r"\$\{([^{}]{0,40})\}")

@@ -78,7 +78,7 @@ class ForwardTests(SynchronousTestCase):
         )
 
     def test_senders_of_ours_and_notices_keep_theirs(self) -> None:
-        for sender in ("joe@example.org", "joe@EXAMPLE.org", ""):
+        for sender in ("joe@example.org", "joe@EXAMPLE.org", "joe@other.example", ""):
             self.assertEqual(self.mail(to("x@far.example", "info@example.org"), sender=sender).envelope.sender, sender)
 
     def test_a_domain_for_them_may_be_set_and_all_of_it_be_off(self) -> None:

@@ -6,7 +6,7 @@ import errno
 from collections.abc import Sequence
 
 from attrs import evolve
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
@@ -14,11 +14,12 @@ from zope.interface.verify import verifyObject
 from qmailpy.channels.local import LocalChannel
 from qmailpy.config.schema import ChannelConfig, LocalConfig
 from qmailpy.interfaces import IChannel, IDurableDelivery
+from qmailpy.local.usage import Usage
 from qmailpy.testing.crashdisk import CrashDisk
 from qmailpy.testing.inline import InlineThreads
 from qmailpy.testing.memory_directory import MemoryDirectory
 from qmailpy.testing.scripted_router import ScriptedRouter, local, remote, unknown_user
-from qmailpy.values import Alias, Disposition, Job, Mailbox, Recipient, Routed, Verdict
+from qmailpy.values import Alias, Disposition, Job, Mailbox, Notify, Recipient, Routed, Verdict
 from tests.channels.common import MESSAGE, make_config, make_job, make_parts
 
 ANN, BEA = "ann@example.org", "bea@example.org"
@@ -141,6 +142,53 @@ class LocalChannelTests(SynchronousTestCase):
         self.channel.thd_replay(job)
         self.channel.thd_sync_deliveries([job.id])
         self.assertEqual((self.disk.listdir(f"{folder}/new"), self.mailbox("ann")), (before, []))
+
+    def bound(self, octets: int) -> Usage:
+        """Ann has a quota."""
+        self.directory.entries[ANN] = Mailbox(address=ANN, path="example.org/ann/Maildir", quota_octets=octets)
+        config = make_config()
+        usage = Usage(self.disk, config, maybeDeferred, lambda: 0.0, self.clock.seconds)
+        parts = make_parts(config, files=self.disk, directory=self.directory, router=self.router, clock=self.clock)
+        channel = ChannelConfig(name="local", kind="local")
+        self.channel = LocalChannel(config, channel, evolve(parts, usage=usage), InlineThreads())
+        return usage
+
+    def test_a_full_mailbox_defers_its_own_mail_only(self) -> None:
+        self.bound(230)
+        for expected in ((Verdict.DELIVERED, "2.1.5"), (Verdict.DELIVERED, "2.1.5"), (Verdict.DEFERRED, "4.2.2")):
+            job = make_job(ANN, BEA, queue_id=f"abcdefghijkl{len(self.mailbox('bea')):03}")
+            self.assertEqual(self.replies(job), [expected, (Verdict.DELIVERED, "2.1.5")])
+        self.assertEqual((len(self.mailbox("ann")), len(self.mailbox("bea"))), (2, 3))
+
+    def test_what_can_never_fit_fails(self) -> None:
+        self.bound(len(MESSAGE) - 1)
+        self.assertEqual(self.replies(make_job(ANN)), [(Verdict.FAILED, "5.2.3")])
+
+    def test_a_user_is_warned_in_the_transaction_of_the_delivery(self) -> None:
+        self.bound(105)
+        [found] = self.dequeue(make_job(ANN))
+        [mail] = found.mails
+        self.assertEqual((found.verdict, mail.envelope.sender), (Verdict.DELIVERED, ""))
+        [told] = mail.envelope.recipients
+        self.assertEqual((told.address, told.channel, told.notify), (ANN, "local", int(Notify.NEVER)))
+        self.assertIn(b"\r\nSubject: Your mailbox is nearly full\r\n", mail.content.read())
+
+    def test_what_a_former_life_has_delivered_needs_no_room(self) -> None:
+        """It is found there, and not refused; the mailbox is counted anew."""
+        self.bound(110)
+        job = make_job(ANN)
+        self.assertEqual(self.replies(job), [(Verdict.DELIVERED, "2.1.5")])
+        self.clock.advance(job.envelope.arrival + 1)
+        self.bound(110)
+        self.assertEqual(self.replies(job), [(Verdict.DELIVERED, "2.1.5")])
+        self.assertEqual(len(self.mailbox("ann")), 1)
+        self.assertFalse(self.disk.exists("/home/mail/example.org/ann/Maildir/maildirsize"))
+
+    def test_who_has_no_quota_has_no_file_of_it(self) -> None:
+        self.bound(10**6)
+        self.dequeue(make_job(ANN, BEA))
+        self.assertTrue(self.disk.exists("/home/mail/example.org/ann/Maildir/maildirsize"))
+        self.assertFalse(self.disk.exists("/home/mail/example.org/bea/Maildir/maildirsize"))
 
     def test_a_mailbox_that_has_moved_to_another_node_is_forwarded(self) -> None:
         self.directory.entries[ANN] = Mailbox(address=ANN, path="example.org/ann/Maildir", host="other.example.org")

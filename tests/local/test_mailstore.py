@@ -300,6 +300,26 @@ class UpdateTests(StoreTestCase):
             ["cur/2.b,W=15:2,S", "cur/3.c,W=15:2,FS", "cur/4.d,W=15:2,S", "cur/6.f,W=15:1,x", "new/5.e,W=15"],
         )
 
+    def test_what_was_removed_makes_room(self) -> None:
+        """The mailbox's quota file and its domain's have a line of it; one without a size makes them be counted."""
+        self.put("new/1.a,S=14,W=15", "new/2.b,S=10,W=15", "cur/3.c,W=15")
+        files = [f"{self.box}/maildirsize", f"{self.root}/example.org/qmailpy-domainsize"]
+        for path in files:
+            with open(path, "w") as target:
+                target.write("1000S\n39 3\n")
+        self.get(self.open().update((0, 1), ()))
+        for path in files:
+            with open(path) as source:
+                self.assertEqual(source.read(), "1000S\n39 3\n-24 -2\n")
+
+    def test_what_was_removed_and_has_no_size_makes_them_be_counted(self) -> None:
+        self.put("cur/3.c,W=15")
+        path = f"{self.box}/maildirsize"
+        with open(path, "w") as target:
+            target.write("1000S\n39 3\n")
+        self.get(self.open().update((0,), ()))
+        self.assertFalse(os.path.exists(path))
+
     def test_one_that_was_moved_is_removed_where_it_is(self) -> None:
         self.put("new/1.a,W=15", "new/2.b,W=15")
         drop = self.open()

@@ -53,6 +53,7 @@ service pop3 {{
 protocol pop3 {{
   mail_max_userip_connections = 10000
 }}
+{extra}
 """
 
 
@@ -89,18 +90,19 @@ class Dovecot:
 
     name = "Dovecot"
 
-    def __init__(self, mail: str, password: str, *, login: str = "", pop3: str = "") -> None:
+    def __init__(self, mail: str, password: str, *, login: str = "", pop3: str = "", extra: str = "") -> None:
         """
         @param mail: the directory of DOMAIN/USER/Maildir.
         @param password: everybody's.
         @param login: settings of the service pop3-login.
         @param pop3: settings of the service pop3.
+        @param extra: further settings.
         @raise OSError: it does not start.
         """
         self.base = tempfile.mkdtemp(prefix="qmailpy-dovecot-")
         os.chmod(self.base, 0o755)
         self.port = free_port()
-        path = os.path.join(self.base, "dovecot.conf")
+        path = self._path = os.path.join(self.base, "dovecot.conf")
         owner = pwd.getpwnam(USER)
         give(mail, owner)
         with open(path, "w") as target:
@@ -112,6 +114,7 @@ class Dovecot:
                     port=self.port,
                     login=login,
                     pop3=pop3,
+                    extra=extra,
                     uid=owner.pw_uid,
                     gid=owner.pw_gid,
                 )
@@ -127,6 +130,12 @@ class Dovecot:
         except BaseException:
             self.stop()
             raise
+
+    def doveadm(self, *arguments: str, stdin: bytes = b"") -> str:
+        """What C{doveadm} prints. @raise subprocess.CalledProcessError: it fails."""
+        command = [shutil.which("doveadm", path=PATH) or "doveadm", "-c", self._path, *arguments]
+        done = subprocess.run(command, input=stdin, capture_output=True, check=True, timeout=20)
+        return done.stdout.decode()
 
     @property
     def pid(self) -> int:
