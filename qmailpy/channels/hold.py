@@ -12,19 +12,22 @@ from zope.interface import implementer
 from qmailpy.channels.parts import Parts
 from qmailpy.channels.process import CIRCLE, ProcessChannel
 from qmailpy.config.schema import ChannelConfig, Config
-from qmailpy.interfaces import IChannel
+from qmailpy.interfaces import IChannel, IReconfigured
 from qmailpy.values import Disposition, Job, Reply, Verdict
 
 _HELD = Disposition(verdict=Verdict.HELD, reply=Reply(451, "4.7.0", "Held for the postmaster"))
 
 
-@implementer(IChannel)
+@implementer(IChannel, IReconfigured)
 class HoldChannel:
     """Holds whatever comes."""
 
     def __init__(self, config: Config, channel: ChannelConfig, parts: Parts) -> None:
         self.name = channel.name
         self._released = ProcessChannel(config, channel, parts)
+
+    def reconfigure(self, config: Config) -> None:
+        self._released.reconfigure(config)
 
     async def dequeue(self, job: Job) -> Sequence[Disposition]:
         if not job.released:

@@ -64,6 +64,7 @@ class _Bounded(Delivery):
 
     quota: Quota
     owner: str  # the mailbox's main address
+    warning: bool  # it is a warning of ours, which must not be kept out by what it warns of
 
 
 @implementer(IChannel, IDurableDelivery, IReconfigured)
@@ -194,7 +195,7 @@ class LocalChannel:
 
     def _thd_refusal(self, delivery: Delivery) -> Disposition | None:
         """Whether there is no room for it; where that cannot be found out, there is."""
-        if self._usage is None or not isinstance(delivery, _Bounded):
+        if self._usage is None or not isinstance(delivery, _Bounded) or delivery.warning:
             return None
         try:
             reply = self._usage.thd_refusal(delivery.quota, delivery.content.size)
@@ -309,4 +310,10 @@ def _delivery(job: Job, number: int, recipient: Recipient, found: _Found) -> Del
     )
     if found.quota is None:
         return delivery
-    return _Bounded(**asdict(delivery, recurse=False), quota=found.quota, owner=found.mailbox.address)
+    return _Bounded(
+        **asdict(delivery, recurse=False),
+        quota=found.quota,
+        owner=found.mailbox.address,
+        # What channels put into the queue is told by where it comes from: another message, and no system with a name.
+        warning=envelope.source == job.channel and not envelope.sender and " " not in envelope.source_system,
+    )

@@ -172,6 +172,12 @@ class LocalChannelTests(SynchronousTestCase):
         [told] = mail.envelope.recipients
         self.assertEqual((told.address, told.channel, told.notify), (ANN, "local", int(Notify.NEVER)))
         self.assertIn(b"\r\nSubject: Your mailbox is nearly full\r\n", mail.content.read())
+        job = make_job(ANN, octets=mail.content.read(), queue_id="abcdefghijklm01")
+        made = evolve(mail.envelope, source="local", source_system="abcdefghijklm00")
+        stranger = evolve(made, source_system="x ([::1])")
+        for envelope, verdict in ((stranger, Verdict.FAILED), (made, Verdict.DELIVERED)):
+            [found] = self.dequeue(evolve(job, envelope=envelope))
+            self.assertEqual((found.verdict, found.mails), (verdict, ()), "what it warns of does not keep it out")
 
     def test_what_a_former_life_has_delivered_needs_no_room(self) -> None:
         """It is found there, and not refused; the mailbox is counted anew."""
