@@ -226,7 +226,8 @@ class Remote:
                         transaction = evolve(attempt.for_left(), utf8=False)
                     if not session.usable:
                         return _gone(session, attempt)
-                if refusal is None and (not session.core.eight_bit or (transaction.binary and not session.core.binary)):
+                core = session.core
+                if refusal is None and not (core.binary if transaction.binary else core.eight_bit):
                     content, refusal = await self._seven_bit(attempt)
                     transaction = evolve(transaction, size=content.size, eight_bit=False, binary=False)
                     if not session.usable:  # it has hung up meanwhile

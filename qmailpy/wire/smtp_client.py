@@ -199,8 +199,10 @@ class SmtpClient:
         mail = b"MAIL FROM:" + path(transaction.sender)
         if "SIZE" in self.extensions:
             mail += b" SIZE=%d" % transaction.size
-        if transaction.eight_bit and "8BITMIME" in self.extensions:
-            mail += b" BODY=8BITMIME" if not transaction.binary else b" BODY=BINARYMIME"
+        if transaction.binary:
+            mail += b" BODY=BINARYMIME"
+        elif transaction.eight_bit and "8BITMIME" in self.extensions:
+            mail += b" BODY=8BITMIME"
         if self.esmtp:
             mail += options(transaction, self.extensions)
         if transaction.utf8 and self.utf8:

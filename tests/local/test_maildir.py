@@ -65,6 +65,25 @@ def store(disk: CrashDisk) -> Store:
     return Store(disk, f"{HOME}/mail", "mx.example.org")
 
 
+class BinaryTests(SynchronousTestCase):
+    """Messages that came as BINARYMIME."""
+
+    HEAD = b"Content-Type: image/gif\r\nContent-Transfer-Encoding: binary\r\n\r\n"
+
+    def stored(self, content: bytes) -> bytes:
+        return b"".join(thd_octets(evolve(delivery(content), binary=True))).partition(b"Delivered-To: ")[2]
+
+    def test_parts_that_are_no_lines_are_stored_in_base64(self) -> None:
+        """POP3 would spoil them (its lines end in CRLF); what they hold is the same."""
+        found = self.stored(self.HEAD + b"\0\n\r\xff")
+        self.assertIn(b"\nContent-Transfer-Encoding: base64\n\nAAoN/w==", found)
+
+    def test_what_cannot_be_made_lines_is_stored_as_it_is(self) -> None:
+        """Rather than lost."""
+        content = b"Content-Type: multipart/signed; boundary=x\r\n\r\n--x\r\n\r\n\0\r\n--x--\r\n"
+        self.assertTrue(self.stored(content).endswith(b"\n--x\n\n\0\n--x--\n"))
+
+
 class DeliveryTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.disk = CrashDisk(directories=[HOME])

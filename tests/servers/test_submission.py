@@ -490,6 +490,25 @@ class ExtensionTests(SubmissionTestCase):
         self.assertEqual(envelope.protocol, "ESMTP")
         self.assertIn(b" with UTF8SMTP id ", message.content)
 
+    def test_a_domain_of_ours_is_the_same_in_both_its_forms(self) -> None:
+        """RFC 5890 s.2.3.2.1, RFC 6531 s.3.2: recipients, and senders of mail that is submitted."""
+        self.router.now["b@xn--bcher-kva.example"] = local("b@xn--bcher-kva.example")
+        for domain, more in (
+            ("bücher.example", " SMTPUTF8"),
+            ("BÜCHER.Example", " SMTPUTF8"),
+            ("xn--bcher-kva.example", " SMTPUTF8"),
+            ("XN--BCHER-KVA.example", ""),
+        ):
+            transport = self.connect()
+            lines = f"MAIL FROM:<a@example.net>{more}\r\nRCPT TO:<b@{domain}>\r\nDATA\r\n\r\n.\r\n"
+            self.assertEqual(self.ask(transport, HELLO + lines.encode())[1:], ["250", "250", "354", "250"], domain)
+            [recipient] = self.queue.messages[-1].envelope.recipients
+            self.assertEqual(recipient.address, "b@xn--bcher-kva.example")
+        directory = MemoryDirectory(("xn--bcher-kva.example",), ("b@xn--bcher-kva.example",))
+        for sender in ("b@bücher.example", "B@xn--bcher-kva.example", "b+x@bücher.example"):
+            own = Deferred.fromCoroutine(may_send_as(directory, "b@xn--bcher-kva.example", sender))
+            self.assertTrue(self.successResultOf(own), sender)
+
     def test_wishes_for_notices_reach_the_envelope(self) -> None:
         """RFC 3461."""
         transport = self.connect()
