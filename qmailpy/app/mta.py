@@ -32,7 +32,7 @@ from qmailpy.app.published import Published
 from qmailpy.app.rolling import Rolling
 from qmailpy.app.tls_reports import TlsReports
 from qmailpy.auth.certificates import thd_read_clients
-from qmailpy.channels.marks import thd_marks_of_all
+from qmailpy.channels.marks import thd_marks_of_all, to_remake
 from qmailpy.channels.parts import Parts
 from qmailpy.channels.process import Notices
 from qmailpy.channels.registry import factory, make_channels
@@ -299,17 +299,7 @@ class MailWorker(Service):
         clients = await self.queue.in_thread(thd_read_clients, config)
         marks = await self.queue.in_thread(thd_marks_of_all, config)
         before = self._config
-        changed = {
-            name: channel
-            for name, channel in config.channels.items()
-            if channel.kind in ("smtp", "lmtp")
-            and (
-                channel != before.channels.get(name)
-                or config.destinations != before.destinations
-                or marks[name] != self._marks.get(name)
-                or config.tlsrpt.send != before.tlsrpt.send
-            )
-        }
+        changed = to_remake(config, before, marks, self._marks)
         # What may fail comes first: then nothing has changed.
         made = {
             shard: {

@@ -6,11 +6,15 @@ not.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 from qmailpy.config.schema import ChannelConfig, Config
 
 _FILES = ("relay_password_file", "tls_ca_file")
 """Keys of a channel that name files; a path is relative to HOME."""
+
+_KINDS = ("smtp", "lmtp")
+"""Kinds of channels that are made anew while the daemon runs."""
 
 Marks = tuple[tuple[str, int, int, int], ...]
 
@@ -31,8 +35,21 @@ def thd_marks(config: Config, channel: ChannelConfig) -> Marks:
 
 def thd_marks_of_all(config: Config) -> dict[str, Marks]:
     """The same for each channel that has such files."""
+    return {name: thd_marks(config, channel) for name, channel in config.channels.items() if channel.kind in _KINDS}
+
+
+def to_remake(
+    config: Config, before: Config, marks: Mapping[str, Marks], marks_before: Mapping[str, Marks]
+) -> dict[str, ChannelConfig]:
+    """
+    The channels, by name, that another configuration or other files make others of.
+
+    @param marks: of C{thd_marks_of_all}, now; C{marks_before}: when they were made.
+    """
+    shared = config.destinations != before.destinations or config.tlsrpt.send != before.tlsrpt.send
     return {
-        name: thd_marks(config, channel)
+        name: channel
         for name, channel in config.channels.items()
-        if channel.kind in ("smtp", "lmtp")
+        if channel.kind in _KINDS
+        and (shared or channel != before.channels.get(name) or marks[name] != marks_before.get(name))
     }

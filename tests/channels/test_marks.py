@@ -7,8 +7,8 @@ import os
 from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
-from qmailpy.channels.marks import thd_marks_of_all
-from qmailpy.config.schema import ChannelConfig, Config, ServerConfig
+from qmailpy.channels.marks import thd_marks_of_all, to_remake
+from qmailpy.config.schema import ChannelConfig, Config, DestinationConfig, ServerConfig
 
 
 class MarksTests(SynchronousTestCase):
@@ -45,3 +45,20 @@ class MarksTests(SynchronousTestCase):
         self.assertEqual(len({one["other"] for one in seen}), 2)
         self.assertEqual(thd_marks_of_all(self.config), seen[-1])
         self.assertNotIn("local", seen[0])
+
+    def test_what_is_made_anew(self) -> None:
+        """What has changed, and nothing else; what is shared changes all."""
+        before = self.config
+        marks = thd_marks_of_all(before)
+
+        def names(config: Config) -> list[str]:
+            return list(to_remake(config, before, thd_marks_of_all(config), marks))
+
+        self.assertEqual(names(before), [])
+        self.write("secret", "one")
+        self.assertEqual(names(before), ["out"])
+        os.unlink(f"{self.home}/secret")
+        other = {**before.channels, "other": evolve(before.channels["other"], port=26)}
+        self.assertEqual(names(evolve(before, channels=other)), ["other"])
+        destinations = (DestinationConfig(pattern="a.example", tls="must"),)
+        self.assertEqual(names(evolve(before, destinations=destinations)), ["out", "other"])
