@@ -65,6 +65,7 @@ def examine_home(context: Context) -> tuple[list[str], list[str]]:
     _relays(config, path, errors)
     _lists(config, errors)
     errors.extend(map(str, thd_wordings(config.home)[1]))
+    _servers(config, path, errors, warnings)
     _certificates(config, errors, warnings)
     _clients(config, errors)
     _ports(config, path, warnings)
@@ -190,6 +191,37 @@ def _relays(config: Config, path: str, errors: list[str]) -> None:
             except ValueError as error:
                 right = 'right would be as in "relay.example.org:25"'
                 errors.append(f"{path}: [channel.{channel.name}] relay: {error}; {right}")
+
+
+def _servers(config: Config, path: str, errors: list[str], warnings: list[str]) -> None:
+    """Whether the daemon will have what it needs to ask external LDAP servers; they themselves are not asked."""
+    options = config.directory
+    if not options.servers:
+        return
+    from qmailpy.config.ldapurl import parse_ldap_url
+    from qmailpy.directory.service import thd_read_password
+
+    for key in ("bind_password_file", "admin_password_file"):
+        file = getattr(options, key)
+        if not file:
+            continue
+        place = os.path.join(config.home, file)
+        try:
+            if not thd_read_password(config, file):
+                errors.append(f"{place}: its first line is no password; right would be that of [directory] {key}")
+            elif os.stat(place).st_mode & 0o007:
+                errors.append(f"{place}: is open to others; right would be: chmod o-rwx {place}")
+        except OSError as error:
+            remedy = "right would be a file with the password in its first line"
+            errors.append(f"{path}: [directory] {key}: {place}: {error.strerror or error}; {remedy}")
+    for text in options.servers:
+        url = parse_ldap_url(text)
+        if url.scheme == "ldap" and options.starttls == "none" and not url.here:
+            what = f"passwords go to {url} in the clear"
+            warnings.append(f'{path}: [directory] servers: {what}; better would be: starttls = "verify"')
+    if options.starttls != "must" and not os.path.exists(options.ca_file):
+        what = f"{options.ca_file} is missing"
+        errors.append(f"{path}: [directory] ca_file: {what}; right would be a PEM file with those to trust")
 
 
 def _lists(config: Config, errors: list[str]) -> None:

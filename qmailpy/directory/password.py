@@ -93,11 +93,12 @@ def thd_verify(stored: Iterable[str], password: bytes) -> bool:
     """
     Whether C{password} is one of those stored.
 
-    With nothing stored a hash is computed all the same, so that the time taken does not tell who exists.
+    With nothing stored, or what is quick to check, a hash is computed all the same before the answer is no: so the time
+    taken does not tell who exists.
     """
     if not password or len(password) > MOST:
         return False
-    known = False
+    slow = False
     # A SCRAM secret is looked at only where there is nothing else: with a second check here, the time taken by a wrong
     # password would differ from that of an unknown name.
     values = list(stored)
@@ -105,11 +106,12 @@ def thd_verify(stored: Iterable[str], password: bytes) -> bool:
         found = _SCHEME.fullmatch(value)
         if found is None:
             continue
-        known = True
-        check = _CHECKS.get(found.group(1).upper())
+        kind = found.group(1).upper()
+        slow = slow or kind in ("ARGON2", SCRAM)
+        check = _CHECKS.get(kind)
         if check is not None and check(found.group(2), password):
             return True
-    if not known:
+    if not slow:
         _argon2(_DUMMY, password)
     return False
 

@@ -61,6 +61,29 @@ class CheckTests(HomeCase):
     def test_a_good_home_is_called_good(self) -> None:
         self.assertEqual(self.run_command("check"), Outcome(status=0, out=f"{self.file} is good\n", err=""))
 
+    def test_what_external_ldap_servers_need(self) -> None:
+        self.change("servers = []", 'servers = ["ldap://ldap.example.org", "ldap://127.0.0.1"]')
+        self.assertIn("nothing without bind_dn", self.run_command("check").err)
+        self.change('bind_dn = ""', 'bind_dn = "cn=service,o=qmailpy"')
+        self.change('bind_password_file = ""', 'bind_password_file = "etc/ldap.secret"')
+        self.change('starttls = "verify"', 'starttls = "none"')
+        self.change('ca_file = "/etc/ssl/certs/ca-certificates.crt"', 'ca_file = "/nowhere.pem"')
+        found = self.run_command("check")
+        self.assertEqual(found.status, 1)
+        self.assertIn("ldap.secret: No such file", found.err)
+        self.assertIn("/nowhere.pem is missing", found.err)
+        self.assertEqual(found.err.count("in the clear"), 1)
+        secret = os.path.join(self.home, "etc", "ldap.secret")
+        with open(secret, "w") as target:
+            target.write("\nsecret\n")
+        self.assertIn("its first line is no password", self.run_command("check").err)
+        with open(secret, "w") as target:
+            target.write("secret\n")
+        os.chmod(secret, 0o644)
+        found = self.run_command("check")
+        self.assertIn(f"chmod o-rwx {secret}", found.err)
+        self.assertNotIn("secret\n", found.err.replace(secret, ""))
+
     def test_every_error_is_a_line_and_the_status_is_1(self) -> None:
         self.change("workers = 1", "workers = -1")
         self.change("roll_s", "rol_s")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import socket
@@ -71,9 +72,29 @@ class Bans(NodeCase):
         self.assertNotIn(b"sesame", b"".join(said.values()))
         with open(self.node.path("log", "events.log")) as source:
             self.assertNotIn("wrong", source.read().replace("wrong passwords", ""))
+        found = json.loads(self.node.qmailpy("directory", "status", "--json"))
+        self.assertEqual([(one["server"], one["up"]) for one in found["servers"]], [("embedded", True)])
+        self.assertIn("embedded", self.node.qmailpy("directory", "status"))
         self.node.qmailpy("directory", "forgive", "127.0.0.1")
         again = self.guess(self.pop3, b"USER alice@example.org\r\nPASS sesame\r\n")
         self.heard(again, b"+OK", 2)
+
+    def test_hostile_logins_are_refused_and_nothing_breaks(self) -> None:
+        names = (b"*)(uid=*", b"*", b"uid=alice,dc=example.org,o=qmailpy", b"alice@example.org\\00", b"x" * 1_000_000)
+        for number, name in enumerate(names):
+            with socket.create_connection(("127.0.0.1", self.pop3), 20, (f"127.0.1.{number}", 0)) as client:
+                client.recv(4096)
+                with contextlib.suppress(ConnectionError):  # too long: it hangs up
+                    client.sendall(b"USER " + name + b"\r\nPASS sesame\r\n")
+                    said = b""
+                    while b"-ERR" not in said and (octets := client.recv(4096)):
+                        said += octets
+                    self.assertNotIn(b"messages", said)
+            blob = base64.b64encode(b"\0" + name[:1000] + b"\0sesame")
+            with self.node.talk(source=f"127.0.2.{number}") as talk:
+                self.assertEqual(talk.say(f"AUTH PLAIN {blob.decode()}")[:1], "5")
+        with self.node.talk(source="127.0.3.1") as talk:
+            self.assertEqual(talk.say(self.login(b"sesame").decode().strip())[:3], "235")
 
     def heard(self, connection: socket.socket, what: bytes, times: int = 1) -> bytes:
         said = b""
