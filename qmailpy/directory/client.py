@@ -25,7 +25,7 @@ from qmailpy.directory import meaning, schema
 from qmailpy.directory import password as passwords
 from qmailpy.directory.access import SCRAM_OPERATION, Code
 from qmailpy.directory.cache import IForgets
-from qmailpy.directory.connection import REFERRAL, Answer, LdapTrouble
+from qmailpy.directory.connection import Answer, LdapTrouble
 from qmailpy.directory.embedded import InThread
 from qmailpy.directory.inherited import Inherited
 from qmailpy.directory.pool import Pool
@@ -249,7 +249,7 @@ class LdapDirectory:
 
 async def _asked(pool: Pool, request: Any) -> Answer:
     answer = await pool.exchange(request)
-    if answer.result.resultCode in CODES_AWAY or answer.result.resultCode == REFERRAL:
+    if answer.result.resultCode in CODES_AWAY:
         raise Away(f"result code {answer.result.resultCode}")
     return answer
 

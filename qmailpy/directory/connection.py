@@ -27,7 +27,6 @@ from qmailpy.directory import ber, decode
 from qmailpy.directory.access import Code
 
 _MESSAGE = 1048576  # octets; an entry with thousands of forwarding addresses still fits
-REFERRAL = 10  # the result code (RFC 4511 s.4.1.10)
 
 
 class LdapTrouble(Exception):

@@ -68,8 +68,12 @@ olcDbIndex: objectClass eq
 olcDbIndex: entryUUID,entryCSN eq
 olcDbIndex: uid,mail eq
 olcAccess: to attrs=userPassword by dn.exact="cn=service,{base}" read by self write by anonymous auth by * none
-olcAccess: to * by dn.exact="cn=service,{base}" read by self read by * none
-{index}"""
+{more}olcAccess: to * by dn.exact="cn=service,{base}" read by self read by * none
+"""
+_OURS = """olcAccess: to attrs=qmailLastLogin,qmailLastService,qmailLastAddress
+  by dn.exact="cn=service,o=qmailpy" write by self read by * none
+olcDbIndex: mailAlternateAddress,associatedDomain eq
+"""
 
 _MIRROR = """olcSyncrepl: rid=00{rid} provider=ldap://127.0.0.1:{port} bindmethod=simple binddn="{root}"
   credentials="{password}" searchbase="{base}" type=refreshAndPersist retry="1 +" timeout=3
@@ -127,7 +131,7 @@ class Slapd:
             root=ROOT_DN,
             root_password=ROOT_PASSWORD.decode(),
             schema=f"\n{subschema.ldif()}" if schema else "",
-            index="olcDbIndex: mailAlternateAddress,associatedDomain eq\n" if schema else "",
+            more=_OURS if schema else "",
             tls=tls,
         )
         for rid, other in enumerate(mirrors, 1):
@@ -184,6 +188,14 @@ class Slapd:
         done = subprocess.run(command, input=ldif.encode(), capture_output=True, timeout=LIMIT_S, check=False)
         if done.returncode:
             raise AssertionError(f"ldapadd: {done.stderr.decode()}")
+
+    def search(self, what: str, *attributes: str) -> str:
+        """What ldapsearch finds, as the administrator."""
+        command = ["ldapsearch", "-x", "-LLL", "-H", self.url, "-D", ROOT_DN, "-w", ROOT_PASSWORD.decode()]
+        done = subprocess.run(
+            [*command, "-b", BASE, what, *attributes], capture_output=True, timeout=LIMIT_S, check=False
+        )
+        return done.stdout.decode()
 
     def kill(self) -> None:
         """SIGKILL."""
