@@ -190,3 +190,12 @@ class TogetherTests(SynchronousTestCase):
         for number, one in found.items():
             self.assertIn(one, (None, Mark(float(number), 1.0 + number)))
         self.assertIsNone(marks.get("account", "1"))
+
+    def test_a_slot_that_is_half_written_is_none(self) -> None:
+        area = thd_open(self.mktemp(), 1)
+        self.addCleanup(area.close)
+        marks = SharedMarks(area, 0, b"key")
+        marks.put("client", HERE, Mark(1.0, 2.0, 3.0, 4.0))
+        start = next(at for at in range(0, LANE, 64) if area[at : at + 64].strip(b"\0"))
+        area[start + 20] ^= 1
+        self.assertIsNone(marks.get("client", HERE))

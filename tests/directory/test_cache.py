@@ -230,6 +230,7 @@ class NeverMixedUpTests(AskingTestCase):
         """After a change of the configuration the same address may be somebody else."""
         self.cache.reconfigure(60, 10, 100, realm="one")
         self.ask(self.cache.lookup("joe@a.example"))
+        self.assertIsInstance(self.cache.peek_lookup("joe@a.example"), Mailbox)
         self.cache.reconfigure(60, 10, 100, realm="two")
         self.assertIs(self.cache.peek_lookup("joe@a.example"), UNKNOWN)
 
