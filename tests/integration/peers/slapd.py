@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Sequence
@@ -206,12 +207,23 @@ class Slapd:
     def freeze(self) -> None:
         """SIGSTOP: connections are taken by the kernel, and nobody answers."""
         assert self.process is not None
-        self.process.send_signal(19)
+        self.process.send_signal(signal.SIGSTOP)
+        until(self._stands, LIMIT_S)
+
+    def _stands(self) -> bool:
+        """Whether every thread has stopped: the signal comes to them one after the other."""
+        assert self.process is not None
+        tasks = f"/proc/{self.process.pid}/task"
+        states = []
+        for task in os.listdir(tasks):
+            with open(f"{tasks}/{task}/stat") as source:
+                states.append(source.read().rpartition(")")[2].split()[0])
+        return set(states) == {"T"}
 
     def thaw(self) -> None:
         """SIGCONT."""
         assert self.process is not None
-        self.process.send_signal(18)
+        self.process.send_signal(signal.SIGCONT)
 
 
 def people(users: Sequence[str] = ("alice", "bob")) -> str:
