@@ -38,6 +38,10 @@ class WindowTests(SynchronousTestCase):
         for number in range(10000):
             window.add(str(number), number)
         self.assertEqual(len(window), 1000)
+        window.add("9000", 10000)  # seen again: not the oldest any more
+        for number in range(500):
+            window.add(f"more {number}", 10000)
+        self.assertEqual((window.get("9000", 10000), window.get("9001", 10000)), (2, 0))
         for moment in range(0, 360000, 7):
             window.add("busy", 10000 + moment)
         self.assertLessEqual(len(window._kept["busy"]), 2 * (STEPS + 1))

@@ -139,6 +139,11 @@ class AccessTests(GateTestCase):
         self.guarded(mail_access=(rule("defer", recipient=("*@example.com",)),))
         self.assertEqual(self.last(HELLO + MAIL + b"RCPT TO:<out@example.com>\r\n", FRIEND)[:9], "450 4.7.1")
 
+    def test_the_postmaster_has_an_address_here_too(self) -> None:
+        self.router.now["postmaster@mx.example.org"] = self.router.now["b@example.org"]
+        self.guarded(orig_send_access=(rule("reject", recipient=("postmaster@*",)),))
+        self.assertEqual(self.last(HELLO + MAIL + b"RCPT TO:<postmaster>\r\n")[:3], "550")
+
     def test_no_rule_opens_a_relay(self) -> None:
         everything = (rule("accept"),)
         self.guarded(
