@@ -11,7 +11,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from attrs import Factory, field, frozen
-from twisted.internet.interfaces import IReactorCore, IReactorFromThreads, IReactorTCP, IReactorThreads, IReactorTime
+from twisted.internet.interfaces import (
+    IReactorCore,
+    IReactorFromThreads,
+    IReactorProcess,
+    IReactorTCP,
+    IReactorThreads,
+    IReactorTime,
+)
 
 from qmailpy.config.schema import ChannelConfig, Config
 from qmailpy.disk.files import Files
@@ -24,7 +31,7 @@ if TYPE_CHECKING:  # not every worker loads what speaks to other hosts
     from qmailpy.remote.protection import Sts
 
 
-class IChannelReactor(IReactorCore, IReactorTime, IReactorTCP, IReactorThreads, IReactorFromThreads):
+class IChannelReactor(IReactorCore, IReactorTime, IReactorProcess, IReactorTCP, IReactorThreads, IReactorFromThreads):
     """The most a channel may ask of a reactor; each takes it as the least it needs."""
 
 

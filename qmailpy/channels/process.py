@@ -206,9 +206,13 @@ class ProcessChannel:
     async def stop(self) -> None:
         """Nothing is open."""
 
+    def source(self, job: Job) -> str:
+        """The channel that rules are to see as the one the mail comes from."""
+        return self.name
+
     async def _onward(self, job: Job, recipient: Recipient) -> Disposition | _Forward:
         try:
-            found = await self._router.route(recipient.address, self.name)
+            found = await self._router.route(recipient.address, self.source(job))
             forward = recipient.original != recipient.address and await self._forwards.is_forwarded(recipient)
         except Temporary as error:
             return Disposition(verdict=Verdict.DEFERRED, reply=error.reply)

@@ -21,6 +21,8 @@ KINDS: Mapping[str, str] = {
     "local": "qmailpy.channels.local:LocalChannel",
     "process": "qmailpy.channels.process:ProcessChannel",
     "hold": "qmailpy.channels.hold:HoldChannel",
+    "conversion": "qmailpy.channels.conversion:ConversionChannel",
+    "reprocess": "qmailpy.channels.reprocess:ReprocessChannel",
     "bitbucket": "qmailpy.channels.bitbucket:BitbucketChannel",
 }
 """C{[channel.NAME] kind}: where its factory is, so that a process loads only the kinds it uses."""

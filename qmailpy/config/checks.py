@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from qmailpy.config import schema
+from qmailpy.config import conversion_schema, schema
 from qmailpy.config.endpoint import parse_endpoint
 from qmailpy.config.ldapurl import parse_ldap_url
 
@@ -29,7 +29,7 @@ _BASE = re.compile(
 
 _DN = r"[A-Za-z][A-Za-z0-9.-]*=[^\x00-\x1f]+"
 
-KINDS_OF_CHANNEL = ("smtp", "lmtp", "local", "process", "hold", "bitbucket")
+KINDS_OF_CHANNEL = ("smtp", "lmtp", "local", "process", "hold", "bitbucket", "conversion", "reprocess", "defragment")
 TLS = ("none", "may", "must", "verify", "dane")
 CHECKED = ("none", "tag", "reject")
 KINDS_OF_LISTENER = ("smtp", "submission", "lmtp", "pop3")
@@ -273,6 +273,33 @@ def reply_text(value: str) -> str:
     return ""
 
 
+def glob(value: str) -> str:
+    """A pattern as file names have it."""
+    if not value or len(value) > 200:
+        return 'is empty or too long; right would be as in "*.example"'
+    return plain_text(value)
+
+
+def program(values: tuple[str, ...]) -> str:
+    """A program and its arguments."""
+    if values and not values[0].startswith("/"):
+        return f'"{values[0]}" is no path from "/" on; right would be as in ["/usr/bin/scan", "$INPUT_FILE"]'
+    return next((said for said in map(plain_text, values) if said), "")
+
+
+def text(value: str) -> str:
+    """Text of several lines."""
+    bad = [character for character in value if not character.isprintable() and character not in "\n\t"]
+    return "holds control characters; right would be text" if bad else ""
+
+
+def media_type(value: str) -> str:
+    """A type that a part may get."""
+    if re.fullmatch(r"(text|image|audio|video|font|model|application)/[A-Za-z0-9!#$&^_.+-]+", value):
+        return ""
+    return f'"{value}" is no type a part may get; right would be as in "application/pdf"'
+
+
 seconds = between(0.1)
 count = between(1)
 
@@ -347,6 +374,31 @@ CHECKS: Mapping[type, Mapping[str, Check]] = {
         "tls": optional(one_of(*TLS)),
         "port": between(0, 65535),
         "concurrency": between(0, 10000),
+    },
+    conversion_schema.ConversionConfig: {"sender": every(glob), "recipient_domain": optional(destination_pattern)},
+    conversion_schema.EntryConfig: {
+        "action": one_of(*conversion_schema.ACTIONS),
+        "sender": every(glob),
+        "recipient": every(glob),
+        "type": every(matching(r"[A-Za-z0-9*?.+_-]+/[A-Za-z0-9*?.+_-]+", 'as in "application/pdf" or "image/*"')),
+        "file": every(glob),
+        "disposition": optional(one_of("attachment", "inline")),
+        "command": program,
+        "timeout_s": between(0.1, 3600),
+        "memory_octets": between(16 << 20),
+        "output_octets": between(1024),
+        "out_type": optional(media_type),
+        "out_disposition": optional(one_of("attachment", "inline")),
+        "text": text,
+        "html": text,
+        "address": optional(address),
+    },
+    conversion_schema.StructureConfig: {
+        "depth": between(1, 1000),
+        "parts": between(1, 100_000),
+        "header_octets": between(4096, 1 << 24),
+        "part_octets": between(1024, 1 << 26),
+        "broken": one_of("pass", "hold"),
     },
     schema.RuleConfig: {"pattern": pattern, "host": optional(next_host), "address": optional(rewritten)},
     schema.DirectoryConfig: {

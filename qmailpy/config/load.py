@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-import typing
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import attrs
 
-from qmailpy.config.checks import CHECKS, plain_number, plain_text
+from qmailpy.config import conversions
+from qmailpy.config.checks import CHECKS
+from qmailpy.config.conversion_schema import ConversionConfig
 from qmailpy.config.endpoint import Endpoint, parse_endpoint
 from qmailpy.config.locate import Path
 from qmailpy.config.problems import Problem, Reader, nearest
@@ -46,6 +47,7 @@ from qmailpy.config.schema import (
     TlsrptConfig,
     TrustConfig,
 )
+from qmailpy.config.tables import array, is_array, table
 from qmailpy.errors import ConfigError
 
 DEFAULT_HOME = "/var/lib/qmailpy"
@@ -53,8 +55,6 @@ DEFAULT_ETC = "/etc/qmailpy"
 FILE_NAME = "qmailpy.toml"
 MAX_OCTETS = 4 * 1024 * 1024
 """Largest configuration that is read; a real one has 10 KiB."""
-
-T = TypeVar("T")
 
 TABLES: Mapping[str, type] = {
     "server": ServerConfig,
@@ -81,6 +81,7 @@ ARRAYS: Mapping[str, type] = {
     "destination": DestinationConfig,
     "dnslist": DnsListConfig,
     **dict.fromkeys(ACCESS_KEYS, AccessConfig),
+    "conversion": ConversionConfig,
 }
 """Arrays of tables."""
 
@@ -119,7 +120,13 @@ def load(home: str) -> Config:
     except UnicodeDecodeError as error:
         line = octets.count(b"\n", 0, error.start) + 1
         raise ConfigError((f"{path}:{line}: is not UTF-8; right would be text saved as UTF-8",)) from None
-    return parse(text, path, home)
+    config, problems = examine(text, path, home)
+    if config is not None and any(channel.kind == "conversion" for channel in config.channels.values()):
+        found, problems = conversions.load(os.path.dirname(path), config.channels)
+        config = attrs.evolve(config, conversions=found)
+    if config is None or problems:
+        raise ConfigError(tuple(str(problem) for problem in problems))
+    return config
 
 
 def parse(text: str, file: str, home: str) -> Config:
@@ -163,13 +170,13 @@ def _build(reader: Reader, tree: Mapping[str, Any], home: str) -> Config | None:
     known = {*TABLES, *ARRAYS, "channel"}
     for key in tree:
         if key not in known:
-            what = f"[{key}]" if isinstance(tree[key], dict) else f"[[{key}]]" if _is_array(tree[key]) else f"key {key}"
+            what = f"[{key}]" if isinstance(tree[key], dict) else f"[[{key}]]" if is_array(tree[key]) else f"key {key}"
             reader.add((key,), "", f"{what} is not known{nearest(key, known)}")
     if "server" not in tree:
         reader.add((), "", '[server] is missing; right would be a table with hostname = "mail.example.org"')
-    tables = {key: _table(reader, shape, (key,), tree.get(key, {})) for key, shape in TABLES.items()}
+    tables = {key: table(reader, shape, (key,), tree.get(key, {})) for key, shape in TABLES.items()}
     channels = _channels(reader, tree.get("channel", {}))
-    arrays: dict[str, list[Any]] = {key: _array(reader, shape, key, tree.get(key, [])) for key, shape in ARRAYS.items()}
+    arrays: dict[str, list[Any]] = {key: array(reader, shape, key, tree.get(key, [])) for key, shape in ARRAYS.items()}
     _servers(reader, tables["directory"])
     _relations(reader, tree, channels, arrays["listener"], arrays["rewrite"], tables["queue"], home)
     dns = tables["dns"]
@@ -179,9 +186,9 @@ def _build(reader: Reader, tree: Mapping[str, Any], home: str) -> Config | None:
     access(reader, tree, arrays)
     if dns is not None and not dns.trusted:
         places: list[tuple[Path, Any]] = [(("channel", name), channel) for name, channel in channels.items()]
-        places += [(("destination", number), table) for number, table in enumerate(arrays["destination"])]
-        for path, table in places:
-            if table.tls == "dane":
+        places += [(("destination", number), one) for number, one in enumerate(arrays["destination"])]
+        for path, place in places:
+            if place.tls == "dane":
                 reader.add(path, "tls", 'is "dane", which needs a resolver that validates: [dns] trusted = true')
     if reader.problems:
         return None
@@ -201,12 +208,9 @@ def _build(reader: Reader, tree: Mapping[str, Any], home: str) -> Config | None:
         rules=tuple(arrays["rewrite"]),
         destinations=tuple(arrays["destination"]),
         dnslists=tuple(arrays["dnslist"]),
+        selections=tuple(arrays["conversion"]),
         **tables,
     )
-
-
-def _is_array(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(element, dict) for element in value)
 
 
 def _channels(reader: Reader, found: object) -> dict[str, ChannelConfig]:
@@ -222,105 +226,10 @@ def _channels(reader: Reader, found: object) -> dict[str, ChannelConfig]:
         elif isinstance(values, dict) and "name" in values:
             reader.add(("channel", name), "name", "is not known; the name of a channel stands in the head of its table")
         else:
-            channel = _table(reader, ChannelConfig, ("channel", name), values, name=name)
+            channel = table(reader, ChannelConfig, ("channel", name), values, name=name)
             if channel is not None:
                 channels[name] = channel
     return channels
-
-
-def _array(reader: Reader, shape: type[T], key: str, found: object) -> list[T]:
-    """The elements of an array of tables that are without problems of their own."""
-    if not isinstance(found, list) or not all(isinstance(element, dict) for element in found):
-        reader.add((key,), "", f"is no array of tables; right would be [[{key}]]")
-        return []
-    given = {"line"} & {field.name for field in attrs.fields(typing.cast(Any, shape))}
-    made = (
-        _table(reader, shape, (key, number), element, **{name: reader.line((key, number)) for name in given})
-        for number, element in enumerate(found)
-    )
-    return [element for element in made if element is not None]
-
-
-def _table(reader: Reader, shape: type[T], path: Path, found: object, **given: Any) -> Any:
-    """
-    One table.
-
-    @param shape: the attrs class of the schema.
-    @param given: fields that are not keys of the table.
-    @return: an instance of C{shape}, or C{None} when there were problems.
-    """
-    if not isinstance(found, dict):
-        reader.add(path, "", f"is no table; right would be [{'.'.join(map(str, path))}]")
-        return None
-    before = len(reader.problems)
-    hints = typing.get_type_hints(shape)
-    fields = {field.name: field for field in attrs.fields(typing.cast(Any, shape)) if field.name not in given}
-    said_name = found.get("name") if "name" in fields else None
-    called = said_name if isinstance(said_name, str) else ""
-    values = dict(given)
-    for key, raw in found.items():
-        if key not in fields:
-            reader.add(path, key, f"is not known{nearest(key, fields)}", called)
-            continue
-        value, said = _value(hints[key], raw)
-        said = said or CHECKS.get(shape, {}).get(key, _plain)(value)
-        if said:
-            reader.add(path, key, said, called)
-        values[key] = value
-    for key, field in fields.items():
-        if field.default is attrs.NOTHING and key not in found and (found or path != ("server",)):
-            reader.add(path, key, f"is missing; right would be a line {key} = ...", called)
-    if not found and path == ("server",):
-        return None  # told already: the table itself is missing
-    return shape(**values) if len(reader.problems) == before else None
-
-
-def _plain(value: object) -> str:
-    """The check of keys without a line in L{CHECKS}."""
-    if isinstance(value, str):
-        return plain_text(value)
-    return plain_number(value) if isinstance(value, (int, float)) else ""
-
-
-def _value(kind: Any, value: object) -> tuple[Any, str]:
-    """
-    The value as the schema's type, and what is wrong when it cannot be.
-
-    @param kind: C{str}, C{int}, C{float}, C{bool}, C{tuple[str, ...]} or C{tuple[float, ...]}.
-    """
-    if typing.get_origin(kind) is tuple:
-        inner = typing.get_args(kind)[0]
-        if not isinstance(value, list):
-            return value, f"{_said(value)} is no list; right would be {_EXAMPLES[kind]}"
-        pairs = [_value(inner, element) for element in value]
-        return tuple(made for made, _ in pairs), next((said for _, said in pairs if said), "")
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value), ""
-    if isinstance(value, kind) and not (kind is not bool and isinstance(value, bool)):
-        return value, ""
-    return value, f"{_said(value)} is no {_WORDS[kind]}; right would be {_EXAMPLES[kind]}"
-
-
-_WORDS = {str: "text", int: "whole number", float: "number", bool: "truth value"}
-_EXAMPLES: Mapping[Any, str] = {
-    str: 'text in quotes, as in "example.org"',
-    int: "a whole number without quotes, as in 10",
-    float: "a number without quotes, as in 10.0",
-    bool: "true or false, without quotes",
-    tuple[str, ...]: 'a list, as in ["a", "b"]',
-    tuple[float, ...]: "a list, as in [60, 3600]",
-}
-
-
-def _said(value: object) -> str:
-    """A wrong value as it may be shown: short, in one line."""
-    if isinstance(value, dict):
-        return "a table"
-    if isinstance(value, list):
-        return "a list"
-    shown = str(value).lower() if isinstance(value, bool) else str(value)
-    shown = "".join(character if character.isprintable() else "?" for character in shown[:60])
-    return f'"{shown}"' if isinstance(value, str) else shown
 
 
 def _relations(
@@ -336,18 +245,24 @@ def _relations(
     written = tree.get("channel")
     names = list(written) if isinstance(written, dict) else list(channels)  # also those with problems of their own
     raw_listeners = tree.get("listener", [])
-    for key, fields in (("listener", ("channel",)), ("rewrite", ("channel", "source")), ("destination", ("channel",))):
+    for key, fields in (
+        ("listener", ("channel",)),
+        ("rewrite", ("channel", "source")),
+        ("destination", ("channel",)),
+        ("conversion", ("source", "destination", "channel")),
+    ):
         raw = tree.get(key, [])
-        for number, element in enumerate(raw if _is_array(raw) else []):
+        for number, element in enumerate(raw if is_array(raw) else []):
             for field in fields:
                 value = element.get(field)
                 if isinstance(value, str) and value and value not in names:
                     text = f'there is no channel "{value}"{nearest(value, names)}'
                     called = element.get("name")
                     reader.add((key, number), field, text, called if isinstance(called, str) else "")
-                elif value == "" and field == "channel" and key != "destination":
+                elif value == "" and field == "channel" and key not in ("destination", "conversion"):
                     reader.add((key, number), field, f"is empty{nearest('', names)}")
     _duplicates(reader, raw_listeners, listeners, home)
+    _selections(reader, tree, channels)
     kinds = {channel.kind for channel in channels.values()}
     for kind, why in (("process", "notices to senders"), ("local", "mail for users of the directory")):
         if isinstance(tree.get("channel", {}), dict) and len(channels) == len(names) and kind not in kinds:
@@ -398,11 +313,25 @@ def _servers(reader: Reader, directory: DirectoryConfig | None) -> None:
                 reader.add(("directory",), key, f"is nothing without {other}")
 
 
+def _selections(reader: Reader, tree: Mapping[str, Any], channels: Mapping[str, ChannelConfig]) -> None:
+    """Mail that is to be converted needs a channel that does."""
+    raw = tree.get("conversion", [])
+    converting = [name for name, channel in channels.items() if channel.kind == "conversion"]
+    for number, element in enumerate(raw if is_array(raw) else []):
+        name = element.get("channel")
+        if not converting:
+            text = 'needs a channel of kind "conversion"; right would be [channel.conversion] with kind = "conversion"'
+            reader.add(("conversion", number), "", text)
+        elif isinstance(name, str) and name in channels and name not in converting:
+            text = f'"{name}" is of kind "{channels[name].kind}"; right would be "{converting[0]}"'
+            reader.add(("conversion", number), "channel", text)
+
+
 def _duplicates(reader: Reader, raw: object, listeners: list[ListenerConfig], home: str) -> None:
     """Listeners of one name, and two that want the same socket."""
     names: dict[str, int] = {}
     places: dict[tuple[str, int], list[tuple[str, Endpoint]]] = {}  # by path and port
-    for number, element in enumerate(raw if isinstance(raw, list) and _is_array(raw) else []):
+    for number, element in enumerate(raw if isinstance(raw, list) and is_array(raw) else []):
         name = element.get("name")
         if not isinstance(name, str):
             continue

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 
 from attrs import Factory, field, frozen
 
+from qmailpy.config.conversion_schema import ConversionConfig, ConversionsConfig
+
 
 @frozen(kw_only=True)
 class ServerConfig:
@@ -391,6 +393,8 @@ class Config:
     orig_send_access: tuple[AccessConfig, ...] = ()
     send_access: tuple[AccessConfig, ...] = ()
     mail_access: tuple[AccessConfig, ...] = ()
+    selections: tuple[ConversionConfig, ...] = ()  # [[conversion]]: what goes through a conversion channel
+    conversions: ConversionsConfig = Factory(ConversionsConfig)  # conversions.toml: what is done there
 
     def path(self, *parts: str) -> str:
         """A path below HOME."""

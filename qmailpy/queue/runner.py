@@ -146,7 +146,7 @@ class Runner:
         if len(pending) == 1 and not flying:
             ((number, item),) = pending.items()
             if item.next_attempt <= now:
-                host = item.recipient.host
+                host = self._place(item.recipient.host)
                 if not ahead and self.fair.overflow(host):
                     self._park(copy, message.number, host)
                     return
@@ -157,7 +157,7 @@ class Runner:
             by_host: dict[str, list[int]] = {}
             for number, item in pending.items():
                 if item.next_attempt <= now and number not in flying:
-                    by_host.setdefault(item.recipient.host, []).append(number)
+                    by_host.setdefault(self._place(item.recipient.host), []).append(number)
             size = self._config.recipients_per_job
             for host, numbers in by_host.items():
                 if not ahead and self.fair.overflow(host):
@@ -171,6 +171,10 @@ class Runner:
                 for at in range(0, len(numbers), size):
                     self.fair.add(Unit(message.number, host, priority, tuple(numbers[at : at + size])))
         self.wait(copy, message.number)
+
+    def _place(self, host: str) -> str:
+        """What counts as one destination: for a conversion all that goes on to the same channel (routing.selection)."""
+        return host.partition(" ")[0] if " " in host else host
 
     def _park(self, copy: Copy, number: int, host: str) -> None:
         """A copy for a destination that has too many ready ones comes back when it has fewer."""

@@ -39,6 +39,7 @@ from qmailpy.queue.shard import InThread, Shard
 from qmailpy.queue.shelf import Shelf
 from qmailpy.queue.state import Copy, Message
 from qmailpy.queue.verdicts import INotices
+from qmailpy.routing.selection import Selection
 
 MEMORY = 64 * 1024 * 1024  # octets of small messages on their way in, a shard
 BACKLOG = 32 * 1024 * 1024  # octets on their way into the journal; beyond it new mail is told to come back
@@ -174,6 +175,7 @@ class QueueShard:
             segments=config.queue.segments,
             generations=[*recovered.generations, journal.generation],
         )
+        self.shard.selection = Selection(config) or None
         self.shard.on_arrival = self._arrived
         self.shard.on_wait = lambda message, copy: self.runner(copy.channel).wait(copy, message.number)
         self.runners: dict[str, Runner] = {}
@@ -295,6 +297,7 @@ class QueueShard:
         @return: by channel: fires when the former one has nothing out any more.
         """
         self.config = config
+        self.shard.selection = Selection(config) or None
         return {
             name: self.runners[name].reconfigure(channels.get(name), channel, config.queue)
             for name, channel in config.channels.items()

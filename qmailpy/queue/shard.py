@@ -17,6 +17,7 @@ from errno import ENOSPC
 from typing import Any
 from zlib import crc32
 
+from attrs import evolve
 from twisted.internet.defer import Deferred, DeferredLock, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -31,6 +32,7 @@ from qmailpy.queue.journal import Journal, JournalBroken, Position
 from qmailpy.queue.layout import Layout
 from qmailpy.queue.shelf import Filing, Shelf, filing
 from qmailpy.queue.state import Copy, Message, State, enqueued_lines
+from qmailpy.routing.selection import Selection
 from qmailpy.values import Content, Envelope, MemoryContent
 
 InThread = Callable[..., "Deferred[Any]"]
@@ -87,6 +89,7 @@ class Shard:
         self._held_back: deque[tuple[bytes, Callable[[Position | OSError], None]]] = deque()
         self._idle: list[Deferred[None]] = []
         self._loads = DeferredLock()
+        self.selection: Selection | None = None  # what goes through a conversion; C{None} = nothing
         self.broken: OSError | None = None
         self.on_arrival: Callable[[Message], None] = lambda message: None
         self.on_wait: Callable[[Message, Copy], None] = lambda message, copy: None
@@ -101,6 +104,8 @@ class Shard:
 
         @param answer: called with C{None} once it is durable, or with why it is not.
         """
+        if self.selection is not None:
+            op = evolve(op, envelope=self.selection.redirect(op.envelope, op.size))
         payload = encode_op(op)
 
         def done(result: Position | OSError) -> None:
@@ -370,6 +375,8 @@ class Shard:
         @raise OSError: the content cannot be read, or the file not be written.
         """
         number = self.ids.next_number()
+        if self.selection is not None:
+            envelope = self.selection.redirect(envelope, content.size)
         if content.size > self.shelf.memory_octets:
             crc = await self.in_thread(self.shelf.thd_store, number, content)
             return Enqueued(number, envelope, content.size, crc, None)

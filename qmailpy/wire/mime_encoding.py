@@ -106,7 +106,7 @@ class Survey:
             return "base64"
         if not self.beyond and not self.odd and self.longest <= LONGEST:
             return "7bit"
-        return "quoted-printable" if self.beyond * 6 <= self.size else "base64"
+        return "quoted-printable" if self.beyond * 3 <= self.size else "base64"
 
 
 def encoded(chunks: Iterable[bytes], encoding: str) -> Iterator[bytes]:

@@ -52,7 +52,7 @@ class TemplateTests(SynchronousTestCase):
         self.assert_defaults(self.tree["listener"][0], ARRAYS["listener"])
 
     def test_each_key_of_a_rule_is_told(self) -> None:
-        for array in ("rewrite", "destination", "dnslist", "mail_access"):
+        for array in ("rewrite", "destination", "dnslist", "mail_access", "conversion"):
             for key in defaults(ARRAYS[array]).keys() - {"line"}:
                 self.assertRegex(self.text, rf"(?m)^#   {key}  ")
 
@@ -69,11 +69,12 @@ class TemplateTests(SynchronousTestCase):
 
     def test_examples_in_comments_are_right(self) -> None:
         """The commented tables load when their marks are taken away."""
-        arrays = "rewrite|destination|dnslist|from_access|mail_access"
+        arrays = "rewrite|destination|dnslist|conversion|from_access|mail_access"
         text = re.sub(rf"(?m)^# (?=\[channel\.tcp_intranet|\[\[(?:{arrays})|[a-z_]+ = )", "", self.text)
         config = parse(text, "F", "/home")
         self.assertEqual(config.channels["tcp_intranet"].backoff, (60.0, 300.0, 900.0))
         self.assertEqual(len(config.rules), 2)
+        self.assertEqual([(one.source, one.destination) for one in config.selections], [("tcp_local", "local")])
         self.assertEqual([(one.pattern, one.tls) for one in config.destinations], [("bank.example", "verify")])
         self.assertEqual([one.zone for one in config.dnslists], ["zen.example"])
         self.assertEqual([one.action for one in (*config.from_access, *config.mail_access)], ["reject", "accept"])

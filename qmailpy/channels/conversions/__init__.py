@@ -1,0 +1,1 @@
+"""What a conversion channel does with messages: their parts, commands, and what is built in."""

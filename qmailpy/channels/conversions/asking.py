@@ -1,0 +1,137 @@
+"""
+What a command is given, in files and variables (the names are iMTA's), and what its answer means.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+
+from qmailpy.channels.conversions.command import Answer, Ended, Invocation, answer, filled, options
+from qmailpy.channels.conversions.entry import Decided, Entry, Kind, Mail
+from qmailpy.channels.conversions.part import Part, field_of, pieces
+from qmailpy.channels.conversions.scratch import Scratch
+from qmailpy.values import Content, one_line
+
+PATH = "/usr/local/bin:/usr/bin:/bin"
+
+
+def thd_prepare(
+    entry: Entry,
+    mail: Mail,
+    content: Content,
+    part: Part,
+    header: bytes,
+    path: str | None,
+    scratch: Scratch,
+    top: bytes,
+) -> Invocation:
+    """
+    Everything a command is given.
+
+    @param content: the message as it is now.
+    @param header: the part's.
+    @param path: a file with its data; C{None} = the message.
+    @param top: the message's header.
+    """
+    config = entry.config
+    if path is None:
+        path = scratch.thd_write("input", _with_lf(content.chunks()))
+    elif part.type == "text":
+        path = scratch.thd_write("input", _with_lf(pieces(path)))
+    variables = {
+        "INPUT_FILE": path,
+        "OUTPUT_FILE": scratch.thd_file("output"),
+        "INPUT_HEADERS": scratch.thd_write("headers", _with_lf([header])),
+        "OUTPUT_HEADERS": scratch.thd_file("headers"),
+        "MESSAGE_HEADERS": scratch.thd_write("message", _with_lf([top])),
+        "OUTPUT_OPTIONS": scratch.thd_file("options"),
+        "INPUT_CHANNEL": mail.in_channel,
+        "OUTPUT_CHANNEL": mail.out_channel,
+        "INPUT_TYPE": part.type.upper(),
+        "INPUT_SUBTYPE": part.subtype.upper(),
+        "INPUT_ENCODING": part.encoding.upper(),
+        "INPUT_DESCRIPTION": part.description,
+        "INPUT_DISPOSITION": part.disposition.upper(),
+        "INPUT_CHARSET": part.charset,
+        "INPUT_NAME": part.name,
+        "CONVERSION_TAG": config.tag,
+        "ATTACHMENT_NUMBER": str(part.attachment),
+        "PART_NUMBER": part.path or "0",
+        "PART_SIZE": str(os.path.getsize(path)),
+        "SENDER": mail.sender,
+        "RECIPIENTS": " ".join(mail.recipients[:100]),
+        "QUEUE_ID": mail.id,
+        "MESSAGE_ID": mail.message_id,
+        "SUBJECT": field_of(top, "subject"),
+    }
+    variables = {name: one_line(value, 4000) for name, value in variables.items()}
+    environment = {**variables, "PATH": PATH, "LANG": "C.UTF-8", "HOME": os.path.dirname(path)}
+    return Invocation(
+        argv=filled(config.command, variables),
+        environment=environment,
+        directory=os.path.dirname(path),
+        timeout_s=config.timeout_s,
+        memory_octets=config.memory_octets,
+        output_octets=config.output_octets,
+    )
+
+
+def thd_judge(entry: Entry, invocation: Invocation, ended: Ended) -> tuple[str, Answer]:
+    """
+    What a command has decided, and its words on it.
+
+    @raise Decided: about the whole message.
+    """
+    said = options(thd_some(invocation.environment["OUTPUT_OPTIONS"]))
+    found = answer(ended, said)
+    text = said.get("OUTPUT_DIAGNOSTIC", "")
+    kinds = {Answer.HOLD: Kind.HOLD, Answer.RETURN: Kind.RETURN, Answer.DISCARD: Kind.DISCARD}
+    if found in kinds:
+        raise Decided(kinds[found], text or one_line(entry.config.text) or f"by the command of {entry.called}")
+    if found is Answer.AGAIN:
+        last = ended.said.rpartition(" / ")[2]
+        why = ended.why or text or f"exit status {ended.status}"
+        raise Decided(Kind.AGAIN, f"{invocation.argv[0]}: {why}" + (f": {last}" if last else ""))
+    return text, found
+
+
+def media_of(said: dict[str, str]) -> str:
+    """The type a command says its output has; "" when it does not, or may not have."""
+    kind, subtype = said.get("OUTPUT_TYPE", "").lower(), said.get("OUTPUT_SUBTYPE", "").lower()
+    good = kind.isalnum() and subtype and all(c.isalnum() or c in "!#$&^_.+-" for c in subtype)
+    return f"{kind}/{subtype}" if good and kind not in ("multipart", "message") else ""
+
+
+def thd_some(path: str) -> bytes:
+    """The beginning of a file a command may have left."""
+    if not thd_is_there(path):
+        return b""
+    with open(path, "rb") as source:
+        return source.read(65536)
+
+
+def thd_is_there(path: str) -> bool:
+    """Whether a command has left a file, and no pipe or device, which might keep us waiting."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError:
+        return False
+
+
+def thd_equal(one: str, other: str) -> bool:
+    """Whether two files are the same."""
+    if os.path.getsize(one) != os.path.getsize(other):
+        return False
+    return all(left == right for left, right in zip(pieces(one), pieces(other), strict=True))
+
+
+def _with_lf(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """CRLF as LF, wherever the pieces are cut."""
+    kept = b""
+    for chunk in chunks:
+        octets = kept + chunk
+        kept = octets[-1:] if octets.endswith(b"\r") else b""
+        yield (octets[:-1] if kept else octets).replace(b"\r\n", b"\n")
+    yield kept

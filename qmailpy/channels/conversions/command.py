@@ -1,0 +1,276 @@
+"""
+External commands: started with a clean environment, in a process group and a directory of their own, within limits of
+time, memory and file size, and killed with all they started when their time is over.
+
+The limits are set by C{prlimit}, the group by C{setsid} (both of util-linux), which become the command; there is no
+shell. The command runs as the user of the mail worker. docs/conversion.md tells what it is given and how it answers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
+from typing import Any, Protocol
+
+from attrs import frozen
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ProcessExitedAlready
+from twisted.internet.interfaces import IReactorProcess, IReactorTime
+from twisted.internet.protocol import ProcessProtocol
+from twisted.python.failure import Failure
+
+from qmailpy.values import one_line
+
+OUTPUT = 4096  # octets of what a command says that are kept
+OPTIONS = 65536  # of its answer in OUTPUT_OPTIONS
+_VARIABLE = re.compile(r"\$(?:\{([A-Z_]+)\}|([A-Z_]+))")
+_SHORT = {"INPUT": "INPUT_FILE", "OUTPUT": "OUTPUT_FILE"}
+
+
+class Answer(Enum):
+    """What a command has decided."""
+
+    DONE = "done"  # OUTPUT_FILE is what it is to be; without that file nothing changes
+    NO_CHANGE = "no change"
+    DELETE = "delete"  # the part
+    HOLD = "hold"  # the message, for an operator
+    RETURN = "return"  # the message, to its sender
+    DISCARD = "discard"  # the message, without a word
+    AGAIN = "try again"
+
+
+EXIT: Mapping[int, Answer] = {
+    0: Answer.DONE,
+    75: Answer.AGAIN,  # EX_TEMPFAIL
+    80: Answer.NO_CHANGE,
+    81: Answer.DELETE,
+    82: Answer.HOLD,
+    83: Answer.RETURN,
+    84: Answer.DISCARD,
+}
+"""Exit statuses; any other is a failure, and the message is tried again."""
+
+STATUS: Mapping[str, Answer] = {
+    "NOCHANGE": Answer.NO_CHANGE,
+    "FORCEDELETE": Answer.DELETE,
+    "FORCEHOLD": Answer.HOLD,
+    "FORCERETURN": Answer.RETURN,
+    "FORCEDISCARD": Answer.DISCARD,
+    "AGN": Answer.AGAIN,
+    "178030178": Answer.DELETE,
+    "178030250": Answer.HOLD,
+    "178029946": Answer.RETURN,
+    "178030259": Answer.DISCARD,
+    "178028698": Answer.AGAIN,
+}
+"""C{STATUS} in OUTPUT_OPTIONS, iMTA's names (without PMDF__) and numbers."""
+
+
+@frozen(kw_only=True)
+class Invocation:
+    """A command to be run."""
+
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+    directory: str
+    timeout_s: float
+    memory_octets: int
+    output_octets: int
+
+    def whole(self) -> list[str]:
+        """The arguments with what sets group and limits before them."""
+        limits = [
+            f"--as={self.memory_octets}",
+            f"--fsize={self.output_octets}",
+            f"--cpu={int(self.timeout_s) + 1}",
+            "--core=0",
+        ]
+        return [_found("setsid"), _found("prlimit"), *limits, "--", *self.argv]
+
+
+@frozen(kw_only=True)
+class Ended:
+    """How it ended."""
+
+    status: int | None = None  # exit status; C{None} when it was killed, or could not be started
+    why: str = ""  # for the log, where there is no status
+    said: str = ""  # the end of what it wrote to standard output and error, one line
+
+
+class Run(Protocol):
+    """What runs commands; an argument, so that tests and the command line have their own."""
+
+    def __call__(self, invocation: Invocation) -> Deferred[Ended]:
+        """Run it. Never fails."""
+
+
+def _found(program: str) -> str:
+    return shutil.which(program, path="/usr/bin:/bin:/usr/local/bin") or f"/usr/bin/{program}"
+
+
+def filled(argv: Sequence[str], variables: Mapping[str, str]) -> tuple[str, ...]:
+    """
+    Arguments with variables put in: C{$NAME} or C{${NAME}}; each stays one argument, whatever is in it.
+
+    A name that is not known is left as it is.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1] or match[2]
+        return variables.get(_SHORT.get(name, name), match[0])
+
+    return tuple([_VARIABLE.sub(value, one) for one in argv])
+
+
+def options(octets: bytes) -> dict[str, str]:
+    """The lines C{NAME=value} a command has left in OUTPUT_OPTIONS."""
+    found: dict[str, str] = {}
+    for line in octets[:OPTIONS].decode("utf-8", "replace").splitlines():
+        name, equals, value = line.partition("=")
+        if equals:
+            value = value.strip()
+            if len(value) > 1 and value[0] == value[-1] == '"':
+                value = value[1:-1]
+            found.setdefault(name.strip().upper(), one_line(value, 500))
+    return found
+
+
+def answer(ended: Ended, said: Mapping[str, str]) -> Answer:
+    """
+    What a command has decided: by its exit status, which C{STATUS} makes more exact.
+
+    @param said: L{options}.
+    """
+    found = EXIT.get(ended.status, Answer.AGAIN) if ended.status is not None else Answer.AGAIN
+    named = said.get("STATUS", "").upper().removeprefix("PMDF__")
+    if found is Answer.DONE and named:
+        if named.startswith("0X"):
+            try:
+                named = str(int(named, 16))
+            except ValueError:
+                return Answer.AGAIN
+        return STATUS.get(named, Answer.AGAIN) if named not in ("0", "1") else found
+    return found
+
+
+class _ReactorProcess(ProcessProtocol):
+    """One command of the daemon's."""
+
+    def __init__(self, ended: Deferred[Ended]) -> None:
+        self._ended = ended
+        self._said = b""
+        self.why = ""
+        self.pid = 0
+
+    def outReceived(self, data: bytes) -> None:
+        self._said = (self._said + data)[-OUTPUT:]
+
+    def errReceived(self, data: bytes) -> None:
+        self.outReceived(data)
+
+    def kill(self, why: str) -> None:
+        """End it and all it has started."""
+        self.why = self.why or why
+        kill_group(self.pid)
+        if self.transport is not None:
+            with contextlib.suppress(ProcessExitedAlready):  # that comes to us in a moment
+                self.transport.signalProcess("KILL")
+
+    def processExited(self, reason: Failure) -> None:
+        kill_group(self.pid)  # what it has left behind, which may hold its output open
+
+    def processEnded(self, reason: Failure) -> None:
+        problem: Any = reason.value
+        status = problem.exitCode if not self.why else None
+        why = self.why or ("" if status is not None else f"killed by signal {problem.signal}")
+        self._ended.callback(Ended(status=status, why=why, said=_line(self._said)))
+
+
+class ReactorRun:
+    """Runs commands beside the reactor."""
+
+    def __init__(self, reactor: Any) -> None:
+        """@param reactor: IReactorProcess and IReactorTime."""
+        self._spawn: IReactorProcess = reactor
+        self._clock: IReactorTime = reactor
+        self._running: set[_ReactorProcess] = set()
+
+    def __call__(self, invocation: Invocation) -> Deferred[Ended]:
+        ended: Deferred[Ended] = Deferred()
+        process = _ReactorProcess(ended)
+        argv = invocation.whole()
+        try:
+            transport = self._spawn.spawnProcess(
+                process, argv[0], argv, env=dict(invocation.environment), path=invocation.directory
+            )
+        except OSError as problem:
+            ended.callback(Ended(why=f"cannot be started: {problem.strerror}"))
+            return ended
+        process.pid = transport.pid
+        self._running.add(process)
+        timer = self._clock.callLater(
+            invocation.timeout_s, process.kill, f"took longer than {invocation.timeout_s:g} s"
+        )
+
+        def over(result: Ended) -> Ended:
+            self._running.discard(process)
+            if timer.active():
+                timer.cancel()
+            return result
+
+        transport.closeStdin()
+        return ended.addCallback(over)
+
+    def stop(self) -> None:
+        """End what runs."""
+        for process in list(self._running):
+            process.kill("the mail server stops")
+
+
+def run_now(invocation: Invocation) -> Deferred[Ended]:
+    """Runs a command and waits for it: for commands of ours that have no reactor."""
+    ended: Deferred[Ended] = Deferred()
+    try:
+        process = subprocess.Popen(
+            invocation.whole(),
+            env=dict(invocation.environment),
+            cwd=invocation.directory,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+    except OSError as problem:
+        ended.callback(Ended(why=f"cannot be started: {problem.strerror}"))
+        return ended
+    try:
+        said, _ = process.communicate(timeout=invocation.timeout_s)
+    except subprocess.TimeoutExpired:
+        kill_group(process.pid)
+        process.kill()
+        process.communicate()
+        ended.callback(Ended(why=f"took longer than {invocation.timeout_s:g} s"))
+        return ended
+    kill_group(process.pid)
+    status = process.returncode
+    why = "" if status >= 0 else f"killed by signal {-status}"
+    ended.callback(Ended(status=status if status >= 0 else None, why=why, said=_line(said[-OUTPUT:])))
+    return ended
+
+
+def kill_group(leader: int, kill: Callable[[int, int], None] = os.killpg) -> None:
+    """End every process of a group that may be gone."""
+    if leader > 1:
+        try:
+            kill(leader, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            return
+
+
+def _line(octets: bytes) -> str:
+    return one_line(octets.decode("utf-8", "replace").strip().replace("\n", " / "), 400)

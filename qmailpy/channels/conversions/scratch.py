@@ -1,0 +1,114 @@
+"""
+Files of one conversion: a directory below HOME/run/conversion, gone when the conversion is; and content that outlives
+it.
+
+What a crash leaves is removed when the channel is used next. Everything here blocks.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterable, Iterator
+
+from qmailpy.values import Content, MemoryContent
+
+MEMORY = 262_144
+"""Octets of a new message that are kept in memory; a larger one is in a file."""
+
+
+class OpenContent:
+    """L{Content} in a file that has no name any more: it goes when nobody wants it, or when the process ends."""
+
+    def __init__(self, handle: int, size: int) -> None:
+        """@param handle: is closed by this."""
+        self.size = size
+        self.in_memory = False
+        self._handle = handle
+        weakref.finalize(self, os.close, handle)
+
+    def read(self) -> bytes:
+        return b"".join(self.chunks(max(self.size, 1)))
+
+    def chunks(self, octets: int = 65536) -> Iterator[bytes]:
+        at = 0
+        while at < self.size:
+            piece = os.pread(self._handle, min(octets, self.size - at), at)
+            if not piece:
+                raise OSError(5, "shorter than it should be")
+            yield piece
+            at += len(piece)
+
+    def header(self, limit: int = 65536) -> bytes:
+        found = os.pread(self._handle, limit, 0)
+        end = found.find(b"\r\n\r\n")
+        return found[: end + 4] if end >= 0 else found
+
+
+class Scratch:
+    """The directory of one conversion, made when it is first needed."""
+
+    def __init__(self, root: str) -> None:
+        """@param root: made when it is missing."""
+        self._root = root
+        self._path = ""
+        self._count = 0
+
+    def thd_file(self, what: str) -> str:
+        """A path for a new file, which nobody has made."""
+        if not self._path:
+            os.makedirs(self._root, mode=0o700, exist_ok=True)
+            self._path = tempfile.mkdtemp(dir=self._root)
+        self._count += 1
+        return os.path.join(self._path, f"{what}{self._count}")
+
+    def thd_write(self, what: str, chunks: Iterable[bytes]) -> str:
+        """A new file; its path."""
+        path = self.thd_file(what)
+        with open(path, "xb") as target:
+            for chunk in chunks:
+                target.write(chunk)
+        return path
+
+    @property
+    def used(self) -> bool:
+        """Whether there is anything to remove."""
+        return bool(self._path)
+
+    def thd_remove(self) -> None:
+        """Everything goes, whatever commands have left there."""
+        if self._path:
+            shutil.rmtree(self._path, ignore_errors=True)
+            self._path = ""
+
+
+def thd_clean(root: str) -> None:
+    """Remove what a former process has left."""
+    shutil.rmtree(root, ignore_errors=True)
+
+
+def thd_content(root: str, chunks: Iterable[bytes]) -> Content:
+    """
+    Content of octets that come in pieces: in memory, or in a file without a name.
+
+    @raise OSError: it cannot be written.
+    """
+    pieces: list[bytes] = []
+    size = 0
+    source = iter(chunks)
+    for chunk in source:
+        pieces.append(chunk)
+        size += len(chunk)
+        if size > MEMORY:
+            break
+    else:
+        return MemoryContent(b"".join(pieces))
+    os.makedirs(root, mode=0o700, exist_ok=True)
+    with tempfile.TemporaryFile(dir=root, buffering=65536) as target:
+        target.write(b"".join(pieces))
+        for chunk in source:
+            size += target.write(chunk)
+        target.flush()
+        return OpenContent(os.dup(target.fileno()), size)
