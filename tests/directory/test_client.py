@@ -8,6 +8,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from qmailpy.directory import password
+from qmailpy.directory.cache import CachedDirectory
+from qmailpy.directory.inherited import LIFETIME_S
+from qmailpy.directory.plans import PLAN, Named
 from qmailpy.directory.servers import FIRST_PROBE_S
 from qmailpy.errors import Temporary
 from qmailpy.values import Mailbox
@@ -46,6 +49,36 @@ class ClientTests(AskingTestCase):
         for _ in range(10):
             self.assertIsInstance(self.successResultOf(self.start()), Mailbox)
         self.assertEqual(len(self.endpoint.pumps), 2)
+
+    def test_what_users_share_is_asked_for_once_and_anew_after_a_change(self) -> None:
+        """Plans and domains are remembered for seconds; a flush of the cache in front ends that."""
+        plans = Named(self.accounts.tree, PLAN)
+        plans.thd_add("gold", {"mailquotasize": ("5",)})
+        for name in ("a", "b", "c"):
+            self.accounts.thd_add_user(f"{name}@example.org", values={"qmailplanname": ("gold",)})
+        cache = CachedDirectory(self.clock, self.directory, 3600, 3600, 100)
+        asked: list[Any] = []
+        original = self.directory._entry_of
+
+        async def asking(kind: str, name: str) -> Any:
+            asked.append((kind, name))
+            return await original(kind, name)
+
+        self.patch(self.directory._inherited, "_ask", asking)
+
+        def quota(name: str) -> int:
+            found = self.ask(cache.lookup(f"{name}@example.org"))
+            assert isinstance(found, Mailbox)
+            return found.quota_octets
+
+        self.assertEqual([quota(name) for name in "abc"], [5, 5, 5])
+        self.assertEqual(asked, [("domain", "example.org"), ("plan", "gold")])
+        plans.thd_set("gold", {"mailquotasize": ("7",)})
+        cache.flush("")
+        self.assertEqual(quota("a"), 7)
+        plans.thd_set("gold", {"mailquotasize": ("9",)})
+        self.clock.advance(LIFETIME_S)
+        self.assertEqual(quota("b"), 9)
 
     def test_a_lost_connection_is_made_again_and_the_question_asked_again(self) -> None:
         self.successResultOf(self.start())

@@ -112,6 +112,21 @@ class DomainAdministratorTests(RoleTestCase):
         self.assertEqual(self.code(connection, pureldap.LDAPModifyDNRequest(_JOE, "uid=j", True)), Code.SUCCESS)
         self.connect((f"uid=j,dc=example.org,{BASE}", b"new"))
 
+    def test_what_an_entry_became_meanwhile_counts(self) -> None:
+        """Between the look at it and the change it is made an operator's."""
+        store = self.accounts.store
+        original = store.thd_modify
+
+        def late(name: Any, change: Any) -> Any:
+            self.patch(store, "thd_modify", original)
+            self.give("uid=joe,dc=example.org", qmailadministers=("*",))
+            return original(name, change)
+
+        connection = self.connect(_BOSS)
+        self.patch(store, "thd_modify", late)
+        self.assertEqual(self.code(connection, modify(_JOE, 2, "userPassword", "x")), Code.INSUFFICIENT_ACCESS)
+        self.connect((_JOE, b"sesame"))
+
     def test_what_is_taken_away_is_gone_at_once(self) -> None:
         connection = self.connect(_BOSS)
         self.give("uid=boss,dc=other.example", qmailadministers=())

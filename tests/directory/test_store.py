@@ -230,3 +230,24 @@ class StoreTests(SynchronousTestCase):
             self.assertEqual(database.execute("SELECT count(*) FROM logins").fetchone(), (0,))
         database.close()
         self.refused(Trouble.NO_SUCH, store.thd_note_login, name, Login(5.0, "pop3", ""))
+
+    def test_of_many_those_are_added_that_can_be_and_of_the_others_nothing(self) -> None:
+        accounts = example(self)
+        accounts.thd_add_user("joe@example.org")
+        taken = _user("ann", mailalternateaddress=("x@example.org", "joe@example.org"))
+        refused = accounts.store.thd_add_each(
+            [
+                _user("bob"),
+                taken,
+                _user("joe"),
+                _user("c", mail=("no address",)),
+                _user("dan"),
+                _user("e", domain="no.example"),
+            ]
+        )
+        kinds = [problem and problem.kind for problem in refused]
+        missing = Trouble.NO_SUCH
+        self.assertEqual(kinds, [None, Trouble.CONFLICT, Trouble.EXISTS, Trouble.INVALID, None, missing])
+        self.assertIsNone(accounts.store.thd_get(taken.name))
+        self.assertIsNone(accounts.store.thd_by_address("x@example.org"))
+        self.assertEqual(len(accounts.thd_users()), 3)
