@@ -65,7 +65,7 @@ def escape(value: str) -> str:
     text = _SPECIAL.sub(lambda found: "\\" + found.group(), value)
     if text.startswith((" ", "#")):
         text = "\\" + text
-    if text.endswith(" ") and not text.endswith("\\ "):
+    if len(value) > 1 and value.endswith(" "):  # a single blank was escaped as the first character
         text = text[:-1] + "\\ "
     return text
 

@@ -32,6 +32,11 @@ class NameTests(SynchronousTestCase):
     def test_what_is_written_reads_back(self, rdns: tuple[tuple[tuple[str, str], ...], ...]) -> None:
         self.assertEqual(parse(str(Name(rdns))), Name(rdns))
 
+    def test_blanks_and_backslashes_at_an_end_read_back(self) -> None:
+        for value in ("a\\ ", "\\ ", " a ", "a  ", "#", "# ", "\\", "a\\\\ "):
+            name = Name(((("uid", value),),))
+            self.assertEqual(parse(str(name)), name, value)
+
     def test_keys_are_equal_whatever_the_case_and_blanks(self) -> None:
         self.assertEqual(parse("UID=Joe  Doe,O=QmailPy").key, parse("uid=joe doe , o=qmailpy").key)
         self.assertEqual(parse("cn=a+sn=b,o=c").key, parse("sn=B+cn=A,o=c").key)
