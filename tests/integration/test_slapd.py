@@ -4,6 +4,7 @@ Debian's slapd as the directory: one, two in mirror mode of which one is killed 
 
 from __future__ import annotations
 
+import atexit
 import base64
 import datetime
 import os
@@ -284,6 +285,7 @@ class WholeNode(NodeCase):
 
     def make_node(self, settings: Settings) -> Node:
         base = tempfile.mkdtemp(prefix="qs", dir="/tmp")
+        atexit.register(shutil.rmtree, base, ignore_errors=True)  # as the node, it serves all tests of the class
         type(self).server = slapd.Slapd(os.path.join(base, "a")).start()
         type(self).pop3 = slapd.free_port()
         self.server.add(slapd.people(self.users))
@@ -296,11 +298,6 @@ class WholeNode(NodeCase):
     def begin(self, node: Node) -> None:
         node.start()
         node.wait_for("access-0 is ready")
-
-    @classmethod
-    def tearDownClass(cls) -> None:
-        cls.server.kill()
-        shutil.rmtree(os.path.dirname(cls.server.place), ignore_errors=True)
 
     def test_mail_is_accepted_delivered_and_fetched(self) -> None:
         with self.node.talk() as talk:

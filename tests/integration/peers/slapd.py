@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import signal
@@ -21,6 +22,7 @@ BASE = "o=qmailpy"
 ROOT_DN = f"cn=root,{BASE}"
 SERVICE_DN = f"cn=service,{BASE}"
 LIMIT_S = 20.0
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 _CONFIG = """dn: cn=config
 objectClass: olcGlobal
@@ -162,12 +164,14 @@ class Slapd:
         urls = f"{self.url} ldapi://{self.socket.replace('/', '%2F')}"
         if self.tls_port:
             urls += f" ldaps://127.0.0.1:{self.tls_port}"
+        libc = ctypes.CDLL(None)
         with open(os.path.join(self.place, "output"), "ab") as output:
             self.process = subprocess.Popen(
                 [SLAPD, "-d", "0", "-h", urls, "-F", os.path.join(self.place, "config")],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                preexec_fn=lambda: libc.prctl(_DIE_WITH_PARENT, signal.SIGKILL),
             )
         until(self._answers, LIMIT_S)
         return self
