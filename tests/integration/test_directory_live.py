@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import poplib
 import re
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ from qmailpy.directory.setup import create
 from qmailpy.servers.control import Registry
 from tests.integration.daemon_process import until
 from tests.integration.node import Node, quick
+from tests.integration.peers.dovecot import free_port
 
 ENTRY = """dn: uid={0},dc=example.org,o=qmailpy
 objectClass: inetOrgPerson
@@ -84,6 +86,62 @@ class ChangedElsewhere(LiveCase):
         node = self.node(0)
         self.check(node)
         self.assertEqual(node.stop(), 0)
+
+
+class Operating(LiveCase):
+    """What an operator and a user see of a running home."""
+
+    def test_the_daemon_speaks_tls_and_commands_are_seen_at_once(self) -> None:
+        ports = {name: free_port() for name in ("plain", "ldaps", "pop3")}
+        where = {name: f"tcp:{port}:interface=127.0.0.1" for name, port in ports.items()}
+        settings = {
+            "directory.endpoint": where["plain"],
+            "directory.tls_endpoint": where["ldaps"],
+            "listener.pop3.endpoint": where["pop3"],
+            "listener.pop3.plain_auth": True,
+        }
+        node = Node({**quick(1), **REMEMBERED, **settings}, ("alice",))
+        self.addCleanup(node.clean_up)
+        node.start()
+
+        # Its own certificate, handed to the directory process, by StartTLS and from the beginning.
+        trusted = {**os.environ, "LDAPTLS_CACERT": node.path("tls", "cert.pem"), "LDAPTLS_REQSAN": "never"}
+        trusted["LDAPTLS_REQCERT"] = "allow"
+        login = ["-x", "-D", "cn=admin,o=qmailpy", "-y", secret_path(node.home, "admin")]
+        for way in (["-ZZ", "-H", f"ldap://127.0.0.1:{ports['plain']}"], ["-H", f"ldaps://127.0.0.1:{ports['ldaps']}"]):
+            done = subprocess.run(["ldapwhoami", *login, *way], env=trusted, capture_output=True, check=False)
+            self.assertEqual((done.returncode, done.stdout), (0, b"dn:cn=admin,o=qmailpy\n"), done.stderr)
+
+        # Answers from before, and that there is nobody, were remembered for an hour.
+        self.assertEqual((self.rcpt(node, "u7"), self.rcpt(node, "alice")), ("550", "250"))
+        rows = "address,password\n" + "".join(f"u{number}@example.org,sesame\n" for number in range(20))
+        with open(node.path("rows.csv"), "w") as file:
+            file.write(rows)
+        printed = node.qmailpy("user", "import", node.path("rows.csv"), "--password-scheme", "ssha")
+        self.assertIn("20 added", printed)
+        self.assertEqual(self.rcpt(node, "u7"), "250")
+        self.assertIn("0 problems", node.qmailpy("directory", "check"))
+
+        # A login is noted; a plan without POP3 ends it.
+        self.pop3(ports["pop3"])
+        until(lambda: "pop3 127.0.0.1" in node.qmailpy("user", "show", "u7@example.org"))
+        node.qmailpy("plan", "add", "mute", "features=submission")
+        node.qmailpy("user", "set", "u7@example.org", "plan=mute")
+        with self.assertRaisesRegex(poplib.error_proto, "SYS/PERM"):
+            self.pop3(ports["pop3"])
+        node.qmailpy("plan", "set", "mute", "features=pop3")
+        self.pop3(ports["pop3"])
+        self.assertEqual(node.stop(), 0)
+        self.assertNotIn("Traceback", node.printed())
+
+    def pop3(self, port: int) -> None:
+        client = poplib.POP3("127.0.0.1", port, timeout=20)
+        try:
+            client.user("u7@example.org")
+            client.pass_("sesame")
+            client.quit()
+        finally:
+            client.close()
 
 
 class Ending(TestCase):
