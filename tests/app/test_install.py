@@ -201,9 +201,11 @@ class Bootstrap(SynchronousTestCase):
             self.paper(name, "exit 0")
         self.paper("apt-get", "echo APT; exit 1")
         self.paper("id", "echo 1000")
-        expected = "as root: apt-get install --no-install-recommends ldap-utils slapd\n"
         status, said = self.run_it("test")
-        self.assertEqual((status, said), (1, f"bootstrap: the tests need more programs; {expected}"))
+        before, _, packages = said.partition("as root: apt-get install --no-install-recommends ")
+        self.assertEqual((status, before), (1, "bootstrap: the tests need more programs; "))
+        self.assertLessEqual({"ldap-utils", "slapd"}, set(packages.split()))
+        self.assertTrue({"postfix", "swaks", "curl", "fetchmail"}.isdisjoint(packages.split()))
 
     def test_another_mail_server_is_not_thrown_out(self) -> None:
         self.paper("python3", "exit 0")

@@ -12,6 +12,7 @@ from typing import ClassVar
 from qmailpy.control import call, running
 from qmailpy.errors import CommandError
 from qmailpy.records.record import Action
+from tests.integration.daemon_process import until
 from tests.integration.node import BIN, Node, NodeCase, Settings
 from tests.integration.peers.client import Talk, message
 
@@ -184,9 +185,13 @@ class DirectoryAway(NodeCase):
             self.assertEqual([reply[:3] for reply in replies], ["250", "451", "451"])
         finally:
             os.kill(pid, signal.SIGCONT)
-        with self.node.talk() as talk:
-            replies = talk.envelope("a@b.example", ["bob@example.org", "nobody@example.org"])
-        self.assertEqual([reply[:3] for reply in replies], ["250", "250", "550"])
+
+        def answers() -> bool:
+            with self.node.talk() as talk:
+                replies = talk.envelope("a@b.example", ["bob@example.org", "nobody@example.org"])
+            return [reply[:3] for reply in replies] == ["250", "250", "550"]
+
+        until(answers, 5)
 
 
 class Reload(LifeCase):
