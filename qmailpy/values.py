@@ -299,6 +299,7 @@ class Posting:
     user: str = ""  # authenticated login
     size_octets: int = 0  # as announced, or as it turned out; 0 = not known
     handed_on: bool = False  # it comes from another node of ours (LMTP from another machine)
+    accepted: bool = False  # it was accepted before: who may write to whom, and how much, is asked no more
 
 
 @frozen

@@ -14,7 +14,7 @@ from qmailpy.disk.files import Files
 from qmailpy.errors import Temporary
 from qmailpy.interfaces import IEnqueue, IRouter
 from qmailpy.queue.shard import InThread
-from qmailpy.values import Envelope, Recipient, Refused
+from qmailpy.values import Envelope, Posting, Recipient, Refused
 from qmailpy.wire.drop import Drop, DropError, read_drop
 from qmailpy.wire.headers import received_field
 
@@ -95,8 +95,9 @@ class Drops(Service):
         recipients: list[Recipient] = []
         queue_id = self._enqueue.new_id()
         now = time.time()
+        about = Posting(sender=drop.sender, accepted=True)
         for address in drop.recipients:
-            result = await self._router.route(address, self._source)
+            result = await self._router.route(address, self._source, about)
             if isinstance(result, Refused):
                 recipients.append(Recipient(address=address, original=address, channel=self._process))
             else:

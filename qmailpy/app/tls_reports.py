@@ -26,7 +26,7 @@ from qmailpy.interfaces import IEnqueue, IResolver, IRouter
 from qmailpy.queue.shard import InThread
 from qmailpy.remote.https import Https, HttpsFailed, host_of
 from qmailpy.remote.tls_results import DAY_S, Day, ResultFiles, counted
-from qmailpy.values import Envelope, Notify, Refused
+from qmailpy.values import Envelope, Notify, Posting, Refused
 from qmailpy.wire.headers import date
 from qmailpy.wire.tlsa import Mismatch
 from qmailpy.wire.tlsrpt import Reporter, packed, report, report_addresses, report_mail
@@ -159,7 +159,7 @@ class TlsReports(Service):
         local, _, domain = to.rpartition("@")
         address = f"{local}@{domain.lower()}"
         source = next((name for name, each in self.config.channels.items() if each.kind == "process"), "process")
-        result = await self._router.route(address, source)
+        result = await self._router.route(address, source, Posting(sender=sender, accepted=True))
         if isinstance(result, Refused):
             self._log.warn("TLS report to {address} leads nowhere: {why}", address=address, why=str(result.reply))
             return

@@ -31,6 +31,7 @@ from qmailpy.config.conversion_schema import ConversionsConfig
 from qmailpy.config.schema import ChannelConfig, Config
 from qmailpy.errors import Temporary
 from qmailpy.interfaces import IChannel, IReconfigured
+from qmailpy.routing.posting import accepted
 from qmailpy.routing.selection import way
 from qmailpy.values import Disposition, Envelope, Job, NewMail, Recipient, Refused, Reply, Verdict
 
@@ -92,7 +93,7 @@ class ConversionChannel:
         said: list[Disposition | None] = [None] * len(job.recipients)
         onward: list[_Onward] = []
         for place, recipient in enumerate(job.recipients):
-            found = await self._ways(recipient)
+            found = await self._ways(job, recipient)
             if isinstance(found, Disposition):
                 said[place] = found
             else:
@@ -108,13 +109,13 @@ class ConversionChannel:
     async def stop(self) -> None:
         self._run.stop()
 
-    async def _ways(self, recipient: Recipient) -> tuple[Recipient, ...] | Disposition:
+    async def _ways(self, job: Job, recipient: Recipient) -> tuple[Recipient, ...] | Disposition:
         """Where a recipient goes from here."""
         channel, host = way(recipient)
         if channel:
             return (evolve(recipient, channel=channel, host=host),)
         try:
-            found = await self._parts.router.route(recipient.address, self.name)
+            found = await self._parts.router.route(recipient.address, self.name, accepted(job.envelope))
         except Temporary as error:
             return Disposition(verdict=Verdict.DEFERRED, reply=error.reply)
         if isinstance(found, Refused):

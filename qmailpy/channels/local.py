@@ -34,6 +34,7 @@ from qmailpy.local.quota import named_size
 from qmailpy.local.usage import Quota
 from qmailpy.local.writer import ReactorThreads, Threads
 from qmailpy.routing.expand import SUBADDRESS, is_this_node
+from qmailpy.routing.posting import accepted
 from qmailpy.routing.router import names_of_node
 from qmailpy.values import Alias, Disposition, Domain, Group, Job, Mailbox, Recipient, Reply, Routed, Verdict
 
@@ -100,7 +101,7 @@ class LocalChannel:
         results: list[Disposition | None] = []
         deliveries: list[Delivery] = []
         for number, recipient in zip(job.numbers, job.recipients, strict=True):
-            found = await self._find(recipient)
+            found = await self._find(job, recipient)
             if isinstance(found, _Found):
                 deliveries.append(_delivery(job, number, recipient, found))
                 results.append(None)
@@ -248,7 +249,7 @@ class LocalChannel:
             if not doubtful:
                 del self._doubtful[name]
 
-    async def _find(self, recipient: Recipient) -> _Found | Disposition:
+    async def _find(self, job: Job, recipient: Recipient) -> _Found | Disposition:
         """Where the recipient's mail goes, or what to tell instead."""
         try:
             found = await self._mailbox(recipient.address)
@@ -258,7 +259,7 @@ class LocalChannel:
                 node = found.mailbox.host or (found.domain.host if found.domain is not None else "")
                 if not node or is_this_node(node, self._nodes):
                     return found if found.mailbox.active else self._suspended
-            return await self._elsewhere(recipient)
+            return await self._elsewhere(job, recipient)
         except Temporary as error:
             return Disposition(verdict=Verdict.DEFERRED, reply=error.reply)
 
@@ -280,9 +281,9 @@ class LocalChannel:
         quota = self._usage.quota(entry, ours) if self._usage is not None else None
         return _Found(entry, ours, tag if entry.subfolders else "", quota)
 
-    async def _elsewhere(self, recipient: Recipient) -> Disposition:
+    async def _elsewhere(self, job: Job, recipient: Recipient) -> Disposition:
         """The address has become an alias while the message waited."""
-        routed = await self._router.route(recipient.address, self.name)
+        routed = await self._router.route(recipient.address, self.name, accepted(job.envelope))
         if not isinstance(routed, Routed):
             verdict = Verdict.DEFERRED if routed.reply.temporary else Verdict.FAILED
             return Disposition(verdict=verdict, reply=routed.reply)

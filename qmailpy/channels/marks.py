@@ -46,7 +46,11 @@ def to_remake(
 
     @param marks: of C{thd_marks_of_all}, now; C{marks_before}: when they were made.
     """
-    shared = config.destinations != before.destinations or config.tlsrpt.send != before.tlsrpt.send
+    shared = (config.destinations, config.rules, config.tlsrpt.send) != (
+        before.destinations,
+        before.rules,
+        before.tlsrpt.send,
+    )
     return {
         name: channel
         for name, channel in config.channels.items()

@@ -30,6 +30,7 @@ from qmailpy.config.schema import ChannelConfig, Config
 from qmailpy.config.wording import thd_wordings
 from qmailpy.errors import Temporary
 from qmailpy.interfaces import IChannel, IReconfigured
+from qmailpy.routing.posting import accepted
 from qmailpy.values import Content, Disposition, Envelope, Job, Notify, Recipient, Refused, Reply, Verdict
 from qmailpy.wire.dsn import Notice, Origin, Reported, delay_report, failure_report, success_report
 from qmailpy.wire.headers import find
@@ -212,7 +213,7 @@ class ProcessChannel:
 
     async def _onward(self, job: Job, recipient: Recipient) -> Disposition | _Forward:
         try:
-            found = await self._router.route(recipient.address, self.source(job))
+            found = await self._router.route(recipient.address, self.source(job), accepted(job.envelope))
             forward = recipient.original != recipient.address and await self._forwards.is_forwarded(recipient)
         except Temporary as error:
             return Disposition(verdict=Verdict.DEFERRED, reply=error.reply)

@@ -31,6 +31,7 @@ from qmailpy.remote.protection import Protection
 from qmailpy.remote.session import Session
 from qmailpy.remote.shaping import Shaper
 from qmailpy.remote.tls import Contexts
+from qmailpy.routing.senders import Senders
 from qmailpy.values import Disposition, Job, Recipient, Reply, Verdict
 from qmailpy.wire.client_events import Transaction, Wish
 from qmailpy.wire.client_path import unsendable
@@ -126,6 +127,7 @@ class SmtpChannel:
             our_names=(config.server.hostname, "localhost"),
             reach=Reach(allow_loopback=channel.allow_loopback, is_ours=is_address_of_this_machine),
         )
+        self._senders = Senders(config, channel.name)
         self._clock = reactor
         self._shaper = Shaper(channel.destination_concurrency)
         self._pool = Pool(reactor, reactor, channel, memory, watcher, new_session)
@@ -149,7 +151,7 @@ class SmtpChannel:
             # Connections are kept by it: that of a message which may do without is not one for others.
             policy = evolve(where.policy, required=require, optional=job.envelope.tls_optional and not require)
             where = evolve(where, policy=policy)
-        sender = job.envelope.sender
+        sender = self._senders.outgoing(job.envelope)
         bad = [unsendable(sender) or unsendable(recipient.address) for recipient in job.recipients]
         taken = [recipient for recipient, reply in zip(job.recipients, bad, strict=True) if reply is None]
         good = tuple([recipient.address for recipient in taken])

@@ -10,11 +10,14 @@ from qmailpy.cli.mapping import mapping
 from qmailpy.cli.output import print_json, print_line
 from qmailpy.cli.probe_tls import tls
 from qmailpy.cli.store import open_store
+from qmailpy.config.schema import Config
 from qmailpy.directory.embedded import EmbeddedDirectory
 from qmailpy.errors import CommandError
 from qmailpy.routing import srs_secret
 from qmailpy.routing.router import Router, Trace
-from qmailpy.values import Refused
+from qmailpy.routing.rules import Origin
+from qmailpy.routing.senders import Senders
+from qmailpy.values import Posting, Refused, RouteResult
 
 
 @click.group()
@@ -29,12 +32,26 @@ test.add_command(tls)
 @test.command("rewrite")
 @click.argument("address", metavar="ADDRESS")
 @click.option("--source", default="tcp_local", show_default=True, metavar="CHANNEL", help="Where the mail comes from.")
+@click.option("--from", "sender", default=None, metavar="ADDRESS", help='Who sends it; "" is the null sender.')
+@click.option("--user", default="", metavar="LOGIN", help="Who has logged in.")
+@click.option("--size", default=0, metavar="OCTETS", help="How large it is; mailboxes and channels may mind.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
-def rewrite(context: Context, address: str, source: str, as_json: bool) -> None:
-    """Show where mail for ADDRESS would go, and why."""
-    trace = _traced(context, address, source)
+def rewrite(
+    context: Context, address: str, source: str, sender: str | None, user: str, size: int, as_json: bool
+) -> None:
+    """
+    Show where mail for ADDRESS would go, and why.
+
+    With --from also what its sender is called outside, where rules make another of it; without it, rules and groups
+    that ask who sends are asked nothing.
+    """
+    about = None
+    if sender is not None or user or size:
+        about = Posting(sender=_lower(sender or ""), user=user.strip().lower(), size_octets=size)
+    trace = _traced(context, address, source, about)
     result = trace.result
+    leaving = _leaving(context.config, result, source, about)
     if as_json:
         refused = isinstance(result, Refused)
         print_json(
@@ -48,6 +65,7 @@ def rewrite(context: Context, address: str, source: str, as_json: bool) -> None:
                 else [{"address": r.address, "channel": r.channel, "host": r.host} for r in result.recipients],
                 "reply": str(result.reply) if isinstance(result, Refused) else "",
                 "steps": list(trace.steps),
+                "senders": [{"channel": channel, "sender": named, "rule": rule} for channel, named, rule in leaving],
             }
         )
         return
@@ -59,18 +77,38 @@ def rewrite(context: Context, address: str, source: str, as_json: bool) -> None:
     for recipient in result.recipients:
         way = f" by {recipient.host}" if recipient.host else ""
         print_line(f"<{recipient.address}> in channel {recipient.channel}{way}")
+    for channel, named, number in leaving:
+        print_line(f"its sender leaves by {channel} as <{named}>, by rewrite rule {number}")
     print_line("anybody may send there" if result.local else "only clients that may relay may send there")
 
 
-def _traced(context: Context, address: str, source: str) -> Trace:
+def _lower(address: str) -> str:
+    """An address with its domain in lower case."""
+    local, at, domain = address.strip().rpartition("@")
+    return f"{local}{at}{domain.lower()}"
+
+
+def _leaving(config: Config, result: RouteResult, source: str, about: Posting | None) -> list[tuple[str, str, int]]:
+    """What a sender becomes: channel, the other sender, and the number of the rule that says so."""
+    if isinstance(result, Refused) or about is None or not about.sender:
+        return []
+    origin = Origin(source=source, sender=about.sender, user=about.user)
+    found = []
+    for channel in dict.fromkeys(one.channel for one in result.recipients):
+        match = Senders(config, channel).match(about.sender, origin)
+        if match is not None and config.channels[channel].kind in ("smtp", "lmtp"):
+            found.append((channel, match.address, match.number))
+    return found
+
+
+def _traced(context: Context, address: str, source: str, about: Posting | None) -> Trace:
     """Ask the router; without a reactor, for the embedded directory answers at once in this thread."""
     config = context.config
     found: list[Trace] = []
     failed: list[BaseException] = []
     with open_store(context.home) as store:
         router = Router(config, EmbeddedDirectory(store, maybeDeferred), srs_secret=srs_secret.thd_read(context.home))
-        local, at, domain = address.strip().rpartition("@")
-        asked = Deferred.fromCoroutine(router.trace(f"{local}{at}{domain.lower()}", source))
+        asked = Deferred.fromCoroutine(router.trace(_lower(address), source, about))
         asked.addCallbacks(found.append, lambda failure: failed.append(failure.value))
     if failed:
         raise failed[0]

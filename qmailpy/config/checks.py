@@ -201,17 +201,23 @@ def clock(value: str) -> str:
 
 
 def pattern(value: str) -> str:
-    """What a rewrite rule matches. A star stands alone: within a name the rules would look for a host called so."""
+    """What a rewrite rule matches. A star stands for a whole label, never for a part of one."""
     if value in {".", "*", "[]"} or is_domain(value.removeprefix(".")):
         return ""
     if value.startswith("[") and value.endswith("]"):
         try:
-            ipaddress.ip_address(value[1:-1].removeprefix("IPv6:"))
+            ipaddress.ip_network(value[1:-1].removeprefix("IPv6:"))
         except ValueError:
             pass
         else:
             return ""
-    return f'"{value}" matches nothing; right would be "host.example", ".example" (hosts below it), "[]", "." or "*"'
+    labels = value.split(".")
+    if "*" in labels and is_domain(".".join("x" if label == "*" else label for label in labels)):
+        return ""
+    return (
+        f'"{value}" matches nothing; right would be "host.example", ".example" (hosts below it), "*.example" (one name '
+        'for the star), "[]", "[192.0.2.0/24]", "." or "*"'
+    )
 
 
 def destination_pattern(value: str) -> str:
@@ -236,6 +242,12 @@ def next_host(value: str) -> str:
         else:
             return ""
     return host_port(value)
+
+
+def next_hosts(value: str) -> str:
+    """A next hop, or several separated by commas, in the order to try."""
+    parts = [part.strip() for part in value.split(",")]
+    return next((said for said in map(next_host, parts) if said), "")
 
 
 def rewritten(value: str) -> str:
@@ -400,7 +412,14 @@ CHECKS: Mapping[type, Mapping[str, Check]] = {
         "part_octets": between(1024, 1 << 26),
         "broken": one_of("pass", "hold"),
     },
-    schema.RuleConfig: {"pattern": pattern, "host": optional(next_host), "address": optional(rewritten)},
+    schema.RuleConfig: {
+        "pattern": pattern,
+        "host": optional(next_hosts),
+        "address": optional(rewritten),
+        "sender": every(glob),
+        "user": every(glob),
+        "direction": one_of("to", "from"),
+    },
     schema.DirectoryConfig: {
         "endpoint": optional(endpoint),
         "tls_endpoint": optional(endpoint),

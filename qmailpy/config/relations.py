@@ -1,5 +1,5 @@
 """
-What must fit together in access tables and DNS lists; L{qmailpy.config.load} asks.
+What must fit together in access tables, DNS lists and rewrite rules; L{qmailpy.config.load} asks.
 """
 
 from __future__ import annotations
@@ -84,3 +84,20 @@ def _rule(reader: Reader, path: tuple[str, int], keys: Sequence[str], rule: Acce
     if kind is not None and kind not in known.kinds:
         text = f'needs a channel of kind "{kind}"; right would be [channel.{kind}] with kind = "{kind}"'
         reader.add(path, "action", text)
+
+
+def rewriting(reader: Reader, tree: Mapping[str, Any], channels: Sequence[str]) -> None:
+    """Rules say where recipients lead, or what senders become: each direction needs its own keys."""
+    for number, raw in enumerate(_elements(tree.get("rewrite"))):
+        path = ("rewrite", number)
+        if raw.get("direction", "to") == "to":
+            if "channel" not in raw:
+                reader.add(path, "channel", "is missing; right would be a line channel = ...")
+            elif raw["channel"] == "":
+                reader.add(path, "channel", f"is empty{nearest('', channels)}")
+        elif raw.get("direction") == "from":
+            if not raw.get("address"):
+                text = 'is missing, which direction = "from" needs; right would be as in address = "$U@example.org"'
+                reader.add(path, "address", text)
+            if raw.get("host"):
+                reader.add(path, "host", 'is nothing with direction = "from"; right would be a line without it')

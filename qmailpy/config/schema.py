@@ -8,10 +8,14 @@ is the key there: C{Config.queue.segment_octets} is C{segment_octets} in table C
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Annotated
 
 from attrs import Factory, field, frozen
 
 from qmailpy.config.conversion_schema import ConversionConfig, ConversionsConfig
+
+LISTED = "listed"
+"""Marks a text that may be written as a list, too; it is kept with commas between."""
 
 
 @frozen(kw_only=True)
@@ -150,7 +154,9 @@ class ChannelConfig:
     jitter: float = 0.1  # share of a waiting time that is drawn by chance
     lifetime_s: float = 0.0  # 0 = [queue] lifetime_s
     recipients_per_job: int = 100
-    relay: str = ""  # HOST:PORT or unix:PATH all mail of this channel goes to; "" = by MX
+    relay: Annotated[str, LISTED] = (
+        ""  # HOST:PORT or unix:PATH all mail of this channel goes to, or several; "" = by MX
+    )
     relay_user: str = ""  # login at the relay; then TLS is a must
     relay_password_file: str = ""  # its password, in the first line; relative to HOME
     port: int = 25
@@ -173,11 +179,14 @@ class ChannelConfig:
 class RuleConfig:
     """[[rewrite]]: first match wins; see docs/channels.md."""
 
-    pattern: str  # "host.example", ".example" (subdomains), "[]" (any literal), "." (any)
-    channel: str
-    host: str = ""  # next hop; "" = the address's own domain
+    pattern: str  # "host.example", ".example" (subdomains), "*.example", "[]" (any literal), "." (any)
+    channel: str = ""  # where it goes; with direction "from": only what leaves by it, "" = by any
+    host: Annotated[str, LISTED] = ""  # next hop, or several in the order to try; "" = the address's own domain
     address: str = ""  # "$U@other.example": the address rewritten; "" = unchanged
     source: str = ""  # only for mail from this channel; "" = any
+    sender: tuple[str, ...] = ()  # only for mail of senders like these ("<>" the null sender); empty = any
+    user: tuple[str, ...] = ()  # only for mail of logins like these ("<>" none); empty = any
+    direction: str = "to"  # "to": where recipients lead; "from": what senders are called outside
 
 
 @frozen(kw_only=True)

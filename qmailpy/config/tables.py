@@ -48,7 +48,7 @@ def table(reader: Reader, shape: type[T], path: Path, found: object, **given: An
         reader.add(path, "", f"is no table; right would be [{'.'.join(map(str, path))}]")
         return None
     before = len(reader.problems)
-    hints = typing.get_type_hints(shape)
+    hints = typing.get_type_hints(shape, include_extras=True)
     fields = {field.name: field for field in attrs.fields(typing.cast(Any, shape)) if field.name not in given}
     said_name = found.get("name") if "name" in fields else None
     called = said_name if isinstance(said_name, str) else ""
@@ -83,6 +83,15 @@ def _value(kind: Any, value: object) -> tuple[Any, str]:
 
     @param kind: C{str}, C{int}, C{float}, C{bool}, C{tuple[str, ...]} or C{tuple[float, ...]}.
     """
+    if typing.get_origin(kind) is typing.Annotated:
+        kind = typing.get_args(kind)[0]  # LISTED
+        if isinstance(value, list):
+            made, said = _value(tuple[str, ...], value)
+            if not said and any("," in one for one in made):
+                said = "has a comma in an element; right would be an element for each"
+            return (value if said else ",".join(made)), said
+        if isinstance(value, str):
+            return ",".join(part.strip() for part in value.split(",")), ""
     if typing.get_origin(kind) is tuple:
         inner = typing.get_args(kind)[0]
         if not isinstance(value, list):

@@ -27,7 +27,7 @@ from attrs import frozen
 from qmailpy.config.schema import ChannelConfig
 from qmailpy.directory.address import POSTMASTER
 from qmailpy.routing.posting import Answer, AskAddress, may_post
-from qmailpy.routing.rules import Rules
+from qmailpy.routing.rules import Origin, Rules
 from qmailpy.values import (
     Alias,
     Domain,
@@ -120,9 +120,9 @@ class _Case:
     """What is the same for all the addresses that one question comes to."""
 
     table: Table
-    source: str
+    origin: Origin
     note: Note | None
-    about: Posting | None
+    about: Posting | None  # C{None}: the message was accepted before
 
     def tell(self, text: str) -> None:
         if self.note is not None:
@@ -137,10 +137,15 @@ def resolve(
 
     @param source: channel the mail comes from.
     @param note: told each step in a sentence, for people; C{None} = nobody asks.
-    @param about: the message; C{None} = it was accepted before.
+    @param about: the message; C{None} = it was accepted before, and rules that ask who sent it do not match.
     @return: the result; its recipients keep C{address} as their original.
     """
-    case = _Case(table=table, source=source, note=note, about=about)
+    origin = (
+        Origin(source=source, known=False)
+        if about is None
+        else Origin(source=source, sender=about.sender, user=about.user)
+    )
+    case = _Case(table=table, origin=origin, note=note, about=None if about is None or about.accepted else about)
     first = yield from _leaf(case, address)
     if first.refusal is not None:
         return Refused(first.refusal)
@@ -232,9 +237,9 @@ def _leaf(case: _Case, address: str) -> _Steps:
 
 def _by_rules(case: _Case, local: str, domain: str) -> _Steps:
     table = case.table
-    match = table.rules.match(local, domain, case.source)
+    match = table.rules.match(local, domain, case.origin)
     if match is None:
-        case.tell(f"no rewrite rule matches {domain} for mail from {case.source}")
+        case.tell(f"no rewrite rule matches {domain} for mail from {case.origin.source}")
         return _Leaf(refusal=NO_ROUTE)
     channel = table.channels.get(match.rule.channel)
     if case.note is not None:

@@ -12,7 +12,7 @@ from collections.abc import Generator
 
 from attrs import frozen
 
-from qmailpy.values import Alias, Domain, Group, Mailbox, Posting, Reply, Room
+from qmailpy.values import Alias, Domain, Envelope, Group, Mailbox, Posting, Reply, Room
 
 MOST = 1000
 """Members that are looked at of a group and the groups in it, one below the other."""
@@ -29,6 +29,11 @@ class AskAddress:
     """Who is this? Answered with a L{Mailbox}, an L{Alias}, a L{Group} or C{None}."""
 
     address: str
+
+
+def accepted(envelope: Envelope) -> Posting:
+    """What routing is told of a message that is in the queue already."""
+    return Posting(sender=envelope.sender, user=envelope.user, accepted=True)
 
 
 Answer = Domain | Mailbox | Alias | Group | Room | None

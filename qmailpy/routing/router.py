@@ -104,10 +104,10 @@ class Router:
     async def route(self, address: str, source: str, about: Posting | None = None) -> RouteResult:
         return await self._drive(expand.resolve(self._table, address, source, about=about))
 
-    async def trace(self, address: str, source: str) -> Trace:
+    async def trace(self, address: str, source: str, about: Posting | None = None) -> Trace:
         """As L{route}, with every step told."""
         steps: list[str] = []
-        result = await self._drive(expand.resolve(self._table, address, source, steps.append), steps.append)
+        result = await self._drive(expand.resolve(self._table, address, source, steps.append, about), steps.append)
         return Trace(result, tuple(steps))
 
     async def _drive(

@@ -14,7 +14,7 @@ from zope.interface.verify import verifyObject
 
 from qmailpy.channels.parts import Parts
 from qmailpy.channels.smtp import SmtpChannel
-from qmailpy.config.schema import ChannelConfig, Config, DestinationConfig, LogConfig, ServerConfig
+from qmailpy.config.schema import ChannelConfig, Config, DestinationConfig, LogConfig, RuleConfig, ServerConfig
 from qmailpy.interfaces import IChannel, IShaped
 from qmailpy.records.record import Action, LogRecord
 from qmailpy.testing.smtp_sink import Later
@@ -44,10 +44,11 @@ class SmtpChannelTests(SynchronousTestCase):
         self,
         log: LogConfig = LogConfig(),  # noqa: B008 - a frozen value
         destinations: tuple[DestinationConfig, ...] = (),
+        rules: tuple[RuleConfig, ...] = (),
         **options: Any,
     ) -> SmtpChannel:
         server = ServerConfig(hostname="us.example")
-        config = Config(home="/nowhere", server=server, log=log, destinations=destinations)
+        config = Config(home="/nowhere", server=server, log=log, destinations=destinations, rules=rules)
         nothing: Any = None
         recorder: Any = self.recorder
         reactor: Any = self.network
@@ -95,6 +96,14 @@ class SmtpChannelTests(SynchronousTestCase):
         self.dequeue(channel, evolve(job, envelope=evolve(job.envelope, body="7BIT")))
         parameters = [message.mail_parameters for message in sink.log.messages]
         self.assertEqual(parameters, ["SIZE=6 BODY=8BITMIME", "SIZE=6"])
+
+    def test_senders_are_called_outside_what_rules_say(self) -> None:
+        """Masquerading: the peer is told the other one, and a sender of notices stays null."""
+        sink = self.network.host("192.0.2.1")
+        channel = self.channel(rules=(RuleConfig(pattern="example.org", direction="from", address="$U@house.example"),))
+        for sender, told in (("a@example.org", "a@house.example"), ("a@x.example", "a@x.example"), ("", "")):
+            self.dequeue(channel, self.job("b@x.example", sender=sender))
+            self.assertEqual(sink.log.messages[-1].sender, told)
 
     def test_wishes_for_notices_go_on(self) -> None:
         """RFC 3461; each with its recipient, also when another one is refused at once."""

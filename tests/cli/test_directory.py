@@ -216,3 +216,38 @@ class RewriteCommandTests(CommandTestCase):
         refused = self.json("test", "rewrite", "x@[127.0.0.1]")
         self.assertEqual((refused["accepted"], refused["recipients"]), (False, []))
         self.assertTrue(refused["reply"].startswith("550 5.1.2"))
+
+    def test_it_shows_what_rules_make_of_a_sender(self) -> None:
+        with open(f"{self.home}/etc/qmailpy.toml", "a") as target:
+            target.write(
+                '[[rewrite]]\npattern = ".inside.example"\ndirection = "from"\naddress = "$U@example.org"\n'
+                '[channel.tcp_bank]\nkind = "smtp"\nrelay = ["a.bank.example:587", "b.bank.example"]\n'
+            )
+        self.call("config", "set", "rewrite.1.pattern", "other.example")
+        shown = self.call("test", "rewrite", "bob@other.example", "--from", "joe@WS1.inside.example")
+        self.assertIn("its sender leaves by tcp_local as <joe@example.org>, by rewrite rule 2", shown)
+        found = self.json("test", "rewrite", "bob@other.example", "--from", "joe@ws1.inside.example")
+        self.assertEqual(found["senders"], [{"channel": "tcp_local", "sender": "joe@example.org", "rule": 2}])
+        self.assertEqual(self.json("test", "rewrite", "bob@other.example")["senders"], [])
+
+    def test_rules_may_ask_who_sends_and_who_has_logged_in(self) -> None:
+        path = f"{self.home}/etc/qmailpy.toml"
+        with open(path) as source:
+            text = source.read()
+        with open(path, "w") as target:
+            target.write(
+                text.replace(
+                    '[[rewrite]]\npattern = "."',
+                    '[[rewrite]]\npattern = "."\nchannel = "hold"\nsender = ["*@spam.example"]\n'
+                    '[[rewrite]]\npattern = "."\nchannel = "bitbucket"\nuser = ["ann@*"]\n'
+                    '[[rewrite]]\npattern = "."',
+                )
+            )
+        for arguments, channel in (
+            (("--from", "x@spam.example"), "hold"),
+            (("--user", "Ann@example.org"), "bitbucket"),
+            (("--from", "", "--user", "bob@example.org"), "tcp_local"),
+            ((), "tcp_local"),
+        ):
+            found = self.json("test", "rewrite", "bob@remote.example", *arguments)
+            self.assertEqual([one["channel"] for one in found["recipients"]], [channel], arguments)

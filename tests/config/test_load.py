@@ -71,6 +71,59 @@ class LoadTests(SynchronousTestCase):
             self.assertEqual(config_path("/var/lib/qmailpy"), "/var/lib/qmailpy/etc/qmailpy.toml")
 
 
+class RuleTests(SynchronousTestCase):
+    """[[rewrite]] and what channels may name several of."""
+
+    def rule(self, lines: str) -> list[str]:
+        return problems(f'{MINIMAL}[[rewrite]]\npattern = ".x.example"\n{lines}\n')
+
+    def test_several_hosts_are_a_list_or_a_text_with_commas(self) -> None:
+        for written in ('["a.example:587", "b.example"]', '"a.example:587, b.example"'):
+            text = f"""{MINIMAL}[channel.out]
+kind = "smtp"
+relay = {written}
+[[rewrite]]
+pattern = "*.example"
+channel = "out"
+host = {written}
+"""
+            config = parse(text, "F", "/home")
+            self.assertEqual(config.channels["out"].relay, "a.example:587,b.example")
+            self.assertEqual(config.rules[0].host, "a.example:587,b.example")
+
+    def test_what_is_wrong_with_lists_of_hosts_is_told(self) -> None:
+        for written, words in (
+            ('["a.example,b.example"]', "has a comma in an element"),
+            ('["a..example"]', "is no host and port"),
+            ("[1]", "is no text"),
+            ("1", "is no text"),
+        ):
+            said = problems(f'{MINIMAL}[channel.out]\nkind = "smtp"\nrelay = {written}\n')
+            self.assertIn(words, said[0])
+            self.assertIn("F:9: [channel.out] relay", said[0])
+
+    def test_each_direction_has_its_keys(self) -> None:
+        self.assertEqual(self.rule('direction = "from"\naddress = "$U@x.example"'), [])
+        for lines, words in (
+            ("", "channel: is missing"),
+            ('channel = ""', "channel: is empty"),
+            ('direction = "from"', "address: is missing"),
+            ('direction = "from"\naddress = "$U@x.example"\nhost = "h.example"', "host: is nothing with"),
+            ('direction = "up"\nchannel = "local"', 'direction: "up" is not known'),
+            ('direction = "from"\naddress = "$U@x.example"\nchannel = "lokal"', 'there is no channel "lokal"'),
+            ('channel = "local"\nsender = [""]', "sender: is empty or too long"),
+        ):
+            said = self.rule(lines)
+            self.assertEqual(len(said), 1, (lines, said))
+            self.assertIn(words, said[0])
+
+    def test_patterns_with_stars_and_networks(self) -> None:
+        for good in ("*.example", "a.*.example", "*.*", "[192.0.2.0/24]", "[2001:db8::/32]", "[IPv6:2001:db8::1]"):
+            self.assertEqual(checks.pattern(good), "", good)
+        for bad in ("a*.example", "*..example", ".*.example", "[192.0.2.1/24]", "[x]", "**"):
+            self.assertIn("matches nothing", checks.pattern(bad), bad)
+
+
 class ParseTests(SynchronousTestCase):
     """L{parse} and L{examine}."""
 
@@ -243,7 +296,7 @@ class CheckTests(SynchronousTestCase):
         ),
         (checks.server_address, ["::1", "127.0.0.1", "127.0.0.1:53", "[::1]:53"], ["dns", "1.2.3.4:0", "x:53"]),
         (checks.clock, ["00:00", "23:59"], ["24:00", "1:00", "00:60", "00:00:00"]),
-        (checks.pattern, [".", "*", "[]", "a.b", ".b.c", "[192.0.2.1]"], ["", "..", "[x]", "a b", "*.x", "a*.x"]),
+        (checks.pattern, [".", "*", "[]", "a.b", ".b.c", "[192.0.2.1]"], ["", "..", "[x]", "a b", "a*.x", "a*.x"]),
         (checks.rewritten, ["$U@b.c", "x@$D", "a@b"], ["$U", "b", "@b", "$U@"]),
         (checks.ascending, [(), (1.0, 2.0)], [(2.0, 1.0), (0.0,), (1.0, 1.0)]),
         (checks.next_host, ["h", "h:25", "[192.0.2.1]", "[IPv6:::1]"], ["[x]", "a b"]),

@@ -73,7 +73,7 @@ class TemplateTests(SynchronousTestCase):
         text = re.sub(rf"(?m)^# (?=\[channel\.tcp_intranet|\[\[(?:{arrays})|[a-z_]+ = )", "", self.text)
         config = parse(text, "F", "/home")
         self.assertEqual(config.channels["tcp_intranet"].backoff, (60.0, 300.0, 900.0))
-        self.assertEqual(len(config.rules), 2)
+        self.assertEqual([rule.direction for rule in config.rules], ["to", "from", "to"])
         self.assertEqual([(one.source, one.destination) for one in config.selections], [("tcp_local", "local")])
         self.assertEqual([(one.pattern, one.tls) for one in config.destinations], [("bank.example", "verify")])
         self.assertEqual([one.zone for one in config.dnslists], ["zen.example"])
