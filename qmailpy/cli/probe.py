@@ -6,6 +6,7 @@ import click
 from twisted.internet.defer import Deferred, maybeDeferred
 
 from qmailpy.cli.context import Context
+from qmailpy.cli.conversion import conversion
 from qmailpy.cli.mapping import mapping
 from qmailpy.cli.output import print_json, print_line
 from qmailpy.cli.probe_tls import tls
@@ -22,9 +23,10 @@ from qmailpy.values import Posting, Refused, RouteResult
 
 @click.group()
 def test() -> None:
-    """Try out rewrite rules, access tables and the TLS of other domains."""
+    """Try out rewrite rules, conversions, access tables and the TLS of other domains."""
 
 
+test.add_command(conversion)
 test.add_command(mapping)
 test.add_command(tls)
 
