@@ -56,6 +56,17 @@ class IReconfigured(Interface):
         """Use these settings from the next job on."""
 
 
+class IRecorded(Interface):
+    """An ability of a channel that wants to know when what it has said of a job is durable."""
+
+    def recorded(job: Job, done: bool) -> None:
+        """
+        An attempt is in the journal. Cheap; called once for each C{dequeue} that ended, unless the journal broke.
+
+        @param done: no recipient of the job is left to be tried again, and what it was to send on is queued.
+        """
+
+
 class IShaped(Interface):
     """An ability of a channel that learns how much each of its hosts can bear."""
 

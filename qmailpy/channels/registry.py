@@ -22,6 +22,7 @@ KINDS: Mapping[str, str] = {
     "process": "qmailpy.channels.process:ProcessChannel",
     "hold": "qmailpy.channels.hold:HoldChannel",
     "conversion": "qmailpy.channels.conversion:ConversionChannel",
+    "defragment": "qmailpy.channels.defragment:DefragmentChannel",
     "reprocess": "qmailpy.channels.reprocess:ReprocessChannel",
     "bitbucket": "qmailpy.channels.bitbucket:BitbucketChannel",
 }

@@ -37,7 +37,8 @@ class ConversionConfig:
     recipient_domain: str = ""  # "host.example", ".example" (below it), "" = any
     min_octets: int = 0  # smaller messages do not fit
     max_octets: int = 0  # larger ones do not; 0 = there is no such limit
-    channel: str = ""  # of kind conversion; "" = the first of that kind
+    partial: bool = False  # only pieces of messages (message/partial), and what is too large to be looked at
+    channel: str = ""  # of kind conversion or defragment; "" = the first of kind conversion
     convert: bool = True  # false: what fits is not converted, whatever later tables say
 
 

@@ -318,12 +318,13 @@ def _selections(reader: Reader, tree: Mapping[str, Any], channels: Mapping[str, 
     """Mail that is to be converted needs a channel that does."""
     raw = tree.get("conversion", [])
     converting = [name for name, channel in channels.items() if channel.kind == "conversion"]
+    gathering = [name for name, channel in channels.items() if channel.kind == "defragment"]
     for number, element in enumerate(raw if is_array(raw) else []):
         name = element.get("channel")
-        if not converting:
+        if not converting and name not in gathering:
             text = 'needs a channel of kind "conversion"; right would be [channel.conversion] with kind = "conversion"'
             reader.add(("conversion", number), "", text)
-        elif isinstance(name, str) and name in channels and name not in converting:
+        elif isinstance(name, str) and name in channels and name not in [*converting, *gathering]:
             text = f'"{name}" is of kind "{channels[name].kind}"; right would be "{converting[0]}"'
             reader.add(("conversion", number), "channel", text)
 

@@ -171,6 +171,7 @@ class ChannelConfig:
     greeting_timeout_s: float = 300.0
     command_timeout_s: float = 300.0
     data_timeout_s: float = 600.0  # for the reply to the final dot (RFC 5321 s.4.5.3.2.6)
+    gather_s: float = 86400.0  # kind defragment: after so long pieces go on although there are not all
     allow_loopback: bool = False  # deliver to loopback addresses found in the DNS
     stopped: bool = False
 

@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from qmailpy.config.schema import ChannelConfig, QueueConfig
-from qmailpy.interfaces import IChannel, IShaped
+from qmailpy.interfaces import IChannel, IRecorded, IShaped
 from qmailpy.queue.codec import Attempted, Op, Outcome, Result
 from qmailpy.queue.deadline import TOO_LATE, overdue
 from qmailpy.queue.due import DueList
@@ -360,6 +360,10 @@ class Runner:
             settlement = self._verdicts.put_off(message, job)
         if message.withheld:
             self._clock.callLater(WITHHELD_S, self._release, message)
+        way: Any = self.channel
+        if told is None and IRecorded.providedBy(way):
+            self._commit(message, settlement, None, _recorded(way, copy, job))
+            return
         self._commit(message, settlement, told)
 
     def _release(self, message: Message) -> None:
@@ -370,18 +374,24 @@ class Runner:
                 lambda settlement: self._commit(message, settlement, None)
             ).addErrback(lambda failure: self._log.failure("bug while settling message {id}", failure, id=message.id))
 
-    def _commit(self, message: Message, settlement: Settlement, told: Told | None) -> None:
-        """Make it durable; without C{told} keep at it until it is."""
+    def _commit(self, message: Message, settlement: Settlement, told: Told | None, heard: Told | None = None) -> None:
+        """
+        Make it durable; without C{told} keep at it until it is.
+
+        @param heard: told of the end of it, however often it had to be tried.
+        """
 
         def done(problem: OSError | None) -> None:
             if isinstance(problem, JournalBroken):  # nothing more is tried in this life; but it may end
                 self._unsettled -= 1
                 self._tell_drained()
             elif problem is not None and told is None:  # not even room for a mark
-                self._clock.callLater(1.0, self._commit, message, settlement, told)
+                self._clock.callLater(1.0, self._commit, message, settlement, told, heard)
                 return
             else:
                 self._unclaim(message, settlement.over)
+            if heard is not None:
+                heard(problem)
             if told is not None:
                 told(problem)
 
@@ -545,3 +555,13 @@ class Runner:
             waiting, self._drained = self._drained, []
             for each in waiting:
                 each.callback(None)
+
+
+def _recorded(way: Any, copy: Copy, job: Job) -> Told:
+    """Tells a channel that wants to know (L{IRecorded})."""
+
+    def told(problem: OSError | None) -> None:
+        if problem is None:
+            way.recorded(job, not any(number in copy.pending for number in job.numbers))
+
+    return told

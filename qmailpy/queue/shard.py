@@ -105,7 +105,7 @@ class Shard:
         @param answer: called with C{None} once it is durable, or with why it is not.
         """
         if self.selection is not None:
-            op = evolve(op, envelope=self.selection.redirect(op.envelope, op.size))
+            op = evolve(op, envelope=self.selection.redirect(op.envelope, op.size, op.content))
         payload = encode_op(op)
 
         def done(result: Position | OSError) -> None:
@@ -376,7 +376,8 @@ class Shard:
         """
         number = self.ids.next_number()
         if self.selection is not None:
-            envelope = self.selection.redirect(envelope, content.size)
+            header = content.header() if content.in_memory else None
+            envelope = self.selection.redirect(envelope, content.size, header)
         if content.size > self.shelf.memory_octets:
             crc = await self.in_thread(self.shelf.thd_store, number, content)
             return Enqueued(number, envelope, content.size, crc, None)

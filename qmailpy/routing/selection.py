@@ -15,7 +15,8 @@ from attrs import evolve, frozen
 
 from qmailpy.config.conversion_schema import ConversionConfig
 from qmailpy.config.schema import Config
-from qmailpy.values import Envelope, Recipient
+from qmailpy.values import Envelope, MemoryContent, Recipient
+from qmailpy.wire.partial import piece_of
 
 PASSING = frozenset({"process", "reprocess", "defragment", "conversion", "hold", "bitbucket"})
 """Kinds of channels that a destination of "" does not mean: what mail leaves them for is another enqueue."""
@@ -55,10 +56,11 @@ class _Choice:
     channel: str
     senders: Patterns
 
-    def fits(self, envelope: Envelope, size: int) -> bool:
+    def fits(self, envelope: Envelope, size: int, piece: bool) -> bool:
         table = self.table
         return (
-            (not table.source or table.source == envelope.source)
+            (piece or not table.partial)
+            and (not table.source or table.source == envelope.source)
             and size >= table.min_octets
             and (not table.max_octets or size <= table.max_octets)
             and self.senders.fit(envelope.sender or NULL)
@@ -72,25 +74,32 @@ class Selection:
         kinds = {name: channel.kind for name, channel in config.channels.items()}
         self._converting = frozenset(name for name, kind in kinds.items() if kind == "conversion")
         self._passing = frozenset(name for name, kind in kinds.items() if kind in PASSING)
+        self._gathering = frozenset(name for name, kind in kinds.items() if kind == "defragment")
         first = next((name for name in kinds if name in self._converting), "")
         self._choices = [
             _Choice(table, table.channel or first, Patterns(table.sender))
             for table in config.selections
-            if (table.channel or first) in self._converting
+            if (table.channel or first) in self._converting | self._gathering
         ]
+        self._partial = any(choice.table.partial for choice in self._choices)
 
     def __bool__(self) -> bool:
         return bool(self._choices)
 
-    def redirect(self, envelope: Envelope, size: int) -> Envelope:
+    def redirect(self, envelope: Envelope, size: int, content: bytes | None = None) -> Envelope:
         """
         The envelope as it is to be enqueued.
 
         @param size: of the message, octets.
+        @param content: at least its header; C{None} when it is not at hand.
         """
-        if envelope.source in self._converting:
+        source = envelope.source
+        if source in self._converting:
             return envelope
-        choices = [choice for choice in self._choices if choice.fits(envelope, size)]
+        piece = self._partial and (content is None or piece_of(MemoryContent(content).header()) is not None)
+        choices = [choice for choice in self._choices if choice.fits(envelope, size, piece)]
+        if source in self._gathering:
+            choices = [choice for choice in choices if choice.channel not in self._gathering]
         if not choices:
             return envelope
         recipients = tuple([self._recipient(one, choices) for one in envelope.recipients])

@@ -115,6 +115,7 @@ class ConversionsTests(SynchronousTestCase):
                 '[[conversion]] 1 channel: "local" is of kind "local"; right',
             ),
             (HOME + '[[conversion]]\nsource = "x"\n', '[[conversion]] 1 source: there is no channel "x"'),
+            (HOME + '[[conversion]]\npartial = true\nchannel = "process"\n', 'is of kind "process"; right'),
             (HOME[: HOME.index("[channel.conv")] + "[[conversion]]\n", "[[conversion]] 1: needs a channel of kind"),
         ):
             self.write(text, "qmailpy.toml")
