@@ -2,8 +2,9 @@
 External commands: started with a clean environment, in a process group and a directory of their own, within limits of
 time, memory and file size, and killed with all they started when their time is over.
 
-The limits are set by C{prlimit}, the group by C{setsid} (both of util-linux), which become the command; there is no
-shell. The command runs as the user of the mail worker. docs/conversion.md tells what it is given and how it answers.
+The limits are set by C{prlimit}, the group by C{setsid} (both of util-linux), the directory by C{env -C}; each becomes
+the next, and the last the command. There is no shell. It runs as the user of the mail worker. docs/conversion.md tells
+what it is given and how it answers.
 """
 
 from __future__ import annotations
@@ -91,7 +92,8 @@ class Invocation:
             f"--cpu={int(self.timeout_s) + 1}",
             "--core=0",
         ]
-        return [_found("setsid"), _found("prlimit"), *limits, "--", *self.argv]
+        # env goes to the directory, since Twisted spawns only who stays where we are, and forks, slowly, the others.
+        return [_ENV, "-C", self.directory, _SETSID, _PRLIMIT, *limits, "--", *self.argv]
 
 
 @frozen(kw_only=True)
@@ -112,6 +114,9 @@ class Run(Protocol):
 
 def _found(program: str) -> str:
     return shutil.which(program, path="/usr/bin:/bin:/usr/local/bin") or f"/usr/bin/{program}"
+
+
+_ENV, _SETSID, _PRLIMIT = _found("env"), _found("setsid"), _found("prlimit")
 
 
 def filled(argv: Sequence[str], variables: Mapping[str, str]) -> tuple[str, ...]:
@@ -206,9 +211,7 @@ class ReactorRun:
         process = _ReactorProcess(ended)
         argv = invocation.whole()
         try:
-            transport = self._spawn.spawnProcess(
-                process, argv[0], argv, env=dict(invocation.environment), path=invocation.directory
-            )
+            transport = self._spawn.spawnProcess(process, argv[0], argv, env=dict(invocation.environment))
         except OSError as problem:
             ended.callback(Ended(why=f"cannot be started: {problem.strerror}"))
             return ended
@@ -240,7 +243,6 @@ def run_now(invocation: Invocation) -> Deferred[Ended]:
         process = subprocess.Popen(
             invocation.whole(),
             env=dict(invocation.environment),
-            cwd=invocation.directory,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
