@@ -209,7 +209,8 @@ class DirectoryConfig:
     endpoint: str = "tcp:389:interface=127.0.0.1"  # where the embedded LDAP server listens for LDAP tools
     tls_endpoint: str = ""  # the same with TLS from the first octet (ldaps): "tcp:636"; "" = nowhere
     base: str = "o=qmailpy"
-    positive_s: float = 60.0  # lifetime of a cached entry
+    positive_s: float = 60.0  # lifetime of a cached entry of external servers
+    embedded_s: float = 3600.0  # of one of the embedded server, which tells of every change
     negative_s: float = 10.0  # lifetime of a cached absence
     login_s: float = 60.0  # lifetime of a cached login
     stale_s: float = 3600.0  # how long after its lifetime an entry may be used while no server answers

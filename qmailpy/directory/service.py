@@ -181,23 +181,27 @@ def reconfigured(reactor: Any, config: Config, before: Config, directory: LdapDi
 def _asked_where(config: Config) -> DirectoryConfig:
     """The part of the configuration that says where to ask, the rest at its defaults."""
     plain = DirectoryConfig()
-    cache = ("endpoint", "positive_s", "negative_s", "login_s", "stale_s", "cache_entries")
+    cache = ("endpoint", "positive_s", "embedded_s", "negative_s", "login_s", "stale_s", "cache_entries")
     return evolve(config.directory, **{key: getattr(plain, key) for key in cache})
 
 
 def cached(reactor: Any, config: Config, directory: IDirectory) -> CachedDirectory:
     """What the parts that handle mail ask."""
     options = config.directory
-    made = CachedDirectory(reactor, directory, options.positive_s, options.negative_s, options.cache_entries)
+    made = CachedDirectory(reactor, directory, _positive_s(options), options.negative_s, options.cache_entries)
     follow(made, config)
     return made
+
+
+def _positive_s(options: DirectoryConfig) -> float:
+    return options.positive_s if options.servers else options.embedded_s
 
 
 def follow(cache: CachedDirectory, config: Config) -> None:
     """Have a cache follow a new configuration."""
     options = config.directory
     cache.reconfigure(
-        options.positive_s,
+        _positive_s(options),
         options.negative_s,
         options.cache_entries,
         login_s=options.login_s,

@@ -34,7 +34,7 @@ sn: {0}
 mail: {0}@example.org
 
 """
-REMEMBERED = {"directory.positive_s": 3600.0, "directory.negative_s": 3600.0}
+REMEMBERED = {"directory.negative_s": 3600.0}
 
 
 class LiveCase(SynchronousTestCase):

@@ -171,7 +171,7 @@ class DirectoryAway(NodeCase):
     """Nobody is in the cache."""
 
     settings: ClassVar[Settings] = {
-        "directory.positive_s": 0.0,
+        "directory.embedded_s": 0.0,
         "directory.negative_s": 0.0,
         "directory.timeout_s": 1.0,
     }
