@@ -268,6 +268,7 @@ class MailWorker(Service):
 
     def _broken(self, problem: OSError) -> None:
         """A shard's journal cannot be trusted: a new life reads it from the disk."""
+        self._events.happened("journal.broken", worker=self._context.name, why=str(problem))
         self._reactor.callLater(1.0, self._give_up)
 
     def _give_up(self) -> None:

@@ -31,6 +31,8 @@ from twisted.logger import Logger
 from qmailpy.app.handover import Message, encode
 from qmailpy.app.restarts import Restarts
 from qmailpy.config.schema import Config
+from qmailpy.events.log import NoEvents
+from qmailpy.interfaces import IEvents
 from qmailpy.values import first_line
 
 PATIENCE_S = 10.0
@@ -115,10 +117,12 @@ class _Kept:
         asked: Callable[[str], None],
         flush: Callable[[list[str]], None],
         patience: int,
+        events: IEvents,
     ) -> None:
         """
         @param patience: questions that may stay without an answer.
         """
+        self._events = events
         self.place = place
         self._flush = flush
         self._patience = patience
@@ -190,6 +194,7 @@ class _Kept:
 
     def ended(self, how: str, clean: bool) -> None:
         self.child = None
+        how = f"it did not answer: {how}" if self.hung else how
         self.hung = False
         if self.state in (State.STOPPING, State.GONE):
             self.state = State.GONE
@@ -200,8 +205,10 @@ class _Kept:
         now = self._clock.seconds()
         wait, too_often = self._restarts.delay(now, now - self._since)
         self.log.error("{name} died: {how}; restart in {wait:.2f} s", name=self.place.name, how=how, wait=wait)
+        self._events.happened("worker.restarted", worker=self.place.name, how=how, wait=round(wait, 2))
         if too_often and not self._held_back:
             self.log.error("{name} dies again and again: restarts are held back", name=self.place.name)
+            self._events.happened("worker.crash-loop", worker=self.place.name, how=how)
         self._held_back = too_often
         self.state = State.WAITING
         if wait:
@@ -246,17 +253,28 @@ class Supervisor:
         asked: Callable[[str], None] = lambda wish: None,
         silence_s: float = SILENCE_S,
         more: Callable[[str, Config], Message] = lambda role, config: {},
+        events: IEvents | None = None,
     ) -> None:
         """
         @param on_ready: called once, when all are ready for the first time.
         @param asked: called with C{"reload"} or C{"stop"} when somebody asked a child for it.
         @param silence_s: how long a child may stay without an answer.
         @param more: what a child of a role is given beside a new configuration.
+        @param events: is told of children that died.
         """
         self._clock = clock
         period = min(PING_S, silence_s / 4)
         self._kept = [
-            _Kept(place, clock, spawn, self._changed, asked, self._flush, math.ceil(silence_s / period))
+            _Kept(
+                place,
+                clock,
+                spawn,
+                self._changed,
+                asked,
+                self._flush,
+                math.ceil(silence_s / period),
+                events or NoEvents(),
+            )
             for place in places
         ]
         self._pings = LoopingCall(self._ping)

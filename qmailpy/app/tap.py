@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -33,6 +34,7 @@ from qmailpy.config.load import load
 from qmailpy.config.schema import Config
 from qmailpy.directory.paths import directory_path
 from qmailpy.errors import ConfigError, QmailpyError
+from qmailpy.events.log import FILE_NAME, EventLog
 from qmailpy.routing import srs_secret
 from qmailpy.servers.keys import Pair, pairs_of, thd_read_pairs
 
@@ -148,7 +150,8 @@ def prepare(reactor: Any, config: Config, *, console: bool, roles: str, silence_
             console=console,
             roles=roles,
         )
-        return Supervisor(reactor, places(config), processes, config, ready, asked, silence_s, keys)
+        events = EventLog(config.path("log", FILE_NAME), "supervisor", time.time, owner=who)
+        return Supervisor(reactor, places(config), processes, config, ready, asked, silence_s, keys, events)
 
     in_thread = partial(deferToThreadPool, reactor, reactor.getThreadPool())
     return Daemon(reactor, config, seat, make, load, in_thread)

@@ -75,6 +75,7 @@ class LdapDirectory:
         self._comparing = DeferredSemaphore(2)  # a core each
         self.events = events or NoEvents()
         self._away = False
+        self._since = 0.0  # it is away
         self._inherited = Inherited(clock.seconds, self._entry_of)
 
     def use(self, other: LdapDirectory, after_s: float) -> None:
@@ -212,12 +213,14 @@ class LdapDirectory:
             why = f"{type(problem).__name__}: {problem}"[:300]
             if not self._away:
                 self._away = True
+                self._since = self._clock.seconds()
                 self.log.warn("the directory is away: {problem}", problem=why)
                 self.events.happened("directory.away", why=why)
             raise Temporary(schema.AWAY, f"directory: {why}") from None
         if self._away:
             self._away = False
             self.log.info("the directory is back")
+            self.events.happened("directory.back", seconds=round(self._clock.seconds() - self._since))
         return result
 
     async def _search(

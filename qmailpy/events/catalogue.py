@@ -17,6 +17,11 @@ class Severity(Enum):
     WARNING = "warning"
     CRITICAL = "critical"
 
+    @property
+    def rank(self) -> int:
+        """The graver, the higher."""
+        return ("notice", "warning", "critical").index(self.value)
+
 
 @frozen(kw_only=True)
 class Kind:
@@ -60,6 +65,111 @@ CATALOGUE: Mapping[str, Kind] = {
         text="{who} wants more than {limit} allows, which is {most}, and is put off",
         remedy="Nothing, if it is a stranger. A user may have a virus or a stolen password: qmailpy user passwd {who}; "
         "[limits] and service plans say how much is allowed",
+    ),
+    "directory.back": Kind(
+        severity=Severity.NOTICE,
+        fields=("seconds",),
+        text="a directory server answers again, after {seconds} s; what waited for it goes on",
+        remedy="Nothing",
+        interval_s=0.0,
+    ),
+    "queue.age": Kind(
+        severity=Severity.WARNING,
+        fields=("channel", "age", "limit"),
+        text="the oldest message in {channel} has waited {age}, more than {limit}",
+        remedy="qmailpy qm top; qmailpy qm directory {channel}; one message: qmailpy qm why ID",
+        interval_s=3600.0,
+    ),
+    "queue.size": Kind(
+        severity=Severity.WARNING,
+        fields=("limit", "messages", "channel"),
+        text="{messages} messages are queued, more than {limit}; most of them in {channel}",
+        remedy="qmailpy qm summarize; qmailpy qm top; is one sender behind it? qmailpy log account --by user",
+        interval_s=3600.0,
+    ),
+    "channel.stuck": Kind(
+        severity=Severity.CRITICAL,
+        fields=("channel", "waiting", "age"),
+        text="{channel} has {waiting} messages to deliver, and no attempt has ended for {age}",
+        remedy="qmailpy qm jobs; what it says to others: master_debug of the channel; a restart loses nothing",
+        interval_s=3600.0,
+    ),
+    "channel.stopped": Kind(
+        severity=Severity.WARNING,
+        fields=("channel", "messages"),
+        text="{channel} was stopped by an operator, and {messages} messages wait there",
+        remedy="When it may go on: qmailpy qm start {channel}",
+        interval_s=86400.0,
+    ),
+    "channel.held": Kind(
+        severity=Severity.WARNING,
+        fields=("channel", "messages"),
+        text="{messages} messages in {channel} are held until somebody decides",
+        remedy="qmailpy qm held; then qmailpy qm release, return or delete",
+        interval_s=86400.0,
+    ),
+    "worker.restarted": Kind(
+        severity=Severity.WARNING,
+        fields=("worker", "how", "wait"),
+        text="{worker} died ({how}) and is started again in {wait} s; no mail is lost",
+        remedy="Why: grep {worker} HOME/log/qmailpy.log. Killed by the kernel? journalctl -k | grep -i oom",
+        interval_s=0.0,
+    ),
+    "worker.crash-loop": Kind(
+        severity=Severity.CRITICAL,
+        fields=("worker", "how"),
+        text="{worker} dies again and again ({how}); its restarts are held back",
+        remedy="Why: grep {worker} HOME/log/qmailpy.log; qmailpy check",
+        interval_s=600.0,
+    ),
+    "worker.down": Kind(
+        severity=Severity.CRITICAL,
+        fields=("worker", "why"),
+        text="{worker} does not answer: {why}",
+        remedy="qmailpy status; grep {worker} HOME/log/qmailpy.log",
+        interval_s=3600.0,
+    ),
+    "disk.low": Kind(
+        severity=Severity.WARNING,
+        fields=("directory", "octets", "inodes", "reserve"),
+        text="{octets} octets and {inodes} files are left for {directory}; below {reserve} octets new mail is refused",
+        remedy="Make room, or let less in: [queue] reserve_octets, reserve_inodes; old logs: qmailpy log roll",
+        interval_s=3600.0,
+    ),
+    "disk.full": Kind(
+        severity=Severity.CRITICAL,
+        fields=("directory", "octets", "inodes"),
+        text="{octets} octets and {inodes} files are left for {directory}: new mail is refused (452)",
+        remedy="Make room; mail is taken again by itself",
+        interval_s=3600.0,
+    ),
+    "journal.broken": Kind(
+        severity=Severity.CRITICAL,
+        fields=("worker", "why"),
+        text="the queue's journal cannot be written in {worker}: {why}; it starts anew and reads it from the disk",
+        remedy="The disk: journalctl -k, smartctl -a; what was acknowledged is safe as far as the disk is",
+        interval_s=60.0,
+    ),
+    "log.behind": Kind(
+        severity=Severity.WARNING,
+        fields=("worker", "lost"),
+        text="the transaction log cannot be written by {worker}: its lines wait in memory, {lost} are lost so far",
+        remedy="Room and rights of HOME/log; the lines come once it can be written",
+        interval_s=3600.0,
+    ),
+    "counters.mismatch": Kind(
+        severity=Severity.WARNING,
+        fields=("channel", "lane"),
+        text="the counters of {channel} do not add up in lane {lane}: received is not delivered and stored",
+        remedy="qmailpy qm counters verify tells what differs; mail is not concerned",
+        interval_s=86400.0,
+    ),
+    "trouble.over": Kind(
+        severity=Severity.NOTICE,
+        fields=("event", "about", "lasted"),
+        text="{event} {about} is over after {lasted}",
+        remedy="Nothing",
+        interval_s=0.0,
     ),
     "tls.certificate-expires": Kind(
         severity=Severity.WARNING,

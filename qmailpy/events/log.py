@@ -1,24 +1,32 @@
 """
 C{HOME/log/events.log}: an event a line, in JSON, appended by every process of the home.
 
-C{{"time": 1764000000.1, "event": "auth.banned", "severity": "warning", "process": "mta-0", "fields": {...},
-"text": "...", "remedy": "..."}}, and C{"times": 12} where it had happened more often since the line before.
+C{{"time": 1764000000.1, "id": "mta-0-19ab3c-7", "event": "auth.banned", "severity": "warning", "process": "mta-0",
+"fields": {...}, "text": "...", "remedy": "..."}}, and C{"times": 12} where it had happened more often since the line
+before. The id is unique: process, start in seconds and a running number, in hexadecimal.
+
+A file of L{SIZE} octets is renamed to C{events.log.1}, that before to C{events.log.2}, and so on up to L{KEPT}.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import stat
 from collections.abc import Callable
 
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from qmailpy.disk.rights import Identity
 from qmailpy.events.catalogue import CATALOGUE
 from qmailpy.interfaces import IEvents
 from qmailpy.values import one_line
 
 FILE_NAME = "events.log"
+SIZE = 4 * 1024 * 1024
+KEPT = 4  # files beside the current one
 _KEYS = 10000  # remembered for their interval; more, and all are forgotten
 _TEXT = 500  # characters of a field
 
@@ -37,15 +45,32 @@ class EventLog:
 
     _log = Logger()
 
-    def __init__(self, path: str, process: str, seconds: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        path: str,
+        process: str,
+        seconds: Callable[[], float],
+        *,
+        owner: Identity | None = None,
+        told: Callable[[bytes], None] = lambda line: None,
+        size: int = SIZE,
+    ) -> None:
         """
         @param path: of the file.
         @param process: who says it: "mta-0".
         @param seconds: the time of day.
+        @param owner: who a newly made file is given to, where root writes first and others go on.
+        @param told: is given each line as well.
+        @param size: octets from which on a new file is begun.
         """
         self._path = path
         self._process = process
         self._seconds = seconds
+        self._owner = owner
+        self._tell = told
+        self._size = size
+        self._started = int(seconds())
+        self._number = 0
         self._told: dict[tuple[str, str], tuple[float, int]] = {}  # (event, key): told when, happened since
         self._failing = False
 
@@ -64,8 +89,10 @@ class EventLog:
         if len(self._told) >= _KEYS:
             self._told.clear()
         self._told[key] = (now, 0)
+        self._number += 1
         line: dict[str, object] = {
             "time": round(now, 3),
+            "id": f"{self._process}-{self._started:x}-{self._number:x}",
             "event": name,
             "severity": kind.severity.value,
             "process": self._process,
@@ -75,14 +102,18 @@ class EventLog:
         }
         if since:
             line["times"] = since + 1
-        self._write(json.dumps(line, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
+        octets = json.dumps(line, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+        self._write(octets)
+        self._tell(octets)
 
     def _write(self, octets: bytes) -> None:
         """An event is rare and its line short: writing it here costs no more than handing it to a thread."""
         try:
-            handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            handle = self._open()
             try:
                 os.write(handle, octets)
+                if os.fstat(handle).st_size >= self._size:
+                    self._roll(handle)
             finally:
                 os.close(handle)
             self._failing = False
@@ -90,3 +121,37 @@ class EventLog:
             if not self._failing:
                 self._failing = True
                 self._log.error("events cannot be written to {path}: {error}", path=self._path, error=str(error))
+
+    def _open(self) -> int:
+        # O_NOFOLLOW and the check: the directory is the unprivileged user's, who must not lead root's pen elsewhere.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        try:
+            handle = os.open(self._path, flags)
+        except FileNotFoundError:
+            try:
+                handle = os.open(self._path, flags | os.O_CREAT | os.O_EXCL, 0o640)
+            except FileExistsError:  # another process was first
+                handle = os.open(self._path, flags)
+            else:
+                if self._owner is not None:
+                    os.fchown(handle, self._owner.uid, self._owner.gid)
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+            os.close(handle)
+            raise OSError(0, "is no plain file", self._path)
+        return handle
+
+    def _roll(self, handle: int) -> None:
+        """Begin a new file, unless another process just does or did."""
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        if os.stat(self._path, follow_symlinks=False).st_ino != os.fstat(handle).st_ino:
+            return
+        for number in range(KEPT - 1, 0, -1):
+            try:
+                os.rename(f"{self._path}.{number}", f"{self._path}.{number + 1}")
+            except FileNotFoundError:
+                continue
+        os.rename(self._path, f"{self._path}.1")

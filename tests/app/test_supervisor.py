@@ -22,6 +22,7 @@ from qmailpy.app.supervisor import (
     Supervisor,
 )
 from qmailpy.config.schema import Config, ServerConfig
+from qmailpy.testing.memory_events import MemoryEvents
 
 CONFIG = Config(home="/nowhere", server=ServerConfig(hostname="mail.example.org"))
 PLACES = (Place(role="directory", index=0), *(Place(role="mta", index=n, shards=(str(n),), rank=1) for n in (0, 1)))
@@ -87,6 +88,44 @@ class SupervisorCase(SynchronousTestCase):
         for child in self.spawn.children[1:]:
             child.ready()
         return list(self.spawn.children)
+
+
+class Telling(SupervisorCase):
+    """What the events file says of it."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.events = MemoryEvents()
+        self.supervisor = Supervisor(self.clock, PLACES, self.spawn, CONFIG, events=self.events)
+
+    def test_a_child_that_dies_is_an_event(self) -> None:
+        self.all_ready()
+        self.spawn.children[1].die()
+        ((name, fields),) = self.events.happenings
+        self.assertEqual((name, fields["worker"], fields["wait"]), ("worker.restarted", "mta-0", 0))
+
+    def test_one_that_dies_again_and_again_is_another_once(self) -> None:
+        self.all_ready()
+        for _ in range(2 * LIMIT):
+            [child for child in self.spawn.children if child.name == "mta-0"][-1].die()
+            self.clock.advance(1)
+        self.assertEqual(self.events.names.count("worker.crash-loop"), 1)
+
+    def test_one_that_was_silent_is_told_as_such(self) -> None:
+        self.all_ready()
+        for _ in range(round(SILENCE_S / PING_S) + 2):
+            self.clock.advance(PING_S)
+            for child in self.spawn.children[:1] + self.spawn.children[2:]:
+                child.keeper.said({"say": "pong"})
+        self.spawn.children[1].die()
+        self.assertTrue(str(self.events.happenings[0][1]["how"]).startswith("it did not answer: "))
+
+    def test_an_orderly_end_is_none(self) -> None:
+        self.all_ready()
+        self.supervisor.stop(10)
+        for child in reversed(self.spawn.children):
+            child.die()
+        self.assertEqual(self.events.names, [])
 
 
 class Supervising(SupervisorCase):
