@@ -74,9 +74,9 @@ class Forwards:
         _, at, domain = recipient.original.rpartition("@")
         return not at or await self._is_ours(domain) or domain.lower() == self._bounce_domain
 
-    def thd_came_round(self, job: Job, recipient: Recipient) -> bool:
-        """Whether the message has been passed on by this address before. May read the disk."""
-        return recipient.original.lower() in delivered_to(job.content.header())
+    def thd_came_round(self, job: Job, address: str) -> bool:
+        """Whether the message has been passed on by this address of ours before. May read the disk."""
+        return address.lower() in delivered_to(job.content.header())
 
     async def mail(self, job: Job, original: str, onward: tuple[Recipient, ...]) -> NewMail:
         """
@@ -86,14 +86,20 @@ class Forwards:
         @param onward: to whom, routed.
         @raise Temporary: the directory is away.
         """
-        sender = await self._sender(job.envelope.sender, original)
+        sender = await self.sender(job.envelope.sender, original)
         # Of an address that is UTF-8, the field is (RFC 6532); the message came with SMTPUTF8 then.
         field = f"Delivered-To: {original}\r\n".encode("utf-8", "replace")
         return NewMail(
             envelope=evolve(job.envelope, sender=sender, recipients=onward), content=Marked(field, job.content)
         )
 
-    async def _sender(self, sender: str, original: str) -> str:
+    async def sender(self, sender: str, original: str) -> str:
+        """
+        The sender that forwarded mail gets.
+
+        @param original: the address of ours that forwards.
+        @raise Temporary: the directory is away.
+        """
         if self._srs is None or not sender or await self._is_ours(sender.rpartition("@")[2]):
             return sender
         domain = self._bounce_domain or original.rpartition("@")[2].lower() or self._fallback

@@ -10,7 +10,8 @@ Who is told: the sender, once for all recipients that failed together. When the 
 notice: the postmaster is told instead (a double bounce), unless C{[bounce] double_bounce} is off; and nobody when it
 was the postmaster who could not be told, so that there is no third.
 
-Mail that addresses of ours pass on to somebody elsewhere comes through here as well: L{qmailpy.channels.forward}.
+Mail that addresses of ours pass on to somebody elsewhere comes through here as well (L{qmailpy.channels.forward}), and
+mail for groups (L{qmailpy.channels.groups}).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from qmailpy.channels.forward import Forwards
+from qmailpy.channels.groups import Groups
 from qmailpy.channels.parts import Parts
 from qmailpy.config.schema import ChannelConfig, Config
 from qmailpy.config.wording import thd_wordings
@@ -200,6 +202,7 @@ class ProcessChannel:
     def reconfigure(self, config: Config) -> None:
         parts = self._parts
         self._forwards = Forwards(config, parts.directory, parts.srs_secret, parts.seconds)
+        self._groups = Groups(self.name, config, parts.directory, parts.router, self._forwards, parts.reactor)
 
     async def dequeue(self, job: Job) -> Sequence[Disposition]:
         return await self._forwarded(job, [await self._onward(job, recipient) for recipient in job.recipients])
@@ -223,17 +226,30 @@ class ProcessChannel:
         if any(
             one.channel == self.name and one.address.lower() == recipient.address.lower() for one in found.recipients
         ):
-            return CIRCLE  # rules that an operator has to mend; the mail waits for it
+            return await self._for_group(job, recipient)
         onward = tuple(
             evolve(one, original=recipient.original, orcpt=recipient.orcpt, notify=recipient.notify)
             for one in found.recipients
         )
         if not forward or found.local:
             return Disposition(verdict=Verdict.FORWARDED, reply=_FORWARDED, onward=onward)
-        thd_came_round = partial(self._forwards.thd_came_round, job, recipient)
+        thd_came_round = partial(self._forwards.thd_came_round, job, recipient.original)
         if thd_came_round() if job.content.in_memory else await self._in_thread(thd_came_round):
             return _CAME_ROUND
         return _Forward(recipient.original, onward)
+
+    async def _for_group(self, job: Job, recipient: Recipient) -> Disposition:
+        """An address that leads here again: a group, or a mistake in the rules."""
+        try:
+            group = await self._groups.find(recipient.address)
+            if group is None:
+                return CIRCLE  # rules that an operator has to mend; the mail waits for it
+            thd_came_round = partial(self._forwards.thd_came_round, job, group.address)
+            if thd_came_round() if job.content.in_memory else await self._in_thread(thd_came_round):
+                return _CAME_ROUND
+            return await self._groups.expanded(job, recipient, group, self.source(job))
+        except Temporary as error:
+            return Disposition(verdict=Verdict.DEFERRED, reply=error.reply)
 
     async def _in_thread(self, thd_function: Callable[[], bool]) -> bool:
         return await deferToThreadPool(self._reactor, self._reactor.getThreadPool(), thd_function)
