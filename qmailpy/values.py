@@ -88,6 +88,7 @@ class Envelope:
     smtputf8: bool = False
     priority: Priority = Priority.NORMAL
     message_id: str = ""  # the Message-ID field's value, for the log only
+    subject: str = ""  # the Subject field's, decoded and cut (wire.mime_values.subject_of), for the log only
     protocol: str = "ESMTP"  # RFC 3848 keyword: SMTP, ESMTP, ESMTPS, ESMTPA, ESMTPSA, LMTP...
     user: str = ""  # authenticated login, "" when none
     source_system: str = ""  # "helo-name (rdns [ip])", the form of the transaction log; of our own making: queue id

@@ -16,10 +16,12 @@ from qmailpy.interfaces import IEnqueue, IRouter
 from qmailpy.queue.shard import InThread
 from qmailpy.values import Envelope, Posting, Recipient, Refused
 from qmailpy.wire.drop import Drop, DropError, read_drop
-from qmailpy.wire.headers import received_field
+from qmailpy.wire.headers import find, received_field
+from qmailpy.wire.mime_values import VALUE, subject_of
 
 LOOK_S = 5.0
 BATCH = 50  # files read at once
+ID_CHARACTERS = 250  # of a Message-ID, for the log
 
 
 class Drops(Service):
@@ -111,8 +113,15 @@ class Drops(Service):
             moment=now,
             recipient=drop.recipients[0] if len(drop.recipients) == 1 else "",
         )
+        known = find(drop.content[:VALUE], "message-id", "subject")
         envelope = Envelope(
-            sender=drop.sender, recipients=tuple(recipients), source=self._source, arrival=now, protocol="SMTP"
+            sender=drop.sender,
+            recipients=tuple(recipients),
+            source=self._source,
+            arrival=now,
+            protocol="SMTP",
+            message_id=known.get("message-id", "")[:ID_CHARACTERS],
+            subject=subject_of(known.get("subject", "")),
         )
         intake = self._enqueue.begin(queue_id, None, len(drop.content))
         intake.write(trace)

@@ -28,6 +28,7 @@ from qmailpy.remote.https import Https, HttpsFailed, host_of
 from qmailpy.remote.tls_results import DAY_S, Day, ResultFiles, counted
 from qmailpy.values import Envelope, Notify, Posting, Refused
 from qmailpy.wire.headers import date
+from qmailpy.wire.mime_values import subject_in
 from qmailpy.wire.tlsa import Mismatch
 from qmailpy.wire.tlsrpt import Reporter, packed, report, report_addresses, report_mail
 
@@ -170,6 +171,7 @@ class TlsReports(Service):
             source=source,
             arrival=self._reactor.seconds(),
             tls_optional=True,
+            subject=subject_in(octets),
         )
         intake = self._enqueue.begin(self._enqueue.new_id(), None, len(octets))
         intake.write(octets)

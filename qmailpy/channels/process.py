@@ -36,6 +36,7 @@ from qmailpy.routing.posting import accepted
 from qmailpy.values import Content, Disposition, Envelope, Job, Notify, Recipient, Refused, Reply, Verdict
 from qmailpy.wire.dsn import Notice, Origin, Reported, delay_report, failure_report, success_report
 from qmailpy.wire.headers import find
+from qmailpy.wire.mime_values import subject_in
 from qmailpy.wire.wording import LANGUAGES, language_of
 
 _FORWARDED = Reply(250, "2.1.5", "Forwarded")
@@ -181,6 +182,7 @@ class Notices:
             body="7BIT" if ascii_only else "8BITMIME",
             smtputf8=not all(one.isascii() for one in told),
             message_id=f"<{notice.id}@{self._hostname}>",
+            subject=subject_in(octets),
         )
 
     def _is_postmaster(self, recipient: Recipient) -> bool:

@@ -13,6 +13,7 @@ from qmailpy.local.quota import size_words
 from qmailpy.local.usage import Filling
 from qmailpy.values import Envelope, MemoryContent, NewMail, Notify, Recipient
 from qmailpy.wire.dsn import Notice, note
+from qmailpy.wire.mime_values import subject_in
 from qmailpy.wire.wording import LANGUAGES
 
 
@@ -72,5 +73,6 @@ class QuotaNotice:
             arrival=now,
             smtputf8=not address.isascii(),
             message_id=f"<{notice.id}@{config.server.hostname}>",
+            subject=subject_in(octets),
         )
         return NewMail(envelope=envelope, content=MemoryContent(octets))

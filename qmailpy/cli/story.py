@@ -59,7 +59,9 @@ def _title(mail: Indexed, first: LogRecord, related: dict[str, Indexed]) -> str:
         kind = "notice"
     size = f"{first.size_octets // 1024} KiB"
     sender = first.sender or "<>"
-    return f"{stamp(mail.time)}  {mail.id}: {kind} from {sender}, {size}, Message-ID {first.message_id or '(none)'}"
+    subject = f', "{first.subject}"' if first.subject else ""
+    words = f"{kind} from {sender}{subject}, {size}, Message-ID {first.message_id or '(none)'}"
+    return f"{stamp(mail.time)}  {mail.id}: {words}"
 
 
 def _when(at: float, before: float, first: bool) -> str:

@@ -1,12 +1,13 @@
 """
 C{qmailpy trace}: what happened to a message (docs/counters-and-log.md, "Tracing").
 
-The answer comes from the index of the transaction log, which the command first brings up to date, so it is as good for
-mail of weeks ago. Subjects are not in the log: they cannot be asked for.
+The answer comes from the index of the transaction log, which the daemon keeps and the command first brings up to date,
+so it is as good for mail of weeks ago.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
@@ -16,12 +17,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import click
-from attrs import asdict
+from attrs import asdict, frozen
 
 from qmailpy.cli.context import need
 from qmailpy.cli.counters import Homed
 from qmailpy.cli.output import print_error, print_json, print_line
 from qmailpy.cli.story import stamp, story
+from qmailpy.cli.when import Moment
 from qmailpy.config.load import load
 from qmailpy.config.schema import Config
 from qmailpy.disk.files import RealFiles
@@ -64,28 +66,39 @@ def opened(home: str, config: Config, rebuild: bool = False) -> Iterator[LogInde
 
 
 @click.command()
-@click.argument("what", metavar="MESSAGE-ID|QUEUE-ID|ADDRESS")
+@click.argument("what", metavar="MESSAGE-ID|QUEUE-ID|ADDRESS|SUBJECT")
 @click.option(
-    "-n", "--limit", type=click.IntRange(1, 1000), default=10, show_default=True, help="Messages of an address."
+    "-n",
+    "--limit",
+    type=click.IntRange(1, 1000),
+    default=10,
+    show_default=True,
+    help="Messages of an address or a subject, the last ones.",
 )
+@click.option("--since", type=Moment(), help="Messages that came then or later: 2026-03-01, yesterday, 12h, 7d.")
+@click.option("--until", type=Moment(), help="Messages that came before.")
+@click.option("--subject", is_flag=True, help="It is a subject, whatever it looks like.")
 @click.option("--json", "as_json", is_flag=True, help="For programs: the records of each message.")
 @click.pass_obj
-def trace(context: Homed, what: str, limit: int, as_json: bool) -> None:
+def trace(
+    context: Homed, what: str, limit: int, since: float | None, until: float | None, subject: bool, as_json: bool
+) -> None:
     """
-    Tell the whole story of a message, or of the last messages from and to an address.
+    Tell the whole story of a message, or of the last messages from and to an address, or with a subject.
 
-    Across channels, forwards and notices, with the replies of other servers.
+    Across channels, forwards and notices, with the replies of other servers. Of a subject some words are enough.
     """
     need(context.home)
     config = load(context.home)
     with opened(context.home, config) as index:
-        found = _found(index, what.strip(), limit)
+        asked = Asked(what=what.strip(), limit=limit, since=since or 0.0, until=math.inf if until is None else until)
+        found = _found(index, asked, subject)
         if index.busy:
             print_error("another process is reading the log: the last lines may not be known yet")
         if not found:
             raise CommandError(
                 f"nothing in the log of the last {config.log.index_days} days is about {what}; "
-                "a queue id, a Message-ID or a whole address can be traced (subjects are not in the log)"
+                f"a queue id, a Message-ID, a whole address or words of a subject can be traced{_hint(config)}"
             )
         members = family(index, found)
         form = LineFormat(config.log, config.server.hostname)
@@ -118,11 +131,34 @@ def index_command(context: Homed, rebuild: bool) -> None:
         raise CommandError("another process is reading the log into the index") from None
 
 
-def _found(index: LogIndex, what: str, limit: int) -> list[Indexed]:
+@frozen(kw_only=True)
+class Asked:
+    """What is looked for."""
+
+    what: str
+    limit: int
+    since: float
+    until: float
+
+
+def _found(index: LogIndex, asked: Asked, subject: bool) -> list[Indexed]:
+    """By what it may be, the surest first."""
+    what, bounds = asked.what, (asked.limit, asked.since, asked.until)
+    if subject:
+        return index.by_subject(what, *bounds)
     if _QUEUE_ID.fullmatch(what) and (found := index.by_id(what)):
         return found
     bare = what.strip("<>")
-    return index.by_message_id(f"<{bare}>") or index.by_message_id(bare) or index.by_address(bare, limit)
+    return (
+        index.by_message_id(f"<{bare}>")
+        or index.by_message_id(bare)
+        or index.by_address(bare, *bounds)
+        or index.by_subject(what, *bounds)
+    )
+
+
+def _hint(config: Config) -> str:
+    return "" if config.log.subject else " (subjects are not in the log: [log] subject)"
 
 
 def _records(form: LineFormat, lines: list[str]) -> list[LogRecord]:
@@ -140,6 +176,7 @@ def _json(mail: Indexed, records: list[LogRecord]) -> dict[str, Any]:
         "id": mail.id,
         "message_id": mail.message_id,
         "parent": mail.parent,
+        "subject": next((record.subject for record in records if record.subject), ""),
         "first": stamp(mail.time),
         "events": [
             asdict(record, value_serializer=lambda _, __, value: getattr(value, "value", value)) for record in records

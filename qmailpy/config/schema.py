@@ -93,6 +93,7 @@ class LogConfig:
     envelope_id: bool = False
     username: bool = True
     connection: bool = True  # source system in E records
+    subject: bool = True  # the first 80 characters of the Subject in E records; without it it cannot be traced by
     connections: bool = True  # O, C, X and Y records
     notary: bool = False
     reason: bool = False

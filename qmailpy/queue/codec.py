@@ -71,6 +71,8 @@ def encode_envelope(envelope: Envelope) -> bytes:
         parts.append(text0("P", str(int(envelope.priority))))
     if envelope.message_id:
         parts.append(text0("M", envelope.message_id))
+    if envelope.subject:
+        parts.append(text0("J", envelope.subject))
     if envelope.protocol != "ESMTP":
         parts.append(text0("W", envelope.protocol))
     if envelope.user:
@@ -119,6 +121,7 @@ _ENVELOPE_KEYS = {
     "R": "ret",
     "B": "body",
     "M": "message_id",
+    "J": "subject",
     "W": "protocol",
     "L": "user",
     "Y": "source_system",

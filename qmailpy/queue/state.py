@@ -255,6 +255,7 @@ def _enqueued_copy(message: Message, copy: Copy, envelope: Envelope) -> Iterator
             message_id=envelope.message_id,
             user=envelope.user,
             source_system=envelope.source_system,
+            subject=envelope.subject,
         )
 
 

@@ -1,14 +1,16 @@
 """
-The index of the transaction log: which lines are about a message, an address, a Message-ID (C{qmailpy trace}).
+The index of the transaction log: which lines are about a message, an address, a subject (C{qmailpy trace}).
 
 An SQLite file of its own, HOME/log/index.sqlite, that holds the lines of the last days once more, so that a story can
-be told when its log has long been packed away. It is made from the log and nothing else, by whoever asks; mail knows
-nothing of it. Lost or damaged, it is made again.
+be told when its log has long been packed away. It is made from the log and nothing else, by the daemon's indexer
+(L{qmailpy.app.indexer}) and by whoever asks; mail knows nothing of it. Lost or damaged, it is made again.
 
     meta(name, value)            version; number and offset of the file that was read last; size of mail.log then
     mail(n, id, time, message_id, parent)   a message in the queue; id '' and a row a line for what was refused
     line(mail, text)             its lines, in the order of the log
     address(address, mail)       sender and recipients in small letters
+    subject(mail, text)          in small letters; looked through from the newest to the oldest, which is fast enough
+                                 and finds any piece of any script (docs/decisions/trace-index.md)
 
 C{parent} is the queue id a message comes from: notices and mail that was handed on carry it in their E line, in the
 place of the source system. Older ones without it are joined by their Message-ID.
@@ -19,6 +21,7 @@ more (rolled twice since), mail.log is read from the size it had, and lines that
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sqlite3
@@ -40,8 +43,11 @@ from qmailpy.records.text import CONNECTION, MONTH_OF, LineFormat, Unreadable, f
 INDEX = "index.sqlite"
 """Its name below HOME/log."""
 
-VERSION = 1
+VERSION = 2
 DAY_S = 86400.0
+WORDS = 20
+"""Words of a subject that are looked for."""
+
 _RECENT = 20_000  # messages whose number is kept at hand while indexing
 _QUEUE_ID = re.compile(r"[0-9a-v]{15}")
 _UNTRACED = CONNECTION | {Action.BAD_COMMAND}
@@ -55,6 +61,7 @@ CREATE INDEX mail_parent ON mail(parent) WHERE parent != '';
 CREATE TABLE line(mail INTEGER NOT NULL, text TEXT NOT NULL);
 CREATE INDEX line_mail ON line(mail);
 CREATE TABLE address(address TEXT NOT NULL, mail INTEGER NOT NULL, PRIMARY KEY(address, mail)) WITHOUT ROWID;
+CREATE TABLE subject(mail INTEGER PRIMARY KEY, text TEXT NOT NULL);
 """
 
 
@@ -207,6 +214,7 @@ class LogIndex:
         (keep,) = run("SELECT coalesce(min(n), 1 << 62) FROM mail WHERE time >= ?", (oldest,)).fetchone()
         run("DELETE FROM line WHERE mail < ?", (keep,))
         run("DELETE FROM address WHERE mail < ?", (keep,))
+        run("DELETE FROM subject WHERE mail < ?", (keep,))
         run("DELETE FROM mail WHERE n < ?", (keep,))
         run("COMMIT")
 
@@ -231,11 +239,33 @@ class LogIndex:
         """Messages that come from a message."""
         return self._mails("parent = ? AND parent != '' ORDER BY n LIMIT ?", queue_id, limit)
 
-    def by_address(self, address: str, limit: int) -> list[Indexed]:
-        """The newest messages from or to an address, the newest first."""
+    def by_address(self, address: str, limit: int, since: float = 0.0, until: float = math.inf) -> list[Indexed]:
+        """
+        The newest messages from or to an address, the newest first.
+
+        @param since: seconds since the epoch; those that came then or later. @param until: before then.
+        """
         return self._mails(
-            "n IN (SELECT mail FROM address WHERE address = ? ORDER BY mail DESC LIMIT ?) ORDER BY n DESC",
+            "n IN (SELECT mail FROM address CROSS JOIN mail ON n = mail WHERE address = ? AND time >= ? AND time < ? "
+            "ORDER BY mail DESC LIMIT ?) ORDER BY n DESC",
             address.lower(),
+            since,
+            until,
+            limit,
+        )
+
+    def by_subject(self, text: str, limit: int, since: float = 0.0, until: float = math.inf) -> list[Indexed]:
+        """The newest messages whose subject has all these words, or pieces of words, the newest first."""
+        words = text.casefold().split()[:WORDS]
+        if not words:
+            return []
+        has = " AND ".join(["instr(subject.text, ?)"] * len(words))
+        return self._mails(
+            f"n IN (SELECT subject.mail FROM subject CROSS JOIN mail ON n = subject.mail WHERE {has} "  # noqa: S608 - ours
+            "AND time >= ? AND time < ? ORDER BY subject.mail DESC LIMIT ?) ORDER BY n DESC",
+            *words,
+            since,
+            until,
             limit,
         )
 
@@ -244,7 +274,7 @@ class LogIndex:
         rows = self._database.execute("SELECT text FROM line WHERE mail = ? ORDER BY rowid", (mail.number,))
         return list(dict.fromkeys(text for (text,) in rows))
 
-    def _mails(self, condition: str, *values: str | int) -> list[Indexed]:
+    def _mails(self, condition: str, *values: str | float) -> list[Indexed]:
         query = f"SELECT n, id, time, message_id, parent FROM mail WHERE {condition}"  # noqa: S608 - ours
         try:
             rows = self._database.execute(query, values).fetchall()
@@ -304,6 +334,8 @@ class _Filling:
                 (queue_id, record.time, record.message_id, parent),
             )
             number = int(made.lastrowid or 0)
+            if record.subject:
+                run("INSERT INTO subject VALUES(?, ?)", (number, record.subject.casefold()))
             if queue_id:
                 self._keep(queue_id, number)
         elif self._careful and run("SELECT 1 FROM line WHERE mail = ? AND text = ?", (number, text)).fetchone():

@@ -71,6 +71,7 @@ class LogRecord:
     message_id: str = ""
     user: str = ""  # authenticated login (printed with *)
     source_system: str = ""  # "helo (rdns [ip])"
+    subject: str = ""  # of E, without its encoding; printed in quotes
     reason: str = ""
     diagnostic: str = ""
     queue_time: float | None = None  # seconds in the queue, for D, R and K

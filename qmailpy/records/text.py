@@ -2,22 +2,25 @@ r"""
 The text form of a record: one line of the transaction log, as the iMTA writes it (docs/counters-and-log.md).
 
     DD-Mon-YYYY HH:MM:SS.cc [node] [process] source(12) destination(12) code size sender rfc822;original current
-        [notary] [file] [envelope-id] [message-id] [user] [source-system] ["reason"] [diagnostic] [queue-time]
+        [notary] [file] [envelope-id] [message-id] [user] [source-system] ["subject"] ["reason"] [diagnostic]
+        [queue-time]
     DD-Mon-YYYY HH:MM:SS.cc [node] [process] channel(12) +|-(12) code transport application [user] [diagnostic]
 
 The second form is that of O, C, X, Y and U. A field in brackets needs its option; which fields a kind of record has at
 all depends on its action only, so a line can be read back by position:
 
-  - file, notary, envelope id and message id: all but B and V; source system: E, J, B, V; reason: R, K; diagnostic: all
-    but E; queue time: D, R, K; user: message records, and U.
+  - file, notary, envelope id and message id: all but B and V; source system: E, J, B, V; subject: E; reason: R, K;
+    diagnostic: all but E; queue time: D, R, K; user: message records, and U.
+  - the subject stands where other records have their diagnostic, so that whoever reads lines of the ancestor passes it
+    over. It is read back whether or not the option is set.
   - an empty field that the record could have is empty in the line too (two blanks, as for an empty sender); blanks at
     the end of a line are left off. A queue time that is not known is "-".
 
 What a line can never hold, whatever the values were: a control character, a LF, or a second time stamp. In values
 a backslash and everything not printable (C{str.isprintable}: controls, C1, format characters, surrogates, line
 separators, exotic blanks) is written as C{\\ \n \r \t \xHH \uHHHH \UHHHHHHHH}; so is a blank in fields that are
-one word. Two fields hold blanks in their middle: the source system C{helo (name [ip])}, whose parentheses end it, and
-the reason, which is in quotes. The diagnostic takes the rest, less the queue time. A value is cut at L{LIMIT}
+one word. Three fields hold blanks in their middle: the source system C{helo (name [ip])}, whose parentheses end it, and
+subject and reason, which are in quotes. The diagnostic takes the rest, less the queue time. A value is cut at L{LIMIT}
 characters.
 
 Time is local time, as the ancestor's; in the hour that a change from summer time repeats, a reader cannot tell which
@@ -289,6 +292,8 @@ class LineFormat:
             tail += " *" + user if user else " "
         if options.connection and action in _WITH_SYSTEM:
             tail += " " + _system(record.source_system)
+        if record.subject and options.subject and action is _E:
+            tail += ' "' + _text(record.subject).replace('"', "\\x22") + '"'
         if options.reason and action in _WITH_REASON:
             tail += ' "' + _text(record.reason).replace('"', "\\x22") + '"'
         if options.diagnostics and action is not _E:
@@ -393,12 +398,14 @@ class LineFormat:
         envelope_id = _plain(next(optional)) if with_file and options.envelope_id else ""
         message_id = _plain(next(optional)) if with_file and options.message_id else ""
         user = _user_of(next(optional)) if options.username else ""
-        system = reason = diagnostic = ""
+        system = subject = reason = diagnostic = ""
         queue_time: float | None = None
         if options.connection and action in _WITH_SYSTEM:
             system, left = _take_system(left)
+        if left and action is _E:
+            subject, left = _take_quoted(left)
         if options.reason and action in _WITH_REASON:
-            reason, left = _take_reason(left)
+            reason, left = _take_quoted(left)
         if options.queue_time and action in _WITH_QUEUE_TIME:
             left, _, spent = left.rpartition(" ")
             queue_time = None if spent == "-" else (int(spent[:-4]) * 1000 + int(spent[-3:])) / 1000
@@ -422,6 +429,7 @@ class LineFormat:
             message_id=message_id,
             user=user,
             source_system=system,
+            subject=subject,
             reason=reason,
             diagnostic=diagnostic,
             queue_time=queue_time,
@@ -487,11 +495,11 @@ def _take_system(left: str) -> tuple[str, str]:
     return f"{_plain(word)} {_plain(rest[: end + 1])}", rest[end + 2 :]
 
 
-def _take_reason(left: str) -> tuple[str, str]:
-    """The quoted reason at the beginning of C{left}, and what follows it."""
+def _take_quoted(left: str) -> tuple[str, str]:
+    """What is in quotes at the beginning of C{left}, and what follows it."""
     if left[:1] != '"':
-        raise Unreadable("not a reason")
+        raise Unreadable("not in quotes")
     end = left.index('"', 1)
     if left[end + 1 : end + 2] not in {"", " "}:
-        raise Unreadable("not a reason")
+        raise Unreadable("not in quotes")
     return _plain(left[1:end]), left[end + 2 :]

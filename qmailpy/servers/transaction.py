@@ -30,10 +30,12 @@ from qmailpy.servers.smtp_records import Origin, session_record
 from qmailpy.servers.submission import Head
 from qmailpy.values import Envelope, Notify, Posting, Recipient, Reply
 from qmailpy.wire.headers import find, priority, received_field
+from qmailpy.wire.mime_values import subject_of
 from qmailpy.wire.smtp_events import DataEnded, MailFrom, RcptTo
 
 INTERNAL = Reply(451, "4.3.0", "Internal error, try again later")
 TAGS_FIELD = "X-Qmailpy-Tags"
+_FIELDS = ("message-id", "priority", "tls-required", "subject")  # what is looked for in a header
 _ID_CHARACTERS = 250  # of a Message-ID, for the log
 _TAKING, _COMMITTING = "taking a message in", "committing a message"
 
@@ -218,7 +220,8 @@ class Transaction:
         @return: fires when it is durable, fails as L{IIntake.commit} does; or what refuses it at once.
         """
         site, mail, intake, origin = self._site, self.mail, self._intake, self._origin
-        wanted = find(event.head, "message-id", "priority", "tls-required")
+        names = _FIELDS if site.log.subject else _FIELDS[:-1]
+        wanted = find(event.head, *names)
         if intake is None:
             return self._fault or INTERNAL
         if self._head is not None:
@@ -237,6 +240,7 @@ class Transaction:
             body=mail.body or "8BITMIME",
             priority=priority(wanted.get("priority", "")),
             message_id=wanted.get("message-id", "")[:_ID_CHARACTERS],
+            subject=subject_of(wanted.get("subject", "")),
             protocol=origin.protocol(),
             user=origin.user,
             source_system=origin.system,

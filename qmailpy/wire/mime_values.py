@@ -16,6 +16,8 @@ from urllib.parse import unquote_to_bytes
 
 from attrs import Factory, frozen
 
+from qmailpy.wire.headers import find
+
 VALUE = 65536
 """Characters of a field's value that are looked at."""
 
@@ -24,6 +26,9 @@ PARAMETERS = 200
 
 LENGTH = 8192
 """Characters of one parameter."""
+
+SUBJECT = 80
+"""Characters of a Subject that the log keeps."""
 
 # Each alternative begins with another character, so there is one way to match and the whole is linear.
 _TOKEN = re.compile(r'"((?:[^"\\]|\\.)*)(?:"|\Z)|;|=|[^\s;="(\\]+|\(|\\.?', re.DOTALL)
@@ -199,6 +204,20 @@ def decode_words(text: str) -> str:
     flush()
     out.append(text[at:])
     return "".join(out)
+
+
+def subject_of(value: str) -> str:
+    """
+    A Subject for the log: encoded words read, blanks and line ends one blank each, at most L{SUBJECT} characters.
+
+    @param value: as it stands in the header, unfolded.
+    """
+    return " ".join(decode_words(value[: 8 * SUBJECT]).split())[:SUBJECT] if value else ""
+
+
+def subject_in(content: bytes) -> str:
+    """L{subject_of} a message of our own making."""
+    return subject_of(find(content[:VALUE], "subject").get("subject", ""))
 
 
 def _word(encoding: str, text: str) -> bytes | None:

@@ -17,7 +17,7 @@ from qmailpy.config.schema import LogConfig
 from qmailpy.disk.files import RealFiles
 from qmailpy.errors import CommandError
 from qmailpy.records.record import Action
-from tests.records.stories import MAIL, MESSAGE_ID, NOTICE, OTHER, SECOND, Log, bounced
+from tests.records.stories import MAIL, MESSAGE_ID, NOTICE, OTHER, SECOND, SUBJECT, Log, bounced
 
 
 class TraceTests(SynchronousTestCase):
@@ -40,7 +40,7 @@ class TraceTests(SynchronousTestCase):
         """The owner's question: what happened to this mail? With the bounce, the replies and the times."""
         output = self.call(MAIL).output
         for text in (
-            f"{MAIL}: message from ann@one.example, 3 KiB, Message-ID {MESSAGE_ID}",
+            f'{MAIL}: message from ann@one.example, "{SUBJECT}", 3 KiB, Message-ID {MESSAGE_ID}',
             "accepted from relay (relay.example.com [192.0.2.66]) on submission by ESMTP, TLS, login ann "
             "for bob@here.example, into the queue of local",
             "delivered to bob@here.example by local (attempt 1), 0.30 s in the queue",
@@ -56,12 +56,19 @@ class TraceTests(SynchronousTestCase):
 
     def test_it_is_found_in_every_way(self) -> None:
         whole = self.call(MAIL).output
-        for what in (MESSAGE_ID, MESSAGE_ID.strip("<>"), NOTICE, "cat@far.example", "<CAT@far.example>"):
+        for what in (MESSAGE_ID, MESSAGE_ID.strip("<>"), NOTICE, "cat@far.example", "<CAT@far.example>", "köln lunch"):
             self.assertEqual(self.call(what).output, whole, what)
 
     def test_an_address_gives_its_last_messages(self) -> None:
         self.assertIn(OTHER, self.call("bob@here.example").output)
         self.assertNotIn(MAIL, self.call("-n", "1", "bob@here.example").output)
+
+    def test_a_subject_may_look_like_anything_and_be_of_a_time(self) -> None:
+        self.assertEqual(self.call("--subject", "lunch").output, self.call(MAIL).output)
+        self.assertNotEqual(self.call("--subject", "bob@here.example").exit_code, 0)
+        self.assertNotEqual(self.call("lunch", "--since", "1m").exit_code, 0)
+        self.assertNotEqual(self.call("lunch", "--until", "2h").exit_code, 0)
+        self.assertEqual(self.call("lunch", "--since", "2h").exit_code, 0)
 
     def test_mail_that_is_waiting_is_said_to_be(self) -> None:
         output = self.call(OTHER).output

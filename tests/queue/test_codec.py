@@ -67,6 +67,7 @@ def envelopes(draw: st.DrawFn, text: st.SearchStrategy[str] = words) -> Envelope
         smtputf8=draw(st.booleans()),
         priority=draw(st.sampled_from(Priority)),
         message_id=draw(text),
+        subject=draw(text),
         protocol=draw(st.sampled_from(["SMTP", "ESMTP", "ESMTPSA"])),
         user=draw(text),
         source_system=draw(text),

@@ -10,6 +10,7 @@ from qmailpy.records.text import LineFormat
 
 MAIL, NOTICE, SECOND, OTHER = "06kq9q5g5k3l0a0", "06kq9q5g5k3l0b0", "06kq9q5g5k3l0c0", "06kq9q5g5k3l0d0"
 MESSAGE_ID = "<1@ann.example>"
+SUBJECT = "Lunch in Köln, 午餐时间"
 
 
 class Log:
@@ -42,8 +43,8 @@ def bounced(start: float) -> Log:
     notice goes by the process channel. Another message is about the same time.
     """
     log = Log(start)
-    ann = {"sender": "ann@one.example", "message_id": MESSAGE_ID}
-    note = {"sender": "", "message_id": "<n@mail.example>"}
+    ann = {"sender": "ann@one.example", "message_id": MESSAGE_ID, "subject": SUBJECT}
+    note = {"sender": "", "message_id": "<n@mail.example>", "subject": "Your mail was not delivered"}
     system = "relay (relay.example.com [192.0.2.66])"
     entered = {"source_system": system, "modifiers": "ESA", "user": "ann"}
     log.add(Action.ENQUEUED, MAIL, "submission", "bob@here.example", destination="local", **entered, **ann)

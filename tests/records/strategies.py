@@ -48,6 +48,7 @@ options = st.builds(
     notary=st.booleans(),
     reason=st.booleans(),
     diagnostics=st.booleans(),
+    subject=st.booleans(),
     queue_time=st.booleans(),
 )
 
@@ -90,6 +91,8 @@ def records(draw: st.DrawFn, chosen: LogConfig) -> LogRecord:
         fields["user"] = draw(values)
     if chosen.connection and action in {Action.ENQUEUED, Action.REJECTED, Action.BAD_COMMAND, Action.ABORTED}:
         fields["source_system"] = draw(values)
+    if action is Action.ENQUEUED and chosen.subject:
+        fields["subject"] = draw(values)
     if action in {Action.FAILED, Action.SILENCED} and chosen.reason:
         fields["reason"] = draw(values)
     if action in {Action.DEQUEUED, Action.FAILED, Action.SILENCED} and chosen.queue_time:

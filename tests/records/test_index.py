@@ -53,6 +53,26 @@ class IndexTests(SynchronousTestCase):
         self.assertEqual(index.by_id("nothing"), [])
         self.assertEqual(self.count(index, MAIL), 5)
 
+    def test_messages_are_found_by_words_of_their_subject(self) -> None:
+        """Or pieces of words, in any order, whatever the script and the case; only what is there."""
+        self.write(self.story.octets)
+        index = self.index()
+        for words in ("lunch", "LUNCH in", "köln lunch", "KÖLN", "午餐", "间", "unch in Kö"):
+            self.assertEqual([one.id for one in index.by_subject(words, 10)], [MAIL], words)
+        self.assertEqual([one.id for one in index.by_subject("mail", 10)], [SECOND, NOTICE])
+        self.assertEqual([one.id for one in index.by_subject("mail", 1)], [SECOND])
+        for words in ("lunch dinner", "%", "", " "):
+            self.assertEqual(index.by_subject(words, 10), [], words)
+
+    def test_what_is_looked_for_may_have_bounds_in_time(self) -> None:
+        self.write(self.story.octets)
+        index = self.index()
+        (other,) = index.by_id(OTHER)
+        self.assertEqual([one.id for one in index.by_address("bob@here.example", 10, since=other.time)], [OTHER])
+        self.assertEqual([one.id for one in index.by_address("bob@here.example", 10, until=other.time)], [MAIL])
+        self.assertEqual(index.by_subject("lunch", 10, since=other.time), [])
+        self.assertEqual([one.id for one in index.by_subject("lunch", 10, until=other.time)], [MAIL])
+
     def test_a_family_is_a_message_its_notice_and_what_that_was_handed_on_as(self) -> None:
         """From whichever of them one begins."""
         self.write(self.story.octets)

@@ -15,6 +15,7 @@ from qmailpy.config.schema import LogConfig
 from qmailpy.queue.ids import to_id
 from qmailpy.queue.layout import nn
 from qmailpy.records.record import Action, LogRecord, QueueFile
+from qmailpy.records.sun import SunFormat
 from qmailpy.records.text import LIMIT, LINE_OCTETS, TORN, LineFormat, Unreadable, fragment, milliseconds
 from tests.records import strategies
 
@@ -90,6 +91,21 @@ class LineTests(SynchronousTestCase):
             b' b@example.com local/05/ZY06kq9q5g5k3l0a0.00 <0JE5@example.net>  "no such user"'
             b" dns;mx (TCP|192.0.2.9|2788|198.51.100.7|25) (mx ESMTP) smtp;250 2.1.5 ok 0.056\n",
         )
+
+    def test_a_subject_ends_an_enqueue(self) -> None:
+        """In quotes, where other records have their diagnostic; whoever knows nothing of it finds all else in place."""
+        told = evolve(ENQUEUED, subject='Re: "Straße" (C:\\x) - 会议')
+        line = LineFormat(LogConfig()).line(told)
+        self.assertTrue(line.endswith(' [192.0.2.66]) "Re: \\x22Straße\\x22 (C:\\\\x) - 会议"\n'.encode()), line)
+        self.assertEqual(LineFormat(LogConfig()).record(line).subject, told.subject)
+        self.assertEqual(LineFormat(LogConfig(subject=False)).record(line).subject, told.subject)
+        self.assertNotIn(b"Stra", LineFormat(LogConfig(subject=False)).line(told))
+        ancestor = SunFormat().record(line)
+        self.assertEqual((ancestor.sender, ancestor.current_to), ("a@example.net", "b@example.com"))
+        self.assertEqual(ancestor.message_id, "<0JE5@example.net>")
+        bare = evolve(told, source_system="", user="", message_id="")
+        for options in (LogConfig(), LogConfig(connection=False), LogConfig(username=False, connection=False)):
+            self.assertEqual(LineFormat(options).record(LineFormat(options).line(bare)).subject, told.subject)
 
     def test_connections_have_a_form_of_their_own(self) -> None:
         """O C X Y U (issue 2 point 8)."""

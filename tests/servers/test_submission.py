@@ -225,7 +225,7 @@ class LoginTests(SubmissionTestCase):
         (message,) = self.queue.messages
         envelope = message.envelope
         self.assertEqual((envelope.protocol, envelope.user), ("ESMTPSA", "joe@example.org"))
-        self.assertEqual(envelope.message_id, "<000000000000001@mx.example.org>")
+        self.assertEqual((envelope.message_id, envelope.subject), ("<000000000000001@mx.example.org>", "x"))
         header = message.content.partition(b"\r\n\r\n")[0]
         self.assertIn(b"\r\nFrom: joe@example.org\r\nMessage-ID: <000000000000001@mx.example.org>\r\nSubject", header)
         self.assertIn(b"\r\nDate: ", header)

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.wire.mime_encoding import Decoder, Survey, encoded
 from qmailpy.wire.mime_rewrite import Replacement, edit_header, rewritten
-from qmailpy.wire.mime_values import LENGTH, codec, decode, decode_words, parse_value
+from qmailpy.wire.mime_values import LENGTH, codec, decode, decode_words, parse_value, subject_in, subject_of
 from tests.wire.test_mime import HEAD, MESSAGES
 
 
@@ -77,6 +77,12 @@ class WordTests(SynchronousTestCase):
             ("=?nope", "=?nope"),
         ):
             self.assertEqual(decode_words(text), expected, text)
+
+    def test_a_subject_for_the_log_is_read_and_short(self) -> None:
+        self.assertEqual(subject_of("=?utf-8?b?5Lya6K6u?=  at\t=?iso-8859-1?q?K=F6ln=0A?="), "会议 at Köln")
+        self.assertEqual(subject_of("x" * 1_000_000), "x" * 80)
+        self.assertEqual(subject_of(""), "")
+        self.assertEqual(subject_in(b"A: b\r\nsubject: one\r\n two\r\n\r\nSubject: no\r\n"), "one two")
 
     def test_charsets_are_of_a_list(self) -> None:
         """Some codecs unpack, or are slow: bz2, punycode, idna."""
