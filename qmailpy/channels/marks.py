@@ -22,7 +22,9 @@ Marks = tuple[tuple[str, int, int, int], ...]
 def thd_marks(config: Config, channel: ChannelConfig) -> Marks:
     """What differs when a file of the channel was written, replaced, made or removed. Blocks, for a moment."""
     found = []
-    for name in filter(None, (getattr(channel, key) for key in _FILES)):
+    names = [getattr(channel, key) for key in _FILES]
+    names += [one.password_file for one in config.destinations if one.channel in ("", channel.name)]
+    for name in filter(None, names):
         path = os.path.join(config.home, name)
         try:
             status = os.stat(path)

@@ -25,7 +25,7 @@ from qmailpy.remote.delivery import Remote
 from qmailpy.remote.memory import HostMemory
 from qmailpy.remote.mx import Destination, Reach, at_home, destination, first_host
 from qmailpy.remote.peers import Finder, Peer, is_address_of_this_machine
-from qmailpy.remote.policy import Policies
+from qmailpy.remote.policy import Account, Policies
 from qmailpy.remote.pool import Pool
 from qmailpy.remote.protection import Protection
 from qmailpy.remote.session import Session
@@ -93,7 +93,9 @@ class SmtpChannel:
         self._relay: Destination | None = None
         if channel.relay:
             relay = at_home(channel.relay, config.home)
-            self._relay = destination(relay, policies.of(first_host(channel.relay)), trusted=True)
+            shuffled = channel.relay_order == "random"
+            first = policies.of(first_host(channel.relay))
+            self._relay = destination(relay, first, trusted=True, of=policies.of, shuffled=shuffled)
         try:
             # For what domains publish we do without, where there is no trust store; for what we were told we do not.
             wanted = policies.verifying or (channel.kind == "smtp" and channel.mta_sts)
@@ -105,7 +107,7 @@ class SmtpChannel:
         memory = HostMemory(reactor.seconds)
         watcher = Connections(channel, parts)
 
-        login = _login(config, channel)
+        logins = {account: _login(config, channel, account) for account in policies.accounts}
 
         async def in_thread(read: Callable[[], bytes | None]) -> bytes | None:
             return await deferToThreadPool(reactor, reactor.getThreadPool(), read)
@@ -114,12 +116,12 @@ class SmtpChannel:
             return Session(
                 reactor,
                 peer,
-                config.server.hostname,
+                peer.helo or config.server.hostname,
                 channel,
                 watcher,
                 in_thread,
                 contexts,
-                login,
+                logins.get(peer.account),
             )
 
         finder = Finder(
@@ -215,7 +217,8 @@ class SmtpChannel:
         domain = first.address.rpartition("@")[2]
         host = first.host or domain
         try:
-            return destination(host, self._policies.of(first_host(host)), trusted=host.lower() != domain.lower())
+            trusted = host.lower() != domain.lower()
+            return destination(host, self._policies.of(first_host(host)), trusted=trusted, of=self._policies.of)
         except ValueError as error:
             return Reply(550, "5.1.2", f"Bad destination {host!r}: {error}")
 
@@ -242,16 +245,16 @@ PASSWORD_OCTETS = 1024
 """Longest password of a relay."""
 
 
-def _login(config: Config, channel: ChannelConfig) -> Login | None:
+def _login(config: Config, channel: ChannelConfig, account: Account) -> Login:
     """
-    The login at the relay: the password is the first line of its file. Blocks, at the start only.
+    A login at a relay: the password is the first line of its file. Blocks, at the start only.
 
     @raise ConfigError: it cannot be read, or is none.
     """
-    if not channel.relay_user:
-        return None
-    where = f"[channel.{channel.name}] relay_password_file"
-    path = os.path.join(config.home, channel.relay_password_file)
+    user, file = account
+    own = file == channel.relay_password_file
+    where = f"[channel.{channel.name}] relay_password_file" if own else "[[destination]] password_file"
+    path = os.path.join(config.home, file)
     try:
         with open(path, "rb") as source:
             octets = source.read(PASSWORD_OCTETS + 2)
@@ -264,4 +267,4 @@ def _login(config: Config, channel: ChannelConfig) -> Login | None:
         password = ""
     if not password or "\0" in password or len(line) > PASSWORD_OCTETS:
         raise ConfigError((f"{where}: {path}: its first line is no password",))
-    return Login(user=channel.relay_user, password=password)
+    return Login(user=user, password=password)

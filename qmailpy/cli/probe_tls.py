@@ -82,7 +82,7 @@ def _look(config: Config, table: ChannelConfig, domain: str) -> _Seen:
     where = table.relay or name
     policies = Policies(table, config.destinations)
     policy = policies.of(first_host(where))
-    goal = destination(where, policy, trusted=bool(table.relay))
+    goal = destination(where, policy, trusted=bool(table.relay), of=policies.of)
     resolver = asking(config.dns)
     reach = Reach(allow_loopback=table.allow_loopback, is_ours=is_address_of_this_machine)
     finder = Finder(resolver, our_names=(config.server.hostname, "localhost"), reach=reach)

@@ -162,6 +162,17 @@ def _relay(value: str) -> str:
     return host_port(value)
 
 
+def own_addresses(values: tuple[str, ...]) -> str:
+    """Where connections come from: at most an address of each family."""
+    try:
+        versions = [ipaddress.ip_address(value).version for value in values]
+    except ValueError as error:
+        return f'{error}; right would be as in ["192.0.2.5", "2001:db8::5"]'
+    if len(versions) != len(set(versions)):
+        return "has several addresses of a family; right would be one for IPv4, one for IPv6"
+    return ""
+
+
 def server_address(value: str) -> str:
     """An IP address of a name server, with C{:PORT} or without."""
     try:
@@ -372,6 +383,9 @@ CHECKS: Mapping[type, Mapping[str, Check]] = {
         "jitter": between(0, 1),
         "recipients_per_job": between(1, 100000),
         "relay": optional(relays),
+        "relay_order": one_of("given", "random"),
+        "source_address": own_addresses,
+        "helo": optional(hostname),
         "port": between(1, 65535),
         "tls": one_of(*TLS),
         "tls_ca_file": absolute,
@@ -386,6 +400,8 @@ CHECKS: Mapping[type, Mapping[str, Check]] = {
         "tls": optional(one_of(*TLS)),
         "port": between(0, 65535),
         "concurrency": between(0, 10000),
+        "source_address": own_addresses,
+        "helo": optional(hostname),
     },
     conversion_schema.ConversionConfig: {"sender": every(glob), "recipient_domain": optional(destination_pattern)},
     conversion_schema.EntryConfig: {

@@ -21,7 +21,7 @@ from qmailpy.config.conversion_schema import ConversionConfig
 from qmailpy.config.endpoint import Endpoint, parse_endpoint
 from qmailpy.config.locate import Path
 from qmailpy.config.problems import Problem, Reader, nearest
-from qmailpy.config.relations import access, rewriting
+from qmailpy.config.relations import access, logins, rewriting
 from qmailpy.config.schema import (
     ACCESS_KEYS,
     AccessConfig,
@@ -262,6 +262,7 @@ def _relations(
                 elif value == "" and field == "channel" and key == "listener":
                     reader.add((key, number), field, f"is empty{nearest('', names)}")
     rewriting(reader, tree, names)
+    logins(reader, tree)
     _duplicates(reader, raw_listeners, listeners, home)
     _selections(reader, tree, channels)
     kinds = {channel.kind for channel in channels.values()}

@@ -86,6 +86,14 @@ def _rule(reader: Reader, path: tuple[str, int], keys: Sequence[str], rule: Acce
         reader.add(path, "action", text)
 
 
+def logins(reader: Reader, tree: Mapping[str, Any]) -> None:
+    """A login has a name and a password."""
+    for number, raw in enumerate(_elements(tree.get("destination"))):
+        for key, other in (("user", "password_file"), ("password_file", "user")):
+            if raw.get(key) and not raw.get(other):
+                reader.add(("destination", number), key, f"is nothing without {other}")
+
+
 def rewriting(reader: Reader, tree: Mapping[str, Any], channels: Sequence[str]) -> None:
     """Rules say where recipients lead, or what senders become: each direction needs its own keys."""
     for number, raw in enumerate(_elements(tree.get("rewrite"))):

@@ -160,6 +160,9 @@ class ChannelConfig:
     )
     relay_user: str = ""  # login at the relay; then TLS is a must
     relay_password_file: str = ""  # its password, in the first line; relative to HOME
+    relay_order: str = "given"  # of several relays, in each attempt: "given" (the first that works) or "random"
+    source_address: tuple[str, ...] = ()  # our end of its connections, an address for IPv4, one for IPv6; empty = any
+    helo: str = ""  # what we call ourselves in EHLO; "" = [server] hostname
     port: int = 25
     tls: str = "may"  # "none", "may" (when offered), "must" (any certificate), "verify" (the right one) or "dane"
     dane: bool = True  # follow TLSA records, where [dns] trusted (RFC 7672)
@@ -198,7 +201,14 @@ class DestinationConfig:
     pattern: str  # "host.example", ".example" (subdomains), "." (any): a domain, or the host of a relay
     channel: str = ""  # only for this channel; "" = any
     tls: str = ""  # as at [channel.NAME]; "" = the channel's
+    implicit_tls: bool = False  # TLS from the first octet; false = as the channel has it
     port: int = 0  # 0 = the channel's
+    user: str = (
+        ""  # login at a relay, or at a host that a rule names; then TLS is a must; "" = the channel's relay_user
+    )
+    password_file: str = ""  # its password, in the first line; relative to HOME
+    source_address: tuple[str, ...] = ()  # empty = the channel's
+    helo: str = ""  # "" = the channel's
     concurrency: int = 0  # connections at once, a worker; 0 = the channel's destination_concurrency
     messages_per_minute: float = 0.0  # a worker; 0 = as many as there are
 

@@ -188,7 +188,8 @@ class Remote:
                         attempt.note(_of_trouble(trouble, judged, peer, error.session))
                     if not judged.next_host:
                         return
-                    if peer.tls is Tls.MAY and error.trouble.stage is Stage.TLS and not self._config.implicit_tls:
+                    implicit = peer.implicit or self._config.implicit_tls
+                    if peer.tls is Tls.MAY and error.trouble.stage is Stage.TLS and not implicit:
                         peer = evolve(peer, tls=Tls.NONE)  # on a new connection: nobody knows what this one is in
                         continue
                     break

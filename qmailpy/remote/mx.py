@@ -16,7 +16,7 @@ import ipaddress
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from qmailpy.errors import Permanent
 from qmailpy.remote.policy import DEFAULT, Policy
@@ -33,6 +33,7 @@ class Hop:
 
     host: str  # a name or an IP address, without brackets; or the path of a UNIX socket, from "/" on
     port: int  # 0 for a socket
+    policy: Policy | None = None  # its own, where there are several; C{None} = the destination's
 
 
 @frozen(kw_only=True, cache_hash=True)
@@ -49,6 +50,7 @@ class Destination:
     hops: tuple[Hop, ...] = ()
     trusted: bool = False  # from the configuration: may be anywhere, even on this machine
     policy: Policy = DEFAULT
+    shuffled: bool = False  # the hops are tried in any order
 
 
 @frozen
@@ -66,22 +68,35 @@ def first_host(text: str) -> str:
     return host[5:] if host[:5].lower() == "ipv6:" else host
 
 
-def destination(text: str, policy: Policy = DEFAULT, *, trusted: bool) -> Destination:
+def destination(
+    text: str,
+    policy: Policy = DEFAULT,
+    *,
+    trusted: bool,
+    of: Callable[[str], Policy] | None = None,
+    shuffled: bool = False,
+) -> Destination:
     """
     Read a destination.
 
     @param policy: its own; has the port where none is named.
     @param trusted: whether C{text} comes from the configuration.
+    @param of: the policies of the hosts, where there are several.
+    @param shuffled: of several, any may be tried first.
     @raise ValueError: it has none of the forms above.
     """
     if not text:
         raise ValueError("empty destination")
     if not text.startswith("[") and ":" not in text and "," not in text:
         return Destination(name=text, domain=text.lower().rstrip("."), trusted=trusted, policy=policy)
-    hops = tuple(_hop(part.strip(), policy.port) for part in text.split(","))
+    parts = [part.strip() for part in text.split(",")]
+    if of is None or len(parts) == 1:
+        hops = tuple(_hop(part, policy.port) for part in parts)
+    else:
+        hops = tuple(evolve(_hop(part, own.port), policy=own) for part in parts for own in (of(first_host(part)),))
     if not trusted and any(is_socket(hop.host) for hop in hops):
         raise ValueError("a UNIX socket is for the configuration to name")
-    return Destination(name=text, hops=hops, trusted=trusted, policy=policy)
+    return Destination(name=text, hops=hops, trusted=trusted, policy=policy, shuffled=shuffled)
 
 
 def at_home(text: str, home: str) -> str:

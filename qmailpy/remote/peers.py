@@ -7,13 +7,16 @@ from __future__ import annotations
 import random
 import socket
 from collections.abc import Callable, Collection, Sequence
+from itertools import zip_longest
+from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 from twisted.internet.defer import Deferred, gatherResults
 
 from qmailpy.errors import Permanent, Temporary
 from qmailpy.interfaces import IResolver
 from qmailpy.remote.mx import Destination, Exchange, Hop, Reach, before_us, exchanges, is_address, is_socket
+from qmailpy.remote.policy import NOBODY, Account, Policy
 from qmailpy.values import Reply
 from qmailpy.wire.client_events import Tls
 from qmailpy.wire.tlsa import Tlsas
@@ -39,6 +42,11 @@ class Peer:
     sni: str = ""  # the name it is told before it shows one; "" = host
     watched: bool = False  # its certificate is looked at, and nothing follows but a report
     how: str = ""  # the policy behind tls, for diagnostics: "dane", "mta-sts", "verify"
+    published: bool = True  # what the DNS says of its certificate counts, where the destination asks for that
+    implicit: bool = False  # TLS from the first octet
+    account: Account = NOBODY  # who we are to it
+    source: str = ""  # our address; "" = any
+    helo: str = ""  # our name; "" = the host name
 
 
 class Finder:
@@ -50,7 +58,7 @@ class Finder:
         *,
         our_names: Collection[str],
         reach: Reach,
-        shuffle: Callable[[list[Exchange]], None] = random.shuffle,
+        shuffle: Callable[[list[Any]], None] = random.shuffle,
     ) -> None:
         """
         @param our_names: host names that mean this host when an MX record names them.
@@ -76,9 +84,10 @@ class Finder:
     async def _of_hops(self, destination: Destination) -> list[Peer]:
         found = []
         trouble: Temporary | None = None
-        for hop, addresses in zip(
-            destination.hops, await self._all_addresses([hop.host for hop in destination.hops]), strict=True
-        ):
+        hops = list(destination.hops)
+        if destination.shuffled:
+            self._shuffle(hops)
+        for hop, addresses in zip(hops, await self._all_addresses([hop.host for hop in hops]), strict=True):
             if isinstance(addresses, Temporary):
                 trouble = addresses
                 continue
@@ -146,13 +155,44 @@ class Finder:
 
 
 def _peers(hop: Hop, addresses: Sequence[str], destination: Destination) -> list[Peer]:
-    tls = destination.policy.tls
+    policy = hop.policy or destination.policy
+    tls = policy.tls
     names = (hop.host, destination.domain) if destination.domain else (hop.host,)
     verified = tuple(dict.fromkeys(names)) if tls is Tls.VERIFY else ()
     how = tls.value if verified else ""
-    most = destination.policy.concurrency
     host = "localhost" if is_socket(hop.host) else hop.host
-    return [Peer(host, address, hop.port, tls, most, verified, how=how) for address in addresses]
+    made = Peer(host, "", hop.port, tls, policy.concurrency, verified, how=how)
+    if hop.policy is not None or policy.source or policy.helo or policy.implicit or policy.account != NOBODY:
+        made = evolve(
+            made,
+            published=hop.policy is None or policy.dane,
+            implicit=policy.implicit,
+            # Nobody else's DNS is to say who gets our password.
+            account=policy.account if destination.trusted else NOBODY,
+            helo=policy.helo,
+        )
+    return [evolve(made, address=one, source=_source(policy, one)) for one in _by_turns(addresses)]
+
+
+def _by_turns(addresses: Sequence[str]) -> list[str]:
+    """
+    Both families by turns, as they begin: where one of them leads nowhere, its many addresses do not use up the time
+    of the attempt (RFC 8305 s.4).
+    """
+    if len(addresses) < 3:
+        return list(addresses)
+    first = [one for one in addresses if (":" in one) == (":" in addresses[0])]
+    second = [one for one in addresses if (":" in one) != (":" in addresses[0])]
+    pairs = zip_longest(first, second)
+    return [one for pair in pairs for one in pair if one is not None]
+
+
+def _source(policy: Policy, address: str) -> str:
+    """Our end of a connection to C{address}: of the same family, where there is one."""
+    for source in policy.source:
+        if (":" in source) == (":" in address) and not is_socket(address):
+            return source
+    return ""
 
 
 def is_address_of_this_machine(address: str) -> bool:

@@ -14,6 +14,11 @@ from attrs import frozen
 from qmailpy.config.schema import ChannelConfig, DestinationConfig
 from qmailpy.wire.client_events import Tls
 
+Account = tuple[str, str]
+"""A login: its name, and the file of its password."""
+
+NOBODY: Account = ("", "")
+
 
 @frozen(kw_only=True, cache_hash=True)
 class Policy:
@@ -29,6 +34,10 @@ class Policy:
     port: int = 25  # where none is named
     concurrency: int = 0  # connections and jobs at once; 0 = the channel's
     per_minute: float = 0.0  # messages; 0 = as many as there are
+    implicit: bool = False  # TLS from the first octet
+    account: Account = NOBODY  # the login where we are sent by the configuration
+    source: tuple[str, ...] = ()  # our end of connections, at most an address of a family
+    helo: str = ""  # what we call ourselves; "" = the host name
 
 
 DEFAULT = Policy()
@@ -45,19 +54,28 @@ class Policies:
 
         follows = channel.kind == "smtp" and channel.tls != "none"
 
-        def level(word: str) -> Tls:
+        def level(word: str, user: str) -> Tls:
             tls = Tls(word)
-            return Tls.MUST if channel.relay_user and tls in (Tls.NONE, Tls.MAY) else tls
+            return Tls.MUST if user and tls in (Tls.NONE, Tls.MAY) else tls
 
+        account = (channel.relay_user, channel.relay_password_file)
         self._default = Policy(
-            tls=level(channel.tls),
+            tls=level(channel.tls, channel.relay_user),
+            implicit=channel.implicit_tls,
+            account=account,
+            source=channel.source_address,
+            helo=channel.helo,
             port=channel.port,
             dane=follows and channel.dane,
             mta_sts=follows and channel.mta_sts,
         )
         self._found = {
             table.pattern.lower(): Policy(
-                tls=level(table.tls or channel.tls),
+                tls=level(table.tls or channel.tls, table.user or channel.relay_user),
+                implicit=table.implicit_tls or channel.implicit_tls,
+                account=(table.user, table.password_file) if table.user else account,
+                source=table.source_address or channel.source_address,
+                helo=table.helo or channel.helo,
                 # What is said of a destination itself stands above what it publishes.
                 dane=(follows and channel.dane and not table.tls) or table.tls == "dane",
                 mta_sts=follows and channel.mta_sts and not table.tls,
@@ -73,6 +91,11 @@ class Policies:
     def verifying(self) -> bool:
         """Whether any destination must show a certificate of an authority."""
         return any(policy.tls is Tls.VERIFY for policy in (self._default, *self._found.values()))
+
+    @property
+    def accounts(self) -> frozenset[Account]:
+        """The logins that may be needed."""
+        return frozenset(policy.account for policy in (self._default, *self._found.values())) - {NOBODY}
 
     def of(self, host: str) -> Policy:
         """

@@ -171,12 +171,14 @@ class Pool:
             # A reactor that dials TCP can do this as well, wherever there are UNIX sockets.
             return UNIXClientEndpoint(cast(IReactorUNIX, self._dialler), peer.address, timeout=timeout_s)
         kind = TCP6ClientEndpoint if ":" in peer.address else TCP4ClientEndpoint
-        return kind(self._dialler, peer.address, peer.port, timeout=timeout_s)
+        here = (peer.source, 0) if peer.source else None
+        return kind(self._dialler, peer.address, peer.port, timeout=timeout_s, bindAddress=here)
 
     def _unreached(self, peer: Peer, error: Exception) -> Trouble:
         words = connect_error(error)
         way, where = ("UNIX", peer.address) if is_socket(peer.address) else ("TCP", f"{peer.address}:{peer.port}")
-        why = f"{way} active open: Failed connect() {where}  Error: {words}"
+        here = f" from {peer.source}" if peer.source else ""
+        why = f"{way} active open: Failed connect() {where}{here}  Error: {words}"
         self._watcher.unreached(peer, why)
         if _number(error) in OUR_SHORTAGES:
             return Trouble(stage=Stage.CONNECT, fault=Fault.OURS, why=why)

@@ -108,16 +108,22 @@ class Protection:
                 found = None
         danes: dict[tuple[str, int], _Dane | Barred | None] = {}
         secure = False
-        if self._dns is not None and policy.dane and not policy.optional:
+        wanted = policy.dane or any(hop.policy is not None and hop.policy.dane for hop in destination.hops)
+        if self._dns is not None and wanted and not policy.optional:
             secure = not domain or await self._secure_mx(domain)
             if secure:
                 for peer in peers:
                     key = peer.host, peer.port
-                    if key not in danes and not is_address(peer.host) and not is_socket(peer.address):
+                    if (
+                        key not in danes
+                        and peer.published
+                        and not is_address(peer.host)
+                        and not is_socket(peer.address)
+                    ):
                         danes[key] = await self._dane(*key)
         planned = []
         for peer in peers:
-            one = self._of(peer, destination, danes.get((peer.host, peer.port)), found)
+            one = self._of(peer, destination, danes.get((peer.host, peer.port)) if peer.published else None, found)
             if policy.required and one.barred is None:
                 one = self._required(one, domain, found, secure=secure)
             planned.append(one)
@@ -146,13 +152,12 @@ class Protection:
         return None
 
     def _of(self, peer: Peer, destination: Destination, dane: _Dane | Barred | None, sts: StsPolicy | None) -> Planned:
-        policy = destination.policy
         if isinstance(dane, Barred):
             return Planned(peer, Applied(kind="tlsa"), dane)
         if dane is not None:
             applied = Applied(kind="tlsa", strings=tuple(str(record) for record in dane.found[:32]))
             return Planned(_with_dane(peer, dane, destination.domain), applied)
-        if policy.tls is Tls.DANE:
+        if peer.tls is Tls.DANE:
             reply = Reply(451, "4.7.5", f"{peer.host} has no TLSA records, which {destination.name} must have")
             return Planned(peer, NOTHING, Barred(reply, "dane-required"))
         if sts is None:

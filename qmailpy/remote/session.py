@@ -111,6 +111,7 @@ class Session(Protocol):
     ) -> None:
         self.peer = peer
         self.core = SmtpClient(helo, peer.tls, login, lmtp=config.kind == "lmtp")
+        self.implicit = config.implicit_tls or peer.implicit  # TLS from the first octet
         self.tls = ""  # what protects it: "TLSv1.3/TLS_AES_256_GCM_SHA384 dane"
         self.doubt: Mismatch | None = None  # what is wrong with a certificate that was only watched
         self.transactions = 0  # begun so far
@@ -193,7 +194,7 @@ class Session(Protocol):
             self._write_some = getattr(self._transport, "writeSomeData", None)
         self.ends = _ends(self._transport, self.peer)
         self._watcher.opened(self)
-        if self._config.implicit_tls:
+        if self.implicit:
             self.core.begin_tls()
             self._begin_tls()
         else:

@@ -102,6 +102,20 @@ host = {written}
             self.assertIn(words, said[0])
             self.assertIn("F:9: [channel.out] relay", said[0])
 
+    def test_logins_and_addresses_of_destinations(self) -> None:
+        for lines, words in (
+            ('user = "u"', "user: is nothing without password_file"),
+            ('password_file = "f"', "password_file: is nothing without user"),
+            ('source_address = ["192.0.2.1", "192.0.2.2"]', "several addresses of a family"),
+            ('source_address = ["mx.example"]', "right would be as in"),
+            ('helo = "192.0.2.1"', "is an IP address"),
+        ):
+            said = problems(f'{MINIMAL}[[destination]]\npattern = "x.example"\n{lines}\n')
+            self.assertEqual(len(said), 1, said)
+            self.assertIn(words, said[0])
+        good = 'user = "u"\npassword_file = "f"\nsource_address = ["192.0.2.1", "::1"]\nhelo = "a.example"\n'
+        self.assertEqual(problems(f'{MINIMAL}[[destination]]\npattern = "x.example"\n{good}'), [])
+
     def test_each_direction_has_its_keys(self) -> None:
         self.assertEqual(self.rule('direction = "from"\naddress = "$U@x.example"'), [])
         for lines, words in (

@@ -11,6 +11,7 @@ import shutil
 import socket
 from typing import Any, ClassVar, cast
 
+from attrs import evolve
 from OpenSSL import SSL
 from twisted.internet import reactor as global_reactor
 from twisted.internet.address import IPv4Address
@@ -30,6 +31,7 @@ from qmailpy.channels.smtp import SmtpChannel
 from qmailpy.cli.certificate import self_signed
 from qmailpy.config.schema import ChannelConfig, Config, DestinationConfig, ServerConfig
 from qmailpy.errors import ConfigError
+from qmailpy.records.record import Action
 from qmailpy.servers.tls import OWN, Certificates, Pair
 from qmailpy.testing.smtp_sink import Script, SinkFactory
 from qmailpy.testing.tables_resolver import TablesResolver
@@ -81,7 +83,10 @@ class TlsTestCase(RemoteTestCase):
         nothing: Any = None
         anything: Any = global_reactor
         recorder: Any = self.recorder
-        resolver = TablesResolver(mx={"x.example": [(10, "mx.example")]}, addresses={"mx.example": ["127.0.0.1"]})
+        resolver = TablesResolver(
+            mx={"x.example": [(10, "mx.example")]},
+            addresses={name: ["127.0.0.1"] for name in ("mx.example", "b.example")},
+        )
         parts = Parts(
             reactor=anything,
             files=nothing,
@@ -310,6 +315,129 @@ class LoginTests(TlsTestCase):
             path = "tls/nothing" if octets is None else self.file(octets)
             error = self.assertRaises(ConfigError, self.tls_channel, 1, relay_user="joe", relay_password_file=path)
             self.assertIn("relay_password_file", str(error))
+
+
+class SeveralRelaysTests(TlsTestCase):
+    """relay as a list, and [[destination]] tables for its hosts."""
+
+    def channel(self, *ports: int, **more: Any) -> SmtpChannel:
+        """mx.example and b.example, each with a login of its own; a trust store that knows the first one's name."""
+        tables = (
+            DestinationConfig(pattern="mx.example", user="joe", password_file=self.file(b"pencil\n"), tls="verify"),
+            DestinationConfig(pattern="b.example", user="joe", password_file=self.file(b"pencil"), helo="b.us.example"),
+        )
+        relay = ",".join(f"{host}:{port}" for host, port in zip(("mx.example", "b.example"), ports, strict=True))
+        table = ChannelConfig(name="tcp_local", kind="smtp", relay=relay, tls_ca_file=self.file(MX.certificate), **more)
+        return self.made(table, *tables)
+
+    async def test_the_first_that_works_gets_the_mail(self) -> None:
+        """Its login, TLS and our name are those of its table; the second is not asked."""
+        first, port = self.secure_sink(script={"AUTH": "PLAIN"})
+        second, other = self.secure_sink(script={"AUTH": "PLAIN"})
+        found = await self.one(self.channel(port, other))
+        self.assertEqual((found.verdict, found.modifiers, found.remote_mta), (Verdict.DELIVERED, "ESA", "mx.example"))
+        self.assertIn("verify) smtp;250", found.diagnostic)
+        self.assertIn("EHLO us.example", first.log.commands)
+        self.assertEqual((first.log.messages[0].user, second.log.connections), ("joe", 0))
+
+    async def test_in_one_attempt_the_next_one_is_tried_whatever_is_wrong_with_the_first(self) -> None:
+        """Nobody is there, a wrong login, a certificate for another name, 421."""
+        sink, port = self.secure_sink(script={"AUTH": "PLAIN"})
+        for tls, script in (
+            (Certificates({OWN: pair("other.example")}), {"AUTH": "PLAIN"}),
+            (NoCertificate(), {"AUTH": "PLAIN"}),
+            (None, {"AUTH": "CRAM-MD5"}),
+            (None, {"CONNECT": "421 4.3.2 not now"}),
+            (None, {"CONNECT": "554 5.7.1 go away"}),
+        ):
+            bad, at = self.secure_sink(tls, script=script)
+            before = len(sink.log.messages)
+            found = await self.one(self.channel(at, port))
+            self.assertEqual((found.verdict, found.remote_mta), (Verdict.DELIVERED, "b.example"), (script, found))
+            self.assertEqual((len(sink.log.messages), bad.log.messages), (before + 1, []))
+        self.assertIn("EHLO b.us.example", sink.log.commands)
+
+    async def test_a_dead_one_is_passed_over_from_then_on(self) -> None:
+        sink, port = self.secure_sink(script={"AUTH": "PLAIN"})
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            dead = free.getsockname()[1]
+        channel = self.channel(dead, port, connections_idle_s=0.0)
+        for _ in range(3):
+            self.assertEqual((await self.one(channel)).verdict, Verdict.DELIVERED)
+        await self.ended(sink)
+        unreached = [one for one in self.recorder.records if one.action is Action.UNREACHED]
+        self.assertEqual((len(unreached), len(sink.log.messages)), (1, 3))
+
+    async def test_with_none_left_the_mail_waits(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            dead = free.getsockname()[1]
+        found = await self.one(self.channel(dead, dead))
+        self.assertEqual((found.verdict, found.reply.enhanced), (Verdict.DEFERRED, "4.4.1"))
+
+    async def test_in_any_order_both_get_mail(self) -> None:
+        """relay_order = "random"."""
+        sinks = [self.secure_sink(script={"AUTH": "PLAIN"}) for _ in range(2)]
+        channel = self.channel(*(port for _, port in sinks), relay_order="random", connections_idle_s=0.0)
+        for _ in range(30):  # that one of them gets none: 1 in 500,000,000
+            await self.one(channel)
+        for sink, _ in sinks:
+            await self.ended(sink)
+        self.assertEqual(sum(len(sink.log.messages) for sink, _ in sinks), 30)
+        self.assertTrue(all(sink.log.messages for sink, _ in sinks))
+
+    async def test_tls_from_the_first_octet_for_one_of_them(self) -> None:
+        """implicit_tls of its table alone."""
+        sink, port = self.sink()
+        secure = TLSMemoryBIOFactory(Certificates({OWN: MX}), False, sink)
+        listening = reactor.listenTCP(0, cast(Any, secure), interface="127.0.0.1")
+        self.addCleanup(listening.stopListening)
+        at = cast(IPv4Address, listening.getHost()).port
+        relay = ChannelConfig(name="c", kind="smtp", relay=f"mx.example:{at},b.example:{port}", tls="may")
+        for tables in ((DestinationConfig(pattern="mx.example", implicit_tls=True),), ()):
+            channel = self.made(evolve(relay, greeting_timeout_s=0.5), *tables)
+            found = await self.one(channel)
+            self.assertEqual((found.verdict, found.modifiers), (Verdict.DELIVERED, "ES" if tables else "E"))
+            self.assertEqual(found.remote_mta, "mx.example" if tables else "b.example")
+
+    def test_a_password_file_of_a_table_that_cannot_be_used_is_told(self) -> None:
+        table = ChannelConfig(name="tcp_local", kind="smtp")
+        tables = DestinationConfig(pattern="mx.example", user="joe", password_file="tls/nothing")
+        error = self.assertRaises(ConfigError, self.made, table, tables)
+        self.assertIn("[[destination]] password_file: /nowhere/tls/nothing", str(error))
+
+
+class OwnAddressTests(TlsTestCase):
+    """source_address and helo."""
+
+    async def test_connections_come_from_the_address_and_name_that_are_chosen(self) -> None:
+        """Of the channel, or of the destination's table; the other family's is no matter."""
+        for table, here, name in (
+            (ChannelConfig(name="c", kind="smtp", source_address=("127.0.0.3",), helo="c.example"), "127.0.0.3", "c"),
+            (ChannelConfig(name="c", kind="smtp", source_address=("::1",), helo="c.example"), "127.0.0.1", "c"),
+            (ChannelConfig(name="c", kind="smtp"), "127.0.0.1", "us"),
+        ):
+            sink, port = self.secure_sink()
+            channel = self.made(evolve(table, relay=f"mx.example:{port}"))
+            self.assertEqual((await self.one(channel)).verdict, Verdict.DELIVERED)
+            [opened] = [one for one in self.recorder.records if one.action is Action.OPENED]
+            self.assertEqual(opened.transport.split("|")[1], here)
+            self.assertIn(f"EHLO {name}.example", sink.log.commands)
+        sink, port = self.secure_sink()
+        special = DestinationConfig(pattern="mx.example", source_address=("127.0.0.4", "::1"), helo="d.example")
+        channel = self.made(ChannelConfig(name="c", kind="smtp", relay=f"mx.example:{port}"), special)
+        await self.one(channel)
+        self.assertEqual(self.recorder.records[0].transport.split("|")[1], "127.0.0.4")
+        self.assertIn("EHLO d.example", sink.log.commands)
+
+    async def test_an_address_that_is_not_ours_makes_mail_wait_and_blames_no_host(self) -> None:
+        sink, port = self.secure_sink()
+        table = ChannelConfig(name="c", kind="smtp", relay=f"mx.example:{port}", source_address=("192.0.2.1",))
+        channel = self.made(table)
+        for _ in range(2):
+            found = await self.one(channel)
+            self.assertEqual((found.verdict, found.reply.code, found.retry_after), (Verdict.DEFERRED, 451, None))
+        self.assertIn("from 192.0.2.1  Error: cannot assign requested address", self.recorder.records[0].diagnostic)
+        self.assertEqual(sink.log.connections, 0)
 
 
 class Dialogue(ProcessProtocol):

@@ -9,9 +9,11 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
+from qmailpy.config.schema import ChannelConfig, DestinationConfig
 from qmailpy.errors import Permanent, Temporary
 from qmailpy.remote.mx import Exchange, Hop, Reach, at_home, destination, exchanges
 from qmailpy.remote.peers import Finder, Peer, is_address_of_this_machine
+from qmailpy.remote.policy import Policies
 from qmailpy.testing.tables_resolver import TablesResolver
 
 
@@ -113,6 +115,49 @@ class FinderTests(SynchronousTestCase):
             self.find(finder, "d.example"),
             ["a.example 2001:db8::1 25", "a.example 192.0.2.1 25", "b.example 192.0.2.2 25"],
         )
+
+    def test_families_take_turns(self) -> None:
+        """RFC 8305 s.4: one that leads nowhere does not use up the attempt; the first stays the first."""
+        for given, expected in (
+            (["2001:db8::1", "2001:db8::2", "2001:db8::3", "192.0.2.1"], "6 4 6 6"),
+            (["2001:db8::1", "192.0.2.1", "192.0.2.2"], "6 4 4"),
+            (["192.0.2.1", "192.0.2.2", "2001:db8::1"], "4 6 4"),
+            (["2001:db8::1", "2001:db8::2", "2001:db8::3"], "6 6 6"),
+        ):
+            finder = self.finder(mx={"d.example": [(10, "a.example")]}, addresses={"a.example": given})
+            found = [one.split()[1] for one in self.find(finder, "d.example")]
+            self.assertEqual(" ".join("6" if ":" in one else "4" for one in found), expected)
+            self.assertEqual(sorted(found), sorted(given))
+
+    def test_each_of_several_hosts_has_its_own_policy(self) -> None:
+        """Port, TLS, name and address of ours; a login only where the configuration sends us."""
+        tables = [
+            DestinationConfig(pattern="b.example", port=587, tls="must", helo="h.example", user="u", password_file="f"),
+            DestinationConfig(pattern="c.example", source_address=("192.0.2.98", "2001:db8::98")),
+        ]
+        of = Policies(ChannelConfig(name="tcp_local", kind="smtp"), tables).of
+        finder = self.finder(
+            addresses={
+                "a.example": ["192.0.2.1"],
+                "b.example": ["192.0.2.2"],
+                "c.example": ["192.0.2.3", "2001:db8::3"],
+            },
+            mx={"b.example": [(10, "b.example")]},
+        )
+        where = destination("a.example:26,b.example,c.example", of("a.example"), trusted=True, of=of)
+        found: tuple[Peer, ...] = self.successResultOf(Deferred.fromCoroutine(finder.find(where)))
+        self.assertEqual(
+            [(one.address, one.port, one.tls.value, one.helo, one.account[0], one.source) for one in found],
+            [
+                ("192.0.2.1", 26, "may", "", "", ""),
+                ("192.0.2.2", 587, "must", "h.example", "u", ""),
+                ("192.0.2.3", 25, "may", "", "", "192.0.2.98"),
+                ("2001:db8::3", 25, "may", "", "", "2001:db8::98"),
+            ],
+        )
+        stranger = destination("b.example", of("b.example"), trusted=False)
+        [one] = self.successResultOf(Deferred.fromCoroutine(finder.find(stranger)))
+        self.assertEqual((one.helo, one.account), ("h.example", ("", "")))
 
     def test_when_we_are_an_exchanger_only_better_ones_are_tried(self) -> None:
         """Found by our name or by an address of ours; equal preferences are left out too (RFC 5321 s.5.1)."""
