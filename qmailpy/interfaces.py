@@ -80,6 +80,13 @@ class IShaped(Interface):
         """
 
 
+class IConnected(Interface):
+    """An ability of a channel that keeps connections to other hosts."""
+
+    def connections() -> tuple[int, int]:
+        """How many there are, and how many of these wait for mail."""
+
+
 class IDurableDelivery(Interface):
     """
     An ability of a channel that writes where the journal can write again: a delivery need not be durable when

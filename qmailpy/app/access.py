@@ -21,10 +21,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
+from qmailpy.app import figures
 from qmailpy.app.context import ChildContext
 from qmailpy.app.lookups import Lookups
 from qmailpy.app.sockets import ROLES
 from qmailpy.config.schema import Config, ListenerConfig
+from qmailpy.control.client import Json
 from qmailpy.disk.files import RealFiles
 from qmailpy.errors import ConfigError
 from qmailpy.events import log as events
@@ -76,6 +78,7 @@ class MailAccess(Service):
         for pool in self._pools.values():
             pool.start()
         self._lookups = Lookups(context, self._events)
+        context.control.add("figures", self._figures)
         self._store = MailStore(RealFiles(), config.path("mail"), self._in_thread, reading=self._reading)
         Deferred.fromCoroutine(self._open()).addErrback(self._cannot_open)
 
@@ -121,6 +124,9 @@ class MailAccess(Service):
             self._reactor.stop()
 
     # --- while it runs ---------------------------------------------------------------------------------------
+
+    async def _figures(self) -> Json:
+        return figures.of_servers([factory.site for factory in self._factories], self._lookups.logins)
 
     async def _reload(self, config: Config) -> None:
         self._lookups.reconfigure(config)

@@ -94,7 +94,7 @@ def effective(wanted: Config, running: Config, bound: dict[str, str]) -> tuple[C
         late.append("[directory] endpoint has changed")
     if bool(wanted.directory.servers) != bool(running.directory.servers):
         late.append("[directory] servers: the embedded directory server is started and stopped")
-    if wanted.monitor != running.monitor:
+    if wanted.monitor.endpoint != running.monitor.endpoint:
         late.append("[monitor] endpoint has changed")
     server = evolve(wanted.server, **{key: getattr(running.server, key) for key in fixed})
     directory = evolve(wanted.directory, endpoint=running.directory.endpoint)

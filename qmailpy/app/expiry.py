@@ -44,6 +44,18 @@ def expiring(pairs: Mapping[str, Pair], now: float, days: int = DAYS) -> list[tu
     return found
 
 
+def ends(pairs: Mapping[str, Pair]) -> dict[str, float]:
+    """When each certificate runs out, in seconds since the epoch, by its file below HOME."""
+    found = {}
+    for name, pair in pairs.items():
+        try:
+            end = x509.load_pem_x509_certificates(pair.certificate)[0].not_valid_after_utc
+        except ValueError:
+            continue
+        found["tls/cert.pem" if name == OWN else f"tls/{name}/cert.pem"] = end.timestamp()
+    return found
+
+
 class CertificateWatch(Service):
     """Tells; the first mail worker has it."""
 

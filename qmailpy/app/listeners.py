@@ -15,6 +15,7 @@ from qmailpy.app.context import ChildContext
 from qmailpy.auth.certificates import NONE, ClientCertificates, thd_read_clients
 from qmailpy.config.schema import Config, ListenerConfig
 from qmailpy.errors import ConfigError
+from qmailpy.servers.sessions import ListenerSite
 from qmailpy.servers.smtp import SmtpFactory
 from qmailpy.servers.tls import Certificates, Pair
 
@@ -105,6 +106,11 @@ class MailListeners:
         """
         if self._certificates is not None:
             self._certificates.use(pairs)
+
+    @property
+    def sites(self) -> list[ListenerSite]:
+        """What the sessions of each listener share."""
+        return [factory.site for factory in self._factories]
 
     def close(self) -> Deferred[Any]:
         """Take no connections any more; fires when the ports are closed. Sessions go on."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.threads import deferToThreadPool
 
 from qmailpy.app.context import ChildContext
+from qmailpy.app.expiry import ends
 from qmailpy.app.sockets import MONITOR
 from qmailpy.config.schema import Config
+from qmailpy.errors import ConfigError
 
 if TYPE_CHECKING:
     from prometheus_client.registry import CollectorRegistry
@@ -31,10 +34,15 @@ def listen(context: ChildContext, config: Config) -> list[IListeningPort]:
 
     reactor = context.reactor
 
+    def thd_collect() -> CollectorRegistry:
+        certificates: dict[str, float] = {}
+        with suppress(ConfigError):
+            certificates = ends(context.thd_pairs())
+        found: CollectorRegistry = thd_figures(config, expected(config), time.time(), certificates)
+        return found
+
     async def collect() -> CollectorRegistry:
-        found: CollectorRegistry = await deferToThreadPool(
-            reactor, reactor.getThreadPool(), thd_figures, config, expected(config), time.time()
-        )
+        found: CollectorRegistry = await deferToThreadPool(reactor, reactor.getThreadPool(), thd_collect)
         return found
 
     return context.listen(MONITOR, MetricsFactory(reactor, collect))

@@ -22,7 +22,7 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
-from qmailpy.app import monitor
+from qmailpy.app import figures, monitor, queue_figures
 from qmailpy.app.context import ChildContext
 from qmailpy.app.drops import Drops
 from qmailpy.app.expiry import CertificateWatch
@@ -31,6 +31,7 @@ from qmailpy.app.lookups import Lookups
 from qmailpy.app.published import Published
 from qmailpy.app.rolling import Rolling
 from qmailpy.app.tls_reports import TlsReports
+from qmailpy.app.watching import Watching
 from qmailpy.auth.certificates import thd_read_clients
 from qmailpy.channels.marks import thd_marks_of_all, to_remake
 from qmailpy.channels.parts import Parts
@@ -83,6 +84,7 @@ class MailWorker(Service):
         self._channels: list[IChannel] = []
         self._recorders: dict[str, Recorder] = {}
         self._reports: TlsReports | None = None  # of the first worker
+        self._watching: Watching | None = None  # likewise
         self._notices: list[Notices] = []
         context.hooks.reload.append(self._reload)
         context.hooks.reopen.append(self._reopen)
@@ -114,6 +116,7 @@ class MailWorker(Service):
         )
         self.queue.on_broken = self._broken
         context.control.add("policy.counts", self._policy_counts)
+        context.control.add("figures", self._figures)
         context.control.add("counters.clear", self._clear_counters)
         self._operations = QueueOperations(
             lambda: parts_of(self.queue.open_shards()), config, time.time, self._switches, self.queue.in_thread
@@ -228,6 +231,11 @@ class MailWorker(Service):
             self._context.control.add("log.roll", self._rolling.roll)
             self._watch = CertificateWatch(self._reactor, self._events, self._context.thd_pairs, self.queue.in_thread)
             self._watch.startService()
+            self._watching = Watching(
+                self._reactor, config, self._events, monitor.expected, cast(Any, self.queue.in_thread)
+            )
+            self._watching.startService()
+            self._context.control.add("watch.conditions", self._watching.conditions)
             self._ports += monitor.listen(self._context, config)
         self._context.ready()
 
@@ -285,6 +293,14 @@ class MailWorker(Service):
         await others
         return count
 
+    async def _figures(self) -> Json:
+        return {
+            **figures.of_servers(self._listeners.sites, self._lookups.logins),
+            **queue_figures.of_queue(self.queue),
+            **queue_figures.of_channels(self._channels),
+            **queue_figures.of_log(self._recorders.values()),
+        }
+
     async def _policy_counts(self) -> Json:
         return dict(self._gate.counts)
 
@@ -316,6 +332,8 @@ class MailWorker(Service):
         self._published.reconfigure(config)
         if self._reports is not None:
             self._reports.config = config
+        if self._watching is not None:
+            self._watching.reconfigure(config)
         self._usage.reconfigure(config)
         self._gate.reconfigure(config, lists)
         for channel in self._channels:
@@ -355,7 +373,7 @@ class MailWorker(Service):
     async def _stop(self) -> None:
         ended = [self._listeners.close(), *(port.stopListening() for port in self._ports)]
         await DeferredList([each for each in ended if each is not None], consumeErrors=True)
-        parts = [getattr(self, name, None) for name in ("_drops", "_rolling", "_watch", "_reports")]
+        parts = [getattr(self, name, None) for name in ("_drops", "_rolling", "_watch", "_reports", "_watching")]
         for part in parts:
             if part is not None:
                 part.stopService()

@@ -51,7 +51,11 @@ class Refusal:
 
 
 class Logins:
-    """One for all servers of a process."""
+    """
+    One for all servers of a process.
+
+    @ivar counts: logins by what came of them: C{"ok"}, or why they were refused.
+    """
 
     def __init__(
         self,
@@ -72,6 +76,7 @@ class Logins:
         self._lately = Lately(clock, directory)
         self._domain = domain
         self._key = key or os.urandom(32)
+        self.counts = dict.fromkeys(("ok", *(why.name.lower().replace("_", "-") for why in Why)), 0)
         self.throttle = throttle if throttle is not None else Throttle(clock.seconds)
 
     def full(self, login: str) -> str:
@@ -103,6 +108,13 @@ class Logins:
         @param service: what the login is for, one of L{FEATURES}; "" = for nothing that could be barred.
         @param ip: the client's address, to be noted as that of the last login.
         """
+        found = await self._decided(step, client, service, ip)
+        self.counts[found.why.name.lower().replace("_", "-") if isinstance(found, Refusal) else "ok"] += 1
+        return found
+
+    async def _decided(
+        self, step: CheckPassword | Proven | Failed, client: str, service: str, ip: str
+    ) -> Mailbox | Refusal:
         login = self.full(step.login) if step.login else ""
         if self.throttle.banned(login, client):
             return Refusal(why=Why.BANNED, login=login)

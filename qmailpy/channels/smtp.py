@@ -19,7 +19,7 @@ from zope.interface import implementer
 from qmailpy.channels.parts import Parts
 from qmailpy.config.schema import ChannelConfig, Config
 from qmailpy.errors import ConfigError
-from qmailpy.interfaces import IChannel, IShaped
+from qmailpy.interfaces import IChannel, IConnected, IShaped
 from qmailpy.records.record import Action, LogRecord
 from qmailpy.remote.delivery import Remote
 from qmailpy.remote.memory import HostMemory
@@ -75,7 +75,7 @@ TURN_S = 10.0
 """How long a job waits for its turn where there is a rate; it holds one of the channel's slots meanwhile."""
 
 
-@implementer(IChannel, IShaped)
+@implementer(IChannel, IShaped, IConnected)
 class SmtpChannel:
     """Delivers to other hosts over SMTP, or to a mail store over LMTP."""
 
@@ -140,6 +140,10 @@ class SmtpChannel:
         self._remote = Remote(
             channel, finder, self._pool, memory, reactor.seconds, in_thread, protection, security.results
         )
+
+    def connections(self) -> tuple[int, int]:
+        """See L{IConnected}."""
+        return self._pool.total, self._pool.idle
 
     async def dequeue(self, job: Job) -> Sequence[Disposition]:
         where = self._destination(job)

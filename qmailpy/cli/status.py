@@ -8,13 +8,16 @@ what led to it and the figures behind a bar, the others are the details.
 from __future__ import annotations
 
 import datetime
+import glob
+import math
 import os
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 
 import click
-from attrs import asdict
+from attrs import asdict, evolve
 
 from qmailpy.cli.context import need
 from qmailpy.cli.counters import Homed
@@ -25,24 +28,26 @@ from qmailpy.config.schema import Config
 from qmailpy.control.client import Json, call, running
 from qmailpy.disk.files import RealFiles
 from qmailpy.errors import CommandError, ConfigError, QmailpyError
+from qmailpy.events.catalogue import Severity
+from qmailpy.events.reading import thd_events
 from qmailpy.stats import health
 from qmailpy.stats.counters import CountersError, Mapped
 from qmailpy.stats.health import Finding, Level, Limits, Queued
 
 TIMEOUT_S = 10.0
 CERTIFICATE = "tls/cert.pem"
+WATCHED = ("channel.stuck", "channel.held", "log.behind", "counters.mismatch")
+"""Conditions the server finds and we do not look for ourselves."""
 
 
 @click.command()
-@click.option("--queue-warning", type=click.IntRange(1), default=Limits().messages_warn, show_default=True, metavar="N")
+@click.option("--queue-warning", type=click.IntRange(1), metavar="N", help="[default: [monitor] queue_messages]")
 @click.option("--queue-critical", type=click.IntRange(1), default=Limits().messages, show_default=True, metavar="N")
 @click.option(
     *("--age-warning", "age_warning"),
     type=click.FloatRange(0),
-    default=Limits().age_warn_s / 3600,
-    show_default=True,
     metavar="HOURS",
-    help="Age of the oldest message.",
+    help="Age of the oldest message.  [default: [monitor] queue_age_s]",
 )
 @click.option(
     *("--age-critical", "age_critical"),
@@ -55,27 +60,29 @@ CERTIFICATE = "tls/cert.pem"
 @click.pass_context
 def status(
     ctx: click.Context,
-    queue_warning: int,
+    queue_warning: int | None,
     queue_critical: int,
-    age_warning: float,
+    age_warning: float | None,
     age_critical: float,
     as_json: bool,
 ) -> None:
     """
-    Whether all is well: processes, queue, channels, space, certificate, counters.
+    Whether all is well: processes, queue, channels, directory, log, space, certificates, counters, events.
 
     Exit status 0 well, 1 warning, 2 critical, 3 unknown, as Nagios has it.
     """
     context: Homed = ctx.obj
-    limits = Limits(
-        messages_warn=queue_warning,
-        messages=queue_critical,
-        age_warn_s=age_warning * 3600,
-        age_s=age_critical * 3600,
-    )
     try:
         need(context.home)
-        findings = examine(load(context.home), limits, time.time())
+        config = load(context.home)
+        monitor = config.monitor
+        limits = Limits(
+            messages_warn=queue_warning or monitor.queue_messages or sys.maxsize,
+            messages=queue_critical,
+            age_warn_s=(monitor.queue_age_s or math.inf) if age_warning is None else age_warning * 3600,
+            age_s=age_critical * 3600,
+        )
+        findings = examine(config, limits, time.time())
     except ConfigError as error:
         findings = [Finding(name="configuration", level=Level.CRITICAL, text=error.problems[0])]
     except (QmailpyError, OSError) as error:
@@ -98,10 +105,42 @@ def examine(config: Config, limits: Limits, now: float) -> list[Finding]:
     workers = [one.name for one in running(config.home) if one.role == "mta"]
     if workers:
         found += _known("queue", lambda: _queue(config.home, workers, limits, now))
+        found += _known("trouble", lambda: [_trouble(config.home, workers[0])])
+        found += _known("directory", lambda: [_directory(config.home, workers)])
     found += _known("space", lambda: _space(config, limits))
     found += _known("certificate", lambda: _certificate(config, limits, now))
     found += _known("counters", lambda: [_counters(config.path("run", "counters"), bool(workers))])
+    found += _known("events", lambda: [_events(config.path("log"), now)])
     return found
+
+
+def _trouble(home: str, worker: str) -> Finding:
+    """What the server has found out about itself, as far as it takes more than one look: channels stuck, log behind."""
+    answer = call(home, worker, "watch.conditions", timeout_s=TIMEOUT_S)
+    told = answer.get("conditions") if isinstance(answer, dict) else None
+    conditions = [one for one in (told if isinstance(told, list) else []) if isinstance(one, dict)]
+    return health.trouble(
+        [(str(one.get("severity")), str(one.get("text"))) for one in conditions if one.get("event") in WATCHED]
+    )
+
+
+def _directory(home: str, workers: list[str]) -> Finding:
+    """Whether the servers of users and domains are asked, as the workers see it."""
+    up: dict[str, bool] = {}
+    for worker in workers:
+        answer = call(home, worker, "directory.figures", timeout_s=TIMEOUT_S)
+        servers = answer.get("servers") if isinstance(answer, dict) else None
+        for one in servers if isinstance(servers, list) else []:
+            if isinstance(one, dict):
+                name = str(one.get("server"))
+                up[name] = up.get(name, True) and one.get("up") is True
+    return health.directory(up)
+
+
+def _events(directory: str, now: float) -> Finding:
+    since = now - health.RECENT_S
+    grave = [one.text for one in thd_events(directory, since, Severity.CRITICAL)]
+    return health.events(grave)
 
 
 def _known(name: str, look: Callable[[], list[Finding]]) -> list[Finding]:
@@ -124,7 +163,8 @@ def _processes(config: Config) -> Finding:
 
 def expected(config: Config) -> list[str]:
     """Names of the processes a configuration makes, as their control sockets have them."""
-    names = ["directory-0", *(f"mta-{index}" for index in range(max(1, config.server.workers)))]
+    ours = [] if config.directory.servers else ["directory-0"]
+    names = [*ours, *(f"mta-{index}" for index in range(max(1, config.server.workers)))]
     if any(listener.kind == "pop3" for listener in config.listeners):
         names.append("access-0")
     return names
@@ -169,23 +209,31 @@ def _space(config: Config, limits: Limits) -> list[Finding]:
 
 
 def _certificate(config: Config, limits: Limits, now: float) -> list[Finding]:
-    from cryptography import x509
-
     if all(listener.tls == "none" for listener in config.listeners):
         return []
-    path = config.path(CERTIFICATE)
+    more = sorted(glob.glob(config.path("tls", "*", "cert.pem")))
+    return [_one_certificate(path, limits, now) for path in (config.path(CERTIFICATE), *more)]
+
+
+def _one_certificate(path: str, limits: Limits, now: float) -> Finding:
+    from cryptography import x509
+
     try:
         with open(path, "rb") as file:
             certificate = x509.load_pem_x509_certificate(file.read(1 << 20))
     except PermissionError:  # root's, with the keys: no trouble of the server
         text = f"{path}: not for this user to look at; run this as root"
-        return [Finding(name="certificate", level=Level.OK, text=text)]
+        return Finding(name="certificate", level=Level.OK, text=text)
     except FileNotFoundError:
-        return [Finding(name="certificate", level=Level.WARNING, text=f"{path} is missing: there is no TLS")]
+        return Finding(name="certificate", level=Level.WARNING, text=f"{path} is missing: there is no TLS")
     except ValueError:
-        return [Finding(name="certificate", level=Level.CRITICAL, text=f"{path}: is no certificate in PEM form")]
+        return Finding(name="certificate", level=Level.CRITICAL, text=f"{path}: is no certificate in PEM form")
     end = certificate.not_valid_after_utc - datetime.datetime.fromtimestamp(now, datetime.UTC)
-    return [health.certificate(end.total_seconds(), limits)]
+    found = health.certificate(end.total_seconds(), limits)
+    if path.endswith(f"/{CERTIFICATE}"):
+        return found
+    name = os.path.basename(os.path.dirname(path))
+    return evolve(found, text=f"{name}: {found.text}", values={})  # figures are those of the first
 
 
 def _counters(path: str, live: bool) -> Finding:

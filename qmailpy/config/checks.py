@@ -452,7 +452,7 @@ CHECKS: Mapping[type, Mapping[str, Check]] = {
     schema.DnsConfig: {"servers": every(server_address), "timeout_s": seconds},
     schema.MtaStsConfig: {"ca_file": absolute},
     schema.TlsrptConfig: {"contact": optional(address)},
-    schema.MonitorConfig: {"endpoint": optional(endpoint)},
+    schema.MonitorConfig: {"endpoint": optional(endpoint), "interval_s": between(1, 86400)},
     schema.TrustConfig: {"networks": every(network)},
     schema.LimitsConfig: {"ipv4_network": between(1, 32), "ipv6_network": between(1, 128)},
     schema.ChecksConfig: {

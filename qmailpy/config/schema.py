@@ -264,9 +264,13 @@ class TlsrptConfig:
 
 @frozen(kw_only=True)
 class MonitorConfig:
-    """[monitor]: figures for Prometheus (docs/monitoring.md)."""
+    """[monitor]: figures for Prometheus, and when something is wrong (docs/monitoring.md)."""
 
     endpoint: str = ""  # "tcp:10909:interface=127.0.0.1"; "" = none
+    interval_s: float = 60.0  # how often the node is looked at for events
+    queue_messages: int = 10000  # so many queued are an event, and a warning of "qmailpy status"; 0 = never
+    queue_age_s: float = 14400.0  # the same of the oldest message's age
+    stuck_s: float = 1800.0  # a channel that has work and ends no attempt for so long is stuck; 0 = never
 
 
 @frozen(kw_only=True)

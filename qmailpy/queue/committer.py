@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from errno import EIO
 from functools import partial
+from time import perf_counter
 from typing import Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorFDSet, IReactorTime, IReadDescriptor
@@ -22,6 +23,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from qmailpy.queue.journal import Journal, JournalBroken, Position
+from qmailpy.stats.histogram import Histogram
 
 LAZY_S = 0.01
 """
@@ -31,6 +33,9 @@ next messages waiting for their 250.
 
 BATCH = 1000
 """Most records in a batch, so that the first of them does not wait for a sync of many megabytes."""
+
+RECORDS_BOUNDS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
+SECONDS_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 
 Answer = Callable[[Position | OSError], None]
 """Called in the reactor thread, in the order of submission: where the record is, or why there is none."""
@@ -61,11 +66,17 @@ class _Batches:
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
         self.broken: JournalBroken | None = None
+        self.records = Histogram(RECORDS_BOUNDS)  # in a batch
+        self.took_s = Histogram(SECONDS_BOUNDS)  # to write and sync one
 
     def run(self, batch: list[Item]) -> list[Position | OSError]:
         if self.broken is None:
+            began = perf_counter()
             try:
-                return self.journal.write([(payload, essential) for payload, _, essential in batch])
+                results = self.journal.write([(payload, essential) for payload, _, essential in batch])
+                self.took_s.add(perf_counter() - began)
+                self.records.add(len(batch))
+                return results
             except Exception as problem:  # also a bug: what is on the disk is not known
                 self.broken = _broken(problem)
         return [self.broken] * len(batch)
@@ -93,7 +104,12 @@ def _broken(problem: Exception) -> JournalBroken:
 
 @implementer(IReadDescriptor)
 class ThreadCommitter:
-    """L{ICommitter} with a thread of its own."""
+    """
+    L{ICommitter} with a thread of its own.
+
+    @ivar records: how many there are in a batch.
+    @ivar took_s: how long it takes to write and sync one.
+    """
 
     _log = Logger()
 
@@ -111,6 +127,8 @@ class ThreadCommitter:
         self._answers: deque[Callable[[], None]] = deque()
         self._stopping = False
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.records = self._batches.records
+        self.took_s = self._batches.took_s
         self.backlog = 0
         self._thread = threading.Thread(target=self.thd_run, name="journal", daemon=True)
 

@@ -7,7 +7,7 @@ memory, and list the rest in the background. Stop: refuse new mail, let what is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from random import Random
 from typing import Any, cast
@@ -378,6 +378,11 @@ class QueueService(Service):
         self.on_broken: Callable[[OSError], None] = lambda problem: None
         self.ready: Deferred[None] = Deferred()
         """From startService on: fires when all shards are recovered, fails with why one is not."""
+
+    @property
+    def committers(self) -> Sequence[ThreadCommitter]:
+        """Of all shards."""
+        return self._committers
 
     def open_shards(self) -> Mapping[str, QueueShard]:
         """

@@ -96,6 +96,16 @@ class Shard:
         self.on_evict: Callable[[Message], None] = lambda message: None
         self.on_broken: Callable[[OSError], None] = lambda problem: None
 
+    @property
+    def generations(self) -> int:
+        """Journal segments with work in them."""
+        return len(self._generations)
+
+    @property
+    def held_back(self) -> int:
+        """Messages that wait to be accepted because there are too many of these."""
+        return len(self._held_back)
+
     # --- changes ---------------------------------------------------------------------------------------------
 
     def enqueue(self, op: Enqueued, answer: Callable[[OSError | None], None]) -> None:

@@ -145,6 +145,7 @@ class Connection:
 
     def handshakeCompleted(self) -> None:
         self._shaking = False
+        self._site.tally.tls += 1
         self._heard = self._site.reactor.seconds()
 
     # IPushProducer
@@ -183,13 +184,17 @@ class Connection:
         site.sessions.add(self)
         count = site.counts.add(self._ip)
         self._heard = site.reactor.seconds()
+        site.tally.connections += 1
+        found = None
         if site.sessions.draining:
-            return TurnedAway.STOPPING
-        if len(site.sessions) > site.listener.connections:
-            return TurnedAway.FULL
-        if not self._trusted and count > site.listener.connections_per_client:
-            return TurnedAway.CLIENT_FULL
-        return None
+            found = TurnedAway.STOPPING
+        elif len(site.sessions) > site.listener.connections:
+            found = TurnedAway.FULL
+        elif not self._trusted and count > site.listener.connections_per_client:
+            found = TurnedAway.CLIENT_FULL
+        if found is not None:
+            site.tally.turned_away += 1
+        return found
 
     def _cut(self) -> None:
         """The connection is lost: nothing reaches the client any more."""

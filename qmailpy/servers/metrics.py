@@ -8,7 +8,8 @@ Prometheus text, as the client prefers. One collection at a time: who asks meanw
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+import json
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -35,6 +36,7 @@ from qmailpy.control.client import Json, call, running
 from qmailpy.disk.files import RealFiles
 from qmailpy.errors import QmailpyError
 from qmailpy.queue.entries import ChannelSummary, from_json
+from qmailpy.servers.worker_metrics import worker_metrics
 from qmailpy.stats.counters import thd_read, total
 from qmailpy.stats.items import (
     EVENTS,
@@ -73,17 +75,23 @@ class _Found(Collector):
         return iter(self._metrics)
 
 
-def thd_figures(config: Config, expected: list[str], now: float) -> CollectorRegistry:
+def thd_figures(
+    config: Config, expected: list[str], now: float, certificates: Mapping[str, float] | None = None
+) -> CollectorRegistry:
     """
     All figures of a home as they are now. Blocks for at most some seconds; what cannot be had is left out.
 
     @param expected: names of the processes there should be.
+    @param certificates: when each runs out, in seconds since the epoch, by file.
     """
     found: list[Metric] = [InfoMetricFamily("qmailpy", "The server.", {"version": qmailpy.__version__})]
     with suppress(QmailpyError, OSError):
         _, lanes = thd_read(config.path("run", "counters"))
         found += _counters(total(lanes))
-    found += _processes(config.home, expected)
+    found += _processes(config.home, expected, now)
+    with suppress(QmailpyError, OSError):
+        found += worker_metrics(_answers(config.home, "figures"), _answers(config.home, "watch.conditions"))
+    found.append(_certificates(certificates or {}))
     with suppress(QmailpyError, OSError):
         found.append(_policy(config.home))
     with suppress(QmailpyError, OSError):
@@ -130,9 +138,29 @@ def _counters(table: Table) -> list[Metric]:
     return [*found, first, spent, quick, ends]
 
 
-def _processes(home: str, expected: list[str]) -> list[Metric]:
+def _answers(home: str, method: str) -> dict[str, Json]:
+    """What the processes that know a method answer, by name."""
+    found: dict[str, Json] = {}
+    for endpoint in running(home):
+        if endpoint.role != "directory":
+            with suppress(QmailpyError):
+                found[endpoint.name] = call(home, endpoint.name, method, timeout_s=TIMEOUT_S)
+    return found
+
+
+def _certificates(ends: Mapping[str, float]) -> Metric:
+    text = "When a certificate in use runs out, since the epoch."
+    metric = GaugeMetricFamily("qmailpy_certificate_end_seconds", text, labels=["file"])
+    for name, end in sorted(ends.items()):
+        metric.add_metric([name], end)
+    return metric
+
+
+def _processes(home: str, expected: list[str], now: float) -> list[Metric]:
     up = GaugeMetricFamily("qmailpy_process_up", "Whether a process answers.", labels=["process"])
     uptime = GaugeMetricFamily("qmailpy_process_uptime_seconds", "Since its start.", labels=["process"])
+    text = "Its start, since the epoch: a change is a restart."
+    start = GaugeMetricFamily("qmailpy_process_start_time_seconds", text, labels=["process"])
     answers: dict[str, float] = {}
     with suppress(QmailpyError, OSError):
         for endpoint in running(home):
@@ -144,7 +172,8 @@ def _processes(home: str, expected: list[str]) -> list[Metric]:
         up.add_metric([name], float(name in answers))
         if name in answers:
             uptime.add_metric([name], answers[name])
-    return [up, uptime]
+            start.add_metric([name], round(now - answers[name], 1))
+    return [up, uptime, start]
 
 
 def _policy(home: str) -> Metric:
@@ -255,11 +284,27 @@ def _space(config: Config) -> list[Metric]:
     return [octets, inodes]
 
 
+JSON_PATH = b"/metrics.json"
+
+
+def as_json(registry: Collector) -> bytes:
+    """The figures as one object: by name, type, help and samples (name, labels, value)."""
+    found = {
+        metric.name: {
+            "type": metric.type,
+            "help": metric.documentation,
+            "samples": [{"name": one.name, "labels": one.labels, "value": one.value} for one in metric.samples],
+        }
+        for metric in registry.collect()
+    }
+    return json.dumps(found).encode() + b"\n"
+
+
 Collect = Callable[[], Awaitable[CollectorRegistry]]
 
 
 class Metrics(Resource):
-    """GET /metrics."""
+    """GET /metrics, and /metrics.json for programs without a parser of the other formats."""
 
     isLeaf = True
     _log = Logger()
@@ -273,7 +318,7 @@ class Metrics(Resource):
     def render_GET(self, request: Request) -> bytes | int:
         """Twisted calls it."""
         request.responseHeaders.removeHeader(b"server")
-        if request.path not in {b"/metrics", b"/metrics/"}:
+        if request.path not in {b"/metrics", b"/metrics/", JSON_PATH}:
             request.setResponseCode(404)
             request.setHeader(b"content-type", b"text/plain; charset=utf-8")
             return b"figures are at /metrics\n"
@@ -307,6 +352,8 @@ class Metrics(Resource):
             else:
                 accept = (request.getHeader("accept") or "")[:1000]
                 encode, kind = choose_encoder(accept)
+                if request.path == JSON_PATH:
+                    encode, kind = as_json, "application/json"
                 request.setHeader("content-type", kind)
                 request.write(encode(registry))
             request.finish()

@@ -89,6 +89,15 @@ class Sessions:
             session.abort()
 
 
+@define(eq=False)
+class Tally:
+    """What happened at a listener since it was opened."""
+
+    connections: int = 0
+    turned_away: int = 0  # of these, for want of room
+    tls: int = 0  # that came up
+
+
 @define(eq=False, kw_only=True)
 class ListenerSite:
     """What the connections of one listener share, whatever they speak."""
@@ -98,4 +107,5 @@ class ListenerSite:
     trusted: TrustedNetworks
     certificates: Certificates | None = None  # none: no TLS here
     counts: ClientCounts = field(factory=ClientCounts)
+    tally: Tally = field(factory=Tally)
     sessions: Sessions = Factory(lambda site: Sessions(site.reactor), takes_self=True)

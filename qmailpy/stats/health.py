@@ -103,7 +103,7 @@ def queue(channels: Sequence[Queued], limits: Limits) -> Finding:
         level = Level.CRITICAL
     text = f"{messages} messages queued" + (f" ({held} held)" if held else "")
     if ages:
-        text += f", the oldest {_age(oldest)} old in {channel}"
+        text += f", the oldest {age_text(oldest)} old in {channel}"
     values = {"queue": float(messages), "held": float(held), "oldest": round(oldest, 1)}
     return Finding(name="queue", level=level, text=text, values=values)
 
@@ -116,6 +116,41 @@ def channels(found: Sequence[Queued]) -> Finding:
         text = f"{', '.join(stopped)} stopped, {waiting} messages waiting there"
         return Finding(name="channels", level=Level.WARNING, text=text, values={"stopped": float(len(stopped))})
     return Finding(name="channels", level=Level.OK, text="no channel is stopped", values={"stopped": 0.0})
+
+
+RECENT_S = 3600.0
+"""How long a grave event is a warning."""
+
+
+def trouble(conditions: Sequence[tuple[str, str]]) -> Finding:
+    """@param conditions: severity and text of what the server has found out about itself."""
+    levels = {"critical": Level.CRITICAL, "warning": Level.WARNING}
+    level = max((levels.get(severity, Level.OK) for severity, _ in conditions), default=Level.OK)
+    text = "; ".join(text for _, text in conditions) or "none that the server knows of"
+    return Finding(name="trouble", level=level, text=text, values={"trouble": float(len(conditions))})
+
+
+def directory(up: Mapping[str, bool]) -> Finding:
+    """@param up: whether a directory server is asked, by name."""
+    down = sorted(name for name, well in up.items() if not well)
+    values = {"directory_down": float(len(down))}
+    if down and len(down) == len(up):
+        text = "no directory server answers: mail waits, nobody can log in"
+        return Finding(name="directory", level=Level.CRITICAL, text=text, values=values)
+    if down:
+        text = f"{', '.join(down)} does not serve; others do"
+        return Finding(name="directory", level=Level.WARNING, text=text, values=values)
+    return Finding(name="directory", level=Level.OK, text="answers", values=values)
+
+
+def events(grave: Sequence[str]) -> Finding:
+    """@param grave: texts of the critical events of the last hour, oldest first."""
+    values = {"critical_events": float(len(grave))}
+    if not grave:
+        return Finding(name="events", level=Level.OK, text="none critical in the last hour", values=values)
+    more = f" (and {len(grave) - 1} more: qmailpy events --since 1h)" if grave[1:] else ""
+    text = f"in the last hour: {grave[-1]}{more}"
+    return Finding(name="events", level=Level.WARNING, text=text, values=values)
 
 
 def space(octets: int, inodes: int, reserve_octets: int, reserve_inodes: int, path: str, limits: Limits) -> Finding:
@@ -139,14 +174,15 @@ def certificate(left_s: float, limits: Limits) -> Finding:
     """@param left_s: for how long it is still valid; negative when it has run out."""
     values = {"certificate_days": round(left_s / DAY_S, 1)}
     if left_s <= 0:
-        return Finding(name="certificate", level=Level.CRITICAL, text=f"ran out {_age(-left_s)} ago", values=values)
+        return Finding(name="certificate", level=Level.CRITICAL, text=f"ran out {age_text(-left_s)} ago", values=values)
     level = Level.OK
     if left_s < limits.certificate_warn_s:
         level = Level.CRITICAL if left_s < limits.certificate_s else Level.WARNING
-    return Finding(name="certificate", level=level, text=f"valid for {_age(left_s)}", values=values)
+    return Finding(name="certificate", level=level, text=f"valid for {age_text(left_s)}", values=values)
 
 
-def _age(seconds: float) -> str:
+def age_text(seconds: float) -> str:
+    """A length of time for people."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     if seconds < 7200:

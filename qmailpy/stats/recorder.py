@@ -88,6 +88,16 @@ class Recorder:
         return self._table
 
     @property
+    def lost(self) -> int:
+        """Records that could neither be written nor kept, since the log could last be written."""
+        return self._lost
+
+    @property
+    def waiting(self) -> bool:
+        """Whether lines wait because the log cannot be written."""
+        return self._file.pending
+
+    @property
     def behind(self) -> bool:
         """See L{IRecorder}."""
         return bool(self._waiting or self._buffer)

@@ -8,15 +8,17 @@ import os
 import time
 from types import SimpleNamespace
 
+from attrs import evolve
 from click.testing import CliRunner, Result
 from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.cli import status as module
 from qmailpy.cli.certificate import self_signed
 from qmailpy.cli.status import expected, status
-from qmailpy.config.schema import Config, ListenerConfig, ServerConfig
+from qmailpy.config.schema import Config, DirectoryConfig, ListenerConfig, MonitorConfig, ServerConfig
 from qmailpy.control.client import Endpoint, Json
 from qmailpy.errors import CommandError, ConfigError
+from qmailpy.events.log import FILE_NAME, EventLog
 from qmailpy.stats.counters import Sizes, create
 from tests.cli.running import invoke
 
@@ -37,6 +39,8 @@ class StatusTests(SynchronousTestCase):
             "stopped": False,
         }
         self.silent = ""
+        self.conditions: list[Json] = []
+        self.servers: list[Json] = [{"server": "ldap://a", "up": True}]
         self.config = Config(
             home=self.home,
             server=ServerConfig(hostname="h"),
@@ -59,6 +63,10 @@ class StatusTests(SynchronousTestCase):
     def answer(self, home: str, target: str, method: str, /, timeout_s: float, **arguments: Json) -> Json:
         if target == self.silent:
             raise CommandError("no answer")
+        if method == "watch.conditions":
+            return {"conditions": self.conditions}
+        if method == "directory.figures":
+            return {"servers": self.servers}
         return {"uptime": 900.0} if method == "status" else {"channels": [{**self.channel, "oldest": time.time()}]}
 
     def call(self, *words: str) -> Result:
@@ -78,7 +86,17 @@ class StatusTests(SynchronousTestCase):
         self.assertIn(" | processes=2 uptime=900 queue=2 held=0", lines[0])
         self.assertEqual(
             [line.split()[1] for line in lines[1:]],
-            ["processes:", "queue:", "channels:", "space:", "certificate:", "counters:"],
+            [
+                "processes:",
+                "queue:",
+                "channels:",
+                "trouble:",
+                "directory:",
+                "space:",
+                "certificate:",
+                "counters:",
+                "events:",
+            ],
         )
 
     def test_a_daemon_that_is_down_is_critical(self) -> None:
@@ -119,6 +137,49 @@ class StatusTests(SynchronousTestCase):
         plain = ListenerConfig(name="smtp", kind="smtp", endpoint="tcp:25", tls="none")
         self.config = Config(home=self.home, server=ServerConfig(hostname="h"), listeners=(plain,))
         self.expect(0, "running")
+
+    def test_certificates_of_other_names(self) -> None:
+        os.makedirs(f"{self.home}/tls/other.example")
+        octets, _ = self_signed(
+            "other.example", datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=365 * 11)
+        )
+        with open(f"{self.home}/tls/other.example/cert.pem", "wb") as file:
+            file.write(octets)
+        self.expect(2, "other.example: ran out")
+
+    def test_trouble_the_server_knows_of(self) -> None:
+        """What takes more than one look, the server's watch has seen; what status sees by itself is not told twice."""
+        self.conditions = [
+            {"event": "queue.age", "severity": "warning", "text": "old"},
+            {"event": "channel.stuck", "severity": "critical", "text": "tcp_local has 3 messages"},
+        ]
+        self.expect(2, "trouble: tcp_local has 3 messages")
+        self.conditions = [{"event": "log.behind", "severity": "warning", "text": "the log cannot be written"}]
+        self.expect(1, "the log cannot be written")
+
+    def test_directories_that_are_away(self) -> None:
+        self.servers = [{"server": "ldap://a", "up": False}, {"server": "ldap://b", "up": True}]
+        self.expect(1, "ldap://a does not serve; others do")
+        self.servers = self.servers[:1]
+        self.expect(2, "no directory server answers")
+
+    def test_a_critical_event_is_remembered_for_an_hour(self) -> None:
+        now = time.time()
+        events = EventLog(f"{self.home}/log/{FILE_NAME}", "mta-0", lambda: now)
+        events.happened("worker.restarted", worker="mta-0", how="", wait=0)
+        self.expect(0, "running")
+        now -= 3700
+        events.happened("journal.broken", worker="mta-1", why="EIO")
+        self.expect(0, "running")
+        now += 3600
+        events.happened("journal.broken", worker="mta-0", why="EIO")
+        self.expect(1, "in the last hour: the queue's journal cannot be written in mta-0")
+
+    def test_the_configuration_has_limits_of_its_own(self) -> None:
+        self.config = evolve(self.config, monitor=MonitorConfig(queue_messages=2))
+        self.expect(1, "2 messages queued")
+        self.config = evolve(self.config, monitor=MonitorConfig(queue_messages=0, queue_age_s=0))
+        self.expect(0, "2 messages queued")
 
     def test_counters_that_are_damaged_or_gone(self) -> None:
         with open(f"{self.home}/run/counters", "wb") as file:
@@ -162,3 +223,5 @@ class StatusTests(SynchronousTestCase):
         pop3 = ListenerConfig(name="pop3", kind="pop3", endpoint="tcp:110")
         config = Config(home="/h", server=ServerConfig(hostname="h", workers=2), listeners=(pop3,))
         self.assertEqual(expected(config), ["directory-0", "mta-0", "mta-1", "access-0"])
+        elsewhere = evolve(config, directory=DirectoryConfig(servers=("ldap://ldap.example",)))
+        self.assertEqual(expected(elsewhere), ["mta-0", "mta-1", "access-0"])

@@ -1,0 +1,1 @@
+"""A whole node seen from outside: what its processes, files and counters tell, and what in that is trouble."""

@@ -1,0 +1,146 @@
+"""
+What in a L{Look} is trouble: conditions that last, each an event of the catalogue. L{Watch} tells when one begins and
+when it is over. Pure: looks come in, events go out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from attrs import field, frozen
+
+from qmailpy.config.schema import MonitorConfig, QueueConfig
+from qmailpy.events.catalogue import CATALOGUE
+from qmailpy.interfaces import IEvents
+from qmailpy.queue.entries import ChannelSummary
+from qmailpy.stats.fold import balanced
+from qmailpy.stats.health import age_text
+from qmailpy.stats.items import ATTEMPTED, DELIVERED, FAILED, Table
+from qmailpy.watch.look import Look, number
+
+SPACE_FACTOR = 4.0
+"""Space is told to be low at so many times the reserve of [queue]."""
+
+
+Fields = Mapping[str, str | int | float]
+
+
+@frozen(kw_only=True)
+class Condition:
+    """Trouble that lasts."""
+
+    event: str  # of the catalogue
+    fields: Fields = field(factory=dict)
+
+    @property
+    def about(self) -> str:
+        """Which of its kind: the value of the event's first field."""
+        return str(self.fields[CATALOGUE[self.event].fields[0]])
+
+
+class Watch:
+    """Remembers from look to look."""
+
+    def __init__(self, events: IEvents) -> None:
+        self._events = events
+        self._begun: dict[tuple[str, str], tuple[float, Condition]] = {}
+        self._progress: dict[str, tuple[tuple[int, ...], float]] = {}  # channel: ends of attempts, since when so many
+
+    def tell(self, look: Look, monitor: MonitorConfig, queue: QueueConfig) -> None:
+        """A new look."""
+        found = {(one.event, one.about): one for one in self.conditions(look, monitor, queue)}
+        for key, one in found.items():
+            began = self._begun[key][0] if key in self._begun else look.time
+            self._begun[key] = (began, one)
+            self._events.happened(one.event, **one.fields)  # one that goes on is told again after its interval
+        for key in [key for key in self._begun if key not in found]:
+            began, one = self._begun.pop(key)
+            lasted = age_text(max(0.0, look.time - began))
+            self._events.happened("trouble.over", event=one.event, about=one.about, lasted=lasted)
+
+    def in_force(self) -> list[dict[str, str | float]]:
+        """What there is now, for C{qmailpy status}: event, severity, since (seconds since the epoch), text."""
+        found: list[dict[str, str | float]] = []
+        for (event, _), (began, one) in sorted(self._begun.items()):
+            kind = CATALOGUE[event]
+            text = kind.text.format_map({key: str(value) for key, value in one.fields.items()})
+            found.append({"event": event, "severity": kind.severity.value, "since": began, "text": text})
+        return found
+
+    def conditions(self, look: Look, monitor: MonitorConfig, queue: QueueConfig) -> Iterator[Condition]:
+        """Those of a look; to be called once for each."""
+        yield from self._processes(look)
+        yield from self._queue(look, monitor)
+        for one in look.channels:
+            yield from self._channel(one, look, monitor)
+        yield from self._space(look, queue)
+        yield from self._books(look)
+
+    def _processes(self, look: Look) -> Iterator[Condition]:
+        for name in look.missing:
+            yield Condition(event="worker.down", fields={"worker": name, "why": "it is not there"})
+        for process in look.processes:
+            if process.uptime is None:
+                yield Condition(event="worker.down", fields={"worker": process.name, "why": process.why})
+            log = process.figures.get("log")
+            if isinstance(log, Mapping) and log.get("waiting") is True:
+                yield Condition(
+                    event="log.behind", fields={"worker": process.name, "lost": int(number(log.get("lost")))}
+                )
+
+    def _queue(self, look: Look, monitor: MonitorConfig) -> Iterator[Condition]:
+        messages = sum(one.messages for one in look.channels)
+        if monitor.queue_messages and messages >= monitor.queue_messages:
+            most = max(look.channels, key=lambda one: one.messages)
+            yield Condition(
+                event="queue.size",
+                fields={"limit": monitor.queue_messages, "messages": messages, "channel": most.channel},
+            )
+
+    def _channel(self, one: ChannelSummary, look: Look, monitor: MonitorConfig) -> Iterator[Condition]:
+        if one.stopped and one.messages:
+            yield Condition(event="channel.stopped", fields={"channel": one.channel, "messages": one.messages})
+        if one.held:
+            yield Condition(event="channel.held", fields={"channel": one.channel, "messages": one.held})
+        if one.oldest is not None and one.held < one.messages:  # held mail waits for a person, however long
+            age = look.time - one.oldest
+            if monitor.queue_age_s and age >= monitor.queue_age_s:
+                yield Condition(
+                    event="queue.age",
+                    fields={"channel": one.channel, "age": age_text(age), "limit": age_text(monitor.queue_age_s)},
+                )
+        ends = _ends(look.table, one.channel)
+        before, since = self._progress.get(one.channel, (ends, look.time))
+        idle = one.stopped or not (one.ready or one.busy)
+        if idle or ends != before or not look.running:
+            since = look.time
+        self._progress[one.channel] = (ends, since)
+        if monitor.stuck_s and look.time - since >= monitor.stuck_s:
+            fields: Fields = {"channel": one.channel, "waiting": one.messages, "age": age_text(look.time - since)}
+            yield Condition(event="channel.stuck", fields=fields)
+
+    def _space(self, look: Look, queue: QueueConfig) -> Iterator[Condition]:
+        for name, space in look.space.items():
+            fields: Fields = {
+                "directory": name,
+                "octets": space.octets,
+                "inodes": space.inodes,
+            }
+            if space.octets < queue.reserve_octets or space.inodes < queue.reserve_inodes:
+                yield Condition(event="disk.full", fields=fields)
+            elif (
+                space.octets < SPACE_FACTOR * queue.reserve_octets or space.inodes < SPACE_FACTOR * queue.reserve_inodes
+            ):
+                yield Condition(event="disk.low", fields={**fields, "reserve": queue.reserve_octets})
+
+    def _books(self, look: Look) -> Iterator[Condition]:
+        for lane in look.lanes:
+            for channel, row in lane.table.items():
+                if lane.settled and not balanced(row):
+                    yield Condition(event="counters.mismatch", fields={"channel": channel, "lane": lane.name})
+
+
+def _ends(table: Table, channel: str) -> tuple[int, ...]:
+    """Ends of attempts so far; they differ when one has ended, also behind a clear of the counters."""
+    row = table.get(channel)
+    return () if row is None else (row[DELIVERED + 1], row[ATTEMPTED + 1], row[FAILED + 1])

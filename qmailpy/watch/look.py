@@ -1,0 +1,163 @@
+"""
+L{thd_look}: a node as it is now, asked of its processes over the control sockets and read from its files.
+
+What cannot be had is left out; nobody waits longer than some seconds for a process. It blocks: for commands and
+threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from attrs import evolve, field, frozen
+
+from qmailpy.config.schema import Config
+from qmailpy.control.client import Endpoint, Json, call, running
+from qmailpy.disk.files import RealFiles, Space
+from qmailpy.errors import CommandError, QmailpyError
+from qmailpy.queue.entries import ChannelSummary, QueueJob, from_json
+from qmailpy.stats.counters import LaneState, thd_read, total
+from qmailpy.stats.items import Table
+
+TIMEOUT_S = 5.0
+PLACES = ("queue", "mail", "log")
+"""Directories below HOME whose file systems matter."""
+
+
+@frozen(kw_only=True)
+class Process:
+    """One that is there, whether it answers or not."""
+
+    name: str  # "mta-0"
+    role: str
+    uptime: float | None  # seconds; C{None}: it does not answer
+    why: str = ""  # it does not
+    figures: Mapping[str, Any] = field(factory=dict)  # see docs/control.md; empty where it has none
+    directory: Mapping[str, Any] = field(factory=dict)  # "directory.figures"
+
+
+@frozen(kw_only=True)
+class Look:
+    """What was seen."""
+
+    time: float  # seconds since the epoch
+    processes: Sequence[Process]
+    missing: Sequence[str]  # names of processes there should be
+    channels: Sequence[ChannelSummary]  # of all workers together, by name
+    jobs: Sequence[QueueJob] = ()
+    lanes: Sequence[LaneState] = ()
+    table: Table = field(factory=dict)  # the counters as people see them
+    space: Mapping[str, Space] = field(factory=dict)  # by directory below HOME
+
+    @property
+    def running(self) -> bool:
+        """Whether the daemon is there at all."""
+        return bool(self.processes)
+
+    def destinations(self) -> list[tuple[str, str, int, int]]:
+        """Channel, destination, units waiting in memory, jobs under way; those with the most work first."""
+        sums: dict[tuple[str, str], list[int]] = {}
+        for process in self.processes:
+            for one in rows(process.figures.get("destinations")):
+                key = (str(one.get("channel")), str(one.get("destination")))
+                row = sums.setdefault(key, [0, 0])
+                row[0] += int(number(one.get("waiting")))
+                row[1] += int(number(one.get("busy")))
+        found = [(channel, name, row[0], row[1]) for (channel, name), row in sums.items()]
+        return sorted(found, key=lambda one: (-one[2] - one[3], one[0], one[1]))
+
+
+def rows(value: object) -> list[Mapping[str, Any]]:
+    """The objects of a list in an answer."""
+    return [one for one in value if isinstance(one, Mapping)] if isinstance(value, list) else []
+
+
+def number(value: object) -> float:
+    """A number of an answer; 0 for what is none."""
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+def thd_look(config: Config, expected: Sequence[str], now: float, *, jobs: bool = False) -> Look:
+    """
+    @param expected: names of the processes there should be.
+    @param jobs: the attempts under way as well.
+    @raise CommandError: the processes may not be asked by this user.
+    """
+    home = config.home
+    endpoints = running(home)
+    processes = [_process(home, endpoint) for endpoint in endpoints]
+    names = {one.name for one in endpoints}
+    lanes: list[LaneState] = []
+    with suppress(QmailpyError, OSError):
+        _, lanes = thd_read(config.path("run", "counters"))
+    space: dict[str, Space] = {}
+    for name in PLACES:
+        with suppress(OSError):
+            space[name] = RealFiles().space(config.path(name))
+    workers = [one.name for one in processes if one.role == "mta" and one.uptime is not None]
+    return Look(
+        time=now,
+        processes=processes,
+        missing=[name for name in expected if name not in names],
+        channels=_channels(home, workers),
+        jobs=_jobs(home, workers) if jobs else (),
+        lanes=lanes,
+        table=total(lanes),
+        space=space,
+    )
+
+
+def _process(home: str, endpoint: Endpoint) -> Process:
+    try:
+        uptime = number(_ask(home, endpoint.name, "status").get("uptime"))
+    except CommandError as error:
+        return Process(name=endpoint.name, role=endpoint.role, uptime=None, why=str(error))
+    found = Process(name=endpoint.name, role=endpoint.role, uptime=uptime)
+    if endpoint.role == "directory":
+        return found
+    with suppress(CommandError):
+        found = evolve(found, figures=_ask(home, endpoint.name, "figures"))
+    with suppress(CommandError):
+        found = evolve(found, directory=_ask(home, endpoint.name, "directory.figures"))
+    return found
+
+
+def _ask(home: str, name: str, method: str) -> dict[str, Json]:
+    answer = call(home, name, method, timeout_s=TIMEOUT_S)
+    return answer if isinstance(answer, dict) else {}
+
+
+def _channels(home: str, workers: Sequence[str]) -> list[ChannelSummary]:
+    sums: dict[str, ChannelSummary] = {}
+    for worker in workers:
+        with suppress(CommandError, ValueError):
+            for value in rows(_ask(home, worker, "queue.summary").get("channels")):
+                one: ChannelSummary = from_json(ChannelSummary, value)
+                before = sums.get(one.channel)
+                sums[one.channel] = one if before is None else _sum(before, one)
+    return [sums[name] for name in sorted(sums)]
+
+
+def _sum(one: ChannelSummary, other: ChannelSummary) -> ChannelSummary:
+    ages = [age for age in (one.oldest, other.oldest) if age is not None]
+    return evolve(
+        one,
+        messages=one.messages + other.messages,
+        recipients=one.recipients + other.recipients,
+        size_octets=one.size_octets + other.size_octets,
+        held=one.held + other.held,
+        ready=one.ready + other.ready,
+        busy=one.busy + other.busy,
+        oldest=min(ages, default=None),
+        stopped=one.stopped or other.stopped,
+    )
+
+
+def _jobs(home: str, workers: Sequence[str]) -> list[QueueJob]:
+    found: list[QueueJob] = []
+    for worker in workers:
+        with suppress(CommandError, ValueError):
+            found += [from_json(QueueJob, value) for value in rows(_ask(home, worker, "queue.jobs").get("jobs"))]
+    return found

@@ -1,0 +1,131 @@
+"""A node that is watched: its events, its figures for Prometheus, its status."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+from typing import ClassVar
+
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
+from prometheus_client.parser import text_string_to_metric_families as prometheus
+
+from qmailpy.cli.status import examine
+from qmailpy.config.load import load
+from qmailpy.control.client import short_path
+from qmailpy.events.reading import Event, thd_events
+from qmailpy.stats.health import Limits
+from tests.integration.daemon_process import until
+from tests.integration.node import NodeCase, Settings
+from tests.integration.peers.client import message
+from tests.integration.peers.sink import always
+
+
+class Watched(NodeCase):
+    """Looked at every second; a queue of one message is too long."""
+
+    settings: ClassVar[Settings] = {
+        "monitor.endpoint": "unix:run/monitor.sock",
+        "monitor.interval_s": 1,
+        "monitor.queue_messages": 1,
+    }
+
+    def wait_event(self, name: str, **fields: str) -> Event:
+        found: list[Event] = []
+
+        def there() -> bool:
+            found[:] = [
+                one
+                for one in thd_events(self.node.path("log"))
+                if one.event == name and all(one.fields.get(key) == value for key, value in fields.items())
+            ]
+            return bool(found)
+
+        until(there, 20)
+        return found[-1]
+
+    def queue_one(self) -> None:
+        self.sink.answer = always("RCPT", "451 4.3.0 later")
+        with self.node.talk() as talk:
+            talk.mail("alice@example.org", ["x@waits.example"], message("waits"))
+
+    def fetch(self, path: str, accept: str = "text/plain") -> str:
+        with socket.socket(socket.AF_UNIX) as client, short_path(self.node.path("run", "monitor.sock")) as name:
+            client.settimeout(20)
+            client.connect(name)
+            client.sendall(f"GET {path} HTTP/1.0\r\nAccept: {accept}\r\n\r\n".encode())
+            found = b""
+            while octets := client.recv(65536):
+                found += octets
+        return found.partition(b"\r\n\r\n")[2].decode()
+
+    def test_a_worker_that_died_is_an_event(self) -> None:
+        """Of the supervisor, which is another process than those that tell the others."""
+        os.kill(self.node.pid("mta-0"), signal.SIGKILL)
+        event = self.wait_event("worker.restarted", worker="mta-0")
+        self.assertEqual((event.process, event.fields["how"]), ("supervisor", "signal 9"))
+        self.assertIn("mta-0 died (signal 9)", self.node.qmailpy("events"))
+        self.node.wait_for("mta-0 is ready", 2)
+
+    def test_a_long_queue_is_told_when_it_begins_and_when_it_is_over(self) -> None:
+        self.queue_one()
+        self.wait_event("queue.size", limit="1", messages="1")
+        until(lambda: "queue.size" in self.fetch("/metrics"), 20)
+        self.sink.answer = lambda *_: None
+        self.node.qmailpy("qm", "run")
+        self.wait_event("trouble.over", event="queue.size")
+        self.wait_idle()
+
+    def test_figures_are_of_the_form_both_formats_ask_for(self) -> None:
+        """Read by the parsers of prometheus-client, of which that of OpenMetrics is strict; and JSON."""
+        self.queue_one()
+        plain = {one.name for one in prometheus(self.fetch("/metrics"))}
+        strict = list(openmetrics(self.fetch("/metrics", "application/openmetrics-text; version=1.0.0")))
+        self.assertEqual(len({one.name for one in strict}), len(strict))
+        found = json.loads(self.fetch("/metrics.json"))
+        for name in (
+            "qmailpy_received_messages",
+            "qmailpy_listener_sessions",
+            "qmailpy_listener_tls",
+            "qmailpy_logins",
+            "qmailpy_commit_records",
+            "qmailpy_commit_seconds",
+            "qmailpy_journal_segments",
+            "qmailpy_log_waiting",
+            "qmailpy_queue_scheduled",
+            "qmailpy_channel_connections",
+            "qmailpy_certificate_end_seconds",
+            "qmailpy_process_start_time_seconds",
+            "qmailpy_directory_cache_hits",
+            "qmailpy_free_octets",
+            "qmailpy_trouble",
+        ):
+            family = next((one for one in strict if one.name == name), None)
+            self.assertIsNotNone(family, name)
+            self.assertTrue({name, f"{name}_total"} & plain, name)
+            self.assertIn(name, found)
+            if name != "qmailpy_trouble":
+                self.assertTrue(found[name]["samples"], name)
+        (count,) = (
+            one["value"] for one in found["qmailpy_commit_records"]["samples"] if one["name"].endswith("_count")
+        )
+        self.assertGreater(count, 0)
+        self.sink.answer = lambda *_: None
+        self.node.qmailpy("qm", "run")
+        self.wait_idle()
+
+    def test_the_status_knows_what_the_watch_has_seen(self) -> None:
+        self.queue_one()
+        until(lambda: bool(self.node.queued()), 20)
+        (target,) = {one["id"] for one in self.node.queued()}
+        self.node.qmailpy("qm", "hold", target)
+        self.wait_event("channel.held", channel="tcp_local", messages="1")
+        self.assertIn("1 messages in tcp_local are held", self.status())
+        self.node.qmailpy("qm", "delete", target, "--yes")
+        until(lambda: "are held" not in self.status(), 20)
+        self.sink.answer = lambda *_: None
+
+    def status(self) -> str:
+        """Whatever its exit status."""
+        return "\n".join(one.text for one in examine(load(self.node.home), Limits(), 0.0))

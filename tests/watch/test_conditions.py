@@ -1,0 +1,128 @@
+"""What in a look at a node is trouble."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import evolve
+from twisted.trial.unittest import SynchronousTestCase
+
+from qmailpy.config.schema import MonitorConfig, QueueConfig
+from qmailpy.disk.files import Space
+from qmailpy.queue.entries import ChannelSummary
+from qmailpy.stats.counters import Baseline, LaneState, Position
+from qmailpy.stats.items import ATTEMPTED, RECEIVED, zeros
+from qmailpy.testing.memory_events import MemoryEvents
+from qmailpy.watch.conditions import Watch
+from qmailpy.watch.look import Look, Process
+
+_MONITOR = MonitorConfig(queue_messages=10, queue_age_s=100, stuck_s=300)
+_QUEUE = QueueConfig(reserve_octets=1000, reserve_inodes=100)
+
+
+def _channel(name: str = "tcp_local", **fields: Any) -> ChannelSummary:
+    return ChannelSummary(channel=name, **{"messages": 1, "recipients": 1, "size_octets": 1, **fields})
+
+
+class WatchTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.events = MemoryEvents()
+        self.watch = Watch(self.events)
+        self.time = 1000.0
+        self.look_now = Look(
+            time=self.time,
+            processes=[Process(name="mta-0", role="mta", uptime=5.0)],
+            missing=(),
+            channels=[_channel()],
+            space={"queue": Space(10_000, 1000)},
+        )
+
+    def look(self, seconds: float = 0.0, **changes: Any) -> list[str]:
+        """The events of a look so much later."""
+        self.time += seconds
+        self.look_now = evolve(self.look_now, time=self.time, **changes)
+        self.events.happenings.clear()
+        self.watch.tell(self.look_now, _MONITOR, _QUEUE)
+        return self.events.names
+
+    def test_a_node_that_is_well_has_nothing_to_tell(self) -> None:
+        self.assertEqual(self.look(), [])
+        self.assertEqual(self.watch.in_force(), [])
+
+    def test_each_kind_of_trouble_is_an_event(self) -> None:
+        well = self.look_now
+        unbalanced = zeros()
+        unbalanced[RECEIVED] = 1
+        lane = LaneState(
+            name="0",
+            position=Position(),
+            baseline=Baseline(table={}),
+            table={"local": unbalanced},
+            settled=True,
+        )
+        for event, changes in (
+            ("queue.size", {"channels": [_channel(messages=9), _channel("local")]}),
+            ("queue.age", {"channels": [_channel(oldest=900.0)]}),
+            ("channel.stopped", {"channels": [_channel(stopped=True)]}),
+            ("channel.held", {"channels": [_channel(held=1, oldest=0.0)]}),
+            ("worker.down", {"missing": ["mta-1"]}),
+            ("worker.down", {"processes": [Process(name="mta-0", role="mta", uptime=None, why="no answer")]}),
+            ("disk.low", {"space": {"queue": Space(3999, 1000)}}),
+            ("disk.low", {"space": {"queue": Space(10_000, 399)}}),
+            ("disk.full", {"space": {"queue": Space(999, 1000)}}),
+            ("counters.mismatch", {"lanes": [lane]}),
+            (
+                "log.behind",
+                {"processes": [evolve(well.processes[0], figures={"log": {"waiting": True, "lost": 3}})]},
+            ),
+        ):
+            self.look_now = well
+            self.assertEqual(self.look(**changes), [event], changes)
+            self.look_now = well
+            self.assertEqual(self.look(), ["trouble.over"], changes)
+
+    def test_what_goes_on_is_told_again_and_its_end_with_how_long_it_was(self) -> None:
+        """How often it is told again is the events file's to decide."""
+        self.assertEqual(self.look(missing=["mta-1"]), ["worker.down"])
+        self.assertEqual(self.look(60), ["worker.down"])
+        self.assertEqual(self.look(60, missing=()), ["trouble.over"])
+        ((_, fields),) = self.events.happenings
+        self.assertEqual(fields, {"event": "worker.down", "about": "mta-1", "lasted": "2 min"})
+        self.assertEqual(self.look(60), [])
+
+    def test_what_is_in_force_can_be_asked_for(self) -> None:
+        self.look(missing=["mta-1"])
+        (one,) = self.watch.in_force()
+        self.assertEqual((one["event"], one["severity"], one["since"]), ("worker.down", "critical", 1000.0))
+        self.assertEqual(one["text"], "mta-1 does not answer: it is not there")
+
+    def test_a_channel_is_stuck_when_it_has_work_and_ends_none(self) -> None:
+        busy = [_channel(busy=1)]
+        self.assertEqual(self.look(channels=busy), [])
+        self.assertEqual(self.look(299), [])
+        self.assertEqual(self.look(1), ["channel.stuck"])
+        row = zeros()
+        row[ATTEMPTED + 1] = 1
+        self.assertEqual(self.look(60, table={"tcp_local": row}), ["trouble.over"])
+        self.assertEqual(self.look(299), [])
+        self.assertEqual(self.look(1), ["channel.stuck"])
+
+    def test_one_without_work_or_stopped_is_not(self) -> None:
+        self.look(channels=[_channel()])
+        self.assertEqual(self.look(1000), [])
+        self.look(channels=[_channel(busy=1)])
+        self.look(200, channels=[_channel(messages=0)])
+        self.assertEqual(self.look(200, channels=[_channel(ready=1)]), [])
+        self.look(0, channels=[_channel(ready=1, stopped=True)])
+        self.assertEqual(self.look(1000), ["channel.stopped"])
+
+    def test_limits_of_0_are_none(self) -> None:
+        self.look(channels=[_channel(messages=100, oldest=0.0, busy=1)])
+        self.time += 10_000
+        look = evolve(self.look_now, time=self.time)
+        never = MonitorConfig(queue_messages=0, queue_age_s=0, stuck_s=0)
+        self.assertEqual(list(self.watch.conditions(look, never, _QUEUE)), [])
+
+    def test_held_mail_ages_without_a_word(self) -> None:
+        """A person decides about it, and was told once that it is there."""
+        self.assertEqual(self.look(channels=[_channel(held=1, oldest=0.0)]), ["channel.held"])
