@@ -24,6 +24,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from qmailpy.servers.clients import plain_address
+from qmailpy.servers.secure import SecureLayer
 from qmailpy.servers.sessions import ListenerSite
 from qmailpy.servers.tls import Certificates
 
@@ -82,6 +83,7 @@ class Connection:
         "_direct",
         "_heard",
         "_ip",
+        "_layer",
         "_lost",
         "_pauses",
         "_registered",
@@ -98,6 +100,7 @@ class Connection:
     def __init__(self) -> None:
         self.transport: Any = None
         self._direct: socket.socket | None = None  # where to write without waiting for the reactor's next turn
+        self._layer: SecureLayer | None = None  # TLS, when it is ours and not the transport's
         self._ip = ""
         self._trusted = False
         self._lost = False
@@ -199,7 +202,7 @@ class Connection:
     def _cut(self) -> None:
         """The connection is lost: nothing reaches the client any more."""
         self._lost = True
-        self._direct = None
+        self._direct = self._layer = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -225,11 +228,22 @@ class Connection:
         core = self._core
         octets = core.take()
         if octets and not self._lost:
-            self._write(octets)
+            self._write(octets, last=core.closed)
         if core.closed:
             self._close()
 
-    def _write(self, octets: bytes) -> None:
+    def _write(self, octets: bytes, *, last: bool = False) -> None:
+        """
+        @param last: nothing follows.
+        """
+        if self._layer is not None:
+            octets = self._layer.seal(octets, last=last)
+        self.send_sealed(octets)
+
+    def send_sealed(self, octets: bytes) -> None:
+        """Octets as they go over the wire."""
+        if not octets:
+            return
         # An answer nearly always fits the socket's buffer. Sending it now and not in the reactor's next turn saves a
         # round through epoll for each message. Once it does not fit, the transport has octets of ours and keeps order.
         direct = self._direct
@@ -249,15 +263,29 @@ class Connection:
 
     def _start_handshake(self, certificates: Certificates) -> None:
         """From here on what is written leaves under TLS; not before L{handshakeCompleted}."""
-        self._direct = None
         self._shaking = True
         self._arm(min(self._shortest(), HANDSHAKE_S))
-        self.transport.startTLS(certificates)
+        transport = self.transport
+        if isinstance(transport, tcp.Connection):
+            transport.protocol = self._layer = SecureLayer(self, certificates.serverConnectionForTLS(None))
+        else:
+            self._direct = None
+            transport.startTLS(certificates)
+
+    @property
+    def _secured_by(self) -> Any:
+        """What knows of TLS: it has a C{getHandle}."""
+        return self.transport if self._layer is None else self._layer
+
+    def tls_over(self) -> None:
+        """The client has ended TLS, or there is no going on with it."""
+        self._close()
 
     def _close(self) -> None:
         if self._closing or self._lost:
             return
         self._closing = True
+        self._write(b"", last=True)
         self._direct = None
         self._let_go()
         if self._registered:
@@ -300,7 +328,7 @@ class Connection:
         timer.
         """
         self._timer = None
-        if self._core.closed:
+        if self._core.closed or self._closing:
             self.transport.abortConnection()
             return
         now = self._site.reactor.seconds()

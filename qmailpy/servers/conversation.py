@@ -205,17 +205,17 @@ class Conversation(Connection):
 
     def handshakeCompleted(self) -> None:
         super().handshakeCompleted()
-        self._secured = Secured.of(self.transport)
+        self._secured = Secured.of(self._secured_by)
         site = self._site
         if site.clients is not None:
-            self._certified = site.clients.login(self.transport)
+            self._certified = site.clients.login(self._secured_by)
             if self._certified:
                 self._core.service = self._offers().certified
             elif site.listener.client_certificates == "require":
                 self._shut(_NOT_KNOWN)
                 return
         if self._site.listener.tls == "implicit":
-            # Not before: TLS holds back whoever writes during a handshake, and we would stop reading it.
+            # Not before: nothing can be said during a handshake.
             self._core.greet()
             self._flush()
 
@@ -339,7 +339,7 @@ class Conversation(Connection):
         return f"TCP|{ours}|{port}|{self._ip}|{theirs}"
 
     def _bindings(self) -> Mapping[str, bytes]:
-        found = bindings(self.transport)
+        found = bindings(self._secured_by)
         return {**found, EXTERNAL: self._certified.encode()} if self._certified else found
 
     # Words

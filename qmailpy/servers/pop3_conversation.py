@@ -110,9 +110,9 @@ class Conversation(Connection):
 
     def handshakeCompleted(self) -> None:
         super().handshakeCompleted()
-        self._core.bindings = bindings(self.transport)
+        self._core.bindings = bindings(self._secured_by)
         if self._implicit:
-            # Not before: TLS holds back whoever writes during a handshake, and we would stop reading it.
+            # Not before: nothing can be said during a handshake.
             self._core.greet()
             self._flush()
 

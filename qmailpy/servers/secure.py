@@ -1,0 +1,190 @@
+"""
+TLS of one connection, between its transport and its session.
+
+    transport --octets of the wire--> dataReceived --what was sealed in them--> the session
+    the session --> seal --> octets of the wire, which the session writes itself
+    shaking --> up --> over        over: the client has said goodbye, TLS has failed, or we have said the last word
+
+It takes the place of Twisted's own layer, which costs a session of one message about as much as the session itself:
+that one writes in the reactor's next turn and asks epoll for it, makes a transport of interfaces and reads everything
+until OpenSSL says that there is no more. Here what is sealed leaves as what is in the clear does, at once.
+
+What fails and how: octets that are no TLS, and what OpenSSL finds wrong with it, end the connection with the alert that
+says so; the session's connectionLost is told the C{SSL.Error}. Nothing of the session is sent before the handshake is
+done. A connection that ends without goodbye is an end like any other: SMTP and POP3 say themselves what is complete.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from OpenSSL import SSL
+from twisted.internet.interfaces import IProtocol
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+_READ = 65536
+_HEADER = 5  # RFC 8446 s.5.1: type, version, length of what follows
+_LENGTH = slice(3, 5)
+
+
+class Secured(Protocol):
+    """The session, as far as the layer needs it."""
+
+    def dataReceived(self, data: bytes) -> None:
+        """What the client has said under TLS."""
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The connection is gone."""
+
+    def handshakeCompleted(self) -> None:
+        """From now on there is TLS."""
+
+    def send_sealed(self, octets: bytes) -> None:
+        """Write octets of the wire."""
+
+    def tls_over(self) -> None:
+        """Nothing more can be said or heard: end the connection."""
+
+
+@implementer(IProtocol)
+class SecureLayer:
+    """
+    Stands before a session as the protocol of its transport.
+
+    @ivar up: whether the handshake is done, and what is written leaves under TLS.
+    """
+
+    __slots__ = ("_connection", "_head", "_left", "_over", "_reason", "_session", "up")
+
+    def __init__(self, session: Secured, connection: SSL.Connection) -> None:
+        """@param connection: new, with memory for its ends."""
+        self._session = session
+        self._connection = connection
+        self._reason: Failure | None = None
+        self._over = False
+        self._head = b""  # the beginning of a record's header
+        self._left = 0  # octets to come of the record that has begun
+        self.up = False
+        connection.set_accept_state()
+
+    def getHandle(self) -> SSL.Connection:
+        """For who wants to know of TLS: its names are those of Twisted's layer."""
+        return self._connection
+
+    # IProtocol
+
+    def makeConnection(self, transport: Any) -> None:
+        """The session has the transport."""
+
+    def connectionMade(self) -> None:
+        """The session was told."""
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._over:
+            return
+        connection = self._connection
+        try:
+            # Of a record that comes alone OpenSSL need not be asked whether there is more.
+            single = self._alone(data) and self.up
+            connection.bio_write(data)
+            if not self.up and not self._shake():
+                return
+            text = self._open(single)
+        except SSL.Error:
+            self._fail()
+            return
+        if text:
+            self._session.dataReceived(text)
+
+    def connectionLost(self, reason: Failure) -> None:
+        self._over = True
+        self._session.connectionLost(self._reason or reason)
+
+    # For the session
+
+    def seal(self, octets: bytes, *, last: bool = False) -> bytes:
+        """
+        What is to be written for octets of the session; b"" when they cannot be said (any more).
+
+        @param last: nothing follows: with TLS's goodbye (RFC 8446 s.6.1).
+        """
+        if self._over or not self.up:
+            return b""
+        connection = self._connection
+        try:
+            if octets:
+                connection.sendall(octets)  # send() may take a record of it only
+            if last:
+                self._over = True
+                connection.shutdown()
+        except SSL.Error:
+            self._fail()
+        return self._pending()
+
+    # Within
+
+    def _shake(self) -> bool:
+        """Go on with the handshake; whether it is done."""
+        try:
+            self._connection.do_handshake()
+        except SSL.WantReadError:
+            self._session.send_sealed(self._pending())
+            return False
+        self.up = True
+        # The last word of a handshake is ours with TLS 1.2, and the client waits for it. With 1.3 there are tickets
+        # left, which nobody waits for: they leave with what the session says next and wake nobody themselves.
+        if self._connection.get_protocol_version() != SSL.TLS1_3_VERSION:
+            self._session.send_sealed(self._pending())
+        self._session.handshakeCompleted()
+        return True
+
+    def _alone(self, data: bytes) -> bool:
+        """Whether C{data} is one record, no more and no less; keeps account of where records begin."""
+        left = self._left
+        if not left and not self._head and len(data) == _HEADER + int.from_bytes(data[_LENGTH], "big"):
+            return True
+        octets = self._head + data
+        while left + _HEADER <= len(octets):
+            left += _HEADER + int.from_bytes(octets[left + 3 : left + _HEADER], "big")
+        self._head = octets[left:]
+        self._left = max(0, left - len(octets))
+        return False
+
+    def _open(self, single: bool) -> bytes:
+        """All that the client has said."""
+        connection = self._connection
+        parts = []
+        try:
+            while not self._over:
+                parts.append(connection.recv(_READ))
+                if single:
+                    return parts[0]
+        except SSL.WantReadError:
+            pass
+        except SSL.ZeroReturnError:
+            self._leave()
+        return b"".join(parts)
+
+    def _pending(self) -> bytes:
+        """What OpenSSL wants written."""
+        parts = []
+        try:
+            while True:
+                part = self._connection.bio_read(_READ)
+                parts.append(part)
+                if len(part) < _READ:
+                    break
+        except SSL.WantReadError:
+            pass
+        return b"".join(parts)
+
+    def _fail(self) -> None:
+        self._reason = Failure()
+        self._leave()
+
+    def _leave(self) -> None:
+        """The alert is all that is still said."""
+        self._over = True
+        self._session.send_sealed(self._pending())
+        self._session.tls_over()
