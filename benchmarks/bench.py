@@ -15,7 +15,7 @@ from rich.console import Console
 
 from benchmarks import postfix_tools, report
 from benchmarks.idle import measure_idle
-from benchmarks.matrix import USER, Cell, Comparison, cells
+from benchmarks.matrix import DOUBTFULLY, RELAY, SLOWLY, USER, Cell, Comparison, cells
 from benchmarks.node import ROOT, Node
 from benchmarks.places import disk
 from benchmarks.postfix import Postfix, missing_for_postfix
@@ -25,6 +25,9 @@ from benchmarks.waiting import measure_waiting
 IMAGE = 5 << 30
 INODES = 1_000_000
 EXTREMES = "extremes"
+PAIR = {"certificate": "cert", "key": "key"}
+"""Postfix has the certificate that `qmailpy init` has made."""
+
 TARGET = os.path.join(ROOT, "docs", "performance.md")
 
 
@@ -93,12 +96,18 @@ def _compare(
     found: Report, path: str, chosen: list[Cell], postfix: bool, rounds: int, seconds: float, console: Console
 ) -> None:
     with ExitStack() as stack:
-        sink = stack.enter_context(postfix_tools.sink())
-        node = Node(os.path.join(path, "home"), relay=sink.port)
+        sinks = {
+            RELAY: stack.enter_context(postfix_tools.sink()),
+            SLOWLY: stack.enter_context(postfix_tools.sink("--delay", str(postfix_tools.SLOW_S))),
+            DOUBTFULLY: stack.enter_context(postfix_tools.sink("--later", str(postfix_tools.LATER))),
+        }
+        relay, slow, doubting = (sinks[kind].port for kind in (RELAY, SLOWLY, DOUBTFULLY))
+        node = Node(os.path.join(path, "home"), relay=relay, slow=slow, doubting=doubting)
         node.make([USER])
         servers: list[Node | Postfix] = [node]
         if postfix:
-            other = Postfix(os.path.join(path, "postfix"), relay=sink.port)
+            pair = {name: os.path.join(path, "home", "tls", f"{file}.pem") for name, file in PAIR.items()}
+            other = Postfix(os.path.join(path, "postfix"), relay=relay, slow=slow, doubting=doubting, **pair)
             other.make([USER])
             servers.append(other)
         for server in servers:
@@ -108,7 +117,7 @@ def _compare(
         def say(text: str) -> None:
             console.print(text, highlight=False, markup=False)
 
-        comparison = Comparison(servers, sink, path, rounds=rounds, seconds=seconds, say=say)
+        comparison = Comparison(servers, sinks, path, rounds=rounds, seconds=seconds, say=say)
         for number, cell in enumerate(chosen, 1):
             result = comparison.cell(cell)
             found.results.append(result)

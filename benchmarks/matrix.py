@@ -4,18 +4,24 @@ The comparison: every load on both servers, turn and turn about, so that a noisy
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import product
 
 from attrs import Factory, define, frozen
 
 from benchmarks import measure
 from benchmarks.measure import Run, Server, middle
+from benchmarks.node import DOUBTING, REMOTE, SLOW
 from benchmarks.places import run as run_command
-from benchmarks.postfix_tools import Shape, Sink
+from benchmarks.postfix_tools import SECURE, SUBMISSION, Shape, Sink
 
 MAILDIR = "Maildir"
 RELAY = "relay"
+SLOWLY = "slow sink"
+DOUBTFULLY = "doubting sink"
+DOMAINS = {RELAY: REMOTE, SLOWLY: SLOW, DOUBTFULLY: DOUBTING}
+"""Of the mail for each of the sinks."""
+
 USER = "user"
 
 SIZES = (1024, 10240, 1_000_000)
@@ -23,6 +29,7 @@ CONNECTIONS = (1, 20, 100)
 
 OCTETS_MAX = 250_000_000  # of one run: it has to fit on the disk, with what is written on the way
 MESSAGES_MAX = 10_000
+DOUBTED = 3000  # messages for the doubting sink: enough that the waits between attempts are not all there is
 FIRST = 200  # messages of the first run, which only tells how many the others need
 
 
@@ -65,7 +72,13 @@ def cells(quick: bool) -> list[Cell]:
             Shape(octets=octets, connections=connections, reuse=reuse)
             for octets, connections, reuse in product(SIZES, CONNECTIONS, (False, True))
         ]
-    return [Cell(kind, shape) for kind in (MAILDIR, RELAY) for shape in shapes]
+    plain = [Cell(kind, shape) for kind in (MAILDIR, RELAY) for shape in shapes]
+    several = Shape(octets=1024, connections=20, reuse=True)
+    protected = [
+        Cell(MAILDIR, Shape(octets=1024, connections=connections, reuse=reuse, way=way))
+        for way, connections, reuse in product((SECURE, SUBMISSION), (20,) if quick else (1, 20), (False, True))
+    ]
+    return [*plain, *protected, Cell(SLOWLY, several), Cell(DOUBTFULLY, several)]
 
 
 def count_for(shape: Shape, rate: float, seconds: float) -> int:
@@ -80,7 +93,7 @@ class Comparison:
     def __init__(
         self,
         servers: Iterable[Server],
-        sink: Sink,
+        sinks: Mapping[str, Sink],
         disk: str,
         *,
         rounds: int,
@@ -88,12 +101,13 @@ class Comparison:
         say: Callable[[str], None],
     ) -> None:
         """
+        @param sinks: by the kind of a cell.
         @param disk: a path on what they write to; it is synced before each run.
         @param seconds: about how long each run shall take.
         @param say: told what is going on.
         """
         self._servers = list(servers)
-        self._sink = sink
+        self._sinks = sinks
         self._disk = disk
         self._rounds = rounds
         self._seconds = seconds
@@ -109,6 +123,8 @@ class Comparison:
                 if server.name in result.failed:
                     continue
                 count = counts.get(server.name) or count_for(cell.shape, FIRST, 1.0)
+                if number and cell.kind == DOUBTFULLY:
+                    count = DOUBTED
                 try:
                     done = self._run(server, cell, count)
                 except OSError as problem:
@@ -125,4 +141,4 @@ class Comparison:
         run_command("sync", "-f", self._disk)
         if cell.kind == MAILDIR:
             return measure.to_maildir(server, USER, cell.shape, count)
-        return measure.to_sink(server, self._sink, cell.shape, count)
+        return measure.to_sink(server, self._sinks[cell.kind], cell.shape, count, DOMAINS[cell.kind])

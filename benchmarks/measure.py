@@ -14,11 +14,10 @@ from typing import Protocol
 from attrs import frozen
 
 from benchmarks import postfix_tools, processes
-from benchmarks.node import DOMAIN
+from benchmarks.node import DOMAIN, REMOTE
 from benchmarks.postfix_tools import Shape, Sink
 
 ARRIVE_S = 120.0
-REMOTE = "sink@remote.example"
 
 
 class Server(Protocol):
@@ -31,6 +30,8 @@ class Server(Protocol):
     def pid(self) -> int: ...
 
     port: int
+    submission_port: int
+    login: tuple[str, str]
 
     def new(self, user: str) -> str: ...
 
@@ -76,23 +77,25 @@ def to_maildir(server: Server, user: str, shape: Shape, messages: int) -> Run:
     return _measure(server, f"{user}@{DOMAIN}", shape, messages, lambda: _count(new), lambda: _empty(new))
 
 
-def to_sink(server: Server, sink: Sink, shape: Shape, messages: int) -> Run:
+def to_sink(server: Server, sink: Sink, shape: Shape, messages: int, domain: str = REMOTE) -> Run:
     """
     Through the server to the sink.
+
+    @param domain: one whose mail goes there.
 
     @raise OSError: not all of it arrived.
     """
     before = sink.messages
-    return _measure(server, REMOTE, shape, messages, lambda: sink.messages - before, lambda: None)
+    return _measure(server, f"sink@{domain}", shape, messages, lambda: sink.messages - before, lambda: None)
 
 
 def _measure(
     server: Server, recipient: str, shape: Shape, messages: int, arrived: Callable[[], int], tidy: Callable[[], None]
 ) -> Run:
     cpu = processes.cpu_s(server.pid)
-    begun = time.monotonic()
-    postfix_tools.send(server.port, recipient, shape, messages)
+    taken = postfix_tools.send(server, recipient, shape, messages)
     accepted = time.monotonic()
+    begun = accepted - taken
     while (there := arrived()) < messages:
         if time.monotonic() - accepted > ARRIVE_S:
             raise OSError(f"{server.name}: {there} of {messages} messages arrived ({shape})")

@@ -24,6 +24,16 @@ DOMAIN = "example.org"
 VOID = "void.example"
 """A domain whose mail goes to the bitbucket."""
 
+REMOTE = "remote.example"
+SLOW = "slow.example"
+DOUBTING = "doubting.example"
+"""Domains whose mail goes to sinks: any other's too, but these two have their own."""
+
+ABREAST = 50
+"""Deliveries at once to the sinks of those two."""
+
+PASSWORD = "sesame"  # noqa: S105
+
 START_S = 30.0
 
 CONFIGURATION = """
@@ -43,6 +53,12 @@ kind = "smtp"
 endpoint = "tcp:{port}:interface=127.0.0.1"
 messages = 1000000
 
+[[listener]]
+name = "submission"
+kind = "submission"
+endpoint = "tcp:{submission}:interface=127.0.0.1"
+messages = 1000000
+
 [channel.tcp_local]
 kind = "smtp"
 relay = "127.0.0.1:{relay}"
@@ -59,6 +75,28 @@ kind = "process"
 [channel.bitbucket]
 kind = "bitbucket"
 
+[channel.tcp_slow]
+kind = "smtp"
+relay = "127.0.0.1:{slow}"
+concurrency = {abreast}
+destination_concurrency = {abreast}
+
+[channel.tcp_doubting]
+kind = "smtp"
+relay = "127.0.0.1:{doubting}"
+concurrency = {abreast}
+destination_concurrency = {abreast}
+backoff = [1.0]
+jitter = 0.0
+
+[[rewrite]]
+pattern = "{slow_domain}"
+channel = "tcp_slow"
+
+[[rewrite]]
+pattern = "{doubting_domain}"
+channel = "tcp_doubting"
+
 [[rewrite]]
 pattern = "{void}"
 channel = "bitbucket"
@@ -74,15 +112,20 @@ class Node:
 
     name = "qmailpy"
 
-    def __init__(self, home: str, *, relay: int, workers: int = 1) -> None:
+    def __init__(self, home: str, *, relay: int, workers: int = 1, slow: int = 9, doubting: int = 9) -> None:
         """
         @param home: a path that is not there yet.
         @param relay: port of 127.0.0.1 that takes remote mail.
+        @param slow: another one, for L{SLOW}.
+        @param doubting: another one, for L{DOUBTING}.
         @param workers: as [server] workers.
         """
         self.home = home
         self.port = free_port()
+        self.submission_port = free_port()
+        self.login = ("", "")
         self.relay = relay
+        self._slow, self._doubting = slow, doubting
         self.workers = workers
         self.process: subprocess.Popen[bytes] | None = None
         self.wrapper: Sequence[str] = ()  # runs twistd's arguments, in place of twistd itself
@@ -106,6 +149,12 @@ class Node:
             remote=remote,
             local=local,
             void=VOID,
+            submission=self.submission_port,
+            slow=self._slow,
+            doubting=self._doubting,
+            abreast=ABREAST,
+            slow_domain=SLOW,
+            doubting_domain=DOUBTING,
         )
         with open(os.path.join(self.home, "etc", "qmailpy.toml"), "w") as target:
             target.write(text)
@@ -113,7 +162,8 @@ class Node:
         try:
             accounts = Accounts(store, load(self.home).directory.base)
             for user in users:
-                accounts.thd_add_user(f"{user}@{DOMAIN}")
+                self.login = (f"{user}@{DOMAIN}", PASSWORD)
+                accounts.thd_add_user(f"{user}@{DOMAIN}", secret=PASSWORD.encode())
         finally:
             store.thd_close()
 

@@ -20,7 +20,7 @@ from rich.table import Table
 from benchmarks import measure, postfix_tools, processes
 from benchmarks.node import VOID, Node
 from benchmarks.places import disk
-from benchmarks.postfix_tools import Shape, sink
+from benchmarks.postfix_tools import PLAIN, SECURE, SUBMISSION, Shape, sink
 
 
 @click.command()
@@ -30,18 +30,20 @@ from benchmarks.postfix_tools import Shape, sink
 @click.option("--connections", default=20, show_default=True)
 @click.option("--messages", default=4000, show_default=True)
 @click.option("--octets", default=1024, show_default=True)
+@click.option("--way", type=click.Choice(["plain", "tls", "submission"]), default="plain", help="How it is sent.")
 @click.option("--reuse", is_flag=True, help="Many messages a connection.")
 @click.option("--samples", is_flag=True, help="Sample instead of counting calls: true shares.")
 @click.option("--top", default=40, show_default=True, help="How many functions.")
 @click.option("--total", is_flag=True, help="Order by time with all that is called from there.")
 def main(
-    load: str, connections: int, messages: int, octets: int, reuse: bool, samples: bool, top: int, total: bool
+    load: str, connections: int, messages: int, octets: int, way: str, reuse: bool, samples: bool, top: int, total: bool
 ) -> None:
     """Profile the daemon under load."""
     why = postfix_tools.missing_for_load()
     if why:
         raise click.ClickException(why)
-    shape = Shape(octets=octets, connections=connections, reuse=reuse)
+    ways = {"plain": PLAIN, "tls": SECURE, "submission": SUBMISSION}
+    shape = Shape(octets=octets, connections=connections, reuse=reuse, way=ways[way])
     with disk("profile", 2 << 30) as (path, where), sink() as target:
         node = Node(os.path.join(path, "home"), relay=target.port, workers=0)
         node.make(["user"])
@@ -53,9 +55,9 @@ def main(
 
             def go(count: int) -> tuple[float, float]:
                 if load == "accept":
-                    begun, used = time.monotonic(), processes.cpu_s(node.pid)
-                    postfix_tools.send(node.port, f"user@{VOID}", shape, count)
-                    return count / (time.monotonic() - begun), (processes.cpu_s(node.pid) - used) / count * 1000
+                    used = processes.cpu_s(node.pid)
+                    taken = postfix_tools.send(node, f"user@{VOID}", shape, count)
+                    return count / taken, (processes.cpu_s(node.pid) - used) / count * 1000
                 if load == "relay":
                     run = measure.to_sink(node, target, shape, count)
                 else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -11,11 +12,23 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from benchmarks import places, powercut, processes
 from benchmarks.idle import Idle
-from benchmarks.matrix import MAILDIR, MESSAGES_MAX, OCTETS_MAX, RELAY, Cell, Result, cells, count_for
+from benchmarks.matrix import (
+    DOUBTFULLY,
+    MAILDIR,
+    MESSAGES_MAX,
+    OCTETS_MAX,
+    RELAY,
+    SLOWLY,
+    Cell,
+    Result,
+    cells,
+    count_for,
+)
 from benchmarks.measure import Run
 from benchmarks.node import Node
-from benchmarks.postfix_tools import Shape
+from benchmarks.postfix_tools import SECURE, SUBMISSION, Shape
 from benchmarks.report import OURS, THEIRS, Report
+from benchmarks.sinks import Connection, Sink
 from benchmarks.waiting import Waiting, thd_fill
 from qmailpy.config.load import load
 from qmailpy.disk.files import RealFiles
@@ -40,8 +53,10 @@ class MatrixTests(SynchronousTestCase):
     """What is measured."""
 
     def test_all_of_the_matrix_is_in_the_full_form(self) -> None:
-        """3 sizes, 3 numbers of connections, reused or not, to Maildirs and through the relay."""
-        self.assertEqual(len(set(cells(False))), 3 * 3 * 2 * 2)
+        """
+        3 sizes, 3 numbers of connections, reused or not, to Maildirs and through the relay; TLS and logins; two sinks.
+        """
+        self.assertEqual(len(set(cells(False))), 3 * 3 * 2 * 2 + 2 * 2 * 2 + 2)
         self.assertTrue(set(cells(True)) < set(cells(False)))
 
     def test_a_run_is_bounded_in_messages_and_octets(self) -> None:
@@ -49,6 +64,40 @@ class MatrixTests(SynchronousTestCase):
         self.assertEqual(count_for(shape(), 1e9, 10.0), MESSAGES_MAX)
         self.assertEqual(count_for(shape(1_000_000), 1e9, 10.0), OCTETS_MAX // 1_000_000)
         self.assertEqual(count_for(shape(connections=100), 1.0, 1.0), 200)
+
+
+class SinkTests(SynchronousTestCase):
+    """The sinks that are not easy."""
+
+    def test_every_tenth_recipient_is_put_off(self) -> None:
+        """And everything is counted, in pieces however small."""
+        sink = Sink(0.0, 10)
+        connection = Connection(sink)
+        transport = _Transport()
+        connection.connection_made(transport)
+        for _ in range(20):
+            for octet in b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\nx\r\n..\r\n.\r\nRSET\r\n":
+                connection.data_received(bytes([octet]))
+        self.assertEqual(sink.messages, 18)
+        self.assertEqual((transport.said.count(b"451 4.2.1"), transport.said.count(b"taken")), (2, 18))
+        connection.data_received(b"QUIT\r\n")
+        self.assertTrue(transport.is_closing())
+
+
+class _Transport(asyncio.Transport):
+    """Keeps what is written."""
+
+    said = b""
+    _gone = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.said += bytes(data)
+
+    def close(self) -> None:
+        self._gone = True
+
+    def is_closing(self) -> bool:
+        return self._gone
 
 
 class ReportTests(SynchronousTestCase):
@@ -69,6 +118,20 @@ class ReportTests(SynchronousTestCase):
         """And have no target for CPU."""
         rows = self.report(1_000_000, runs(110), runs(100)).rows()
         self.assertEqual([row.verdict for row in rows], ["reached", "reached", ""])
+
+    def test_under_tls_twice_as_much_is_wanted(self) -> None:
+        """And nothing of who logs in, or of sinks that keep both waiting."""
+        report = self.report(1024, [], [])
+        secure = Shape(octets=1024, connections=20, reuse=True, way=SECURE)
+        login = Shape(octets=1024, connections=20, reuse=True, way=SUBMISSION)
+        report.results = [
+            Result(Cell(kind, one), {OURS: runs(250), THEIRS: runs(100)})
+            for kind, one in ((MAILDIR, secure), (MAILDIR, login), (SLOWLY, shape()), (DOUBTFULLY, shape()))
+        ]
+        rows = report.rows()
+        self.assertEqual([row.target for row in rows], [2, 2, 0, 0, 0, 0, 0, 1, 0, 1])
+        self.assertEqual(rows[0].verdict, "reached")
+        self.assertIn("451", rows[-2].figure)
 
     def test_without_postfix_there_is_no_verdict_on_ratios(self) -> None:
         """Our own figures are there all the same."""
