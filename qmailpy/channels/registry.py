@@ -24,6 +24,8 @@ KINDS: Mapping[str, str] = {
     "conversion": "qmailpy.channels.conversion:ConversionChannel",
     "defragment": "qmailpy.channels.defragment:DefragmentChannel",
     "reprocess": "qmailpy.channels.reprocess:ReprocessChannel",
+    "pipe": "qmailpy.channels.pipe:PipeChannel",
+    "autoreply": "qmailpy.channels.autoreply:AutoReplyChannel",
     "bitbucket": "qmailpy.channels.bitbucket:BitbucketChannel",
 }
 """C{[channel.NAME] kind}: where its factory is, so that a process loads only the kinds it uses."""

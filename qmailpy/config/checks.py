@@ -29,7 +29,19 @@ _BASE = re.compile(
 
 _DN = r"[A-Za-z][A-Za-z0-9.-]*=[^\x00-\x1f]+"
 
-KINDS_OF_CHANNEL = ("smtp", "lmtp", "local", "process", "hold", "bitbucket", "conversion", "reprocess", "defragment")
+KINDS_OF_CHANNEL = (
+    "smtp",
+    "lmtp",
+    "local",
+    "process",
+    "hold",
+    "bitbucket",
+    "conversion",
+    "reprocess",
+    "defragment",
+    "pipe",
+    "autoreply",
+)
 TLS = ("none", "may", "must", "verify", "dane")
 CHECKED = ("none", "tag", "reject")
 KINDS_OF_LISTENER = ("smtp", "submission", "lmtp", "pop3")
@@ -351,7 +363,13 @@ CHECKS: Mapping[type, Mapping[str, Check]] = {
         "received": between(10, 1000),
     },
     schema.BounceConfig: {"language": one_of("en", "zh", "both")},
-    schema.LocalConfig: {"disabled": one_of("reject", "defer"), "quota_warn": between(0, 1)},
+    schema.LocalConfig: {
+        "disabled": one_of("reject", "defer"),
+        "quota_warn": between(0, 1),
+        "program_s": between(0.1, 86400),
+        "program_memory_octets": between(16 << 20),
+        "program_file_octets": between(1024),
+    },
     schema.ForwardConfig: {"domain": optional(domain), "srs_days": between(1, 365)},
     schema.LogConfig: {"roll": optional(clock)},
     schema.ListenerConfig: {
@@ -394,6 +412,10 @@ CHECKS: Mapping[type, Mapping[str, Check]] = {
         "greeting_timeout_s": seconds,
         "command_timeout_s": seconds,
         "data_timeout_s": seconds,
+        "command": program,
+        "run_s": between(0.1, 86400),
+        "run_memory_octets": between(16 << 20),
+        "run_file_octets": between(1024),
     },
     schema.DestinationConfig: {
         "pattern": destination_pattern,

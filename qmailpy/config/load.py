@@ -294,6 +294,9 @@ def _relations(
         if channel.kind == "lmtp" and not channel.relay and name != store:  # the directory names the hosts of that one
             text = 'has no relay, which kind "lmtp" needs; right would be as in relay = "store.example.org:24"'
             reader.add(("channel", name), "", text)
+        if channel.kind == "pipe" and not channel.command:
+            text = 'has no command, which kind "pipe" needs; right would be as in command = ["/usr/bin/gate", "$LOCAL"]'
+            reader.add(("channel", name), "", text)
         if channel.relay_user and not channel.relay:
             reader.add(("channel", name), "relay_user", "is nothing without relay")
     if queue is not None and queue.spill_octets * 4 > queue.segment_octets:

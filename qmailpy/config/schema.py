@@ -71,6 +71,10 @@ class LocalConfig:
     disabled: str = "reject"  # mail for a disabled account: "reject" (550 5.2.1) or "defer" (450 4.2.1)
     over_quota_s: float = 259200.0  # a full mailbox is 4.2.2 (try again) for so long, then 5.2.2; 0 = 5.2.2 at once
     quota_warn: float = 0.9  # share of the quota at which the user is told, once; 0 = never
+    programs: bool = False  # users' .qmail files may name programs
+    program_s: float = 300.0  # longest time one may take; then it is killed, and the mail waits
+    program_memory_octets: int = 1 << 29  # address space it may have
+    program_file_octets: int = 1 << 30  # largest file it may write
 
 
 @frozen(kw_only=True)
@@ -147,7 +151,7 @@ class ChannelConfig:
     """[channel.NAME]: a way out of the queue."""
 
     name: str
-    kind: str  # "smtp", "lmtp", "local", "process", "hold", "bitbucket"
+    kind: str  # of channels.registry.KINDS
     concurrency: int = 20  # jobs at once, a worker
     destination_concurrency: int = 10  # of these, to one destination
     backoff: tuple[float, ...] = ()  # seconds between attempts, the last repeats; empty = quadratic
@@ -178,6 +182,10 @@ class ChannelConfig:
     gather_s: float = 86400.0  # kind defragment: after so long pieces go on although there are not all
     allow_loopback: bool = False  # deliver to loopback addresses found in the DNS
     stopped: bool = False
+    command: tuple[str, ...] = ()  # pipe: the program that takes each recipient's copy, and its arguments
+    run_s: float = 300.0  # pipe: longest time it may take; then it is killed, and the mail waits
+    run_memory_octets: int = 1 << 29  # pipe: address space it may have
+    run_file_octets: int = 1 << 30  # pipe: largest file it may write
 
 
 @frozen(kw_only=True)

@@ -170,7 +170,7 @@ class ParseTests(SynchronousTestCase):
                 "F:6: [queue] roll_s: -1.0 is out of range; right would be 0.1 or more",
                 'F:8: [trust] networks: "10.0.0.1/8" is no network; right would be as in "10.0.0.0/8"',
                 'F:10: [channel.x] kind: "smpt" is not known; right would be "smtp" or "lmtp" or "local" or "process" '
-                'or "hold" or "bitbucket" or "conversion" or "reprocess" or "defragment"',
+                'or "hold" or "bitbucket" or "conversion" or "reprocess" or "defragment" or "pipe" or "autoreply"',
                 'F:13: [[rewrite]] 1 channel: there is no channel "y"; known are x',
             ],
         )

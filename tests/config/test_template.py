@@ -70,9 +70,10 @@ class TemplateTests(SynchronousTestCase):
     def test_examples_in_comments_are_right(self) -> None:
         """The commented tables load when their marks are taken away."""
         arrays = "rewrite|destination|dnslist|conversion|from_access|mail_access"
-        text = re.sub(rf"(?m)^# (?=\[channel\.tcp_intranet|\[\[(?:{arrays})|[a-z_]+ = )", "", self.text)
+        text = re.sub(rf"(?m)^# (?=\[channel\.(?:tcp_intranet|fax)|\[\[(?:{arrays})|[a-z_]+ = )", "", self.text)
         config = parse(text, "F", "/home")
         self.assertEqual(config.channels["tcp_intranet"].backoff, (60.0, 300.0, 900.0))
+        self.assertEqual(config.channels["fax"].command[1:3], ("--from", "$SENDER"))
         self.assertEqual([rule.direction for rule in config.rules], ["to", "from", "to"])
         self.assertEqual([(one.source, one.destination) for one in config.selections], [("tcp_local", "local")])
         self.assertEqual([(one.pattern, one.tls) for one in config.destinations], [("bank.example", "verify")])

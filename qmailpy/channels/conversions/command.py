@@ -83,6 +83,7 @@ class Invocation:
     timeout_s: float
     memory_octets: int
     output_octets: int
+    stdin: int | None = None  # a descriptor, which becomes its standard input; C{None} = it has an empty one
 
     def whole(self) -> list[str]:
         """The arguments with what sets group and limits before them."""
@@ -110,6 +111,11 @@ class Run(Protocol):
 
     def __call__(self, invocation: Invocation) -> Deferred[Ended]:
         """Run it. Never fails."""
+
+
+def _handles(invocation: Invocation) -> dict[int, int | str]:
+    """What a command's standard input, output and error are, as C{spawnProcess} wants it."""
+    return {0: "w" if invocation.stdin is None else invocation.stdin, 1: "r", 2: "r"}
 
 
 def _found(program: str) -> str:
@@ -211,7 +217,9 @@ class ReactorRun:
         process = _ReactorProcess(ended)
         argv = invocation.whole()
         try:
-            transport = self._spawn.spawnProcess(process, argv[0], argv, env=dict(invocation.environment))
+            transport = self._spawn.spawnProcess(
+                process, argv[0], argv, env=dict(invocation.environment), childFDs=_handles(invocation)
+            )
         except OSError as problem:
             ended.callback(Ended(why=f"cannot be started: {problem.strerror}"))
             return ended
