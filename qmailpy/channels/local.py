@@ -9,7 +9,7 @@ A user that is gone: 5.1.1. Suspended: 5.2.1, or 4.2.1 as C{[local] disabled} sa
 it. C{user+tag}: into the folder C{tag} when there is one (L{qmailpy.local.folders}). The recipient's own Delivered-To
 field in the header: 5.4.6. A mailbox that is full: 4.2.2, in the end 5.2.2 (L{qmailpy.local.usage}); when it passes the
 mark its user finds a warning in it. A mailbox that cannot be written defers its own mail only: 4.3.1 for want of space
-or handles, 4.2.0 else.
+or handles, 4.2.0 else. When a user is away, the header of what was delivered goes to the autoreply channel.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from attrs import asdict, evolve, frozen
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from qmailpy.channels.autoreply import Answers
 from qmailpy.channels.parts import Parts
 from qmailpy.channels.quota_notice import QuotaNotice
 from qmailpy.config.schema import ChannelConfig, Config
@@ -87,6 +88,7 @@ class LocalChannel:
         self._writer = self._threads.writer(self._thd_work, f"{channel.name} delivery")
         self._usage = parts.usage
         self._notice = QuotaNotice(config, channel.name, parts.seconds)
+        self._answers = Answers(config, parts.seconds)
         self.reconfigure(config)
         self._guard = threading.Lock()  # over the two below, which the queue's thread uses as well
         self._delivered: dict[str, dict[int, list[Delivered]]] = {}  # by id and number: what may not be durable yet
@@ -96,19 +98,33 @@ class LocalChannel:
         self._suspended = _SUSPENDED_FOR_NOW if config.local.disabled == "defer" else _SUSPENDED
         self._nodes = names_of_node(config)
         self._notice.reconfigure(config)
+        self._answers.reconfigure(config)
 
     async def dequeue(self, job: Job) -> Sequence[Disposition]:
         results: list[Disposition | None] = []
         deliveries: list[Delivery] = []
+        away: dict[int, Mailbox] = {}  # by place among the recipients
         for number, recipient in zip(job.numbers, job.recipients, strict=True):
             found = await self._find(job, recipient)
             if isinstance(found, _Found):
+                if found.mailbox.auto_reply is not None:
+                    away[len(results)] = found.mailbox
                 deliveries.append(_delivery(job, number, recipient, found))
                 results.append(None)
             else:
                 results.append(found)
         written = iter(await self._writer.submit(deliveries) if deliveries else ())
-        return [next(written) if result is None else result for result in results]
+        said = [next(written) if result is None else result for result in results]
+        for place, mailbox in away.items():
+            said[place] = self._answered(job, job.recipients[place], mailbox, said[place])
+        return said
+
+    def _answered(self, job: Job, recipient: Recipient, mailbox: Mailbox, said: Disposition) -> Disposition:
+        """With an answer to what was delivered, where its user is away."""
+        if said.verdict is not Verdict.DELIVERED:
+            return said
+        mail = self._answers.mail(job, recipient, mailbox)
+        return said if mail is None else evolve(said, mails=(*said.mails, mail))
 
     async def stop(self) -> None:
         await self._writer.stop()

@@ -18,7 +18,7 @@ from qmailpy.config.schema import Config
 from qmailpy.values import Envelope, MemoryContent, Recipient
 from qmailpy.wire.partial import piece_of
 
-PASSING = frozenset({"process", "reprocess", "defragment", "conversion", "hold", "bitbucket"})
+PASSING = frozenset({"process", "reprocess", "defragment", "conversion", "hold", "bitbucket", "autoreply"})
 """Kinds of channels that a destination of "" does not mean: what mail leaves them for is another enqueue."""
 
 NULL = "<>"

@@ -112,8 +112,8 @@ def note(notice: Notice, kind: str, values: Mapping[str, str]) -> bytes:
     fields = [
         f"Date: {date(notice.time)}",
         f"From: {_phrase(notice.sender_name)} <MAILER-DAEMON@{_ascii(notice.hostname)}>",
-        f"To: {_clean(notice.to)}",
-        f"Subject: {_encoded(' / '.join(words.subject(kind) for words in notice.words))}",
+        f"To: {cleaned(notice.to)}",
+        f"Subject: {encoded(' / '.join(words.subject(kind) for words in notice.words))}",
         f"Message-ID: <{notice.id}@{_ascii(notice.hostname)}>",
         "Auto-Submitted: auto-generated",
         "MIME-Version: 1.0",
@@ -147,8 +147,8 @@ def _report(
         f"Received: by {_ascii(notice.hostname)} (qmailpy) id {notice.id}; {date(notice.time)}",
         f"Date: {date(notice.time)}",
         f"From: {_phrase(notice.sender_name)} <MAILER-DAEMON@{_ascii(notice.hostname)}>",
-        f"To: {_clean(notice.to)}",
-        f"Subject: {_encoded(subject)}",
+        f"To: {cleaned(notice.to)}",
+        f"Subject: {encoded(subject)}",
         f"Message-ID: <{notice.id}@{_ascii(notice.hostname)}>",
         "Auto-Submitted: auto-replied",
         "MIME-Version: 1.0",
@@ -191,9 +191,9 @@ def _text(
     """The part for people, in each of the languages."""
     values = {
         "hostname": notice.hostname,
-        "sender": _clean(origin.envelope.sender),
+        "sender": cleaned(origin.envelope.sender),
         "arrival": date(origin.envelope.arrival),
-        "envid": _clean(origin.envelope.envid),
+        "envid": cleaned(origin.envelope.envid),
         "until": date(retry_until) if retry_until is not None else "",
     }
     found: list[str] = []
@@ -210,9 +210,9 @@ def _text(
 
 def _told(one: Reported, words: Wording) -> dict[str, str]:
     """What there is to say of one recipient."""
-    final, host = _clean(one.recipient.address), _clean(one.remote_mta)
-    original = _clean(one.recipient.original) or final
-    reply = _clean(str(one.reply))[:_TEXT_MAX]
+    final, host = cleaned(one.recipient.address), cleaned(one.remote_mta)
+    original = cleaned(one.recipient.original) or final
+    reply = cleaned(str(one.reply))[:_TEXT_MAX]
     status = _enhanced(one.reply)
     return {
         "original": original,
@@ -253,7 +253,7 @@ def _typed(kind: str, address: str, *, utf8: bool) -> str:
     An address with its type; one that is not US-ASCII has the type C{utf-8} (RFC 6533 s.3), and stands as it is or, in
     a part that must be US-ASCII, as C{utf-8-addr-xtext}.
     """
-    clean = _clean(address)
+    clean = cleaned(address)
     if clean.isascii() and kind.lower() != "utf-8":
         return f"{_ascii(kind)}; {clean}"
     return "utf-8; " + (clean if utf8 else unicode_xtext(clean))
@@ -319,16 +319,16 @@ def _folded(field: str) -> str:
 
 def _phrase(name: str) -> str:
     """A display name (RFC 5322 s.3.4), an encoded word when it is not US-ASCII (RFC 2047)."""
-    clean = _clean(name)[:60]
+    clean = cleaned(name)[:60]
     if clean.isascii():
         return '"' + clean.replace("\\", "\\\\").replace('"', '\\"') + '"'
     octets = clean.encode("utf-8", "replace")[:40].decode("utf-8", "ignore").encode()
     return "=?utf-8?q?" + "".join(f"={octet:02X}" for octet in octets) + "?="
 
 
-def _encoded(text: str) -> str:
+def encoded(text: str) -> str:
     """An unstructured value, as encoded words on lines of their own when it is not US-ASCII (RFC 2047)."""
-    clean = _clean(text)
+    clean = cleaned(text)
     if clean.isascii():
         return clean
     words, part = [], ""
@@ -340,11 +340,11 @@ def _encoded(text: str) -> str:
     return "\r\n ".join(f"=?utf-8?b?{base64.b64encode(word.encode()).decode()}?=" for word in (*words, part))
 
 
-def _clean(text: str) -> str:
+def cleaned(text: str) -> str:
     """One line of it, without controls."""
     return _CONTROLS.sub(" ", text).encode("utf-8", "replace").decode().strip()
 
 
 def _ascii(text: str) -> str:
     """One line of it in printable US-ASCII."""
-    return _NOT_ASCII.sub("?", _clean(text))
+    return _NOT_ASCII.sub("?", cleaned(text))
