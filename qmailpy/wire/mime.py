@@ -243,14 +243,14 @@ class MimeWalker:
     def _cut(self, at: int, end: int, final: bool) -> int:
         """Where a boundary line begins in a header; -1 when there is none."""
         buffer = self._buffer
-        line = at if buffer.startswith(b"--", at) else buffer.find(b"\r\n--", at, end) + 2
-        while line >= at and line >= 2:
+        line = at if buffer.startswith(b"--", at) else _next_dashes(buffer, at, end)
+        while line >= 0:
             stop = buffer.find(b"\r\n", line, line + LINE + 2)
             if stop < 0 and final and len(buffer) - line <= LINE:
                 stop = len(buffer)
             if stop >= 0 and self._level(line, stop) >= 0:
                 return line
-            line = buffer.find(b"\r\n--", line, end) + 2
+            line = _next_dashes(buffer, line, end)
         return -1
 
     def _begin(self, end: int) -> None:
@@ -430,6 +430,12 @@ class MimeWalker:
 
 def _boundary(value: FieldValue) -> bytes:
     return value.parameters.get("boundary", "").rstrip(" \t").encode("utf-8", "surrogateescape")
+
+
+def _next_dashes(buffer: bytearray, at: int, end: int) -> int:
+    """Where the next line that begins with C{--} begins; -1 when there is none."""
+    found = buffer.find(b"\r\n--", at, end)
+    return -1 if found < 0 else found + 2
 
 
 def _tail(buffer: bytearray) -> int:

@@ -152,14 +152,17 @@ PIECES = [
     b"x" * 1001,
     b"\xff\0",
 ]
-MESSAGES = st.lists(st.sampled_from(PIECES), max_size=40).map(b"".join)
+LINES = [b"\r\n--b\r\n", b"\r\n--b\r\n\r\n", b"\r\n--b--\r\n", b"\r\n--bb\r\n", b"\r\n--bb--\r\n", b"\r\n\r\n"]
+_anything = st.lists(st.sampled_from(PIECES + LINES), max_size=40).map(b"".join)
+MESSAGES = st.one_of(_anything, st.tuples(st.just(HEAD), _anything).map(b"".join))
+"""Octets that look like messages; half of them begin as one with parts."""
 
 
 class AnythingTests(SynchronousTestCase):
     @given(
         MESSAGES, st.sampled_from([1, 2, 3, 7]), st.sampled_from([FREE, MimeLimits(depth=2, parts=4, header_octets=60)])
     )
-    @settings(max_examples=400, deadline=None)
+    @settings(max_examples=600, deadline=None)
     def test_every_octet_is_told_once_and_the_same_in_pieces(
         self, message: bytes, step: int, limits: MimeLimits
     ) -> None:
@@ -202,9 +205,9 @@ ORDEALS: dict[str, tuple[Callable[[int], bytes], int]] = {
 
 class TimeTests(SynchronousTestCase):
     def spent(self, message: bytes, limits: MimeLimits) -> float:
-        """Seconds of the best of three."""
+        """Seconds of the better of two."""
         best = 1e9
-        for _ in range(3):
+        for _ in range(2):
             walker = MimeWalker(limits)
             begin = time.process_time()
             for at in range(0, len(message), 65536):
@@ -218,11 +221,11 @@ class TimeTests(SynchronousTestCase):
         gc.disable()
         self.addCleanup(gc.enable)
         for name, (make, count) in ORDEALS.items():
-            for limits in (FREE, MimeLimits()):
-                for _ in range(3):  # a busy machine may spoil one
-                    once, twice = (self.spent(make(n), limits) for n in (count, 2 * count))
-                    if twice <= 2.3 * once + 0.01:
-                        break
-                else:
-                    self.fail(f"{name}: {once:.3f} s, then {twice:.3f} s")
-                self.assertLess(twice, 5.0, name)
+            for _ in range(4):  # a busy machine may spoil some
+                once, twice = (self.spent(make(n), FREE) for n in (count, 2 * count))
+                if twice <= 2.3 * once + 0.01:
+                    break
+            else:
+                self.fail(f"{name}: {once:.3f} s, then {twice:.3f} s")
+            self.assertLess(twice, 5.0, name)
+            self.assertLess(self.spent(make(count), MimeLimits()), 2.0, name)

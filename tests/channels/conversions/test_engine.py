@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from attrs import evolve
 from hypothesis import given, settings
 
 from qmailpy.channels.conversions.command import Answer, Invocation
@@ -61,6 +62,11 @@ class FittingTests(ConverterCase):
         octets = self.made(entry("utf8", go_on=True), entry("disclaimer", text="bye"))
         self.assertEqual(self.did(), [("1", "from iso8859-1 to utf-8"), ("1", "disclaimer added")])
         self.assertIn(b"caf=C3=A9\r\n\r\nbye", octets)
+
+    def test_the_first_entry_for_the_whole_is_the_one(self) -> None:
+        copy = entry("journal", whole=True, address="j@z.example")
+        self.assertIs(self.outcome(copy, entry("hold", whole=True)).kind, Kind.SAME)
+        self.assertIs(self.outcome(evolve(copy, go_on=True), entry("hold", whole=True)).kind, Kind.HOLD)
 
     def test_the_null_sender_is_spoken_of(self) -> None:
         self.outcome(entry("keep", sender=("<>",)), sender="")
