@@ -148,12 +148,16 @@ class ConversionChannel:
         except Temporary as error:
             return [Disposition(verdict=Verdict.DEFERRED, reply=error.reply)] * len(group)
         except OSError as problem:
-            self._log.error("message {id} cannot be converted: {problem}", id=job.id, problem=str(problem))
+            self._trouble(job, str(problem))
             return [Disposition(verdict=Verdict.DEFERRED, reply=_TROUBLE)] * len(group)
         said = self._said(job, outcome, group)
         if copies and said[0].verdict in (Verdict.FORWARDED, Verdict.DELIVERED):
             said[0] = evolve(said[0], mails=(*said[0].mails, *copies))
         return said
+
+    def _trouble(self, job: Job, why: str) -> None:
+        self._log.error("message {id} cannot be converted: {why}", id=job.id, why=why)
+        self._parts.events.happened("conversion.failed", channel=self.name, why=why, id=job.id)
 
     def _said(self, job: Job, outcome: Outcome, group: list[_Onward]) -> list[Disposition]:
         if outcome.kind in (Kind.SAME, Kind.CHANGED):
@@ -165,7 +169,7 @@ class ConversionChannel:
         elif outcome.kind is Kind.RETURN:
             one = Disposition(verdict=Verdict.FAILED, reply=Reply(554, "5.7.1", outcome.text))
         else:
-            self._log.error("message {id} cannot be converted: {why}", id=job.id, why=outcome.text)
+            self._trouble(job, outcome.text)
             one = Disposition(verdict=Verdict.DEFERRED, reply=_TROUBLE)
         return [one] * len(group)
 

@@ -108,6 +108,12 @@ CATALOGUE: Mapping[str, Kind] = {
         remedy="qmailpy qm held; then qmailpy qm release, return or delete",
         interval_s=86400.0,
     ),
+    "conversion.failed": Kind(
+        severity=Severity.WARNING,
+        fields=("channel", "why", "id"),
+        text="channel {channel} cannot convert mail, which waits; message {id}: {why}",
+        remedy="Mend the command or its entry in conversions.toml; what it does: qmailpy test conversion FILE --run",
+    ),
     "worker.restarted": Kind(
         severity=Severity.WARNING,
         fields=("worker", "how", "wait"),

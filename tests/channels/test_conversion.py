@@ -16,6 +16,7 @@ from qmailpy.config.conversion_schema import ConversionsConfig
 from qmailpy.config.schema import ChannelConfig
 from qmailpy.errors import Temporary
 from qmailpy.interfaces import IChannel
+from qmailpy.testing.memory_events import MemoryEvents
 from qmailpy.testing.scripted_router import ScriptedRouter, local, remote, unknown_user
 from qmailpy.values import Disposition, Job, NewMail, Notify, Posting, Recipient, Reply, Routed, RouteResult, Verdict
 from tests.channels.common import MESSAGE, make_config, make_job, make_parts
@@ -38,11 +39,14 @@ class ConversionChannelTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.router = ScriptedRouter()
         self.home = self.mktemp()
+        self.events = MemoryEvents()
 
     def said(self, job: Job, *entries: Any) -> Sequence[Disposition]:
         config = make_config({"conversion": HERE})
         config = evolve(config, home=self.home, conversions=ConversionsConfig(entries=entries))
-        channel = ConversionChannel(config, HERE, make_parts(config, router=self.router), maybeDeferred)
+        channel = ConversionChannel(
+            config, HERE, evolve(make_parts(config, router=self.router), events=self.events), maybeDeferred
+        )
         verifyObject(IChannel, channel)
         return self.successResultOf(Deferred.fromCoroutine(channel.dequeue(job)))
 
@@ -116,6 +120,7 @@ class ConversionChannelTests(SynchronousTestCase):
         large = MULTI.replace(b"preamble", b"x" * 300_000)
         (said,) = self.said(job_for(recipient("a@x.example"), octets=large), entry("utf8"))
         self.assertIs(said.verdict, Verdict.DEFERRED)
+        self.assertEqual(self.events.names, ["conversion.failed"])
 
     def test_a_journal_copy_goes_once_from_nobody(self) -> None:
         self.router.later = {"j@z.example": remote("j@z.example")}

@@ -69,6 +69,9 @@ class TestConversionTests(SynchronousTestCase):
         for arguments in (("--source", "nowhere"),):
             found = self.run_(*arguments)
             self.assertEqual((found.status, found.err.count("\n")), (1, 1), found.err)
+        self.table('[[entry]]\nname = "n"\naction = "command"\ncommand = ["/no/such"]\n')
+        found = invoke("--home", self.home, "check")
+        self.assertIn("conversions.toml: [[entry]] 1 (n) command: /no/such cannot be run; right would", found.err)
         self.table("[[entry]]\n")
         self.assertIn("conversions.toml:1: [[entry]] 1 action: is missing", self.run_().err)
         found = invoke("--home", self.home, "check")
