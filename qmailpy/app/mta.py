@@ -26,6 +26,7 @@ from qmailpy.app import figures, monitor, queue_figures
 from qmailpy.app.context import ChildContext
 from qmailpy.app.drops import Drops
 from qmailpy.app.expiry import CertificateWatch
+from qmailpy.app.indexer import Indexer
 from qmailpy.app.listeners import MailListeners
 from qmailpy.app.lookups import Lookups
 from qmailpy.app.published import Published
@@ -85,6 +86,7 @@ class MailWorker(Service):
         self._recorders: dict[str, Recorder] = {}
         self._reports: TlsReports | None = None  # of the first worker
         self._watching: Watching | None = None  # likewise
+        self._indexer: Indexer | None = None  # likewise
         self._notices: list[Notices] = []
         context.hooks.reload.append(self._reload)
         context.hooks.reopen.append(self._reopen)
@@ -229,6 +231,8 @@ class MailWorker(Service):
             )
             self._reports.startService()
             self._context.control.add("log.roll", self._rolling.roll)
+            self._indexer = Indexer(self._reactor, config)
+            self._indexer.startService()
             self._watch = CertificateWatch(self._reactor, self._events, self._context.thd_pairs, self.queue.in_thread)
             self._watch.startService()
             self._watching = Watching(
@@ -334,6 +338,8 @@ class MailWorker(Service):
             self._reports.config = config
         if self._watching is not None:
             self._watching.reconfigure(config)
+        if self._indexer is not None:
+            self._indexer.reconfigure(config)
         self._usage.reconfigure(config)
         self._gate.reconfigure(config, lists)
         for channel in self._channels:
@@ -374,6 +380,7 @@ class MailWorker(Service):
         ended = [self._listeners.close(), *(port.stopListening() for port in self._ports)]
         await DeferredList([each for each in ended if each is not None], consumeErrors=True)
         parts = [getattr(self, name, None) for name in ("_drops", "_rolling", "_watch", "_reports", "_watching")]
+        indexed = self._indexer.stopService() if self._indexer is not None else None
         for part in parts:
             if part is not None:
                 part.stopService()
@@ -386,6 +393,8 @@ class MailWorker(Service):
         for recorder in self._recorders.values():
             recorder.close()
         await self._lookups.stop()
+        if indexed is not None:
+            await indexed
 
     def stopService(self) -> Deferred[None]:
         """Fires when what was in flight is recorded and everything is in files."""

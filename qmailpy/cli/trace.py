@@ -34,6 +34,7 @@ from qmailpy.records.index import Indexed, LogIndex, thd_index
 from qmailpy.records.record import LogRecord
 from qmailpy.records.text import LineFormat, Unreadable
 
+_PATIENCE_S = 3.0  # with the daemon's indexer
 _QUEUE_ID = re.compile(r"[0-9a-v]{15}")
 
 
@@ -56,7 +57,9 @@ def opened(home: str, config: Config, rebuild: bool = False) -> Iterator[LogInde
             click.echo(f"\rreading the log: {records} lines", nl=False, err=True)
 
     with acting_as(owner(directory)):
-        index = thd_index(RealFiles(), directory, config.log, time.time(), rebuild=rebuild, progress=progress)
+        index = thd_index(
+            RealFiles(), directory, config.log, time.time(), rebuild=rebuild, progress=progress, wait_s=_PATIENCE_S
+        )
         try:
             if told:
                 click.echo("\r" + " " * 40 + "\r", nl=False, err=True)

@@ -371,7 +371,13 @@ CHECKS: Mapping[type, Mapping[str, Check]] = {
         "program_file_octets": between(1024),
     },
     schema.ForwardConfig: {"domain": optional(domain), "srs_days": between(1, 365)},
-    schema.LogConfig: {"roll": optional(clock)},
+    schema.LogConfig: {
+        "roll": optional(clock),
+        "index_days": between(1, 36500),
+        "index_s": between(0, 86400),
+        "compress": optional(one_of("zstd", "gzip")),
+        "keep_days": between(0, 36500),
+    },
     schema.ListenerConfig: {
         "name": name,
         "kind": one_of(*KINDS_OF_LISTENER),

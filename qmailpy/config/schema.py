@@ -106,6 +106,9 @@ class LogConfig:
     bad_commands: int = 10  # B records a session at most
     roll: str = "00:00"  # local time of the daily rollover; "" = only on demand
     index_days: int = 30  # how far back "qmailpy trace" looks
+    index_s: float = 10.0  # how often the indexer brings its index up to date; 0 = no indexer, only commands do
+    compress: str = ""  # "zstd" or "gzip": mail.log is packed away by the day, by the indexer; "" = it just grows
+    keep_days: int = 0  # what was packed away is removed after so many; 0 = never
 
 
 @frozen(kw_only=True)

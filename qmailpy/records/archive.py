@@ -1,12 +1,11 @@
 """
 All there is of the transaction log, read once from its oldest line: in large pieces, in bounded memory.
 
-That is what the site keeps compressed (C{mail.log*.gz}, C{mail.log*.zst}), the cumulative C{mail.log}, yesterday's and
-the current file. While a roll is under way yesterday is in C{mail.log} already, perhaps in part: that part is left
-out, by the size noted in C{mail.log_rolling}.
+That is what is packed away (C{mail.log*.gz}, C{mail.log*.zst}: by L{qmailpy.records.packing} or by the site) or about
+to be (C{mail.log.2026-03-01}), the cumulative C{mail.log}, yesterday's and the current file. While a roll is under way
+yesterday is in C{mail.log} already, perhaps in part: that part is left out, by the size noted in C{mail.log_rolling}.
 
-Gzip and zstd files are known by their first octets. Zstd needs the package C{zstandard}, which qmailpy does without
-otherwise.
+Gzip and zstd files are known by their first octets.
 """
 
 from __future__ import annotations
@@ -14,8 +13,10 @@ from __future__ import annotations
 import gzip
 import importlib
 import os
+import re
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import BinaryIO, cast
 
 from attrs import frozen
@@ -28,6 +29,7 @@ from qmailpy.records.text import LINE_OCTETS
 _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _PACKED = (".gz", ".zst")
+_KEPT = re.compile(r"mail\.log.*\.(?:gz|zst)|mail\.log\.\d{4}-\d\d-\d\d(?:-\d{1,4})?")
 
 
 @frozen
@@ -71,8 +73,45 @@ def thd_sources(directory: str) -> list[Source]:
         seen.add(identity)
         limit = _noted(directory) if name == CUMULATIVE and found and found[0].path.endswith(YESTERDAY) else -1
         found.insert(0, Source(f"{directory}/{name}", file, identity, limit))
-    packed = sorted(name for name in os.listdir(directory) if name.startswith(CUMULATIVE) and name.endswith(_PACKED))
-    return [*(thd_open(f"{directory}/{name}") for name in packed), *found]
+    return [*_thd_kept(directory, seen), *found]
+
+
+def thd_packed(directory: str) -> list[Source]:
+    """Those of L{thd_sources} that come before mail.log. @raise OSError: one cannot be opened."""
+    seen: set[int] = set()
+    with suppress(FileNotFoundError):
+        seen.add(os.stat(f"{directory}/{CUMULATIVE}").st_ino)
+    try:
+        return _thd_kept(directory, seen)
+    except FileNotFoundError:
+        return []
+
+
+def _thd_kept(directory: str, seen: set[int]) -> list[Source]:
+    """
+    What was packed away, or is about to be. Of a file that is there plain and packed (which was cut), the plain one.
+
+    @param seen: inode numbers of files that are read under another name: mail.log, set aside between the two looks.
+    """
+    found: list[Source] = []
+    for stem in sorted({_stem(name) for name in os.listdir(directory) if _KEPT.fullmatch(name)}):
+        for ending in ("", *_PACKED):
+            try:
+                source = thd_open(f"{directory}/{stem}{ending}")
+            except FileNotFoundError:  # packed meanwhile, or removed for its age
+                continue
+            if source.identity in seen:
+                source.file.close()
+            else:
+                found.append(source)
+            break
+    return found
+
+
+def _stem(name: str) -> str:
+    for ending in _PACKED:
+        name = name.removesuffix(ending)
+    return name
 
 
 def _noted(directory: str) -> int:

@@ -5,7 +5,7 @@ An SQLite file of its own, HOME/log/index.sqlite, that holds the lines of the la
 be told when its log has long been packed away. It is made from the log and nothing else, by the daemon's indexer
 (L{qmailpy.app.indexer}) and by whoever asks; mail knows nothing of it. Lost or damaged, it is made again.
 
-    meta(name, value)            version; number and offset of the file that was read last; size of mail.log then
+    meta(name, value)            version; number and offset of the file that was read last; of mail.log likewise
     mail(n, id, time, message_id, parent)   a message in the queue; id '' and a row a line for what was refused
     line(mail, text)             its lines, in the order of the log
     address(address, mail)       sender and recipients in small letters
@@ -21,6 +21,7 @@ more (rolled twice since), mail.log is read from the size it had, and lines that
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import re
@@ -49,6 +50,8 @@ WORDS = 20
 """Words of a subject that are looked for."""
 
 _RECENT = 20_000  # messages whose number is kept at hand while indexing
+_FORGOTTEN = 5_000  # messages that are forgotten at once
+_ROTTEN = frozenset({1, 11, 26})  # SQLITE_ERROR (a table that is not there), SQLITE_CORRUPT, SQLITE_NOTADB
 _QUEUE_ID = re.compile(r"[0-9a-v]{15}")
 _UNTRACED = CONNECTION | {Action.BAD_COMMAND}
 _SCHEMA = """
@@ -80,6 +83,13 @@ class Indexed:
     parent: str  # queue id of the message it comes from
 
 
+def _told(error: sqlite3.DatabaseError) -> Exception:
+    """A full disk, or one that fails, is no reason to throw the index away."""
+    if getattr(error, "sqlite_errorcode", 1) & 0xFF in _ROTTEN:
+        return IndexBroken(str(error))
+    return OSError(errno.EIO, f"{INDEX}: {error}")
+
+
 class LogIndex:
     """
     The index, open. Not for several threads at once; several processes may have it open.
@@ -105,7 +115,7 @@ class LogIndex:
             self._open()
         except sqlite3.DatabaseError as error:
             self._database.close()
-            raise IndexBroken(str(error)) from error
+            raise _told(error) from error
         except IndexBroken:
             self._database.close()
             raise
@@ -147,6 +157,7 @@ class LogIndex:
         options: LogConfig,
         now: float,
         progress: Callable[[int], None] = lambda records: None,
+        pause: Callable[[], None] = lambda: None,
     ) -> int:
         """
         Read what the log has more than the index, and forget what is older than C{options.index_days}. Blocks.
@@ -154,19 +165,27 @@ class LogIndex:
         @param directory: HOME/log.
         @param options: those the log was written with.
         @param progress: called with the number of lines so far, about twice a second.
+        @param pause: called between pieces of work, with nothing locked; what it raises ends the reading, which goes on
+            from there next time.
         @return: how many lines were added.
         @raise IndexBroken: see there.
-        @raise OSError: the log cannot be read.
+        @raise OSError: the log cannot be read, or there is no room for the index.
         """
         try:
-            return self._update(files, directory, options, now, progress)
+            return self._update(files, directory, options, now, progress, pause)
         except sqlite3.DatabaseError as error:
             if self._database.in_transaction:
                 self._database.rollback()
-            raise IndexBroken(str(error)) from error
+            raise _told(error) from error
 
     def _update(
-        self, files: Files, directory: str, options: LogConfig, now: float, progress: Callable[[int], None]
+        self,
+        files: Files,
+        directory: str,
+        options: LogConfig,
+        now: float,
+        progress: Callable[[int], None],
+        pause: Callable[[], None],
     ) -> int:
         oldest = now - options.index_days * DAY_S
         sources = thd_sources(directory)
@@ -178,9 +197,11 @@ class LogIndex:
             at = numbers.index(known)
             careful = sources[at].packed  # where we were in it cannot be found again
         elif known:
+            # Rolled twice since. Where mail.log is still the one it was then, what follows is behind its end of then.
             careful = True
-            packed = [source.path.endswith(CUMULATIVE) for source in sources]
-            at, offset = (packed.index(True), self._noted("cumulative")) if True in packed else (0, 0)
+            cumulative = self._noted("cumulative_file")
+            known_one = cumulative and cumulative in numbers
+            at, offset = (numbers.index(cumulative), self._noted("cumulative")) if known_one else (0, 0)
         else:
             offset = 0
         for source in sources[:at]:
@@ -196,27 +217,38 @@ class LogIndex:
                     self._note("offset", end)
                 if source.path.endswith(CUMULATIVE):
                     self._note("cumulative", end)
+                    self._note("cumulative_file", number)
                 self._database.execute("COMMIT")
+                pause()
                 if time.monotonic() - told > 0.5:
                     told = time.monotonic()
                     progress(filling.added)
             offset = 0
-        self._forget(oldest)
+        self._forget(oldest, pause)
         return filling.added
 
-    def _forget(self, oldest: float) -> None:
-        """Once a day's worth of it can go: the addresses are all looked at for it."""
+    def _forget(self, oldest: float, pause: Callable[[], None]) -> None:
+        """
+        Once a day's worth of it can go: the addresses are all looked at for it.
+
+        Piece by piece, so that nobody waits long; addresses of mail that is gone are not seen any more.
+        """
         run = self._database.execute
         first = run("SELECT time FROM mail ORDER BY n LIMIT 1").fetchone()
         if first is None or first[0] >= oldest - DAY_S:
             return
-        run("BEGIN IMMEDIATE")
-        (keep,) = run("SELECT coalesce(min(n), 1 << 62) FROM mail WHERE time >= ?", (oldest,)).fetchone()
-        run("DELETE FROM line WHERE mail < ?", (keep,))
+        (start, keep) = run(
+            "SELECT (SELECT min(n) FROM mail), coalesce(min(n), (SELECT max(n) + 1 FROM mail)) "
+            "FROM mail WHERE time >= ?",
+            (oldest,),
+        ).fetchone()
         run("DELETE FROM address WHERE mail < ?", (keep,))
-        run("DELETE FROM subject WHERE mail < ?", (keep,))
-        run("DELETE FROM mail WHERE n < ?", (keep,))
-        run("COMMIT")
+        for end in range(start + _FORGOTTEN, keep + _FORGOTTEN, _FORGOTTEN):
+            pause()
+            run("BEGIN IMMEDIATE")
+            for table, column in (("line", "mail"), ("subject", "mail"), ("mail", "n")):
+                run(f"DELETE FROM {table} WHERE {column} < ?", (min(end, keep),))  # noqa: S608 - ours
+            run("COMMIT")
 
     def _noted(self, name: str) -> int:
         found = self._database.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
@@ -279,7 +311,7 @@ class LogIndex:
         try:
             rows = self._database.execute(query, values).fetchall()
         except sqlite3.DatabaseError as error:
-            raise IndexBroken(str(error)) from error
+            raise _told(error) from error
         return [Indexed(number=n, id=i, time=t, message_id=m, parent=p) for n, i, t, m, p in rows]
 
 
@@ -382,6 +414,8 @@ def thd_index(
     *,
     rebuild: bool = False,
     progress: Callable[[int], None] = lambda records: None,
+    pause: Callable[[], None] = lambda: None,
+    wait_s: float = 0.0,
 ) -> LogIndex:
     """
     The index, up to date; one that is broken is made anew. For commands and for a thread.
@@ -389,12 +423,14 @@ def thd_index(
     While another process brings it up to date it is given as it is (C{busy}).
 
     @param rebuild: make it anew anyhow.
+    @param pause: see L{LogIndex.thd_update}.
+    @param wait_s: how long to wait for another process, which mostly has little to read.
     @raise BlockingIOError: it is to be made anew, and another process is at it.
     @raise OSError: the log cannot be read, or the index not be written.
     """
     path = f"{directory}/{INDEX}"
     try:
-        lock = files.lock(f"{path}_lock")
+        lock = _locked(files, f"{path}_lock", wait_s)
     except BlockingIOError:
         if rebuild:
             raise
@@ -408,7 +444,7 @@ def thd_index(
             try:
                 index = LogIndex(path)
                 try:
-                    index.added = index.thd_update(files, directory, options, now, progress)
+                    index.added = index.thd_update(files, directory, options, now, progress, pause)
                 except BaseException:
                     index.close()
                     raise
@@ -420,6 +456,17 @@ def thd_index(
         raise AssertionError("not reached")
     finally:
         files.close(lock)
+
+
+def _locked(files: Files, path: str, wait_s: float) -> int:
+    end = time.monotonic() + wait_s
+    while True:
+        try:
+            return files.lock(path)
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                raise
+        time.sleep(0.02)
 
 
 def _remove(path: str) -> None:

@@ -3,8 +3,8 @@ Do the books balance? The counters against the fold of the transaction log since
 
 Each lane is compared by itself: the lines of the lane behind its last clear, up to the line its counters stand for, are
 folded and must give the counters, item by item; and for every channel Received = Delivered + Stored. Works beside a
-running daemon: lines newer than the counters read are left out. One pass over mail.log, yesterday and current, from
-where the oldest clear was if that can be told.
+running daemon: lines newer than the counters read are left out. One pass over what was packed away, mail.log,
+yesterday and current, from where the oldest clear was if that can be told.
 
 What options leave out of the log cannot be compared and is named: without C{process} nothing, without C{filename} only
 recipients, without C{queue_time} no queue times, without C{connections} no associations.
@@ -18,9 +18,10 @@ from attrs import define, field, frozen
 
 from qmailpy.config.schema import LogConfig
 from qmailpy.disk.files import Files
+from qmailpy.records.archive import thd_batches, thd_packed
 from qmailpy.records.logfile import CUMULATIVE, CURRENT, YESTERDAY, file_number
 from qmailpy.records.reading import lines
-from qmailpy.records.text import LineFormat, Unreadable
+from qmailpy.records.text import LineFormat, Unreadable, fragment
 from qmailpy.stats.counters import LaneState
 from qmailpy.stats.fold import apply, balanced
 from qmailpy.stats.items import (
@@ -198,6 +199,10 @@ def _lines(files: Files, directory: str, lanes: list[LaneState]) -> Iterator[byt
             if files.exists(path):
                 handles.insert(0, files.open(path))
         start, offset = _start(files, handles, lanes)
+        if start == offset == 0:
+            # They may reach back beyond mail.log: what was packed away, too.
+            for batch in thd_batches(thd_packed(directory)):
+                yield from map(fragment, batch)
         for handle in handles[start:]:
             yield from lines(files, handle, offset)
             offset = 0
