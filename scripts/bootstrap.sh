@@ -86,6 +86,8 @@ slapd slapd
 knotd knot
 unbound unbound
 msmtp msmtp
+snmpd snmpd
+snmpwalk snmp
 END
 # swaks speaks TLS and all of SASL only with these
 perl -MNet::SSLeay -MAuthen::SASL -e 1 2> /dev/null || missing="$missing libnet-ssleay-perl libauthen-sasl-perl"

@@ -1,0 +1,259 @@
+"""
+A L{Look} as the objects of NETWORK-SERVICES-MIB (RFC 2788) and MTA-MIB (RFC 2789): a group is a channel.
+
+    .1.3.6.1.2.1.27.1.1.COLUMN.APPL              applTable: the MTA, the directory, the POP3 server
+    .1.3.6.1.2.1.27.2.1.COLUMN.APPL.ASSOC        assocTable: deliveries under way
+    .1.3.6.1.2.1.28.1.1.COLUMN.APPL              mtaTable: sums of the channels
+    .1.3.6.1.2.1.28.2.1.COLUMN.APPL.GROUP        mtaGroupTable
+
+Volumes are in units of 1024 octets, intervals in hundredths of a second. Columns of which we know nothing are left out,
+as are mtaGroupAssociationTable and mtaGroupErrorTable (docs/rfc.md says why).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping
+
+from attrs import frozen
+
+from qmailpy.config.schema import Config
+from qmailpy.stats.items import (
+    DELIVERED,
+    FAILED,
+    IN_ASSOCIATIONS,
+    OUT_ASSOCIATIONS,
+    RECEIVED,
+    REJECTED,
+    STORED,
+    Row,
+    zeros,
+)
+from qmailpy.watch.look import Look, number, rows
+
+Oid = tuple[int, ...]
+
+APPL = (1, 3, 6, 1, 2, 1, 27)
+MTA = (1, 3, 6, 1, 2, 1, 28)
+SUBTREE = len(APPL)
+"""Parts of a name that tell which of the two it is in."""
+
+_TCP = (*APPL, 4)  # applTCPProtoID; below it, the number of the port
+_UP, _DOWN, _CONGESTED, _RESTARTING = 1, 2, 4, 5  # applOperStatus
+_PEER_INITIATOR = 3  # assocApplicationType
+_INDEX = {"mta": 1, "directory": 2, "access": 3}  # applIndex by role
+_WORDS = {"mta": "mail transfer agent", "directory": "LDAP directory", "access": "POP3 server"}
+_BREAKDOWN = -1  # mtaGroupHierarchy: the channels together are the whole of the MTA
+_TEXT = 255  # octets of an SnmpAdminString
+
+
+@frozen
+class Value:
+    """What an object has, in the words of net-snmp's pass_persist."""
+
+    kind: str  # "integer", "gauge", "counter", "timeticks", "string" or "objectid"
+    text: str
+
+
+class Objects:
+    """All objects of a look, in the order of their names."""
+
+    def __init__(self, values: Mapping[Oid, Value]) -> None:
+        self._values = values
+        self._names = sorted(values)
+
+    def get(self, name: Oid) -> Value | None:
+        """The object of that name."""
+        return self._values.get(name)
+
+    def next(self, name: Oid) -> tuple[Oid, Value] | None:
+        """The one behind a name, in the same of the two modules."""
+        at = bisect_right(self._names, name)
+        if at == len(self._names):
+            return None
+        found = self._names[at]
+        if len(name) >= SUBTREE and found[:SUBTREE] != name[:SUBTREE]:
+            return None
+        return found, self._values[found]
+
+
+def counter(value: float) -> Value:
+    """A Counter32, which wraps."""
+    return Value("counter", str(max(0, int(value)) % (1 << 32)))
+
+
+def gauge(value: float) -> Value:
+    """A Gauge32, which sticks to its ends; Stored may be below 0 for a while (mission C6)."""
+    return Value("gauge", str(min(max(0, int(value)), (1 << 32) - 1)))
+
+
+def interval(seconds: float) -> Value:
+    """A TimeInterval."""
+    return Value("integer", str(min(max(0, int(seconds * 100)), (1 << 31) - 1)))
+
+
+def ticks(seconds: float) -> Value:
+    """A TimeStamp: what sysUpTime was then; 0 for before the agent's start."""
+    return Value("timeticks", str(max(0, int(seconds * 100)) % (1 << 32)))
+
+
+def text(value: str) -> Value:
+    """An SnmpAdminString: one line of at most 255 octets of UTF-8."""
+    line = "".join(char if char.isprintable() else "?" for char in value)
+    return Value("string", line.encode("utf-8", "replace")[:_TEXT].decode("utf-8", "ignore"))
+
+
+def integer(value: int) -> Value:
+    """An INTEGER."""
+    return Value("integer", str(value))
+
+
+def name_of(value: Oid) -> Value:
+    """An OBJECT IDENTIFIER."""
+    return Value("objectid", "." + ".".join(map(str, value)))
+
+
+class Mib:
+    """Remembers which channel has which index, which must not change."""
+
+    def __init__(self, config: Config, version: str) -> None:
+        self._config = config
+        self._version = version
+        self._groups: dict[str, int] = {}
+        self._group_of(config.channels)
+
+    def _group_of(self, channels: Iterable[str]) -> None:
+        for name in sorted(channels):
+            self._groups.setdefault(name, len(self._groups) + 1)
+
+    def objects(self, look: Look, agent_start: float) -> Objects:
+        """
+        @param agent_start: of snmpd, in seconds since the epoch: when sysUpTime was 0.
+        """
+        self._group_of(look.table)
+        self._group_of(one.channel for one in look.channels)
+        found: dict[Oid, Value] = {}
+        self._applications(look, agent_start, found)
+        self._associations(look, found)
+        sums = zeros()
+        converted = [0, 0]
+        held = 0
+        summaries = {one.channel: one for one in look.channels}
+        inbound, rejected = self._inbound(look)
+        for channel, index in self._groups.items():
+            row = look.table.get(channel) or zeros()
+            for at, value in enumerate(row):
+                sums[at] += value if not STORED <= at < STORED + 3 else max(0, value)
+            summary = summaries.get(channel)
+            values = _volumes(row, 2, rejected=True)
+            values[12] = interval(look.time - summary.oldest if summary is not None and summary.oldest else 0)
+            values[13] = gauge(inbound.get(channel, 0))
+            values[14] = gauge(_outbound(look, channel))
+            values[15] = counter(row[IN_ASSOCIATIONS])
+            values[16] = counter(row[OUT_ASSOCIATIONS])
+            values[19] = counter(rejected.get(channel, 0))
+            one = self._config.channels.get(channel)
+            kind = one.kind if one is not None else ""
+            if kind in ("smtp", "lmtp") and one is not None:
+                values[24] = name_of((*_TCP, one.port))
+            values[25] = text(channel)
+            if kind == "conversion":
+                failed = row[FAILED]
+                values[26] = counter(row[DELIVERED] - failed)
+                values[27] = counter(failed)
+                converted[0] += row[DELIVERED] - failed
+                converted[1] += failed
+            values[28] = text(f"{self._config.server.hostname} MTA {channel} channel")
+            values[31] = integer(_BREAKDOWN)
+            values[33] = counter(summary.held if summary is not None else 0)
+            held += summary.held if summary is not None else 0
+            uptime = _uptime(look, "mta")
+            if uptime is not None:
+                values[30] = interval(uptime)
+            for column, one_value in values.items():
+                found[(*MTA, 2, 1, column, _INDEX["mta"], index)] = one_value
+        total = _volumes(sums, 1, rejected=False)
+        total |= {10: counter(converted[0]), 11: counter(converted[1]), 12: counter(held)}
+        for column, one_value in total.items():
+            found[(*MTA, 1, 1, column, _INDEX["mta"])] = one_value
+        return Objects(found)
+
+    def _applications(self, look: Look, agent_start: float, found: dict[Oid, Value]) -> None:
+        roles = {one.role for one in look.processes} | {name.partition("-")[0] for name in look.missing} | {"mta"}
+        for role in sorted(roles & set(_INDEX)):
+            processes = [one for one in look.processes if one.role == role]
+            uptime = _uptime(look, role)
+            sites = [one for process in processes for one in rows(process.figures.get("listeners"))]
+            values = {
+                2: text(f"qmailpy {role}"),
+                3: text(""),
+                4: text(self._version),
+                5: ticks(look.time - uptime - agent_start if uptime is not None else 0),
+                6: integer(_status(look, role)),
+                8: gauge(sum(number(one.get("sessions")) for one in sites)),
+                10: counter(sum(number(one.get("connections")) - number(one.get("turned_away")) for one in sites)),
+                14: counter(sum(number(one.get("turned_away")) for one in sites)),
+                16: text(f"{self._config.server.hostname} {_WORDS[role]}"),
+            }
+            if role == "mta":
+                values[9] = gauge(sum(_outbound(look, channel) for channel in self._groups))
+                values[11] = counter(sum(row[OUT_ASSOCIATIONS] for row in look.table.values()))
+            for column, value in values.items():
+                found[(*APPL, 1, 1, column, _INDEX[role])] = value
+
+    def _associations(self, look: Look, found: dict[Oid, Value]) -> None:
+        remote = {name: one.port for name, one in self._config.channels.items() if one.kind in ("smtp", "lmtp")}
+        for index, job in enumerate((job for job in look.jobs if job.channel in remote), 1):
+            at = (_INDEX["mta"], index)
+            found[(*APPL, 2, 1, 2, *at)] = text(job.host)
+            found[(*APPL, 2, 1, 3, *at)] = name_of((*_TCP, remote[job.channel]))
+            found[(*APPL, 2, 1, 4, *at)] = integer(_PEER_INITIATOR)
+
+    def _inbound(self, look: Look) -> tuple[dict[str, float], dict[str, float]]:
+        """By channel: sessions at its listeners, and clients they had no room for."""
+        channel_of = {one.name: one.channel for one in self._config.listeners}
+        sessions: dict[str, float] = {}
+        refused: dict[str, float] = {}
+        for process in look.processes:
+            if process.role != "mta":
+                continue
+            for one in rows(process.figures.get("listeners")):
+                channel = channel_of.get(str(one.get("listener")))
+                if channel is not None:
+                    sessions[channel] = sessions.get(channel, 0) + number(one.get("sessions"))
+                    refused[channel] = refused.get(channel, 0) + number(one.get("turned_away"))
+        return sessions, refused
+
+
+def _volumes(row: Row, first: int, *, rejected: bool) -> dict[int, Value]:
+    """The nine columns both tables have, or ten with Rejected, from C{first} on."""
+    found = [counter(row[RECEIVED]), counter(row[REJECTED])][: 1 + rejected]
+    found += [gauge(row[STORED]), counter(row[DELIVERED])]
+    for unit in (2, 1):  # volume, recipients
+        found += [counter(row[RECEIVED + unit]), gauge(row[STORED + unit]), counter(row[DELIVERED + unit])]
+    return dict(enumerate(found, first))
+
+
+def _outbound(look: Look, channel: str) -> float:
+    found = 0.0
+    for process in look.processes:
+        one = process.figures.get("connections")
+        if isinstance(one, Mapping) and isinstance(one.get(channel), Mapping):
+            found += number(one[channel].get("open"))
+    return found
+
+
+def _uptime(look: Look, role: str) -> float | None:
+    """Of the eldest process of a role."""
+    found = [one.uptime for one in look.processes if one.role == role and one.uptime is not None]
+    return max(found, default=None)
+
+
+def _status(look: Look, role: str) -> int:
+    processes = [one for one in look.processes if one.role == role]
+    well = [one for one in processes if one.uptime is not None]
+    if not well:
+        return _DOWN
+    if len(well) < len(processes) or any(name.partition("-")[0] == role for name in look.missing):
+        return _RESTARTING
+    return _CONGESTED if any(one.figures.get("short") for one in well) else _UP
