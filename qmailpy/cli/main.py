@@ -51,6 +51,7 @@ COMMANDS: Mapping[str, Entry] = {
     "log": Entry("qmailpy.cli.log:log", "The transaction log."),
     "trace": Entry("qmailpy.cli.trace:trace", "What happened to a message."),
     "status": Entry("qmailpy.cli.status:status", "Whether all is well, for people and watchdogs."),
+    "monitor": Entry("qmailpy.cli.monitor:monitor", "A screen that shows the server at work."),
     "snmp": Entry("qmailpy.cli.snmp:snmp", "Answer snmpd: NETWORK-SERVICES-MIB and MTA-MIB."),
     "events": Entry("qmailpy.cli.events:events", "What happened that an operator may want to know of."),
     "test": Entry("qmailpy.cli.probe:test", "Try out rewrite rules, access tables and the TLS of other domains."),

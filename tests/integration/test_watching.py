@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
+import re
+import select
 import signal
 import socket
+import struct
+import subprocess
+import termios
 from typing import ClassVar
 
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
@@ -16,8 +24,8 @@ from qmailpy.config.load import load
 from qmailpy.control.client import short_path
 from qmailpy.events.reading import Event, thd_events
 from qmailpy.stats.health import Limits
-from tests.integration.daemon_process import until
-from tests.integration.node import NodeCase, Settings
+from tests.integration.daemon_process import ROOT, until
+from tests.integration.node import QMAILPY, NodeCase, Settings
 from tests.integration.peers.client import message
 from tests.integration.peers.sink import always
 
@@ -125,6 +133,42 @@ class Watched(NodeCase):
         self.node.qmailpy("qm", "delete", target, "--yes")
         until(lambda: "are held" not in self.status(), 20)
         self.sink.answer = lambda *_: None
+
+    def test_the_monitor_goes_on_while_the_daemon_is_restarted(self) -> None:
+        """On a terminal, which changes its size meanwhile."""
+        terminal, end = pty.openpty()
+        self.addCleanup(os.close, terminal)
+        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
+        shown = subprocess.Popen(
+            [QMAILPY, "--home", self.node.home, "monitor", "--interval", "0.2"],
+            stdin=end,
+            stdout=end,
+            stderr=end,
+            env={**os.environ, "PYTHONPATH": ROOT, "TERM": "xterm"},
+        )
+        os.close(end)
+        self.addCleanup(shown.kill)
+        octets = bytearray()
+
+        def sees(text: bytes) -> bool:
+            with contextlib.suppress(OSError):  # the other end is closed
+                while select.select([terminal], [], [], 0)[0]:
+                    octets.extend(os.read(terminal, 65536))
+            return re.search(text, octets) is not None
+
+        until(lambda: sees(b"tcp_local"), 20)
+        self.node.kill("mta-0")
+        until(lambda: sees(rb"mta-0 \d s"), 20)  # it is young again
+        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 20, 60, 0, 0))
+        octets.clear()
+        until(lambda: sees(b"mta-0 "), 20)
+        shown.send_signal(signal.SIGINT)
+        until(lambda: (sees(b"x"), shown.poll() is not None)[1], 20)
+        self.assertEqual(shown.returncode, 0)
+        self.assertNotIn(b"Traceback", octets)
+        frame = json.loads(self.node.qmailpy("monitor", "--json-lines", "--once"))
+        self.assertTrue(frame["running"])
+        self.assertIn("tcp_local", self.node.qmailpy("monitor", "--once"))
 
     def status(self) -> str:
         """Whatever its exit status."""

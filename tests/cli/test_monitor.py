@@ -1,0 +1,143 @@
+"""The frames of qmailpy monitor."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+from rich.console import Console
+from twisted.trial.unittest import SynchronousTestCase
+
+from qmailpy.cli.monitor_frame import Shown, as_json, failed, render
+from qmailpy.disk.files import Space
+from qmailpy.events.catalogue import Severity
+from qmailpy.events.reading import Event
+from qmailpy.queue.entries import ChannelSummary
+from qmailpy.records.record import Action, LogRecord
+from qmailpy.stats.items import DELIVERED, RECEIVED, Table, zeros
+from qmailpy.watch.look import Look, Process
+
+_NOW = 1_800_000_000.0
+
+
+def _table(received: int, delivered: int) -> Table:
+    row = zeros()
+    row[RECEIVED], row[DELIVERED] = received, delivered
+    return {"tcp_local": row}
+
+
+def _look(seconds: float = 0.0, received: int = 0, delivered: int = 0, **more: Any) -> Look:
+    destinations = [
+        {"channel": "tcp_local", "destination": f"d{n}.example", "waiting": n, "busy": 1} for n in range(40)
+    ]
+    figures = {"listeners": [{"listener": "smtp", "sessions": 3, "clients": 2}], "destinations": destinations}
+    summary: dict[str, Any] = {
+        "messages": 7,
+        "recipients": 9,
+        "size_octets": 1,
+        "busy": 2,
+        "held": 1,
+        "oldest": _NOW - 90,
+    }
+    return Look(
+        **{
+            "time": _NOW + seconds,
+            "processes": [Process(name="mta-0", role="mta", uptime=300.0, figures=figures)],
+            "missing": ["mta-1"],
+            "channels": [
+                ChannelSummary(channel="tcp_local", **summary),
+                ChannelSummary(channel="local", messages=0, recipients=0, size_octets=0, stopped=True),
+            ],
+            "table": _table(received, delivered),
+            "space": {"queue": Space(5 << 30, 1000)},
+            **more,
+        }
+    )
+
+
+def _shown(**more: Any) -> Shown:
+    failures = [
+        LogRecord(
+            action=Action.FAILED, time=_NOW, source="tcp_local", current_to=f"u{n}@x.example", diagnostic="550 \x1b[2J"
+        )
+        for n in range(50)
+    ]
+    event = Event(
+        time=_NOW,
+        id="a",
+        event="queue.age",
+        severity=Severity.WARNING,
+        process="mta-0",
+        text="[old]",
+        remedy="",
+        fields={},
+    )
+    return Shown(
+        **{
+            "look": _look(10, 120, 70),
+            "before": _look(0, 100, 50),
+            "failures": failures,
+            "events": [event] * 30,
+            **more,
+        }
+    )
+
+
+class FrameTests(SynchronousTestCase):
+    def text(self, shown: Shown, width: int = 110, height: int = 40) -> list[str]:
+        out = io.StringIO()
+        Console(file=out, width=width, height=height, color_system=None).print(render(shown, "/home", height))
+        return out.getvalue().splitlines()
+
+    def test_everything_of_importance_is_on_it(self) -> None:
+        lines = self.text(_shown())
+        text = "\n".join(lines)
+        for part in (
+            "mta-0 5 min",
+            "mta-1 down",
+            "smtp: 3 sessions of 2 clients",
+            "queue: 5120 MiB free",
+            "d39.example",
+            "u49@x.example",
+            "queue.age  [old]",
+        ):
+            self.assertIn(part, text)
+        channel = next(line for line in lines if line.startswith("tcp_local"))
+        self.assertEqual(channel.split(), ["tcp_local", "7", "1", "2", "100", "s", "2.0", "2.0", "0.0"])
+        self.assertTrue(next(line for line in lines if line.startswith("local")).endswith("stopped"))
+
+    def test_it_fits_terminals_of_all_sizes(self) -> None:
+        for width, height in ((200, 60), (80, 24), (60, 20)):
+            lines = self.text(_shown(), width, height)
+            self.assertLessEqual(len(lines), height, (width, height))
+            self.assertLessEqual(max(map(len, lines)), width)
+
+    def test_nothing_a_peer_says_reaches_the_terminal(self) -> None:
+        self.assertNotIn("\x1b", "".join(self.text(_shown(), 300)))
+
+    def test_a_daemon_that_is_down_is_waited_for(self) -> None:
+        down = _look(processes=(), missing=(), channels=())
+        self.assertIn("the daemon is not running; waiting for it", "\n".join(self.text(_shown(look=down))))
+
+    def test_rates_after_a_clear_or_at_first_are_none(self) -> None:
+        for before in (None, _look(0, 1000, 1000), _look(10, 0, 0)):
+            found = as_json(_shown(before=before))["channels"][0]
+            self.assertEqual((found["received_a_second"], found["delivered_a_second"]), (0.0, 0.0))
+
+    def test_programs_get_the_same(self) -> None:
+        found = json.loads(json.dumps(as_json(_shown())))
+        self.assertEqual(found["channels"][0]["received_a_second"], 2.0)
+        self.assertEqual(found["channels"][0]["oldest"], 100.0)
+        self.assertEqual(
+            found["destinations"][0], {"channel": "tcp_local", "destination": "d39.example", "waiting": 39, "jobs": 1}
+        )
+        self.assertEqual((found["missing"], found["processes"]), (["mta-1"], {"mta-0": 300.0}))
+        self.assertEqual(found["failures"][-1]["address"], "u49@x.example")
+
+    def test_what_counts_as_a_failure(self) -> None:
+        def record(action: Action) -> LogRecord:
+            return LogRecord(action=action, time=0.0, source="x")
+
+        self.assertTrue(all(failed(record(one)) for one in (Action.FAILED, Action.DEFERRED, Action.REJECTED)))
+        self.assertFalse(any(failed(record(one)) for one in (Action.DEQUEUED, Action.ENQUEUED, Action.OPENED)))
