@@ -177,6 +177,7 @@ class MailWorker(Service):
             committer=committer,
             replay=not self._same_session(shard),
             stopped=self._switches.thd_stopped().__contains__,
+            events=self._events,
         )
 
     def _parts(self, recorder: Recorder, config: Config) -> Parts:

@@ -45,7 +45,7 @@ class Connections:
         self._channel = channel.name
         self._protocol = channel.kind.upper()
         self._parts = parts
-        self._wanted = parts.config.log.connections
+        self._wanted = parts.config.log.connections and channel.logging == "full"
 
     def opened(self, session: Session) -> None:
         session.application = f"{self._protocol}/{session.peer.host}"

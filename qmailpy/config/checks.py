@@ -79,6 +79,11 @@ def between(low: float, high: float | None = None) -> Check:
     return check
 
 
+def either(value: float, check: Check) -> Check:
+    """One number, or what a check says."""
+    return lambda given: "" if given == value else check(given)
+
+
 def one_of(*words: str) -> Check:
     """One word of a closed set."""
 
@@ -408,6 +413,11 @@ CHECKS: Mapping[type, Mapping[str, Check]] = {
         "recipients_per_job": between(1, 100000),
         "relay": optional(relays),
         "relay_order": one_of("given", "random"),
+        "linelimit": either(0, between(78, 1 << 20)),
+        "maxreceived": between(0, 1000),
+        "logging": one_of("full", "brief"),
+        "notices": ascending,
+        "expandchannel": optional(name),
         "source_address": own_addresses,
         "helo": optional(hostname),
         "port": between(1, 65535),

@@ -21,7 +21,7 @@ from qmailpy.config.conversion_schema import ConversionConfig
 from qmailpy.config.endpoint import Endpoint, parse_endpoint
 from qmailpy.config.locate import Path
 from qmailpy.config.problems import Problem, Reader, nearest
-from qmailpy.config.relations import access, logins, rewriting
+from qmailpy.config.relations import access, keywords, limits, logins, rewriting
 from qmailpy.config.schema import (
     ACCESS_KEYS,
     AccessConfig,
@@ -226,7 +226,7 @@ def _channels(reader: Reader, found: object) -> dict[str, ChannelConfig]:
         elif isinstance(values, dict) and "name" in values:
             reader.add(("channel", name), "name", "is not known; the name of a channel stands in the head of its table")
         else:
-            channel = table(reader, ChannelConfig, ("channel", name), values, name=name)
+            channel = table(reader, ChannelConfig, ("channel", name), keywords(reader, name, values), name=name)
             if channel is not None:
                 channels[name] = channel
     return channels
@@ -263,6 +263,7 @@ def _relations(
                     reader.add((key, number), field, f"is empty{nearest('', names)}")
     rewriting(reader, tree, names)
     logins(reader, tree)
+    limits(reader, channels, names, queue)
     _duplicates(reader, raw_listeners, listeners, home)
     _selections(reader, tree, channels)
     kinds = {channel.kind for channel in channels.values()}

@@ -10,7 +10,7 @@ from typing import Any
 from attrs import frozen
 
 from qmailpy.config.problems import Reader, nearest
-from qmailpy.config.schema import ACCESS_KEYS, AccessConfig
+from qmailpy.config.schema import ACCESS_KEYS, AccessConfig, ChannelConfig, QueueConfig
 
 _CHANNELS = {"hold": "hold", "discard": "bitbucket"}
 """Actions, and the kind of channel that mail then goes to."""
@@ -84,6 +84,35 @@ def _rule(reader: Reader, path: tuple[str, int], keys: Sequence[str], rule: Acce
     if kind is not None and kind not in known.kinds:
         text = f'needs a channel of kind "{kind}"; right would be [channel.{kind}] with kind = "{kind}"'
         reader.add(path, "action", text)
+
+
+def keywords(reader: Reader, channel: str, values: object) -> object:
+    """The table of a channel with C{maxjobs}, iMTA's word, as the C{concurrency} it is."""
+    if not isinstance(values, dict) or "maxjobs" not in values:
+        return values
+    if "concurrency" in values:
+        reader.add(("channel", channel), "maxjobs", "is the same as concurrency; right would be one of them")
+    return {("concurrency" if key == "maxjobs" else key): value for key, value in values.items()}
+
+
+def limits(
+    reader: Reader, channels: Mapping[str, ChannelConfig], names: Sequence[str], queue: QueueConfig | None
+) -> None:
+    """
+    Limits of channels that could not be reached, or lead nowhere.
+
+    @param names: of all channels, also those with problems of their own.
+    """
+    for name, channel in channels.items():
+        if queue is not None and channel.maxreceived >= queue.received:
+            text = f"is never reached: mail with more than {queue.received} is refused ([queue] received)"
+            reader.add(("channel", name), "maxreceived", f"{text}; right would be less")
+        target = channel.expandchannel
+        if target and target not in names:
+            reader.add(("channel", name), "expandchannel", f'there is no channel "{target}"{nearest(target, names)}')
+        elif target in channels and channels[target].kind not in ("process", "reprocess"):
+            text = f'"{target}" is of kind "{channels[target].kind}"; right would be one of kind "reprocess"'
+            reader.add(("channel", name), "expandchannel", text)
 
 
 def logins(reader: Reader, tree: Mapping[str, Any]) -> None:

@@ -183,6 +183,16 @@ class ChannelConfig:
     command_timeout_s: float = 300.0
     data_timeout_s: float = 600.0  # for the reply to the final dot (RFC 5321 s.4.5.3.2.6)
     gather_s: float = 86400.0  # kind defragment: after so long pieces go on although there are not all
+    blocklimit: int = 0  # octets: larger messages do not go by this channel (552 5.3.4); 0 = no limit, as below
+    linelimit: int = 0  # octets of a line, without its end: parts with longer ones are encoded, or it bounces (5.6.0)
+    holdlimit: int = 0  # a message with more recipients in this channel is held for the operator
+    maxreceived: int = 0  # a message with more Received fields is held for the operator: less than [queue] received
+    expandlimit: int = 0  # from this channel: an address that stands for more is looked up behind the door
+    expandchannel: str = ""  # where; "" = the first of kind "reprocess", else of kind "process"
+    single: bool = False  # one recipient a transaction
+    single_sys: bool = False  # one domain a transaction, also by a relay
+    logging: str = "full"  # "full", or "brief": no O, C and Y records of its connections
+    notices: tuple[float, ...] = ()  # delay notices at these ages; empty = [queue] warn_s
     allow_loopback: bool = False  # deliver to loopback addresses found in the DNS
     stopped: bool = False
     command: tuple[str, ...] = ()  # pipe: the program that takes each recipient's copy, and its arguments

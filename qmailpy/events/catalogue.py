@@ -114,6 +114,12 @@ CATALOGUE: Mapping[str, Kind] = {
         text="channel {channel} cannot convert mail, which waits; message {id}: {why}",
         remedy="Mend the command or its entry in conversions.toml; what it does: qmailpy test conversion FILE --run",
     ),
+    "message.held": Kind(
+        severity=Severity.WARNING,
+        fields=("channel", "id", "why"),
+        text="message {id} is held in {channel}: {why}",
+        remedy="qmailpy qm read {id}; then qmailpy qm release, return or delete {id}",
+    ),
     "worker.restarted": Kind(
         severity=Severity.WARNING,
         fields=("worker", "how", "wait"),

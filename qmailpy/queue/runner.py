@@ -19,12 +19,14 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from qmailpy.config.schema import ChannelConfig, QueueConfig
-from qmailpy.interfaces import IChannel, IRecorded, IShaped
+from qmailpy.events.log import NoEvents
+from qmailpy.interfaces import IChannel, IEvents, IRecorded, IShaped
 from qmailpy.queue.codec import Attempted, Op, Outcome, Result
 from qmailpy.queue.deadline import TOO_LATE, overdue
 from qmailpy.queue.due import DueList
 from qmailpy.queue.fair import FairQueue, Unit
 from qmailpy.queue.journal import JournalBroken
+from qmailpy.queue.keywords import keywords_of, queue_of
 from qmailpy.queue.retry import resumed, schedule_of
 from qmailpy.queue.shard import Shard
 from qmailpy.queue.state import Copy, Message
@@ -58,6 +60,7 @@ class Runner:
         seconds: Callable[[], float],
         chance: Random,
         stopped: bool = False,
+        events: IEvents | None = None,
     ) -> None:
         """
         @param channel: C{None} for mail of a channel that is no longer configured: it waits.
@@ -79,6 +82,7 @@ class Runner:
         self._parked: dict[str, array[int]] = {}  # destination: numbers of copies for it alone that are due
         self._shard = shard
         self._config = config
+        self._relay = _relay(config)
         self._verdicts = Verdicts(
             name=config.name,
             shard=shard,
@@ -86,8 +90,10 @@ class Runner:
             seconds=seconds,
             chance=chance,
             schedule=schedule_of(config, queue),
-            queue=queue,
+            queue=queue_of(config, queue),
         )
+        self._events: IEvents = events or NoEvents()
+        self._keywords = keywords_of(config, shard.in_thread, self._events)
         self._clock = clock
         self._seconds = seconds
         self._chance = chance
@@ -158,7 +164,7 @@ class Runner:
             for number, item in pending.items():
                 if item.next_attempt <= now and number not in flying:
                     by_host.setdefault(self._place(item.recipient.host), []).append(number)
-            size = self._config.recipients_per_job
+            size = 1 if self._config.single else self._config.recipients_per_job
             for host, numbers in by_host.items():
                 if not ahead and self.fair.overflow(host):
                     if len(by_host) == 1 and len(numbers) == len(pending):
@@ -173,7 +179,12 @@ class Runner:
         self.wait(copy, message.number)
 
     def _place(self, host: str) -> str:
-        """What counts as one destination: for a conversion all that goes on to the same channel (routing.selection)."""
+        """
+        What counts as one destination: for a conversion all that goes on to the same channel (routing.selection), for a
+        relay all there is.
+        """
+        if self._relay:
+            return self._relay
         return host.partition(" ")[0] if " " in host else host
 
     def _park(self, copy: Copy, number: int, host: str) -> None:
@@ -301,7 +312,11 @@ class Runner:
             said = [Disposition(verdict=Verdict.FAILED, reply=TOO_LATE)] * len(job.recipients)
             self._ended(said, unit, message, copy, job)
             return
-        Deferred.fromCoroutine(self.channel.dequeue(job)).addBoth(self._ended, unit, message, copy, job)
+        if self._keywords is not None and job.attempt == 1 and not job.released:
+            doing = self._keywords.dequeue(self.channel, job, len(copy.pending))
+        else:
+            doing = self.channel.dequeue(job)
+        Deferred.fromCoroutine(doing).addBoth(self._ended, unit, message, copy, job)
 
     def _job(self, message: Message, copy: Copy, numbers: tuple[int, ...]) -> Job:
         items = [copy.pending[number] for number in numbers]
@@ -424,7 +439,9 @@ class Runner:
         self._former.append((set(self.jobs), ended))
         self.channel = channel or self.channel
         self._config = config
-        self._verdicts.schedule, self._verdicts.queue = schedule_of(config, queue), queue
+        self._relay = _relay(config)
+        self._keywords = keywords_of(config, self._shard.in_thread, self._events)
+        self._verdicts.schedule, self._verdicts.queue = schedule_of(config, queue), queue_of(config, queue)
         self.fair.concurrency = config.concurrency
         self.fair.destination_concurrency = config.destination_concurrency if config.kind == "smtp" else 0
         self.refill()
@@ -565,3 +582,8 @@ def _recorded(way: Any, copy: Copy, job: Job) -> Told:
             way.recorded(job, not any(number in copy.pending for number in job.numbers))
 
     return told
+
+
+def _relay(config: ChannelConfig) -> str:
+    """The one destination that all mail of a channel has; "" where it has several."""
+    return "" if config.single_sys else config.relay.partition(",")[0]

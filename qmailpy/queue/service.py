@@ -26,7 +26,7 @@ from zope.interface import implementer
 from qmailpy.config.schema import ChannelConfig, Config
 from qmailpy.disk.files import Files, Space
 from qmailpy.errors import QmailpyError, Temporary
-from qmailpy.interfaces import IChannel, IDurableDelivery, IEnqueue, IFlow, IIntake, IRecorder
+from qmailpy.interfaces import IChannel, IDurableDelivery, IEnqueue, IEvents, IFlow, IIntake, IRecorder
 from qmailpy.queue.committer import ICommitReactor, ICommitter, ThreadCommitter
 from qmailpy.queue.ids import IdSource, shard_code, to_id
 from qmailpy.queue.intake import FULL, STOPPING, TROUBLE, Budget, Intake
@@ -77,6 +77,7 @@ class Surroundings:
     committer: Callable[[Journal], ICommitter]  # started
     replay: bool  # deliveries may have been lost: anything but our own process may have died
     stopped: Callable[[str], bool] = lambda name: False  # whether an operator has stopped a channel
+    events: IEvents | None = None  # who is told of events; C{None} = nobody
 
 
 @frozen
@@ -207,6 +208,7 @@ class QueueShard:
             seconds=around.seconds,
             chance=around.chance,
             stopped=around.stopped(channel.name),
+            events=around.events,
         )
         return runner
 

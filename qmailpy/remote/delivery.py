@@ -18,6 +18,7 @@ from attrs import define, evolve, field
 
 from qmailpy.config.schema import ChannelConfig
 from qmailpy.errors import MailError, Permanent
+from qmailpy.remote.lines import thd_short_lines
 from qmailpy.remote.memory import HostMemory
 from qmailpy.remote.mx import Destination, is_address
 from qmailpy.remote.peers import Finder, Peer
@@ -50,6 +51,7 @@ class _Attempt:
     transaction: Transaction
     content: Content
     seven_bit: MemoryContent | None = None  # made when a peer needed it
+    short: tuple[Content, Content] | None = None  # a content, and the same with short lines
     plain_header: bool | None = None  # whether it is US-ASCII; asked when a peer takes nothing else
     left: list[int]  # recipients without an answer of their own
     found: dict[int, Disposition] = field(factory=dict)
@@ -233,6 +235,11 @@ class Remote:
                     transaction = evolve(transaction, size=content.size, eight_bit=False, binary=False)
                     if not session.usable:  # it has hung up meanwhile
                         return _gone(session, attempt)
+                if refusal is None and self._config.linelimit and not (transaction.binary and core.binary):
+                    content, refusal = await self._short_lines(content, attempt)
+                    transaction = evolve(transaction, size=content.size)
+                    if not session.usable:
+                        return _gone(session, attempt)
                 if transaction.by_mode:
                     left = seconds_left(transaction.deliver_by, self._seconds())
                     transaction = evolve(transaction, by_seconds=left)
@@ -303,6 +310,21 @@ class Remote:
             return content, None
         attempt.seven_bit = MemoryContent(octets)
         return attempt.seven_bit, None
+
+    async def _short_lines(self, content: Content, attempt: _Attempt) -> tuple[Content, Reply | None]:
+        """The content with no line longer than the channel allows, and why it cannot have it."""
+        if attempt.short is not None and attempt.short[0] is content:
+            return attempt.short[1], None
+        try:
+            octets = await self._in_thread(partial(thd_short_lines, content, self._config.linelimit))
+        except Unconvertible as error:
+            text = f"Lines of more than {self._config.linelimit} octets do not go by this channel: {error}"
+            return content, Reply(554, "5.6.0", text)
+        except OSError as error:
+            return content, Reply(451, "4.3.0", f"Message cannot be read: {error.strerror or error}")
+        made = content if octets is None else MemoryContent(octets)
+        attempt.short = content, made
+        return made, None
 
     def _take_answers(self, session: Session, delivery: Delivery, attempt: _Attempt) -> list[int]:
         """Write down what the peer said; the recipients worth another transaction at once."""

@@ -26,7 +26,7 @@ from attrs import frozen
 
 from qmailpy.config.schema import ChannelConfig
 from qmailpy.directory.address import POSTMASTER
-from qmailpy.routing.posting import Answer, AskAddress, may_post
+from qmailpy.routing.posting import Answer, AskAddress, may_post, too_large
 from qmailpy.routing.rules import Origin, Rules
 from qmailpy.values import (
     Alias,
@@ -93,6 +93,7 @@ class Table:
     postmasters: tuple[str, ...]  # who takes postmaster's mail: the first of these that is somebody
     configured: bool = False  # whether the first of them was named by the administrator, and so may be anywhere
     process: str = ""  # name of the first channel of kind "process"
+    expanding: str = ""  # where large expansions are put off to
     store: str = ""  # name of the channel to mailboxes that other nodes have
     nodes: frozenset[str] = frozenset()  # what the directory may call this node, in lower case
     suspended: Reply = SUSPENDED  # what is said for a disabled account
@@ -183,9 +184,14 @@ def resolve(
         waiting.extend((other, depth + 1) for other in leaf.further)
     if not found:
         return Refused(reason)
+    sized = _minding_channels(case, found) or sized
     full = [reply for reply in found.values() if reply is not None]
     if len(full) == len(found):
         return Refused(next((reply for reply in full if reply.temporary), full[0]))
+    where = _deferred(case, len(found))
+    if where:
+        recipient = Recipient(address=address, original=address, channel=where)
+        return Routed(recipients=(recipient,), local=first.ours, sized=sized)
     # A target that leads nowhere stays a recipient when others are good: the local channel will find nobody and the
     # sender hears of it in a bounce, where dropping it here would lose somebody's share in silence.
     return Routed(
@@ -196,6 +202,32 @@ def resolve(
         local=first.ours,
         sized=sized,
     )
+
+
+def _minding_channels(case: _Case, found: dict[_Spot, Reply | None]) -> bool:
+    """
+    Note for which recipients the message is too large to go by their channel.
+
+    @return: whether any of them minds.
+    """
+    minding = False
+    for spot, full in found.items():
+        channel = case.table.channels.get(spot[1])
+        if channel is not None and channel.blocklimit:
+            minding = True
+            if case.about is not None and full is None and case.about.size_octets > channel.blocklimit:
+                found[spot] = too_large(channel)
+    return minding
+
+
+def _deferred(case: _Case, count: int) -> str:
+    """The channel where an address is to be looked up that stands for so many; "" = it is done here (expandlimit)."""
+    source = case.table.channels.get(case.origin.source)
+    if source is None or not source.expandlimit or count <= source.expandlimit or case.about is None:
+        return ""
+    where = source.expandchannel or case.table.expanding
+    case.tell(f"it stands for {count} recipients, more than the {source.expandlimit} of {source.name}: {where} does it")
+    return where
 
 
 def _passed_on(case: _Case, recipients: tuple[_Spot, ...]) -> tuple[_Spot, ...]:

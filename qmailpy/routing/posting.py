@@ -12,6 +12,7 @@ from collections.abc import Generator
 
 from attrs import frozen
 
+from qmailpy.config.schema import ChannelConfig
 from qmailpy.values import Alias, Domain, Envelope, Group, Mailbox, Posting, Reply, Room
 
 MOST = 1000
@@ -34,6 +35,11 @@ class AskAddress:
 def accepted(envelope: Envelope) -> Posting:
     """What routing is told of a message that is in the queue already."""
     return Posting(sender=envelope.sender, user=envelope.user, accepted=True)
+
+
+def too_large(channel: ChannelConfig) -> Reply:
+    """What is said of a message larger than a channel's C{blocklimit}."""
+    return Reply(552, "5.3.4", f"Message is larger than the {channel.blocklimit} octets that go by {channel.name}")
 
 
 Answer = Domain | Mailbox | Alias | Group | Room | None

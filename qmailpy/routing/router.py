@@ -150,6 +150,7 @@ def table(config: Config) -> Table:
         postmasters=_postmasters(config),
         configured=bool(config.server.postmaster),
         process=first("process"),
+        expanding=first("reprocess") or first("process"),
         store=config.server.store_channel,
         nodes=names_of_node(config),
         suspended=expand.SUSPENDED_FOR_NOW if config.local.disabled == "defer" else expand.SUSPENDED,

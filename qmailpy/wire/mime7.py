@@ -11,6 +11,8 @@ Not touched, since it would be worthless afterwards, but told by L{Unconvertible
 stay: they have no right to be there, and no encoding that fits every field. A DKIM signature does not survive; RFC 6376
 s.5.3 asks those who sign to send 7 bits for that reason.
 
+L{shorten} does the same for lines that are longer than a channel allows; other parts stay, 8-bit ones too.
+
 Pure; linear in the size of the message, of which at most a few copies are held. C{LIMIT} bounds what is converted.
 """
 
@@ -68,11 +70,46 @@ def convert(content: bytes, *, binary: bool = False) -> bytes:
     return b"".join(_Converter(content, binary).pieces)
 
 
+def shorten(content: bytes, most: int) -> bytes:
+    """
+    The same message without lines of more than C{most} octets.
+
+    @param content: CRLF line ends.
+    @param most: 78 at least.
+    @raise Unconvertible: see above; or the long line is not one of a part that can be encoded.
+    """
+    if not longer(content, most):
+        return content
+    if len(content) > LIMIT:
+        raise Unconvertible("it is too large")
+    made = b"".join(_Converter(content, False, most).pieces)
+    if longer(made, most):
+        raise Unconvertible("a line is too long in a header, or between parts")
+    return made
+
+
+def longer(body: bytes, most: int) -> bool:
+    """Whether a line is longer, without its CRLF."""
+    if len(body) <= most:
+        return False
+    at, size = 0, len(body)
+    while size - at > most:
+        end = body.rfind(b"\r\n", at, at + most + 2)  # the last end of a line that may be
+        if end < 0:
+            return True
+        at = end + 2
+    return False
+
+
 class _Converter:
     """One message on its way."""
 
-    def __init__(self, content: bytes, binary: bool) -> None:
+    def __init__(self, content: bytes, binary: bool, most: int = 0) -> None:
+        """
+        @param most: only parts with longer lines are encoded; 0 = all that are not 7-bit.
+        """
         self.pieces: list[bytes] = []
+        self._most = most
         self._binary = binary
         self._content = content
         self._levels: list[_Level] = []
@@ -99,15 +136,19 @@ class _Converter:
         encoding = found.get("content-transfer-encoding", "").strip().lower()
         if kind == "message/rfc822" and encoding in _IDENTITY and header:
             self._enclosed = True
-            self.pieces.append(_with_encoding(header, b"7bit") if encoding in ("8bit", "binary") else header)
+            self.pieces.append(self._plain(header, encoding))
             return end
         boundary = _BOUNDARY.search(found.get("content-type", "")) if kind.startswith("multipart/") else None
         if boundary is None:
             return self._leaf(header, end, kind, encoding, found if top else None)
         mark = re.sub(r"\\(.)", r"\1", boundary[1]) if boundary[1] is not None else boundary[2]
         self._open(mark.rstrip().encode("utf-8", "surrogateescape"), kind, encoding)
-        self.pieces.append(_with_encoding(header, b"7bit") if encoding in ("8bit", "binary") else header)
+        self.pieces.append(self._plain(header, encoding))
         return self._between(end)
+
+    def _plain(self, header: bytes, encoding: str) -> bytes:
+        """The header of what holds other entities, which are 7-bit from now on."""
+        return _with_encoding(header, b"7bit") if encoding in ("8bit", "binary") and not self._most else header
 
     def _kind(self, found: dict[str, str], whole: bool) -> str:
         """
@@ -136,7 +177,7 @@ class _Converter:
         start, line_end, level = self._next_boundary(at)
         body = self._content[at:start]
         lines = not self._binary or _lines(body)
-        if lines and body.isascii():
+        if not longer(body, self._most) if self._most else lines and body.isascii():
             if self._binary and encoding == "binary":
                 header = _with_encoding(header, b"7bit")
         else:
@@ -148,7 +189,7 @@ class _Converter:
             header = _with_encoding(header, b"quoted-printable" if text else b"base64")
             if top is not None and "mime-version" not in top:
                 header = b"MIME-Version: 1.0\r\n" + header
-                if "content-type" not in top:
+                if "content-type" not in top and not body.isascii():
                     header = b"Content-Type: text/plain; charset=unknown-8bit\r\n" + header
             body = _quoted(body) if text else base64.encodebytes(body).replace(b"\n", b"\r\n").removesuffix(b"\r\n")
         self.pieces += (header, body)
@@ -157,8 +198,11 @@ class _Converter:
     def _between(self, at: int) -> int:
         """Text before, between or after parts, which nobody reads: its 8-bit octets become question marks."""
         start, line_end, level = self._next_boundary(at)
-        self.pieces.append(self._content[at:start].translate(_MASK))
+        self.pieces.append(self._masked(at, start))
         return self._pass(start, line_end, level)
+
+    def _masked(self, at: int, end: int) -> bytes:
+        return self._content[at:end] if self._most else self._content[at:end].translate(_MASK)
 
     def _pass(self, start: int, line_end: int, level: int) -> int:
         """
@@ -177,7 +221,7 @@ class _Converter:
                 return line_end
             at = line_end
             start, line_end, level = self._next_boundary(at)
-            self.pieces.append(self._content[at:start].translate(_MASK))
+            self.pieces.append(self._masked(at, start))
         return -1
 
     def _header_end(self, at: int) -> int:

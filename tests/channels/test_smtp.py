@@ -245,6 +245,7 @@ class SmtpChannelTests(SynchronousTestCase):
         """LogConfig.connections."""
         self.network.host("192.0.2.1")
         self.dequeue(self.channel(LogConfig(connections=False)), self.job("b@x.example"))
+        self.dequeue(self.channel(logging="brief"), self.job("b@x.example"))
         self.assertEqual(self.recorder.records, [])
 
     def test_a_relay_takes_everything(self) -> None:

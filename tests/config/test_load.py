@@ -102,6 +102,27 @@ host = {written}
             self.assertIn(words, said[0])
             self.assertIn("F:9: [channel.out] relay", said[0])
 
+    def test_keywords_of_channels(self) -> None:
+        def channel(lines: str) -> list[str]:
+            return problems(f'{MINIMAL}[channel.out]\nkind = "smtp"\n{lines}\n')
+
+        good = "maxjobs = 3\nblocklimit = 1\nlinelimit = 998\nholdlimit = 5\nmaxreceived = 99\nexpandlimit = 9\n"
+        good += 'expandchannel = "process"\nsingle = true\nlogging = "brief"\nnotices = [60, 3600]'
+        config = parse(f'{MINIMAL}[channel.out]\nkind = "smtp"\n{good}', "F", "/home")
+        self.assertEqual(config.channels["out"].concurrency, 3)
+        for lines, words in (
+            ("maxjobs = 3\nconcurrency = 4", "maxjobs: is the same as concurrency"),
+            ("maxreceived = 100", "maxreceived: is never reached"),
+            ("linelimit = 20", "right would be 78"),
+            ('expandchannel = "proces"', 'there is no channel "proces"; did you mean "process"'),
+            ('expandchannel = "local"', 'is of kind "local"'),
+            ("notices = [3600, 60]", "is out of order"),
+            ('logging = "off"', '"off" is not known'),
+        ):
+            said = channel(lines)
+            self.assertEqual(len(said), 1, (lines, said))
+            self.assertIn(words, said[0])
+
     def test_logins_and_addresses_of_destinations(self) -> None:
         for lines, words in (
             ('user = "u"', "user: is nothing without password_file"),

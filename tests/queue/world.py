@@ -39,6 +39,7 @@ from qmailpy.stats.recorder import Recorder
 from qmailpy.testing.crashdisk import CrashDisk, PowerCut
 from qmailpy.testing.inline import InlineThreads
 from qmailpy.testing.memory_directory import MemoryDirectory
+from qmailpy.testing.memory_events import MemoryEvents
 from qmailpy.values import (
     Content,
     Disposition,
@@ -188,6 +189,7 @@ class World:
         self.clock = Clock()
         self.clock.advance(START)
         self.outside = Outside()
+        self.events = MemoryEvents()
         self.lives = 1
         self.broken_notices = 0  # so many notices fail to be made
         self.accepted: dict[str, tuple[Envelope, bytes]] = {}  # id: what was told 250
@@ -248,6 +250,7 @@ class World:
             committer=committer,
             replay=replay,
             stopped=self.switches.thd_stopped().__contains__,
+            events=self.events,
         )
         self.shard = QueueShard(thd_open("0", around), around)
         self.shard.take_up()

@@ -113,6 +113,32 @@ class DeliveryTests(SynchronousTestCase):
         self.send(world)
         self.assertEqual((sink.log.connections, len(sink.log.messages)), (1, 1))
 
+    def test_long_lines_are_encoded_where_the_channel_has_a_limit(self) -> None:
+        """linelimit; from a file too, announced with its new size; what cannot be so goes back with 5.6.0."""
+        long = b"Subject: x\r\n\r\n" + b"y" * 1500 + b"\r\n"
+        for octets in (long, b"Subject: x\r\n\r\n" + b"\xc3\xbc" * 700 + b"\r\n"):
+            for content in (MemoryContent(octets), FileContent([octets[:70], octets[70:]])):
+                for ehlo in ("250-x\n250-8BITMIME\n250 SIZE", "250-x\n250 SIZE"):
+                    world = World(linelimit=998)
+                    sink = world.network.host("192.0.2.1", {"EHLO": ehlo})
+                    for _ in range(2):
+                        [found] = self.send(world, content=content)
+                    self.assertEqual(found.verdict, D)
+                    message = sink.log.messages[0]
+                    self.assertLessEqual(max(map(len, message.content.split(b"\r\n"))), 998)
+                    self.assertIn(f"SIZE={len(message.content)}", message.mail_parameters)
+                    self.assertIn(b"quoted-printable", message.content)
+        world = World(linelimit=998)
+        sink = world.network.host("192.0.2.1")
+        for header in (b"Content-Transfer-Encoding: base64\r\n", b"X: " + b"z" * 1000 + b"\r\n"):
+            [found] = self.send(world, content=MemoryContent(header + long))
+            self.assertEqual((found.verdict, str(found.reply)[:9]), (R, "554 5.6.0"))
+        short = b"Subject: x\r\n\r\n" + (b"y" * 998 + b"\r\n") * 200
+        for piece in (7, 65536):
+            pieces = [short[at : at + piece] for at in range(0, len(short), piece)]
+            self.send(world, content=FileContent(pieces))
+            self.assertEqual(sink.log.messages.pop().content, short)
+
     def utf8(self, world: World, sender: str, *recipients: str, octets: bytes = CONTENT.octets) -> list[Disposition]:
         """Mail with SMTPUTF8."""
         transaction = Transaction(sender=sender, recipients=recipients, size=len(octets), utf8=True)

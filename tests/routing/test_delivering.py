@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
@@ -256,3 +258,63 @@ class BounceTests(DeliveringTestCase):
     def test_without_a_secret_there_are_none(self) -> None:
         self.router = Router(CONFIG, self.directory)
         self.refused(Srs(b"", 21).forward("ann@remote.example", "example.org", NOW), "550 5.1.1")
+
+
+class ChannelLimitTests(DeliveringTestCase):
+    """blocklimit and expandlimit."""
+
+    def limited(self, reprocess: bool = False, **more: dict[str, Any]) -> None:
+        channels = dict(CONFIG.channels)
+        if reprocess:
+            channels["reprocess"] = ChannelConfig(name="reprocess", kind="reprocess")
+        for name, options in more.items():
+            channels[name] = evolve(channels[name], **options)
+        self.use(evolve(CONFIG, channels=channels))
+
+    def ask(self, address: str, size: int = 0, source: str = "tcp_local", accepted: bool = False) -> RouteResult:
+        about = Posting(sender="a@b.example", size_octets=size, accepted=accepted)
+        result: RouteResult = self.successResultOf(Deferred.fromCoroutine(self.router.route(address, source, about)))
+        return result
+
+    def test_a_message_too_large_for_its_channel_is_refused(self) -> None:
+        self.limited(tcp_local={"blocklimit": 1000}, local={"blocklimit": 2000})
+        for address, size, refused in (
+            ("x@remote.example", 1000, False),
+            ("x@remote.example", 1001, True),
+            ("x@remote.example", 0, False),
+            ("joe@example.org", 1001, False),
+            ("joe@example.org", 2001, True),
+            ("x@void.example", 9999, False),
+        ):
+            found = self.ask(address, size)
+            self.assertEqual(isinstance(found, Refused), refused, (address, size))
+            if isinstance(found, Refused):
+                self.assertIn("552 5.3.4 Message is larger than the ", str(found.reply))
+            else:  # whether it is to be asked again when the size is known
+                self.assertEqual(found.sized, address != "x@void.example")
+
+    def test_what_was_accepted_is_not_refused_for_its_size(self) -> None:
+        self.limited(tcp_local={"blocklimit": 1000})
+        self.assertIsInstance(self.ask("x@remote.example", 5000, accepted=True), Routed)
+
+    def test_an_address_that_stands_for_many_is_put_off(self) -> None:
+        """To reprocess where there is one; from that source only; below the limit it is done at once."""
+        for reprocess, channel in ((False, "process"), (True, "reprocess")):
+            self.limited(reprocess, tcp_local={"expandlimit": 2})
+            found = self.ask("deep@example.org")  # three
+            assert isinstance(found, Routed)
+            [one] = found.recipients
+            self.assertEqual((one.address, one.channel, found.local), ("deep@example.org", channel, True))
+            for source, accepted in (("tcp_intranet", False), ("tcp_local", True)):
+                found = self.ask("deep@example.org", source=source, accepted=accepted)
+                assert isinstance(found, Routed)
+                self.assertEqual(len(found.recipients), 3)
+            found = self.ask("info@example.org")
+            assert isinstance(found, Routed)
+            self.assertEqual(len(found.recipients), 2)
+
+    def test_where_it_is_put_off_to_can_be_said(self) -> None:
+        self.limited(True, tcp_local={"expandlimit": 1, "expandchannel": "process"})
+        found = self.ask("deep@example.org")
+        assert isinstance(found, Routed)
+        self.assertEqual([one.channel for one in found.recipients], ["process"])

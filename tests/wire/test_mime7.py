@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.wire import mime7
-from qmailpy.wire.mime7 import Unconvertible, convert
+from qmailpy.wire.mime7 import Unconvertible, convert, longer, shorten
 
 UMLAUTS = "Grüße aus Köln\r\n".encode()
 
@@ -208,3 +208,48 @@ class ConvertTests(SynchronousTestCase):
         for line in content.split(b"\r\n"):
             if line in (b"--a", b"--a--", b"--b", b"--b--"):
                 self.assertIn(line, found)
+
+
+class ShortenTests(SynchronousTestCase):
+    """L{shorten}: lines of channels with linelimit."""
+
+    LONG = b"x" * 1200 + b"\r\n"
+
+    def same(self, content: bytes, most: int = 998) -> bytes:
+        found = shorten(content, most)
+        self.assertEqual(leaves(found), leaves(content))
+        self.assertLessEqual(max(map(len, found.split(b"\r\n"))), most)
+        return found
+
+    def test_short_lines_stay_as_they_are(self) -> None:
+        for content in (b"Subject: x\r\n\r\n" + UMLAUTS, b"a: b\r\n\r\n" + b"y" * 998 + b"\r\n", b""):
+            self.assertIs(shorten(content, 998), content)
+
+    def test_text_becomes_quoted_printable(self) -> None:
+        found = self.same(b"Subject: x\r\n\r\nfirst\r\n" + self.LONG)
+        self.assertIn(b"MIME-Version: 1.0\r\n", found)
+        self.assertIn(b"Content-Transfer-Encoding: quoted-printable\r\n", found)
+        self.assertNotIn(b"charset", found)
+
+    def test_other_parts_stay_8_bit_ones_too(self) -> None:
+        head = b"MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=b\r\n"
+        head += b"Content-Transfer-Encoding: 8bit\r\n\r\n"
+        kept = b"--b\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n" + UMLAUTS
+        found = self.same(head + kept + b"--b\r\nContent-Type: image/x\r\n\r\n" + self.LONG + b"--b--\r\n")
+        self.assertTrue(found.startswith(head + kept))
+        self.assertIn(b"Content-Transfer-Encoding: base64", found)
+
+    def test_what_cannot_be_encoded_is_told(self) -> None:
+        multipart = b"MIME-Version: 1.0\r\nContent-Type: multipart/%s; boundary=b\r\n\r\n"
+        for content in (
+            b"Subject: " + self.LONG + b"\r\nhello\r\n",
+            multipart % b"mixed" + self.LONG + b"--b\r\n\r\nhello\r\n--b--\r\n",
+            multipart % b"signed" + b"--b\r\n\r\n" + self.LONG + b"--b--\r\n",
+            b"Content-Transfer-Encoding: base64\r\n\r\n" + self.LONG,
+        ):
+            self.assertRaises(Unconvertible, shorten, content, 998)
+
+    @given(st.lists(st.integers(0, 130), max_size=12), st.booleans(), st.integers(78, 100))
+    def test_a_line_is_longer_when_it_is(self, lengths: list[int], ended: bool, most: int) -> None:
+        body = b"\r\n".join(b"z" * length for length in lengths) + (b"\r\n" if ended else b"")
+        self.assertEqual(longer(body, most), max(map(len, body.split(b"\r\n"))) > most)
