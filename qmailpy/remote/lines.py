@@ -35,4 +35,4 @@ def _longer(content: Content, most: int) -> bool:
         left += len(piece) - start
         if left > most + 1:
             return True
-    return False
+    return left > most  # a last line without an end
