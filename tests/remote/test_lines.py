@@ -15,7 +15,7 @@ from qmailpy.values import MemoryContent
 class Pieces(MemoryContent):
     """A content that comes in small pieces."""
 
-    def chunks(self, octets: int) -> Iterator[bytes]:
+    def chunks(self, octets: int = 65536) -> Iterator[bytes]:
         for at in range(0, len(self.octets), 7):
             yield self.octets[at : at + 7]
 
