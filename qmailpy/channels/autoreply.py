@@ -19,8 +19,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from qmailpy.channels.parts import Parts
-from qmailpy.channels.pipe import in_pool
-from qmailpy.channels.programs import InThread
+from qmailpy.channels.programs import InThread, in_pool
 from qmailpy.config.schema import ChannelConfig, Config
 from qmailpy.errors import Temporary
 from qmailpy.interfaces import IChannel, IReconfigured

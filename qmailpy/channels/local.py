@@ -10,6 +10,7 @@ it. C{user+tag}: into the folder C{tag} when there is one (L{qmailpy.local.folde
 field in the header: 5.4.6. A mailbox that is full: 4.2.2, in the end 5.2.2 (L{qmailpy.local.usage}); when it passes the
 mark its user finds a warning in it. A mailbox that cannot be written defers its own mail only: 4.3.1 for want of space
 or handles, 4.2.0 else. When a user is away, the header of what was delivered goes to the autoreply channel.
+Users whose .qmail files say what is done: L{qmailpy.channels.dotqmail}.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from qmailpy.channels.autoreply import Answers
+from qmailpy.channels.conversions.command import ReactorRun
+from qmailpy.channels.dotqmail import Case, DotQmail
 from qmailpy.channels.parts import Parts
+from qmailpy.channels.programs import Programs, gathered, in_pool
 from qmailpy.channels.quota_notice import QuotaNotice
 from qmailpy.config.schema import ChannelConfig, Config
 from qmailpy.errors import Temporary
@@ -89,6 +93,10 @@ class LocalChannel:
         self._usage = parts.usage
         self._notice = QuotaNotice(config, channel.name, parts.seconds)
         self._answers = Answers(config, parts.seconds)
+        self._run = ReactorRun(parts.reactor)
+        in_thread = in_pool(parts.reactor)
+        programs = Programs(self._run, in_thread, config.path("run", "programs"))
+        self._dots = DotQmail(config, channel.name, parts, in_thread, programs, self._deliver_one)
         self.reconfigure(config)
         self._guard = threading.Lock()  # over the two below, which the queue's thread uses as well
         self._delivered: dict[str, dict[int, list[Delivered]]] = {}  # by id and number: what may not be durable yet
@@ -99,34 +107,48 @@ class LocalChannel:
         self._nodes = names_of_node(config)
         self._notice.reconfigure(config)
         self._answers.reconfigure(config)
+        self._dots.reconfigure(config)
 
     async def dequeue(self, job: Job) -> Sequence[Disposition]:
         results: list[Disposition | None] = []
         deliveries: list[Delivery] = []
         away: dict[int, Mailbox] = {}  # by place among the recipients
+        dots: dict[int, Case] = {}
         for number, recipient in zip(job.numbers, job.recipients, strict=True):
             found = await self._find(job, recipient)
             if isinstance(found, _Found):
                 if found.mailbox.auto_reply is not None:
                     away[len(results)] = found.mailbox
-                deliveries.append(_delivery(job, number, recipient, found))
-                results.append(None)
+                delivery = _delivery(job, number, recipient, found)
+                if found.mailbox.dot_qmail:
+                    dots[len(results)] = Case(job=job, recipient=recipient, mailbox=found.mailbox, delivery=delivery)
+                    results.append(_AMISS)
+                else:
+                    deliveries.append(delivery)
+                    results.append(None)
             else:
                 results.append(found)
         written = iter(await self._writer.submit(deliveries) if deliveries else ())
         said = [next(written) if result is None else result for result in results]
+        for place, one in zip(dots, await gathered([self._dots.done(case) for case in dots.values()]), strict=True):
+            said[place] = one
         for place, mailbox in away.items():
             said[place] = self._answered(job, job.recipients[place], mailbox, said[place])
         return said
 
     def _answered(self, job: Job, recipient: Recipient, mailbox: Mailbox, said: Disposition) -> Disposition:
         """With an answer to what was delivered, where its user is away."""
-        if said.verdict is not Verdict.DELIVERED:
+        if said.verdict not in (Verdict.DELIVERED, Verdict.FORWARDED):
             return said
         mail = self._answers.mail(job, recipient, mailbox)
         return said if mail is None else evolve(said, mails=(*said.mails, mail))
 
+    async def _deliver_one(self, delivery: Delivery) -> Disposition:
+        [said] = await self._writer.submit([delivery])
+        return said
+
     async def stop(self) -> None:
+        self._run.stop()
         await self._writer.stop()
 
     def thd_sync_deliveries(self, ids: Iterable[str]) -> None:
@@ -167,6 +189,11 @@ class LocalChannel:
                 with self._guard:
                     doubtful = number in self._doubtful.get(job.id, ())
                 delivery = self._thd_into_folder(_delivery(job, number, recipient, found))
+                if found.mailbox.dot_qmail and not self._dots.thd_undone(
+                    found.mailbox, recipient.address.rpartition("@")[0].partition(SUBADDRESS)[2], job.envelope.arrival
+                ):
+                    self._forget(job.id, number)
+                    continue
                 paths = self._store.thd_replay(delivery, doubtful=doubtful)
                 self._remember(job.id, number, paths)
                 if self._usage is not None and isinstance(delivery, _Bounded):
@@ -196,6 +223,8 @@ class LocalChannel:
                     paths = self._store.thd_replay(delivery)
                 else:
                     paths = [self._store.thd_deliver(delivery)]
+                if delivery.at_once:
+                    self._store.thd_sync([evolve(one, fresh=True) for one in paths])
             except OSError as error:
                 self.log.warn(
                     "{channel}: cannot deliver {id} to {mailbox!r}: {error}",
@@ -206,7 +235,8 @@ class LocalChannel:
                 )
                 results.append(Disposition(verdict=Verdict.DEFERRED, reply=trouble(error)))
             else:
-                self._remember(delivery.id, delivery.number, paths)
+                if not delivery.at_once:
+                    self._remember(delivery.id, delivery.number, paths)
                 results.append(self._thd_counted(delivery, paths) if isinstance(delivery, _Bounded) else _DELIVERED)
         return results
 

@@ -12,17 +12,14 @@ An address that begins with a hyphen, where an argument is nothing but it, would
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
-from twisted.internet.defer import Deferred
-from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from zope.interface import implementer
 
 from qmailpy.channels.conversions.command import ReactorRun, filled
 from qmailpy.channels.parts import Parts
-from qmailpy.channels.programs import InThread, IPrograms, Limits, Programs, Took, not_taken, took
+from qmailpy.channels.programs import IPrograms, Limits, Programs, Took, in_pool, not_taken, took
 from qmailpy.config.schema import ChannelConfig, Config
 from qmailpy.interfaces import IChannel, IReconfigured
 from qmailpy.values import Disposition, Job, Recipient, Reply, Verdict
@@ -121,12 +118,3 @@ def _misunderstood(command: Sequence[str], variables: Mapping[str, str]) -> Disp
             sender = argument.removeprefix("$").lstrip("{").startswith("SENDER")
             return _bad("5.1.7", "sender") if sender else _bad("5.1.3", "recipient")
     return None
-
-
-def in_pool(reactor: Any) -> InThread:
-    """Runs blocking functions in a reactor's pool."""
-
-    def in_thread(function: Any, *arguments: Any) -> Deferred[Any]:
-        return deferToThreadPool(reactor, reactor.getThreadPool(), partial(function, *arguments))
-
-    return in_thread

@@ -65,6 +65,7 @@ class Delivery:
     content: Content
     binary: bool = False  # its octets may be no lines (RFC 3030): parts that are none are stored in base64
     tag: str = ""  # subaddress: into the folder of that name, when there is one
+    at_once: bool = False  # durable on return: the journal will not say how it is to be delivered again
 
 
 @frozen

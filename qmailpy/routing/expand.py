@@ -355,7 +355,7 @@ def _entry(
         case.tell(f"<{found.address}> is a mailbox, suspended")
         return _Leaf(refusal=case.table.suspended)
     address = found.address
-    if tag and found.subfolders:
+    if tag and (found.subfolders or found.dot_qmail):
         name, _, host = address.rpartition("@")
         address = f"{name}{SUBADDRESS}{tag}@{host}"
     node = found.host or (domain.host if domain is not None else "")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import mailbox
 import os
 import stat
+from collections.abc import Sequence
 from typing import ClassVar
 
 from qmailpy.records.record import Action, LogRecord
@@ -29,7 +31,10 @@ class Programs(NodeCase):
         "channel.fax.jitter": 0.0,
         "channel.fax.run_s": 2.0,
         "channel.autoreply.backoff": [1.0],
+        "local.programs": True,
+        "local.program_s": 2.0,
     }
+    users: ClassVar[Sequence[str]] = ("alice", "bob", "carol")
 
     def begin(self, node: Node) -> None:
         self.out = node.path("..", "out")
@@ -43,6 +48,7 @@ class Programs(NodeCase):
         )
         node.qmailpy("group", "add", "all@example.org", "alice@example.org", "bob@example.org", "x@remote.example")
         node.qmailpy("user", "vacation", "bob@example.org", "--text-file", "-", octets=b"I am away.\n")
+        node.qmailpy("user", "set", "carol@example.org", "dot-qmail=yes")
         node.start()
 
     def setUp(self) -> None:
@@ -150,6 +156,64 @@ class Programs(NodeCase):
         with open(os.path.join(self.out, "child")) as source:
             child = int(source.read())
         self.until(lambda: not os.path.exists(f"/proc/{child}") or _is_dead(child))
+
+    def dot_qmail(self, text: str, name: str = ".qmail") -> str:
+        """Write a file of Carol's."""
+        home = self.node.path("mail", "example.org", "carol")
+        os.makedirs(home, 0o700, exist_ok=True)
+        for old in os.listdir(home):
+            if old.startswith(".qmail"):
+                os.unlink(os.path.join(home, old))
+        with open(os.path.join(home, name), "w") as target:
+            target.write(text)
+        return home
+
+    def test_a_users_file_says_what_is_done(self) -> None:
+        """A copy here, a program, an mbox, and forwards inside and outside, in one transaction with the D."""
+        home = self.dot_qmail(
+            "./Maildir/\n|cat >got; echo $EXT >>got\n./mbox\n&alice\n&x@remote.example\n", ".qmail-a-default"
+        )
+        self.send("carol+a-b@example.org")
+        self.node.wait_mailbox("carol", 1)
+        (octets,) = self.node.wait_mailbox("alice", 1)
+        self.assertIn(b"\nDelivered-To: carol+a-b@example.org\n", octets)
+        (mail,) = self.sink.wait_mails(1)
+        self.assertRegex(mail.sender, r"^SRS0=.*@example\.org$")
+        self.wait_idle()
+        self.assertEqual(
+            sorted(self.ways()[:4]),
+            [("local", "", "D"), ("local", "local", "E"), ("local", "tcp_local", "E"), ("tcp_local", "local", "E")],
+        )
+        with open(os.path.join(home, "got")) as source:
+            text = source.read()
+        self.assertTrue(text.startswith("Received: ") and text.endswith("hello\na-b\n"), text)
+        self.assertEqual([one["Subject"] for one in mailbox.mbox(os.path.join(home, "mbox"))], ["x"])
+
+    def test_a_file_that_others_may_write_makes_mail_wait(self) -> None:
+        home = self.dot_qmail("&alice\n")
+        os.chmod(os.path.join(home, ".qmail"), 0o602)
+        self.send("carol@example.org")
+        self.until(lambda: ("local", "", "Q") in self.ways())
+        self.assertIn(".qmail can be written by others", self.lines()[-1].diagnostic)
+        os.chmod(os.path.join(home, ".qmail"), 0o600)
+        self.node.wait_mailbox("alice", 1)
+        self.wait_idle()
+
+    def test_an_extension_that_is_nobodys_comes_back(self) -> None:
+        self.dot_qmail("./Maildir/\n")
+        self.send("carol+none@example.org")
+        (mail,) = self.sink.wait_mails(1)
+        self.assertIn(b"Status: 5.1.1", mail.content)
+        self.wait_idle()
+
+    def test_a_users_program_that_hangs_is_killed_and_what_is_before_it_is_done_once(self) -> None:
+        """The Maildir line is done again with each attempt, to the same file."""
+        home = self.dot_qmail("./Maildir/\n|test -e ran || { touch ran; sleep 100; }\n")
+        self.send("carol@example.org")
+        self.wait_idle()
+        self.assertEqual([way[2] for way in self.ways()], ["E", "Q", "D"])
+        self.assertEqual(len(self.node.mailbox("carol")), 1)
+        os.unlink(os.path.join(home, "ran"))
 
 
 def _is_dead(pid: int) -> bool:

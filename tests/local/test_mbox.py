@@ -1,0 +1,67 @@
+"""mbox files: what is written, and what a failure leaves."""
+
+from __future__ import annotations
+
+import fcntl
+import mailbox
+import os
+from collections.abc import Iterator
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from qmailpy.local.mbox import from_line, quoted, thd_append
+
+TEXT = b"Subject: x\n\nFrom me\n>From you\n>>From\nFromage\n From\nFrom us"
+
+
+class MboxTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.path = os.path.abspath(self.mktemp())
+
+    def read(self) -> bytes:
+        with open(self.path, "rb") as source:
+            return source.read()
+
+    def test_messages_are_found_again(self) -> None:
+        """By Python's reader of mboxrd's sort, which takes one > away."""
+        for number in range(2):
+            pieces = [from_line("bob@x", 1e9), *quoted([b"N: %d\n" % number, TEXT])]
+            self.assertTrue(thd_append(self.path, pieces))
+        wanted = (
+            b"From bob@x Sun Sep  9 01:46:40 2001\nN: 0\nSubject: x\n\n>From me\n>>From you\n>>From\nFromage\n From\n"
+        )
+        self.assertTrue(self.read().startswith(wanted + b">From us\n\nFrom bob@x "))
+        self.assertEqual([one["N"] for one in mailbox.mbox(self.path)], ["0", "1"])
+
+    def test_senders_make_no_lines(self) -> None:
+        self.assertEqual(from_line("", 0), b"From MAILER-DAEMON Thu Jan  1 00:00:00 1970\n")
+        self.assertTrue(from_line("a b\n@x", 0).startswith(b"From a-b-@x "))
+
+    @given(st.text("From >\nx", max_size=40).map(str.encode), st.lists(st.integers(0, 40), max_size=8))
+    def test_pieces_make_no_difference(self, octets: bytes, cuts: list[int]) -> None:
+        whole = b"".join(quoted([octets]))
+        at = [0, *sorted(cuts), len(octets)]
+        pieces = [octets[start:end] for start, end in pairwise(at) if start < end]
+        self.assertEqual(b"".join(quoted(pieces)), whole)
+        lines = [b">" + one if one.lstrip(b">").startswith(b"From ") else one for one in octets.split(b"\n")]
+        text = b"\n".join(lines)
+        self.assertEqual(whole, text if text.endswith(b"\n") or not text else text + b"\n")
+
+    def test_who_has_it_locked_is_not_disturbed(self) -> None:
+        with open(self.path, "wb") as other:
+            fcntl.flock(other, fcntl.LOCK_EX)
+            self.assertFalse(thd_append(self.path, [b"x\n"]))
+        self.assertEqual(self.read(), b"")
+        self.assertTrue(thd_append(self.path, [b"x\n"]))
+
+    def test_a_failure_leaves_nothing(self) -> None:
+        def broken() -> Iterator[bytes]:
+            yield b"From x\n"
+            raise OSError(5, "gone")
+
+        thd_append(self.path, [b"x\n"])
+        self.assertRaises(OSError, thd_append, self.path, broken())
+        self.assertEqual(self.read(), b"x\n\n")
