@@ -36,7 +36,14 @@ _COLUMNS = (
 
 
 @click.command()
-@click.option("--by", type=click.Choice([by.value for by in By]), default="domain", show_default=True)
+@click.option(
+    "--by",
+    type=click.Choice([by.value for by in By]),
+    multiple=True,
+    default=("domain",),
+    show_default=True,
+    help="What a line is for; several times: for what occurs together, as --by day --by domain.",
+)
 @click.option("--since", type=Moment(), help="From then on: 2026-03-01, '2026-03-01 14:30', today, yesterday, 12h, 7d.")
 @click.option("--until", type=Moment(), help="Before then.")
 @click.option("--top", type=click.IntRange(1), help="Only so many lines.")
@@ -54,7 +61,7 @@ _COLUMNS = (
 @click.pass_obj
 def account(
     context: Homed,
-    by: str,
+    by: tuple[str, ...],
     since: float | None,
     until: float | None,
     top: int | None,
@@ -72,9 +79,10 @@ def account(
         raise click.UsageError("only the log of the home can be followed")
     options = LogConfig() if written != "own" else _options(context.home, bool(files))
     foreign = None if written == "own" else SunFormat(queue_times=written == "sun-times")
-    made = Account(By(by), options, since=since, until=until, foreign=foreign)
+    by = tuple(dict.fromkeys(by))
+    made = Account([By(one) for one in by], options, since=since, until=until, foreign=foreign)
     if follow:
-        _follow(context.home, made, top, form)
+        _follow(context.home, made, by, top, form)
         return
     sources = [thd_open(path) for path in files] if files else thd_sources(_log(context.home))
     for batch in thd_batches(sources):
@@ -100,7 +108,7 @@ def _log(home: str) -> str:
     return directory
 
 
-def _follow(home: str, made: Account, top: int | None, form: str | None) -> None:
+def _follow(home: str, made: Account, by: tuple[str, ...], top: int | None, form: str | None) -> None:
     follower = Follower(RealFiles(), _log(home))
     try:
         follower.thd_open()  # first: what is rolled meanwhile is followed, not read twice
@@ -115,7 +123,7 @@ def _follow(home: str, made: Account, top: int | None, form: str | None) -> None
                 shown = made.records
                 if sys.stdout.isatty():
                     click.clear()
-                _show(made, "", top, form)
+                _show(made, by, top, form)
                 sys.stdout.flush()
             time.sleep(_AGAIN_S)
     except KeyboardInterrupt:  # how following ends
@@ -124,17 +132,19 @@ def _follow(home: str, made: Account, top: int | None, form: str | None) -> None
         follower.close()
 
 
-def _show(made: Account, by: str, top: int | None, form: str | None) -> None:
+def _show(made: Account, by: tuple[str, ...], top: int | None, form: str | None) -> None:
     lines = made.lines(top)
     if form == "json":
-        print_json({"records": made.records, "unreadable": made.unreadable, "lines": [_json(line) for line in lines]})
+        print_json(
+            {"records": made.records, "unreadable": made.unreadable, "lines": [_json(by, line) for line in lines]}
+        )
     elif form == "csv":
         writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow((by or "key", *_COLUMNS))
-        writer.writerows((_cell(line.key), *_values(line)) for line in lines)
+        writer.writerow((*by, *_COLUMNS))
+        writer.writerows((*map(_cell, line.keys), *_values(line)) for line in lines)
     else:
-        right = tuple(range(1, len(_HEADS) + 1))
-        print_table((by or "", *_HEADS), [(line.key, *_words(line)) for line in lines], right)
+        right = tuple(range(len(by), len(by) + len(_HEADS)))
+        print_table((*by, *_HEADS), [(*line.keys, *_words(line)) for line in lines], right)
 
 
 def _cell(text: str) -> str:
@@ -157,5 +167,10 @@ def _words(line: Line) -> list[str]:
     return [*map(str, values[:9]), *(f"{value:.3f}" if value < 100 else f"{value:.0f}" for value in values[9:])]
 
 
-def _json(line: Line) -> dict[str, Any]:
-    return {"key": line.key, **dict(zip(_COLUMNS, _values(line), strict=True))}
+def _json(by: tuple[str, ...], line: Line) -> dict[str, Any]:
+    keys = dict(zip(by, line.keys, strict=True))
+    return {
+        "key": line.keys[0],
+        **({"keys": keys} if len(by) > 1 else {}),
+        **dict(zip(_COLUMNS, _values(line), strict=True)),
+    }

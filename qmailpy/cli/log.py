@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 
 import click
@@ -17,13 +18,17 @@ from qmailpy.cli.counters import Homed
 from qmailpy.cli.output import printable
 from qmailpy.cli.trace import index_command
 from qmailpy.config.load import load
+from qmailpy.config.schema import LogConfig
 from qmailpy.disk.files import RealFiles
 from qmailpy.errors import CommandError
 from qmailpy.queue.entries import pattern
+from qmailpy.records.archive import thd_batches, thd_open
 from qmailpy.records.follow import Follower
 from qmailpy.records.logfile import roll as roll_files
 from qmailpy.records.record import Action, LogRecord
-from qmailpy.records.text import LineFormat, Unreadable
+from qmailpy.records.sun import SunFormat
+from qmailpy.records.text import LineFormat, Unreadable, fragment
+from qmailpy.stats.account import Reader
 
 _POLL_S = 0.2
 _COLOURS = {
@@ -55,7 +60,16 @@ log.add_command(index_command)
 @click.option("--action", metavar="LETTERS", help="Only these: D, or QZR for whatever did not go through.")
 @click.option("--address", metavar="PATTERN", help="Only with this sender or recipient; a part of it, or with * and ?.")
 @click.option("--id", "queue_id", metavar="ID", help="Only of the message with this queue id or Message-ID.")
+@click.option("--subject", metavar="TEXT", help="Only of messages with this in their subject: the lines E.")
+@click.option(
+    "--format",
+    "written",
+    type=click.Choice(["own", "sun", "sun-times"]),
+    default="own",
+    help="How the lines of FILE are written; sun, sun-times: as at log account.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False))
 @click.pass_obj
 def tail(
     context: Homed,
@@ -65,13 +79,28 @@ def tail(
     action: str | None,
     address: str | None,
     queue_id: str | None,
+    subject: str | None,
+    written: str,
     as_json: bool,
+    file: str | None,
 ) -> None:
-    """Show the last lines of the current log; on a terminal failures are red, deferrals yellow, deliveries green."""
-    chosen = Chosen(channel=channel, actions=action, address=address, id=queue_id)
-    read = _reader(context.home) if as_json or not chosen.all or _colours() else None
+    """
+    Show the last lines of the current log; on a terminal failures are red, deferrals yellow, deliveries green.
+
+    Or those of another FILE, packed or not, which may be an iMTA's.
+    """
+    if file is None and written != "own":
+        raise click.UsageError("only a FILE can be written in another format")
+    if follow and file is not None:
+        raise click.UsageError("only the log of the home can be followed")
+    chosen = Chosen(channel=channel, actions=action, address=address, id=queue_id, subject=subject)
+    read = _reader(context.home, written, file is not None) if as_json or not chosen.all or _colours() else None
     shown = _json_of(read) if read and as_json else _coloured(read) if read and _colours() else _text
     admits = (lambda line: chosen.admits(read(line))) if read and not chosen.all else lambda line: True
+    if file is not None:
+        lines = (line for batch in thd_batches([thd_open(file)]) for line in map(fragment, batch))
+        _print(list(deque(filter(admits, lines), maxlen=count)), shown)
+        return
     follower = Follower(RealFiles(), os.path.join(context.home, "log"))
     try:
         try:
@@ -97,6 +126,7 @@ class Chosen:
     actions: str | None = None  # letters
     address: str | None = None
     id: str | None = None
+    subject: str | None = None
 
     @property
     def all(self) -> bool:
@@ -115,6 +145,8 @@ class Chosen:
             matches = pattern(self.address)
             if not any(map(matches, (record.sender, record.original_to, record.current_to, record.user))):
                 return False
+        if self.subject is not None and self.subject.casefold() not in record.subject.casefold():
+            return False
         if self.id is None:
             return True
         wanted = self.id.strip("<>")
@@ -143,11 +175,17 @@ def _coloured(read: Callable[[bytes], LogRecord | None]) -> Callable[[bytes], st
     return shown
 
 
-def _reader(home: str) -> Callable[[bytes], LogRecord | None]:
-    """What makes a record of a line, or C{None} of one that is none."""
-    need(home)
-    config = load(home)
-    reader = LineFormat(config.log, config.server.hostname)
+def _reader(home: str, written: str, elsewhere: bool) -> Callable[[bytes], LogRecord | None]:
+    """What makes a record of a line, or C{None} of one that is none. @param elsewhere: the home may be missing."""
+    reader: Reader
+    if written != "own":
+        reader = SunFormat(queue_times=written == "sun-times")
+    elif elsewhere and not os.path.isdir(home):
+        reader = LineFormat(LogConfig())
+    else:
+        need(home)
+        config = load(home)
+        reader = LineFormat(config.log, config.server.hostname)
 
     def read(line: bytes) -> LogRecord | None:
         try:

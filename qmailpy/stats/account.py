@@ -1,7 +1,7 @@
 """
 Accounting: who sent and got how much, from the transaction log alone (C{qmailpy log account}).
 
-For each key (a domain, a user, a channel, a destination, a day, an hour):
+For each key (a domain, a user, a channel, a destination, a day, an hour, or several of these together):
 
   - sent: E lines, by their sender (C{user}: the login, else the sender's address); messages, recipients, octets.
   - delivered: D lines, by recipient as it was addressed (C{destination}: channel and domain it went to), with the time
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import Enum
 from typing import Protocol
 
@@ -36,6 +36,7 @@ KEYS = 100_000
 
 OTHERS = b"(others)"
 _NOBODY = b"<>"
+_BETWEEN = b"\0"  # keys of a row; in no line
 _NO_COLUMN = b" " * 12
 
 _SENT, _DELIVERED, _FAILED, _DEFERRED, _REJECTED, _TIME, _TIMES = 0, 3, 6, 7, 8, 9, 10
@@ -75,7 +76,7 @@ class Volume:
 class Line:
     """A key's account."""
 
-    key: str
+    keys: tuple[str, ...]  # as many as ways
     sent: Volume
     delivered: Volume
     failed: int  # recipients
@@ -102,7 +103,7 @@ class Account:
 
     def __init__(
         self,
-        by: By,
+        by: By | Sequence[By],
         options: LogConfig,
         *,
         since: float | None = None,
@@ -111,13 +112,17 @@ class Account:
         keys: int = KEYS,
     ) -> None:
         """
+        @param by: several: a row for each that occur together.
         @param options: those the log was written with.
         @param since: only lines of this time (seconds since the epoch) or later.
         @param until: only lines before.
         @param foreign: reads lines that are not ours.
         """
         self.records = self.unreadable = 0
-        self._by = by
+        self._ways = (by,) if isinstance(by, By) else tuple(by)
+        self._by = self._ways[0]
+        self._more = self._ways[1:]
+        self._by_channel = By.CHANNEL in self._ways
         self._options = options
         self._bounded = since is not None or until is not None
         self._since = -math.inf if since is None else since
@@ -143,7 +148,7 @@ class Account:
         most = channel_at + 2
         file_at = 2 + options.notary if options.filename else 0
         user_at = 2 + options.notary + options.filename + options.envelope_id + options.message_id
-        cuts = user_at + 1 if self._by is By.USER and options.username else file_at + 1 if file_at else 2
+        cuts = user_at + 1 if By.USER in self._ways and options.username else file_at + 1 if file_at else 2
         with_user = cuts > user_at
         timed = options.queue_time
         bounded = self._bounded
@@ -224,25 +229,19 @@ class Account:
         milliseconds; negative: not known.
         """
         self.records += 1
-        by = self._by
         enqueued = letter == b"E"
-        if by is By.CHANNEL:
-            key = source
-        elif by is By.DAY:
-            key = self._stamp(line[:11])
-        elif by is By.HOUR:
-            key = self._stamp(line[:14])
-        elif enqueued:
-            key = (user or sender).lower()
-            if by is not By.USER:
-                key = key.rpartition(b"@")[2]
-        elif by is By.USER:
-            key = original.lower()
-        elif by is By.DOMAIN:
-            key = original.rpartition(b"@")[2].lower()
-        else:
-            key = source + b"/" + current.rpartition(b"@")[2].lower()
-        if by is By.DESTINATION and enqueued:
+        who = (user or sender) if enqueued else original
+        key = self._key(self._by, enqueued, line, source, who, current)
+        if self._more and key is not None:
+            keys = [key]
+            for by in self._more:
+                key = self._key(by, enqueued, line, source, who, current)
+                if key is None:
+                    break
+                keys.append(key)
+            else:
+                key = _BETWEEN.join(keys)
+        if key is None:
             return  # no mail has gone there yet
         rows = self._rows
         row = rows.get(key)
@@ -254,7 +253,7 @@ class Account:
             if file[-1:] != b"+":
                 # A message for several channels is one for whoever sent it.
                 whole = file[file.rfind(b"/") + 3 : file.rfind(b".")]
-                if whole != self._last_enqueued or not whole or by is By.CHANNEL:
+                if whole != self._last_enqueued or not whole or self._by_channel:
                     counts[_SENT] += 1
                     counts[_SENT + 2] += size
                 self._last_enqueued = whole
@@ -281,9 +280,21 @@ class Account:
         elif letter == b"J":
             counts[_REJECTED] += 1
 
+    def _key(self, by: By, enqueued: bool, line: bytes, source: bytes, who: bytes, current: bytes) -> bytes | None:
+        """@param who: the sender, or whom it was for. @return: C{None}: a line that does not count."""
+        if by is By.DOMAIN:
+            return who.rpartition(b"@")[2].lower() or _NOBODY
+        if by is By.USER:
+            return who.lower() or _NOBODY
+        if by is By.CHANNEL:
+            return source
+        if by is By.DAY:
+            return self._stamp(line[:11])
+        if by is By.HOUR:
+            return self._stamp(line[:14])
+        return None if enqueued else source + b"/" + current.rpartition(b"@")[2].lower()
+
     def _row(self, key: bytes) -> _Row:
-        if not key:
-            key = _NOBODY
         if len(self._rows) >= self._keys:
             key = OTHERS if key not in self._rows else key
         row = self._rows.get(key)
@@ -316,16 +327,20 @@ class Account:
 
     def lines(self, top: int | None = None) -> list[Line]:
         """
-        The accounts so far: days and hours by time, others by octets delivered and sent, the largest first.
+        The accounts so far: days and hours by time, within these by octets delivered and sent, the largest first.
 
         @param top: only so many.
         """
-        found = [(key, row) for key, row in self._rows.items() if any(row.counts)]
-        if self._by in {By.DAY, By.HOUR}:
-            found.sort(key=lambda item: item[0])
-        else:
-            found.sort(key=lambda item: (-item[1].counts[_DELIVERED + 2] - item[1].counts[_SENT + 2], item[0]))
-        return [_line(key, row) for key, row in found[:top]]
+        found = [(key.split(_BETWEEN), row) for key, row in self._rows.items() if any(row.counts)]
+        times = [at for at, by in enumerate(self._ways) if by in {By.DAY, By.HOUR}]
+
+        def order(item: tuple[list[bytes], _Row]) -> tuple[list[bytes], int, list[bytes]]:
+            keys, row = item
+            octets = row.counts[_DELIVERED + 2] + row.counts[_SENT + 2]
+            return [keys[at] for at in times if at < len(keys)], -octets, keys
+
+        found.sort(key=order)
+        return [_line(keys, len(self._ways), row) for keys, row in found[:top]]
 
 
 def _stamped(at: float) -> bytes:
@@ -334,11 +349,11 @@ def _stamped(at: float) -> bytes:
     return b"%02d-%s-%04d %02d" % (now.tm_mday, _NAMES[now.tm_mon], now.tm_year, now.tm_hour)
 
 
-def _line(key: bytes, row: _Row) -> Line:
+def _line(keys: list[bytes], ways: int, row: _Row) -> Line:
     counts = row.counts
     half, most, nearly = row.sketch.percentiles(0.5, 0.95, 0.99)
     return Line(
-        key=key.decode("utf-8", "replace"),
+        keys=tuple([key.decode("utf-8", "replace") for key in keys] + [""] * (ways - len(keys))),
         sent=_volume(counts, _SENT),
         delivered=_volume(counts, _DELIVERED),
         failed=counts[_FAILED],

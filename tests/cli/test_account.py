@@ -73,6 +73,18 @@ class AccountTests(SynchronousTestCase):
             {row["domain"]: row["delivered_recipients"] for row in rows}, {"one.example": "1", "'=cmd": "1"}
         )
 
+    def test_several_keys_are_columns(self) -> None:
+        self.write("mail.log_current", _line() + _line(_NOON + 86400))
+        words = ("--by", "day", "--by", "domain")
+        self.assertEqual(self.call(*words).output.split()[:2], ["day", "domain"])
+        (first, _) = json.loads(self.call(*words, "--json").output)["lines"]
+        self.assertEqual((first["key"], first["keys"]), ("2026-03-01", {"day": "2026-03-01", "domain": "one.example"}))
+        rows = list(csv.DictReader(self.call(*words, "--csv").output.splitlines()))
+        self.assertEqual(
+            [(row["day"], row["domain"]) for row in rows],
+            [("2026-03-01", "one.example"), ("2026-03-02", "one.example")],
+        )
+
     def test_since_and_until_and_top(self) -> None:
         self.write("mail.log_current", _line(_NOON, "b@one.example") + _line(_NOON + 7200, "b@two.example"))
         self.assertNotIn("one.example", self.call("--since", "2026-03-01 13:00").output)

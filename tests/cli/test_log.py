@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 from types import SimpleNamespace
@@ -142,6 +143,31 @@ class LogTests(SynchronousTestCase):
         ):
             lines = self.call("tail", *words, "--json").output.splitlines()
             self.assertEqual("".join(json.loads(line)["sender"][0] for line in lines), senders, words)
+
+    def test_tail_reads_other_files_and_other_formats(self) -> None:
+        """An iMTA's, packed, without a home of ours."""
+        old = (
+            b"16-Feb-2007 14:55:02.10 ims-ms                    D 5 a@b rfc822;b@example.com b@x\n"
+            b"16-Feb-2007 14:55:03.10 tcp_local                 Q 1 c@d rfc822;e@example.org e@example.org\n"
+        )
+        path = os.path.abspath(self.mktemp())
+        with open(path, "wb") as file:
+            file.write(gzip.compress(old * 3))
+        self.home += "/none"
+        words = ("tail", "--format", "sun", "--action", "Q", "-n", "2", path)
+        self.assertEqual(self.call(*words).output, old.splitlines(keepends=True)[1].decode() * 2)
+        found = [json.loads(line)["sender"] for line in self.call(*words, "--json").output.splitlines()]
+        self.assertEqual(found, ["c@d", "c@d"])
+        self.assertEqual(self.call("tail", path).output, (old * 3).decode())
+        for bad in (("tail", "--format", "sun"), ("tail", "-f", path)):
+            self.assertEqual(self.call(*bad).exit_code, 2)
+
+    def test_tail_shows_mail_of_a_subject(self) -> None:
+        self.records()
+        record = LogRecord(action=Action.ENQUEUED, time=1.5, source="x", destination="y", subject="Über uns")
+        self.write(LineFormat(LogConfig()).line(record))
+        self.assertIn("Über uns", self.call("tail", "--subject", "über").output)
+        self.assertEqual(self.call("tail", "--subject", "uber").output, "")
 
     def test_tail_goes_back_until_it_has_enough(self) -> None:
         """The last 10 lines of a channel, not what is of the channel among the last 10 lines."""

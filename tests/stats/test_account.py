@@ -46,7 +46,7 @@ def _line(
 def _accounts(by: By, lines: list[bytes], **more: float) -> dict[str, Line]:
     account = Account(by, LogConfig(), **more)  # type: ignore[arg-type]
     account.feed(lines)
-    return {line.key: line for line in account.lines()}
+    return {line.keys[0]: line for line in account.lines()}
 
 
 class AccountTests(SynchronousTestCase):
@@ -97,10 +97,33 @@ class AccountTests(SynchronousTestCase):
     def test_the_null_sender_has_an_account(self) -> None:
         self.assertEqual(list(_accounts(By.DOMAIN, [_line(Action.ENQUEUED, "b@one.example", 1, sender="")])), ["<>"])
 
+    def test_several_keys_make_a_row_for_what_occurs_together(self) -> None:
+        """T7: volumes of each domain on each day; the same in another order is the same, turned round."""
+        lines = [
+            _line(Action.DEQUEUED, "b@one.example"),
+            _line(Action.DEQUEUED, "b@two.example"),
+            _line(Action.DEQUEUED, "b@two.example"),
+            _line(Action.DEQUEUED, "b@two.example", at=_NOON + 86400),
+            _line(Action.ENQUEUED, "b@two.example", 1, sender="x@one.example"),
+        ]
+        account = Account([By.DAY, By.DOMAIN], LogConfig())
+        account.feed(lines)
+        found = {line.keys: (line.sent.recipients, line.delivered.recipients) for line in account.lines()}
+        first, second = sorted({day for day, _ in found})
+        expected = {(first, "one.example"): (1, 1), (first, "two.example"): (0, 2), (second, "two.example"): (0, 1)}
+        self.assertEqual(found, expected)
+        self.assertEqual([day for day, _ in found], [first, first, second])
+        turned = Account([By.DOMAIN, By.DAY], LogConfig())
+        turned.feed(lines)
+        self.assertEqual({line.keys[::-1] for line in turned.lines()}, set(found))
+        both = Account([By.DESTINATION, By.DAY], LogConfig())
+        both.feed(lines)
+        self.assertEqual(sum(line.sent.recipients for line in both.lines()), 0)
+
     def test_too_many_keys_are_counted_together(self) -> None:
         account = Account(By.USER, LogConfig(), keys=3)
         account.feed(_line(Action.DEQUEUED, f"u{number}@one.example") for number in range(10))
-        found = {line.key: line.delivered.recipients for line in account.lines()}
+        found = {line.keys[0]: line.delivered.recipients for line in account.lines()}
         self.assertEqual(len(found), 4)
         self.assertEqual((found[OTHERS.decode()], sum(found.values())), (7, 10))
 
@@ -122,7 +145,7 @@ class AccountTests(SynchronousTestCase):
             apply(table, record)
         account = Account(By.CHANNEL, LogConfig())
         account.feed(form.line(record).removesuffix(b"\n") for record in flat)
-        found = {line.key: line for line in account.lines()}
+        found = {line.keys[0]: line for line in account.lines()}
         for channel, row in table.items():
             line = found.get(channel)
             sent = (line.sent.messages, line.sent.recipients, line.sent.octets // 1024) if line else (0, 0, 0)
@@ -131,8 +154,10 @@ class AccountTests(SynchronousTestCase):
             self.assertEqual((delivered + failed, failed), (row[DELIVERED + 1], row[FAILED + 1]))
 
     @settings(max_examples=150, deadline=None)
-    @given(st.data(), options, st.sampled_from(By))
-    def test_the_short_way_finds_what_the_parser_finds(self, data: st.DataObject, chosen: LogConfig, by: By) -> None:
+    @given(st.data(), options, st.lists(st.sampled_from(By), min_size=1, max_size=3, unique=True))
+    def test_the_short_way_finds_what_the_parser_finds(
+        self, data: st.DataObject, chosen: LogConfig, by: list[By]
+    ) -> None:
         """With any options and any values."""
         form = LineFormat(chosen, "mail.example.org")
         written = data.draw(st.lists(records(chosen), max_size=6))
