@@ -8,7 +8,7 @@ once, and RFC 1939 s.3 has their old session live for ten minutes more.
 
 Messages stay what and where they are until C{update}. One that another tool has moved or flagged is found again by its
 name; one that was removed is reported as gone. Small messages that are asked for in order are read some at a time, for
-a journey into a thread costs more than to read one: bounded by L{AHEAD_OCTETS} a session and C{ahead_octets} in all.
+a journey into a thread costs more than to read one: L{AHEAD_MOST_OCTETS} a session at most, C{ahead_octets} in all.
 Nothing else of a message is kept in memory but the piece that is being sent.
 
 No file of another program is changed but for the flag S (seen) of messages that were retrieved whole.
@@ -40,7 +40,10 @@ SMALL_OCTETS = 65536
 """Messages up to this size are read at once."""
 
 AHEAD_OCTETS = 65536
-"""So much at most of the messages that follow is read with one."""
+"""So much at most of the messages that follow is read with one, at first."""
+
+AHEAD_MOST_OCTETS = 262144
+"""And so much for who goes on: twice as much each time. A quarter of the journeys for clients that fetch everything."""
 
 _PIECE_OCTETS = 262144
 
@@ -139,6 +142,7 @@ class Maildrop:
         self._listing: Listing | None = None
         self._ahead: dict[int, bytes] = {}
         self._ahead_octets = 0
+        self._room = AHEAD_OCTETS  # for what is read ahead the next time
         self._next = 0  # the message that is asked for when they are asked for in order
         self._busy = False
         self._leaving = False
@@ -193,7 +197,8 @@ class Maildrop:
         in_order = index == self._next
         self._next = index + 1
         self.drop_ahead()
-        room = min(AHEAD_OCTETS, self._store.ahead_left) if in_order else 0
+        room = min(self._room, self._store.ahead_left) if in_order else 0
+        self._room = min(2 * self._room, AHEAD_MOST_OCTETS) if in_order else AHEAD_OCTETS
         wanted = self._following(index, room)
         found: list[bytes | None] = await self.do(self._thd_read, wanted, thread=self._store.reading)
         first = found[0]

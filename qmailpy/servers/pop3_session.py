@@ -61,14 +61,12 @@ class Pop3Session(Conversation):
 
     _log = Logger()
 
-    __slots__ = ("_drop", "_fetched", "_sent_octets", "_user")
+    __slots__ = ("_drop", "_user")
 
     def __init__(self, site: Pop3Site) -> None:
         super().__init__(site)
         self._drop: IMaildrop | None = None
         self._user = ""
-        self._fetched = 0
-        self._sent_octets = 0
 
     # IHolder
 
@@ -85,12 +83,13 @@ class Pop3Session(Conversation):
         """The session ends without the update."""
         drop, self._drop = self._drop, None
         if drop is not None:
+            fetched, octets = self._core.box.retrieved
             self._log.info(
                 "POP3 {user} from {ip}: ended without QUIT, {fetched} retrieved ({octets} octets)",
                 user=self._user,
                 ip=self._ip,
-                fetched=self._fetched,
-                octets=self._sent_octets,
+                fetched=fetched,
+                octets=octets,
             )
             drop.release()
 
@@ -176,14 +175,7 @@ class Pop3Session(Conversation):
     # Messages
 
     def _fetch_asked(self, event: FetchAsked) -> None:
-        drop = self._mailbox()
-        if event.lines is None:
-            octets = drop.at_hand(event.index)
-            if octets is not None:
-                self._count(drop.sizes[event.index])
-                self._core.message(octets, drop.sizes[event.index], event.index, whole=True)
-                return
-        self._later(self._send(drop, event.index, event.lines))
+        self._later(self._send(self._mailbox(), event.index, event.lines))
 
     async def _send(self, drop: IMaildrop, index: int, lines: int | None) -> None:
         core = self._core
@@ -207,8 +199,6 @@ class Pop3Session(Conversation):
         finally:
             pieces.close()
         if self._open():
-            if lines is None:
-                self._count(drop.sizes[index])
             core.end(index, whole=lines is None)
 
     async def _send_pieces(self, pieces: IMessagePieces) -> None:
@@ -228,12 +218,13 @@ class Pop3Session(Conversation):
     async def _update(self, event: LeaveAsked) -> None:
         drop = self._mailbox()
         failed = await drop.update(event.deleted, event.seen)
+        fetched, octets = self._core.box.retrieved
         self._log.info(
             "POP3 {user} from {ip}: {fetched} retrieved ({octets} octets), {deleted} of {messages} deleted",
             user=self._user,
             ip=self._ip,
-            fetched=self._fetched,
-            octets=self._sent_octets,
+            fetched=fetched,
+            octets=octets,
             deleted=len(event.deleted) - failed,
             messages=len(drop.sizes),
         )
@@ -247,10 +238,6 @@ class Pop3Session(Conversation):
         if self._drop is None:
             raise RuntimeError("no mailbox")
         return self._drop
-
-    def _count(self, octets: int) -> None:
-        self._fetched += 1
-        self._sent_octets += octets
 
     handlers: ClassVar[Mapping[type, Callable[[Any, Any], None]]] = {
         LoginAsked: _login_asked,

@@ -22,6 +22,12 @@ class Messages(Protocol):
     def uid(self, index: int) -> str:
         """Its unique-id: 1 to 70 characters from 0x21 to 0x7E (RFC 1939 s.7)."""
 
+    def at_hand(self, index: int) -> bytes | None:
+        """
+        A message whose turn it is, if it is in memory: dot-stuffed, without the final dot line. C{None}: it must be
+        asked for. Once given it is sent.
+        """
+
 
 Row = Callable[[int], bytes]
 
@@ -31,27 +37,29 @@ class Drop:
     One session's view of its mailbox. Indexes are from 0, the numbers of the protocol from 1.
 
     @ivar octets: of all messages that are not marked as deleted.
+    @ivar retrieved: messages the client was sent whole, and their octets.
     """
 
-    __slots__ = ("_deleted", "_messages", "_seen", "octets")
+    __slots__ = ("_deleted", "_seen", "messages", "octets", "retrieved")
 
     def __init__(self, messages: Messages) -> None:
-        self._messages = messages
+        self.messages = messages
         self._deleted: set[int] | None = None
         self._seen: set[int] | None = None
         self.octets = sum(messages.sizes)
+        self.retrieved = (0, 0)
 
     @property
     def count(self) -> int:
         """Messages that are not marked as deleted."""
-        return len(self._messages.sizes) - (len(self._deleted) if self._deleted else 0)
+        return len(self.messages.sizes) - (len(self._deleted) if self._deleted else 0)
 
     def index(self, word: bytes) -> int | str:
         """The message a number of the client's stands for, or what is wrong with it."""
         if not word.isdigit():
             return "No such message" if word[1:].isdigit() else "A message number is wanted"  # "-1" is a number
         number = int(word)  # of a command line, so of some hundred digits at most
-        if not 1 <= number <= len(self._messages.sizes):
+        if not 1 <= number <= len(self.messages.sizes):
             return "No such message"
         if self._deleted and number - 1 in self._deleted:
             return "The message is marked as deleted"
@@ -59,16 +67,16 @@ class Drop:
 
     def scan_row(self, index: int) -> bytes:
         """A line of LIST."""
-        return b"%d %d\r\n" % (index + 1, self._messages.sizes[index])
+        return b"%d %d\r\n" % (index + 1, self.messages.sizes[index])
 
     def uid_row(self, index: int) -> bytes:
         """A line of UIDL."""
-        return b"%d %b\r\n" % (index + 1, self._messages.uid(index).encode("ascii"))
+        return b"%d %b\r\n" % (index + 1, self.messages.uid(index).encode("ascii"))
 
     def listing(self, row: Row) -> Iterator[bytes]:
         """All lines of a listing and its end, in pieces."""
         deleted = self._deleted or ()
-        total = len(self._messages.sizes)
+        total = len(self.messages.sizes)
         for at in range(0, total, _PIECE_ROWS):
             yield b"".join([row(index) for index in range(at, min(at + _PIECE_ROWS, total)) if index not in deleted])
         yield END
@@ -78,18 +86,20 @@ class Drop:
         if self._seen is None:
             self._seen = set()
         self._seen.add(index)
+        count, octets = self.retrieved
+        self.retrieved = (count + 1, octets + self.messages.sizes[index])
 
     def delete(self, index: int) -> None:
         """Mark as deleted; from L{index}, so not twice."""
         if self._deleted is None:
             self._deleted = set()
         self._deleted.add(index)
-        self.octets -= self._messages.sizes[index]
+        self.octets -= self.messages.sizes[index]
 
     def reset(self) -> None:
         """No message is marked as deleted any more."""
         self._deleted = None
-        self.octets = sum(self._messages.sizes)
+        self.octets = sum(self.messages.sizes)
 
     def update(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """What QUIT asks for: messages to remove, and those that were read and stay; both rising."""

@@ -14,7 +14,7 @@ class LoginAsked:
     """
     USER and PASS, or AUTH with a mechanism that sends the password. Asks: is it right?
 
-    Answered by C{enter} or C{refuse}.
+    Answered by C{enter}, C{handed_on} or C{refuse}.
     """
 
     login: str
@@ -32,7 +32,7 @@ class SecretAsked:
 
 @frozen(kw_only=True)
 class LoginProven:
-    """AUTH SCRAM has shown that the client is C{login}. Asks for its mailbox; answered by C{enter} or C{refuse}."""
+    """AUTH SCRAM has shown that the client is C{login}. Asks for its mailbox; answered as L{LoginAsked}."""
 
     login: str
     authzid: str = ""
@@ -54,9 +54,17 @@ class TlsAsked:
     """STLS: send what L{take} has, then begin TLS, then tell the core by C{secured}."""
 
 
+@frozen
+class Fronted:
+    """XCLIENT: somebody else is behind the client, who has been answered."""
+
+    ip: str  # "" = it did not say
+    hops: int  # how many nodes more it may be handed on to; 0 = none
+
+
 @frozen(kw_only=True)
 class FetchAsked:
-    """RETR or TOP. Asks for the message; answered by C{message}, or C{begin}, C{body}* and C{end}, or C{refuse}."""
+    """RETR or TOP. Asks for the message; answered by C{begin}, C{body} and C{end}, or C{refuse}."""
 
     index: int
     lines: int | None  # of the body, for TOP; C{None} = all of the message
@@ -85,4 +93,15 @@ class Ended:
     reason: str  # "" after QUIT
 
 
-Event = LoginAsked | SecretAsked | LoginProven | LoginFailed | TlsAsked | FetchAsked | LeaveAsked | BadCommand | Ended
+Event = (
+    LoginAsked
+    | SecretAsked
+    | LoginProven
+    | LoginFailed
+    | TlsAsked
+    | Fronted
+    | FetchAsked
+    | LeaveAsked
+    | BadCommand
+    | Ended
+)

@@ -40,10 +40,15 @@ class Service:
     scram: bool = False  # the directory can give secrets
     login_delay_s: int = 0  # announced; whoever opens mailboxes sees to it
     greeting: bytes = field(init=False)
+    front_greeting: bytes = field(init=False)  # for clients that may tell who is behind them; Dovecot has it so, too
 
     @greeting.default
     def _greeting(self) -> bytes:
         return text_line(b"+OK", f"{self.hostname} POP3 qmailpy")
+
+    @front_greeting.default
+    def _front_greeting(self) -> bytes:
+        return text_line(b"+OK", f"[XCLIENT] {self.hostname} POP3 qmailpy")
 
     def capabilities(self, *, entered: bool, secure: bool, plain: bool, mechanisms: Sequence[str]) -> bytes:
         """

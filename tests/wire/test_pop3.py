@@ -27,6 +27,7 @@ from qmailpy.wire.pop3_events import (
     SecretAsked,
     TlsAsked,
 )
+from qmailpy.wire.pop3_message import END
 from qmailpy.wire.pop3_service import Limits, Service
 
 SECRET = b"geheim mit blank"
@@ -41,6 +42,9 @@ class Box:
 
     def uid(self, index: int) -> str:
         return f"uid{index + 1}"
+
+    def at_hand(self, index: int) -> bytes | None:
+        return None
 
 
 def answered(core: Pop3Core, octets: bytes, box: Box = Box((120, 200, 300))) -> bytes:
@@ -73,7 +77,9 @@ def answer(core: Pop3Core, event: Event, box: Box) -> None:
         core.secret(sasl.imagined(b"key", event.login))
     elif isinstance(event, FetchAsked):
         octets = HEAD + b"body %d\r\n" % event.index if event.lines is None else HEAD
-        core.message(octets, box.sizes[event.index], event.index, whole=event.lines is None)
+        core.begin(box.sizes[event.index])
+        core.body(octets + END)
+        core.end(event.index, whole=event.lines is None)
     elif isinstance(event, LeaveAsked):
         core.left()
 
@@ -417,7 +423,7 @@ class AbuseTests(SynchronousTestCase):
         core.receive(b"USER ")
         for _ in range(256):
             core.receive(b"a" * 4096)
-            self.assertLess(len(core._buffer), 8192)
+            self.assertLess(len(core.buffer), 8192)
         self.assertEqual(answered(core, b"\r\nCAPA\r\n")[:20], b"-ERR Line too long\r\n")
         self.assertLess(time.process_time() - begun, 1.0)
 
