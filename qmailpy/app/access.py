@@ -1,9 +1,9 @@
 """
 The process users fetch their mail from: POP3 over the mail store and the directory.
 
-It knows nothing of the queue, and starts when the mail workers have taken theirs up: deliveries that an unclean stop
-cut short are in their mailboxes by then. Stop: connections end, then the threads that read mailboxes, then the
-directory's connections.
+Mailboxes of other nodes it has those serve (L{qmailpy.servers.pop3_nodes}). It knows nothing of the queue, and starts
+when the mail workers have taken theirs up: deliveries that an unclean stop cut short are in their mailboxes by then.
+Stop: connections end, then the threads that read mailboxes, then the directory's connections.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from typing import Any
 
 from attrs import evolve
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredList
-from twisted.internet.interfaces import IListeningPort
+from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -23,17 +22,19 @@ from twisted.python.threadpool import ThreadPool
 
 from qmailpy.app import figures
 from qmailpy.app.context import ChildContext
+from qmailpy.app.listeners import OpenListeners, thd_certificates
 from qmailpy.app.lookups import Lookups
 from qmailpy.app.sockets import ROLES
 from qmailpy.config.schema import Config, ListenerConfig
 from qmailpy.control.client import Json
 from qmailpy.disk.files import RealFiles
-from qmailpy.errors import ConfigError
 from qmailpy.events import log as events
 from qmailpy.events.log import EventLog
 from qmailpy.local.mailstore import MailStore
+from qmailpy.remote.dns_wire import resolver
+from qmailpy.remote.pop3_node import Nodes, NodeSecrets, thd_read_secrets
 from qmailpy.servers.pop3 import Pop3Factory
-from qmailpy.servers.tls import Certificates
+from qmailpy.servers.pop3_nodes import Elsewhere
 
 THREADS = {"mailboxes": 4, "messages": 2}
 """
@@ -59,8 +60,7 @@ class MailAccess(Service):
         self._config = context.config
         self._events = EventLog(context.config.path("log", events.FILE_NAME), context.name, time.time)
         self._pools = {name: ThreadPool(0, most, name) for name, most in THREADS.items()}
-        self._factories: list[Pop3Factory] = []
-        self._ports: list[IListeningPort] = []
+        self._listeners: OpenListeners[Pop3Factory] = OpenListeners(context)
         context.hooks.reload.append(self._reload)
 
     def _in_thread(self, function: Any, *arguments: Any) -> Deferred[Any]:
@@ -83,20 +83,24 @@ class MailAccess(Service):
         Deferred.fromCoroutine(self._open()).addErrback(self._cannot_open)
 
     async def _open(self) -> None:
-        self._certificates = await self._read_certificates()
+        self._certificates = await self._in_thread(thd_certificates, self._context, self._log)
+        self._elsewhere = Elsewhere(
+            Nodes(self._reactor, resolver(self._reactor, self._config.dns)),
+            self._config,
+            await self._in_thread(self._thd_secrets, self._config),
+        )
         for listener in self._config.listeners:
             if ROLES.get(listener.kind) == "access":
                 self._listen(listener)
         self._context.ready()
 
-    async def _read_certificates(self) -> Certificates | None:
-        """What TLS needs; without it there is none, and the log says why."""
+    def _thd_secrets(self, config: Config) -> NodeSecrets:
+        """What other nodes are shown; without it passwords of users are, and the log says why."""
         try:
-            return Certificates(await self._in_thread(self._context.thd_pairs))
-        except ConfigError as error:
-            for problem in error.problems:
-                self._log.error("no TLS: {problem}", problem=problem)
-            return None
+            return thd_read_secrets(config)
+        except OSError as error:
+            self._log.error("no account to log in with at other nodes: {error}", error=str(error))
+            return thd_read_secrets(evolve(config, pop3=evolve(config.pop3, node_password_file="")))
 
     def _listen(self, listener: ListenerConfig) -> None:
         certificates = None if listener.tls == "none" else self._certificates
@@ -111,9 +115,9 @@ class MailAccess(Service):
             logins=self._lookups.logins,
             store=self._store,
             certificates=certificates,
+            elsewhere=self._elsewhere,
         )
-        self._factories.append(factory)
-        self._ports += self._context.listen(listener.name, factory)
+        self._listeners.open(listener.name, factory)
 
     def _cannot_open(self, failure: Failure) -> None:
         self._log.failure("{name} cannot start", failure, name=self._context.name)
@@ -130,9 +134,10 @@ class MailAccess(Service):
 
     async def _reload(self, config: Config) -> None:
         self._lookups.reconfigure(config)
+        self._elsewhere.use(config, await self._in_thread(self._thd_secrets, config))
         self._config = config
         listeners = {listener.name: listener for listener in config.listeners}
-        for factory in self._factories:
+        for factory in self._listeners.factories:
             before = factory.site.listener
             # Whether TLS comes first was decided when the port was opened.
             listener = evolve(listeners.get(before.name, before), tls=before.tls)
@@ -143,10 +148,8 @@ class MailAccess(Service):
     # --- stop ------------------------------------------------------------------------------------------------
 
     async def _stop(self) -> None:
-        ended = [port.stopListening() for port in self._ports]
-        await DeferredList([each for each in ended if each is not None], consumeErrors=True)
-        grace = max(1.0, self._config.server.drain_s / 4)
-        await DeferredList([factory.drain(grace) for factory in self._factories], consumeErrors=True)
+        await self._listeners.close()
+        await self._listeners.drain(max(1.0, self._config.server.drain_s / 4))
         await self._store.idle()
         for pool in self._pools.values():
             pool.stop()

@@ -1,14 +1,15 @@
 """
-The listeners of a mail worker: SMTP, submission and LMTP, from their sockets to the last of their sessions.
+The listeners of a process, from their sockets to the last of their sessions; and those of a mail worker: SMTP,
+submission and LMTP.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 from twisted.internet.defer import Deferred, DeferredList
-from twisted.internet.interfaces import IListeningPort
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.logger import Logger
 
 from qmailpy.app.context import ChildContext
@@ -23,6 +24,53 @@ _KINDS = ("smtp", "submission", "lmtp")
 """Kinds of listeners that are ours."""
 
 
+class ServesListener(Protocol):
+    """A factory of sessions that can be ended."""
+
+    def drain(self, grace_s: float) -> Deferred[None]:
+        """End the sessions in an orderly way; fires when the last is gone."""
+
+
+F = TypeVar("F", bound=ServesListener)
+
+
+class OpenListeners(Generic[F]):
+    """
+    Those that take connections.
+
+    @ivar factories: of their sessions.
+    """
+
+    def __init__(self, context: ChildContext) -> None:
+        self._context = context
+        self._ports: list[IListeningPort] = []
+        self.factories: list[F] = []
+
+    def open(self, name: str, factory: F) -> None:
+        """Take connections. @param name: the listener's."""
+        self.factories.append(factory)
+        self._ports += self._context.listen(name, cast(IProtocolFactory, factory))
+
+    def close(self) -> Deferred[Any]:
+        """Take no connections any more; fires when the ports are closed. Sessions go on."""
+        ended = [port.stopListening() for port in self._ports]
+        return DeferredList([each for each in ended if each is not None], consumeErrors=True)
+
+    def drain(self, grace_s: float) -> Deferred[Any]:
+        """End the sessions in an orderly way; fires when the last is gone."""
+        return DeferredList([factory.drain(grace_s) for factory in self.factories], consumeErrors=True)
+
+
+def thd_certificates(context: ChildContext, log: Logger) -> Certificates | None:
+    """What TLS needs; without it there is none, and the log says why. May block."""
+    try:
+        return Certificates(context.thd_pairs())
+    except ConfigError as error:
+        for problem in error.problems:
+            log.error("no TLS: {problem}", problem=problem)
+        return None
+
+
 class MailListeners:
     """What takes mail in."""
 
@@ -34,16 +82,9 @@ class MailListeners:
 
         Small files, at the start and before there is anybody who would have to wait.
         """
-        self._context = context
-        self._factories: list[SmtpFactory] = []
-        self._ports: list[IListeningPort] = []
-        self._certificates: Certificates | None = None
-        if any(listener.tls != "none" for listener in context.config.listeners if listener.kind in _KINDS):
-            try:
-                self._certificates = Certificates(context.thd_pairs())
-            except ConfigError as error:
-                for problem in error.problems:
-                    self._log.error("no TLS: {problem}", problem=problem)
+        self._open: OpenListeners[SmtpFactory] = OpenListeners(context)
+        wanted = any(listener.tls != "none" for listener in context.config.listeners if listener.kind in _KINDS)
+        self._certificates = thd_certificates(context, self._log) if wanted else None
 
     def open(self, config: Config, make: Callable[[ListenerConfig, Certificates | None], SmtpFactory]) -> None:
         """
@@ -56,8 +97,7 @@ class MailListeners:
             if listener.kind in _KINDS:
                 factory = make(listener, self._certificates_of(listener))
                 factory.site.clients = clients.get(listener.name)
-                self._factories.append(factory)
-                self._ports += self._context.listen(listener.name, factory)
+                self._open.open(listener.name, factory)
 
     def _clients(self, config: Config) -> Mapping[str, ClientCertificates]:
         """Whom listeners know by certificate; when that cannot be read nobody, as the log says. At the start."""
@@ -89,7 +129,7 @@ class MailListeners:
         @param clients: from L{thd_read_clients}.
         """
         listeners = {listener.name: listener for listener in config.listeners}
-        for factory in self._factories:
+        for factory in self._open.factories:
             former = factory.site.listener
             listener = listeners.get(former.name, former)
             site = factory.site
@@ -114,9 +154,8 @@ class MailListeners:
 
     def close(self) -> Deferred[Any]:
         """Take no connections any more; fires when the ports are closed. Sessions go on."""
-        ended = [port.stopListening() for port in self._ports]
-        return DeferredList([each for each in ended if each is not None], consumeErrors=True)
+        return self._open.close()
 
     def drain(self, grace_s: float) -> Deferred[Any]:
         """End the sessions in an orderly way; fires when the last is gone."""
-        return DeferredList([factory.drain(grace_s) for factory in self._factories], consumeErrors=True)
+        return self._open.drain(grace_s)

@@ -67,6 +67,7 @@ def examine_home(context: Context) -> tuple[list[str], list[str]]:
     _lists(config, errors)
     errors.extend(map(str, thd_wordings(config.home)[1]))
     _servers(config, path, errors, warnings)
+    _nodes(config, path, errors)
     _certificates(config, errors, warnings)
     _clients(config, errors)
     _ports(config, path, warnings)
@@ -193,6 +194,24 @@ def _relays(config: Config, path: str, errors: list[str]) -> None:
             except ValueError as error:
                 right = 'right would be as in "relay.example.org:25"'
                 errors.append(f"{path}: [channel.{channel.name}] relay: {error}; {right}")
+
+
+def _nodes(config: Config, path: str, errors: list[str]) -> None:
+    """Whether the account by which nodes log in at each other has its password."""
+    file = config.pop3.node_password_file
+    if not file:
+        return
+    from qmailpy.directory.service import thd_read_password
+
+    place = os.path.join(config.home, file)
+    try:
+        if not thd_read_password(config, file):
+            errors.append(f"{place}: its first line is no password; right would be that of [pop3] node_user")
+        elif os.stat(place).st_mode & 0o007:
+            errors.append(f"{place}: is open to others; right would be: chmod o-rwx {place}")
+    except OSError as error:
+        remedy = "right would be a file with the password in its first line"
+        errors.append(f"{path}: [pop3] node_password_file: {place}: {error.strerror or error}; {remedy}")
 
 
 def _servers(config: Config, path: str, errors: list[str], warnings: list[str]) -> None:

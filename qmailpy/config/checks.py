@@ -489,6 +489,12 @@ CHECKS: Mapping[type, Mapping[str, Check]] = {
     },
     schema.DnsConfig: {"servers": every(server_address), "timeout_s": seconds},
     schema.MtaStsConfig: {"ca_file": absolute},
+    schema.Pop3Config: {
+        "port": between(1, 65535),
+        "tls": one_of("none", "must", "verify"),
+        "ca_file": absolute,
+        "timeout_s": seconds,
+    },
     schema.TlsrptConfig: {"contact": optional(address)},
     schema.MonitorConfig: {"endpoint": optional(endpoint), "interval_s": between(1, 86400)},
     schema.TrustConfig: {"networks": every(network)},

@@ -41,6 +41,7 @@ from qmailpy.config.schema import (
     LogConfig,
     MonitorConfig,
     MtaStsConfig,
+    Pop3Config,
     QueueConfig,
     RuleConfig,
     ServerConfig,
@@ -66,6 +67,7 @@ TABLES: Mapping[str, type] = {
     "directory": DirectoryConfig,
     "dns": DnsConfig,
     "mta_sts": MtaStsConfig,
+    "pop3": Pop3Config,
     "tlsrpt": TlsrptConfig,
     "monitor": MonitorConfig,
     "trust": TrustConfig,
@@ -178,6 +180,10 @@ def _build(reader: Reader, tree: Mapping[str, Any], home: str) -> Config | None:
     channels = _channels(reader, tree.get("channel", {}))
     arrays: dict[str, list[Any]] = {key: array(reader, shape, key, tree.get(key, [])) for key, shape in ARRAYS.items()}
     _servers(reader, tables["directory"])
+    if (pop3 := tables["pop3"]) is not None:
+        for key, other in (("node_user", "node_password_file"), ("node_password_file", "node_user")):
+            if getattr(pop3, key) and not getattr(pop3, other):
+                reader.add(("pop3",), key, f"is nothing without {other}")
     _relations(reader, tree, channels, arrays["listener"], arrays["rewrite"], tables["queue"], home)
     dns = tables["dns"]
     if dns is not None and dns.trusted and not dns.servers:

@@ -141,7 +141,7 @@ class ListenerConfig:
     client_certificates: str = "none"  # "none", "ask" or "require": clients show one under TLS, and may log in by it
     client_ca_file: str = ""  # PEM: who issues them; relative to HOME
     client_map_file: str = ""  # lines of a SHA-256 fingerprint and a login; relative to HOME
-    xclient: tuple[str, ...] = ()  # networks of filters and proxies that tell who is behind them; not for pop3
+    xclient: tuple[str, ...] = ()  # networks of filters, proxies and nodes that tell who is behind them
 
     @property
     def login(self) -> str:
@@ -272,6 +272,18 @@ class MtaStsConfig:
     """[mta_sts]: how MTA-STS policies are fetched; channels say whether they are followed (RFC 8461)."""
 
     ca_file: str = "/etc/ssl/certs/ca-certificates.crt"  # PEM: authorities of the web servers that have them
+
+
+@frozen(kw_only=True)
+class Pop3Config:
+    """[pop3]: users whose mailboxes another node has: how they are let in there (docs/pop3.md)."""
+
+    port: int = 110  # of another node, where the directory names none
+    tls: str = "verify"  # towards other nodes: "none", "must" (any certificate) or "verify" (the right one)
+    ca_file: str = "/etc/ssl/certs/ca-certificates.crt"  # PEM: who is trusted where tls is "verify"
+    timeout_s: float = 20.0  # for another node to let a user in
+    node_user: str = ""  # account by which nodes let users in at each other; "" = with the user's password
+    node_password_file: str = ""  # its password, in the first line, the same on all nodes; relative to HOME
 
 
 @frozen(kw_only=True)
@@ -424,6 +436,7 @@ class Config:
     directory: DirectoryConfig = DirectoryConfig()
     dns: DnsConfig = DnsConfig()
     mta_sts: MtaStsConfig = MtaStsConfig()
+    pop3: Pop3Config = Pop3Config()
     tlsrpt: TlsrptConfig = TlsrptConfig()
     monitor: MonitorConfig = MonitorConfig()
     trust: TrustConfig = TrustConfig()

@@ -12,6 +12,7 @@ from qmailpy.auth.logins import Logins
 from qmailpy.config.schema import ListenerConfig, TrustConfig
 from qmailpy.interfaces import IMailStore
 from qmailpy.servers.clients import TrustedNetworks
+from qmailpy.servers.pop3_nodes import Elsewhere
 from qmailpy.servers.pop3_session import Pop3Session
 from qmailpy.servers.pop3_site import Delays, Pop3Site
 from qmailpy.servers.tls import Certificates
@@ -36,11 +37,13 @@ class Pop3Factory:
         logins: Logins,
         store: IMailStore,
         certificates: Certificates | None,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         """
         @param hostname: our name in the greeting.
         @param certificates: for TLS; C{None} = there are none: STLS is not offered then, and C{listener.tls} must not
             be "implicit".
+        @param elsewhere: other nodes' mailboxes; C{None} = there are none.
         """
         self._reactor = reactor
         self._hostname = hostname
@@ -53,6 +56,8 @@ class Pop3Factory:
             store=store,
             delays=Delays(reactor, listener.login_delay_s),
             certificates=certificates,
+            elsewhere=elsewhere,
+            fronts=_fronts(listener),
         )
 
     def _service(self, listener: ListenerConfig, certificates: Certificates | None) -> Service:
@@ -72,6 +77,7 @@ class Pop3Factory:
             site.delays = Delays(self._reactor, listener.login_delay_s)
         site.listener = listener
         site.trusted = TrustedNetworks(trust)
+        site.fronts = _fronts(listener)
 
     def doStart(self) -> None:
         """A port begins to listen."""
@@ -91,3 +97,7 @@ class Pop3Factory:
         @return: fires when there is no session any more.
         """
         return self.site.sessions.drain(grace_s)
+
+
+def _fronts(listener: ListenerConfig) -> TrustedNetworks | None:
+    return TrustedNetworks(TrustConfig(networks=listener.xclient)) if listener.xclient else None

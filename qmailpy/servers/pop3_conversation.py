@@ -70,7 +70,9 @@ class Conversation(Connection):
     def connectionMade(self) -> None:
         site, transport = self._site, self.transport
         host = self._arrive()
-        self._core.plain = site.listener.plain_auth and near(host, self._ip)
+        self._core.front = site.fronts is not None and self._ip in site.fronts
+        self._core.plain = (site.listener.plain_auth and near(host, self._ip)) or self._core.front
+        self._trusted = self._trusted or self._core.front  # until it says for whom it speaks
         if ITCPTransport.providedBy(transport):
             transport.setTcpKeepAlive(True)
             _probe_soon(transport)
@@ -176,6 +178,16 @@ class Conversation(Connection):
         drained, self._drained = self._drained, None
         if drained is not None:
             drained.callback(None)
+
+    def _be(self, ip: str) -> None:
+        """Somebody else is behind the client, and counts from now on."""
+        site = self._site
+        site.counts.remove(self._ip)
+        self._ip = ip
+        self._trusted = ip in site.trusted
+        if site.counts.add(ip) > site.listener.connections_per_client and not self._trusted:
+            self._log.warn("POP3: {why}, {ip} is refused", why=TurnedAway.CLIENT_FULL.value, ip=ip)
+            self._shut(_FULL, TurnedAway.CLIENT_FULL.value)
 
     # Turns
 

@@ -24,7 +24,10 @@ from zope.interface import implementer
 from qmailpy.auth.logins import Refusal, Why
 from qmailpy.errors import MailboxInUse
 from qmailpy.interfaces import IHolder, IMaildrop, IMessagePieces
+from qmailpy.remote.pop3_node import NodeAway, NodeRefused
 from qmailpy.servers.pop3_conversation import Conversation
+from qmailpy.servers.pop3_nodes import HOPS
+from qmailpy.servers.pop3_relay import Relay
 from qmailpy.servers.pop3_site import Pop3Site
 from qmailpy.values import Mailbox
 from qmailpy.wire import sasl
@@ -32,6 +35,7 @@ from qmailpy.wire.pop3_events import (
     BadCommand,
     Ended,
     FetchAsked,
+    Fronted,
     LeaveAsked,
     LoginAsked,
     LoginFailed,
@@ -52,21 +56,24 @@ _CANNOT_OPEN = "[SYS/TEMP] The mailbox cannot be opened now"
 _TOO_SOON = "[LOGIN-DELAY] Too soon after the last login"
 _GONE = "The message was removed by another program"
 _CANNOT_READ = "[SYS/TEMP] The message cannot be read now"
+_NODE_AWAY = "[SYS/TEMP] The mailbox cannot be reached now, try again later"
+_PASSWORD_WANTED = "[SYS/PERM] The mailbox is on another server: log in with a password"  # noqa: S105 - words
 _NOT_REMOVED = "[SYS/TEMP] Some deleted messages were not removed"
 
 
 @implementer(IHolder)
-class Pop3Session(Conversation):
+class Pop3Session(Relay):
     """A connection, and who holds its mailbox."""
 
     _log = Logger()
 
-    __slots__ = ("_drop", "_user")
+    __slots__ = ("_drop", "_hops", "_user")
 
     def __init__(self, site: Pop3Site) -> None:
         super().__init__(site)
         self._drop: IMaildrop | None = None
         self._user = ""
+        self._hops = HOPS
 
     # IHolder
 
@@ -81,6 +88,7 @@ class Pop3Session(Conversation):
 
     def _let_go(self) -> None:
         """The session ends without the update."""
+        self._let_far_go()
         drop, self._drop = self._drop, None
         if drop is not None:
             fetched, octets = self._core.box.retrieved
@@ -123,11 +131,17 @@ class Pop3Session(Conversation):
         return "" if self._trusted else self._ip
 
     async def _log_in(self, step: sasl.CheckPassword | sasl.Proven | sasl.Failed, how: str) -> None:
+        elsewhere = self._site.elsewhere
+        if elsewhere is not None and self._core.front and isinstance(step, sasl.CheckPassword):
+            step = elsewhere.on_behalf(step)
         found = await self._decide(self._site.logins.decide(step, self._client, "pop3", self._ip))
         if not self._open():
             return
+        node = elsewhere.node_of(found) if elsewhere is not None and not isinstance(found, Refusal) else ""
         if isinstance(found, Refusal):
             self._refuse_login(found)
+        elif node:
+            await self._hand_on(found, node, step)
         elif self._site.delays.too_soon(found.address):
             self._core.refuse(_TOO_SOON)
         else:
@@ -171,6 +185,50 @@ class Pop3Session(Conversation):
             messages=len(drop.sizes),
         )
         self._core.enter(drop)
+
+    async def _hand_on(self, mailbox: Mailbox, node: str, step: sasl.CheckPassword | sasl.Proven | sasl.Failed) -> None:
+        """Let somebody into a mailbox of another node."""
+        elsewhere = self._site.elsewhere
+        assert elsewhere is not None
+        told = {"user": mailbox.address, "ip": self._ip, "node": node}
+        if not self._hops:
+            # Two nodes that do not agree, or each of which goes by a name that it does not know as its own.
+            text = "POP3 {user} from {ip}: handed on to us, and {node} has the mailbox: check server.names of the nodes"
+            self._log.error(text, **told)
+            self._core.refuse(_NODE_AWAY)
+            return
+        guest = elsewhere.guest(mailbox, step, self._ip, self._hops)
+        if guest is None:
+            text = "POP3 {user} from {ip}: no password to log in with at {node}: [pop3] node_user is not set"
+            self._log.warn(text, **told)
+            self._core.refuse(_PASSWORD_WANTED)
+            return
+        try:
+            far = await self._decide(elsewhere.enter(node, guest))
+        except NodeAway as error:
+            self._log.error("POP3 {user} from {ip}: {error}", error=str(error), **told)
+            if self._open():
+                self._core.refuse(_NODE_AWAY)
+            return
+        except NodeRefused as error:
+            self._log.warn("POP3 {user} from {ip}: refused by {node}: {error}", error=str(error), **told)
+            wrong = str(error).startswith("[AUTH]")
+            if self._open():
+                # The nodes' own account is no matter of the user's.
+                self._core.refuse(_NODE_AWAY if wrong and guest.user else str(error), failed=wrong and not guest.user)
+            return
+        if not self._open():
+            far.close()
+            return
+        self._user = mailbox.address
+        self._log.info("POP3 {user} from {ip}: handed on to {node}", **told)
+        self._pass_to(far)
+
+    def _fronted(self, event: Fronted) -> None:
+        """Who is behind a proxy is counted, not the proxy."""
+        self._hops = min(self._hops, event.hops)
+        if event.ip:
+            self._be(event.ip)
 
     # Messages
 
@@ -245,6 +303,7 @@ class Pop3Session(Conversation):
         LoginProven: _login_proven,
         LoginFailed: _login_failed,
         TlsAsked: Conversation._tls_asked,
+        Fronted: _fronted,
         FetchAsked: _fetch_asked,
         LeaveAsked: _leave_asked,
         BadCommand: Conversation._bad_command,

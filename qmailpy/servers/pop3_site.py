@@ -11,6 +11,8 @@ from twisted.internet.interfaces import IReactorTime
 
 from qmailpy.auth.logins import Logins
 from qmailpy.interfaces import IMailStore
+from qmailpy.servers.clients import TrustedNetworks
+from qmailpy.servers.pop3_nodes import Elsewhere
 from qmailpy.servers.sessions import ListenerSite
 from qmailpy.wire.pop3_service import Service
 
@@ -55,3 +57,5 @@ class Pop3Site(ListenerSite):
     logins: Logins
     store: IMailStore
     delays: Delays
+    elsewhere: Elsewhere | None = None  # other nodes; none: every mailbox is here
+    fronts: TrustedNetworks | None = None  # nodes and proxies that may say for whom they speak; none: nobody
