@@ -80,6 +80,7 @@ gsasl gsasl
 dovecot dovecot-pop3d
 /usr/lib/dovecot/lmtp dovecot-lmtpd
 fetchmail fetchmail
+mutt mutt
 getmail getmail6
 ldapsearch ldap-utils
 slapd slapd

@@ -77,6 +77,7 @@ class Far:
         self._early: list[bytes] = []
         self._guest: Any = None
         self._lost = False
+        self._shaking = False  # TLS has begun and is not there yet
         self.transport: Any = None
         self.said = b""
         self.outcome: Deferred[Outcome] = Deferred()
@@ -97,6 +98,7 @@ class Far:
             outcome = login.receive(data)
             self._send(login)
             if isinstance(outcome, TlsWanted):
+                self._shaking = True
                 self.transport.startTLS(self._contexts.creator(self._peer))
             elif outcome is not None:
                 self._decided(outcome)
@@ -106,6 +108,7 @@ class Far:
             self._early.append(data)
 
     def handshakeCompleted(self) -> None:
+        self._shaking = False
         wrong = tls.mismatch(self.transport, self._peer)
         if wrong is not None:
             self._decided(Broken(wrong.why))
@@ -115,7 +118,7 @@ class Far:
 
     def connectionLost(self, reason: Failure) -> None:
         self._lost = True
-        handshake = tls.why(self.transport, reason).why
+        handshake = tls.why(self.transport, reason).why if self._shaking else ""
         self._decided(Broken(handshake or f"the connection was lost: {reason.getErrorMessage()}"))
         guest, self._guest = self._guest, None
         if guest is not None:

@@ -5,24 +5,29 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
-import hmac
 import os
 import poplib
+import pty
 import smtplib
 import socket
 import ssl
 import subprocess
 import time
+from functools import partial
 from typing import ClassVar
 from unittest import SkipTest
+
+from OpenSSL import SSL
 
 from tests.integration.daemon_process import until
 from tests.integration.node import Node, NodeCase, Settings
 from tests.integration.peers import dovecot
+from tests.integration.peers.scram import scram
 
 PASSWORD = "sesame open"
 DOVECOT_PASSWORD = "sesame"  # a blank would end the argument in its configuration
 LIMIT_S = 20.0
+END = b"\r\n.\r\n"
 MESSAGES = (
     b"From: x@example.net\r\nSubject: one\r\n\r\nhello\r\n",
     b"From: x@example.net\r\nSubject: dots\r\n\r\n.\r\n..\r\n.x\r\n\r\n.\r\n",
@@ -304,30 +309,118 @@ class ClientTests(Pop3Case):
         return found
 
     def test_scram_with_channel_binding(self) -> None:
-        """RFC 5802 and RFC 5929 by hand: the client the tools of Debian do not have."""
-        connection = self.talk(tls=True)
-        assert isinstance(connection, ssl.SSLSocket)
-        certificate = connection.getpeercert(binary_form=True)
-        assert certificate is not None
-        capabilities = self.told(connection, b"CAPA\r\n", b"\r\n.\r\n")
-        self.assertIn(b"SASL SCRAM-SHA-256-PLUS SCRAM-SHA-256 PLAIN LOGIN\r\n", capabilities)
-        gs2 = b"p=tls-server-end-point,,"
-        first = b"n=alice@example.org,r=nonce"
-        said = self.told(connection, b"AUTH SCRAM-SHA-256-PLUS " + base64.b64encode(gs2 + first) + b"\r\n")
-        challenge = base64.b64decode(said[2:])
-        parts = dict(part.split(b"=", 1) for part in challenge.split(b","))
-        binding = base64.b64encode(gs2 + hashlib.sha256(certificate).digest())
-        without = b"c=" + binding + b",r=" + parts[b"r"]
-        salted = hashlib.pbkdf2_hmac("sha256", PASSWORD.encode(), base64.b64decode(parts[b"s"]), int(parts[b"i"]))
-        client_key = hmac.digest(salted, b"Client Key", "sha256")
-        message = b",".join((first, challenge, without))
-        signature = hmac.digest(hashlib.sha256(client_key).digest(), message, "sha256")
-        proof = bytes(a ^ b for a, b in zip(client_key, signature, strict=True))
-        said = self.told(connection, base64.b64encode(without + b",p=" + base64.b64encode(proof)) + b"\r\n")
-        server_key = hmac.digest(salted, b"Server Key", "sha256")
-        expected = b"v=" + base64.b64encode(hmac.digest(server_key, message, "sha256"))
-        self.assertEqual(base64.b64decode(said[2:]), expected)
-        self.assertTrue(self.told(connection, b"\r\n").startswith(b"+OK"))
+        """GNU SASL's client, bound to TLS as RFC 9266 has it; and not at all when somebody is between the two."""
+        for spoil, response in ((0, b"+OK "), (1, b"-ERR [AUTH] ")):
+            with socket.create_connection(("127.0.0.1", self.ports["pop3s"]), LIMIT_S) as connection:
+                secured = SSL.Connection(SSL.Context(SSL.TLS_CLIENT_METHOD), connection)
+                connection.setblocking(True)
+                secured.set_connect_state()
+                secured.do_handshake()
+                readline = partial(_line, secured)
+                self.assertTrue(readline().startswith(b"+OK"))
+                secured.sendall(b"CAPA\r\n")
+                found = list(iter(readline, b".\r\n"))
+                self.assertIn(b"SASL SCRAM-SHA-256-PLUS SCRAM-SHA-256 PLAIN LOGIN\r\n", found)
+                exported = bytearray(secured.export_keying_material(b"EXPORTER-Channel-Binding", 32, b""))
+                exported[0] ^= spoil
+                binding = base64.b64encode(exported)
+                said = scram(secured.sendall, readline, "alice@example.org", PASSWORD, binding)
+                self.assertTrue(said.startswith(response), said)
+
+    def test_mutt(self) -> None:
+        """On a terminal, as people have it; all messages are copied to a file."""
+        self.send(*MESSAGES)
+        out = os.path.join(self.node.base, "mutt.mbox")
+        rc = os.path.join(self.node.base, "muttrc")
+        keys = [
+            (b"Msgs:3", b"T"),
+            (b"Tag messages matching: ", b".\n"),
+            (b"", b";C"),
+            (b"Copy tagged to mailbox", b"\x15" + out.encode() + b"\n"),
+            (b"", b"x"),
+        ]
+        with open(rc, "w") as target:
+            target.write(
+                f'set pop_user = "alice@example.org"\nset pop_pass = "{PASSWORD}"\nset pop_authenticators = "plain"\n'
+                f'set certificate_file = "{self.node.path("tls", "cert.pem")}"\nset ssl_verify_host = no\n'
+                "set confirmappend = no\nset confirmcreate = no\nset delete = no\nset move = no\n"
+                f'set folder = "{self.node.base}"\nset header_cache = ""\nset wait_key = no\nset mbox_type = mbox\n'
+            )
+        command = ["mutt", "-n", "-F", rc, "-f", f"pop://127.0.0.1:{self.ports['pop3']}"]
+        terminal, side = pty.openpty()
+        self.addCleanup(os.close, terminal)
+        environment = {**_FOREIGN, "TERM": "vt100", "HOME": self.node.base}
+        with subprocess.Popen(command, stdin=side, stdout=side, stderr=side, env=environment) as mutt:
+            os.close(side)
+            try:
+                os.set_blocking(terminal, False)
+                painted = bytearray()
+                try:
+                    until(lambda: _ended(mutt, terminal, painted, keys), LIMIT_S)
+                except AssertionError as error:
+                    raise AssertionError(f"{error}: {bytes(painted[-2000:])!r}") from None
+            finally:
+                mutt.kill()
+        with open(out, "rb") as source:
+            found = source.read()
+        self.assertEqual(found.count(b"\nSubject: "), 3)
+        self.assertIn(b"\n\n.\n..\n.x\n\n.\n", found)
+        self.assertIn(MESSAGES[2][-70000:].replace(b"\r\n", b"\n"), found)
+
+    def test_what_thunderbird_says(self) -> None:
+        """Its commands, one after the other, twice: AUTH to ask, CAPA, STLS, AUTH PLAIN, STAT, LIST, UIDL, RETR."""
+        self.send(*MESSAGES)
+        seen: set[bytes] = set()
+        for new in (3, 0):
+            connection = self.talk()
+            self.assertTrue(self.told(connection, b"AUTH\r\n", END).startswith(b"+OK"))
+            self.assertIn(b"\r\nSTLS\r\n", self.told(connection, b"CAPA\r\n", END))
+            self.assertTrue(self.told(connection, b"STLS\r\n").startswith(b"+OK"))
+            connection = self.context().wrap_socket(connection)
+            self.addCleanup(connection.close)
+            self.assertIn(b"PLAIN", self.told(connection, b"CAPA\r\n", END))
+            self.assertEqual(self.told(connection, b"AUTH PLAIN\r\n"), b"+ \r\n")
+            token = base64.b64encode(b"\0alice@example.org\0" + PASSWORD.encode())
+            self.assertTrue(self.told(connection, token + b"\r\n").startswith(b"+OK"))
+            count = int(self.told(connection, b"STAT\r\n").split()[1])
+            listing = self.told(connection, b"LIST\r\n", END).split(b"\r\n")[1:-2]
+            uids = [row.split()[1] for row in self.told(connection, b"UIDL\r\n", END).split(b"\r\n")[1:-2]]
+            self.assertEqual((count, len(listing), len(uids)), (3, 3, 3))
+            wanted = [at for at, uid in enumerate(uids) if uid not in seen]
+            self.assertEqual(len(wanted), new)
+            for at in wanted:
+                said = self.told(connection, b"RETR %d\r\n" % (at + 1), END)
+                self.assertEqual(said.split(b"\r\n")[0].split()[1], listing[at].split()[1])
+                lines = said.split(b"\r\n")[1:-2]
+                whole = b"".join(line[line.startswith(b".") :] + b"\r\n" for line in lines)
+                self.assertEqual(whole, self.stored()[at])
+            seen.update(uids)
+            self.assertEqual(self.told(connection, b"QUIT\r\n", b"\r\n"), b"+OK Bye\r\n")
+            connection.close()
+
+
+def _line(secured: SSL.Connection) -> bytes:
+    """A line of the server's, an octet at a time."""
+    line = b""
+    while not line.endswith(b"\n"):
+        line += secured.recv(1)
+    return line
+
+
+def _ended(
+    program: subprocess.Popen[bytes], terminal: int, painted: bytearray, keys: list[tuple[bytes, bytes]]
+) -> bool:
+    """
+    Whether a program on a terminal has ended. What it paints is taken.
+
+    @param keys: what is typed, once something was painted; what was typed is removed.
+    """
+    with contextlib.suppress(OSError):
+        while octets := os.read(terminal, 65536):
+            painted += octets
+    if keys and keys[0][0] in painted:
+        os.write(terminal, keys.pop(0)[1])
+    return program.poll() is not None
 
 
 class ProbeTests(Pop3Case):

@@ -27,6 +27,7 @@ from qmailpy.servers.pop3_session import Pop3Session
 from qmailpy.servers.pop3_site import Delays
 from qmailpy.servers.tls import Certificates
 from qmailpy.testing.memory_directory import MemoryDirectory
+from qmailpy.values import Mailbox
 
 STRANGER, HOME, FRIEND = "198.51.100.9", "127.0.0.1", "192.0.2.4"
 LOGIN = b"USER ann@example.org\r\nPASS sesame\r\n"
@@ -169,6 +170,24 @@ class LoginTests(SessionTestCase):
         wrong = self.ask(transport, b"USER ann@example.org\r\nPASS x\r\n")
         self.assertEqual(self.ask(transport, b"USER nobody@example.org\r\nPASS x\r\n"), wrong)
         self.assertTrue(wrong.endswith(b"-ERR [AUTH] Wrong name or password\r\n"))
+
+    def test_accounts_that_may_not_fetch(self) -> None:
+        """No word tells a stranger that there is such an account; who knows the password is told."""
+        wrong = self.ask(self.connect(), b"USER bob@example.org\r\nPASS x\r\n").split(b"\r\n")[1]
+        for changes, reason in (
+            ({"status": "noaccess"}, wrong),
+            ({"status": "disabled", "active": False}, wrong),
+            ({"status": "nopop"}, b"-ERR [SYS/PERM] POP3 is not allowed for this account"),
+            ({"features": frozenset({"imap"})}, b"-ERR [SYS/PERM] POP3 is not allowed for this account"),
+        ):
+            ann = Mailbox(address="ann@example.org", path="example.org/ann/Maildir")
+            self.directory.entries[ann.address] = evolve(ann, **cast(Any, changes))
+            self.logins = Logins(self.clock, self.directory, domain="example.org")
+            for password, answer in ((b"sesame", reason), (b"x", wrong)):
+                transport = self.connect(factory=self.make())
+                said = self.ask(transport, b"USER ann@example.org\r\nPASS " + password + b"\r\n")
+                self.assertEqual(said.split(b"\r\n")[1], answer, (changes, password))
+                transport.lose()
 
     def test_injected_filters_are_only_names(self) -> None:
         for name in (b"*)(uid=*", b"ann@example.org,o=x", b"a\\2a", b"%s", b"../ann"):

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from qmailpy.wire import pop3_commands as commands
 from qmailpy.wire import sasl
 from qmailpy.wire.pop3 import BACKLOG_OCTETS, Pop3Core
 from qmailpy.wire.pop3_events import (
@@ -20,6 +21,7 @@ from qmailpy.wire.pop3_events import (
     Ended,
     Event,
     FetchAsked,
+    Fronted,
     LeaveAsked,
     LoginAsked,
     LoginFailed,
@@ -29,6 +31,7 @@ from qmailpy.wire.pop3_events import (
 )
 from qmailpy.wire.pop3_message import END
 from qmailpy.wire.pop3_service import Limits, Service
+from qmailpy.wire.pop3_state import VERBS
 
 SECRET = b"geheim mit blank"
 HEAD = b"Subject: x\r\n\r\n"
@@ -90,6 +93,54 @@ def entered(sizes: Sequence[int] = (120, 200, 300), **limits: int) -> Pop3Core:
     answered(core, b"USER a@example.org\r\nPASS " + SECRET + b"\r\n", Box(sizes))
     assert core.entered
     return core
+
+
+class FrontTests(SynchronousTestCase):
+    """Clients that may say who is behind them."""
+
+    def setUp(self) -> None:
+        self.core = Pop3Core(Service(hostname="pop.example.org"), plain=True)
+        self.core.front = True
+
+    def test_they_are_told_so_as_dovecot_does(self) -> None:
+        self.core.greet()
+        self.assertEqual(self.core.take(), b"+OK [XCLIENT] pop.example.org POP3 qmailpy\r\n")
+
+    def test_who_is_behind(self) -> None:
+        for said, expected in (
+            (b"XCLIENT ADDR=192.0.2.1 PORT=4711 SESSION=s+1 TTL=5\r\n", Fronted("192.0.2.1", 5)),
+            (b"xclient addr=::ffff:192.0.2.1\r\n", Fronted("192.0.2.1", 0)),
+            (b"XCLIENT ADDR=2001:DB8::1 TTL=0\r\n", Fronted("2001:db8::1", 0)),
+            (b"XCLIENT TTL=1\r\n", Fronted("", 1)),
+        ):
+            self.assertEqual(self.core.receive(said), [expected])
+            self.assertEqual(self.core.take(), b"+OK Understood\r\n")
+
+    def test_what_is_none(self) -> None:
+        for said in (b"ADDR=", b"ADDR=x", b"ADDR=192.0.2.1 TTL=-1", b"TTL=99999999", b"ADDR=192.0.2.1 TTL="):
+            found = self.core.receive(b"XCLIENT " + said + b"\r\n")
+            self.assertIsInstance(found[0], BadCommand, said)
+            self.assertTrue(self.core.take().startswith(b"-ERR Syntax"))
+
+    def test_others_may_not(self) -> None:
+        self.core.front = False
+        self.assertIsInstance(self.core.receive(b"XCLIENT ADDR=192.0.2.1\r\n")[0], BadCommand)
+        self.assertEqual(self.core.take(), b"-ERR XCLIENT is not for you\r\n")
+
+    def test_only_before_the_login(self) -> None:
+        core = entered()
+        core.front = True
+        self.assertIsInstance(core.receive(b"XCLIENT ADDR=192.0.2.1\r\n")[0], BadCommand)
+
+    def test_behind_a_login_elsewhere_nothing_is_read(self) -> None:
+        """What has come early is handed over, as it is."""
+        events = self.core.receive(b"USER a@example.org\r\nPASS x\r\nSTAT\r\nRE")
+        self.assertIsInstance(events[-1], LoginAsked)
+        self.core.receive(b"TR 1\r\n")
+        self.core.take()
+        self.assertEqual(self.core.handed_on(b"+OK in\r\n"), b"STAT\r\nRETR 1\r\n")
+        self.assertEqual(self.core.take(), b"+OK in\r\n")
+        self.assertTrue(self.core.waiting)
 
 
 class CoreTestCase(SynchronousTestCase):
@@ -291,6 +342,9 @@ class TlsTests(CoreTestCase):
 
 class CapabilityTests(CoreTestCase):
     """RFC 2449, RFC 6856."""
+
+    def test_the_log_knows_every_command(self) -> None:
+        self.assertEqual(set(commands._COMMANDS), VERBS)
 
     def test_capa_before_the_login(self) -> None:
         lines = self.say(b"CAPA\r\n").split(b"\r\n")

@@ -39,6 +39,14 @@ class EncodeTests(SynchronousTestCase):
     def test_a_dot_at_the_beginning_of_a_line_is_doubled(self) -> None:
         self.assertEqual(encode(b".a\n..\nb.\n.\n"), b"..a\r\n...\r\nb.\r\n..\r\n")
 
+    def test_one_dot_among_many_is_found(self) -> None:
+        """However many are looked at one by one: the line that ends a message early would be the next."""
+        for count in (0, 1, 3, 4, 5, 100, 5000):
+            stored = b"a." * count + b"\n.\nb" + b".c" * count + b"\n"
+            expected = b"a." * count + b"\r\n..\r\nb" + b".c" * count + b"\r\n"
+            self.assertEqual(encode(stored), expected)
+            self.assertEqual(pieces(stored, []), expected + END)
+
     def test_a_message_with_crlf_stays_as_it_is(self) -> None:
         self.assertEqual(encode(b"a\r\n\r\n.b\r\n"), b"a\r\n\r\n..b\r\n")
 

@@ -19,6 +19,8 @@ START_S = 15.0
 USER = "nobody"
 """Whom the Maildirs are given to: Dovecot refuses to read mail as root."""
 
+PASSDB = "passdb {{\n  driver = static\n  args = password={password}\n}}\n"
+
 CONFIGURATION = """
 protocols = pop3
 base_dir = {base}/run
@@ -29,10 +31,7 @@ disable_plaintext_auth = no
 first_valid_uid = 0
 first_valid_gid = 0
 mail_location = maildir:{mail}/%d/%n/Maildir
-passdb {{
-  driver = static
-  args = password={password}
-}}
+{passdb}
 userdb {{
   driver = static
   args = uid={uid} gid={gid} home={base} allow_all_users=yes
@@ -90,13 +89,16 @@ class Dovecot:
 
     name = "Dovecot"
 
-    def __init__(self, mail: str, password: str, *, login: str = "", pop3: str = "", extra: str = "") -> None:
+    def __init__(
+        self, mail: str, password: str, *, login: str = "", pop3: str = "", extra: str = "", passdb: str = ""
+    ) -> None:
         """
         @param mail: the directory of DOMAIN/USER/Maildir.
         @param password: everybody's.
         @param login: settings of the service pop3-login.
         @param pop3: settings of the service pop3.
         @param extra: further settings.
+        @param passdb: who may log in, and where that is; "" = everybody with the password, here.
         @raise OSError: it does not start.
         """
         self.base = tempfile.mkdtemp(prefix="qmailpy-dovecot-")
@@ -110,7 +112,7 @@ class Dovecot:
                 CONFIGURATION.format(
                     base=self.base,
                     mail=mail,
-                    password=password,
+                    passdb=passdb or PASSDB.format(password=password),
                     port=self.port,
                     login=login,
                     pop3=pop3,
