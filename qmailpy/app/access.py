@@ -130,7 +130,7 @@ class MailAccess(Service):
     # --- while it runs ---------------------------------------------------------------------------------------
 
     async def _figures(self) -> Json:
-        return figures.of_servers([factory.site for factory in self._factories], self._lookups.logins)
+        return figures.of_servers([factory.site for factory in self._listeners.factories], self._lookups.logins)
 
     async def _reload(self, config: Config) -> None:
         self._lookups.reconfigure(config)

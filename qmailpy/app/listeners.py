@@ -150,7 +150,7 @@ class MailListeners:
     @property
     def sites(self) -> list[ListenerSite]:
         """What the sessions of each listener share."""
-        return [factory.site for factory in self._factories]
+        return [factory.site for factory in self._open.factories]
 
     def close(self) -> Deferred[Any]:
         """Take no connections any more; fires when the ports are closed. Sessions go on."""
