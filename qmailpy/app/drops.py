@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from attrs import evolve
 from twisted.application.service import Service
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
@@ -14,7 +15,7 @@ from qmailpy.disk.files import Files
 from qmailpy.errors import Temporary
 from qmailpy.interfaces import IEnqueue, IRouter
 from qmailpy.queue.shard import InThread
-from qmailpy.values import Envelope, Posting, Recipient, Refused
+from qmailpy.values import Envelope, Notify, Posting, Recipient, Refused
 from qmailpy.wire.drop import Drop, DropError, read_drop
 from qmailpy.wire.headers import find, received_field
 from qmailpy.wire.mime_values import VALUE, subject_of
@@ -101,9 +102,15 @@ class Drops(Service):
         for address in drop.recipients:
             result = await self._router.route(address, self._source, about)
             if isinstance(result, Refused):
-                recipients.append(Recipient(address=address, original=address, channel=self._process))
+                recipients.append(
+                    Recipient(address=address, original=address, channel=self._process, notify=drop.notify)
+                )
             else:
-                recipients += result.recipients
+                several = result.recipients
+                if len(several) > 1 and drop.notify & Notify.SUCCESS and drop.sender:
+                    # That it was expanded is told by the channel that does it (RFC 3461 s.5.2.7.3).
+                    several = (Recipient(address=address, original=address, channel=self._process),)
+                recipients += [evolve(each, notify=drop.notify) for each in several] if drop.notify else several
         trace = received_field(
             helo=self._hostname,
             ip="",
@@ -122,6 +129,8 @@ class Drops(Service):
             protocol="SMTP",
             message_id=known.get("message-id", "")[:ID_CHARACTERS],
             subject=subject_of(known.get("subject", "")),
+            ret=drop.ret,
+            envid=drop.envid,
         )
         intake = self._enqueue.begin(queue_id, None, len(drop.content))
         intake.write(trace)

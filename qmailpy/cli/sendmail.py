@@ -26,12 +26,16 @@ from qmailpy.cli.inject import read_message, surroundings
 from qmailpy.cli.output import print_error
 from qmailpy.cli.submit import NotNow, Refused, Submission, connect, submit
 from qmailpy.errors import CommandError
+from qmailpy.values import Notify
+from qmailpy.wire.orcpt import xtext
 
 EX_USAGE = 64
 EX_DATAERR = 65
 EX_NOUSER = 67
 EX_UNAVAILABLE = 69
 EX_TEMPFAIL = 75
+
+ENVID_CHARACTERS = 100  # RFC 3461 s.4.4, as xtext
 
 _TAKES_VALUE = frozenset("ABCDFLMNORVXfhopr")
 """Options with a value, attached or in the next argument."""
@@ -52,6 +56,9 @@ class Options:
     sender: str | None = None  # -f, -r
     name: str = ""  # -F
     flush: bool = False  # -q
+    notify: int = 0  # -N: bits of Notify
+    ret: str = ""  # -R: "FULL" or "HDRS"
+    envid: str = ""  # -V
     recipients: tuple[str, ...] = field(default=())
 
 
@@ -109,7 +116,27 @@ def _apply(options: Options, letter: str, value: str) -> Options:
         return attrs.evolve(options, name=value)
     if letter == "q":
         return attrs.evolve(options, flush=True)
-    return options  # -v, -m, -oem, -odi, -B8BITMIME, -N, -R, -V and the like: nothing to do
+    if letter == "N":
+        return attrs.evolve(options, notify=_notify(value))
+    if letter == "R":
+        if value.upper() not in ("FULL", "HDRS"):
+            raise UsageError("-R is followed by full or hdrs")
+        return attrs.evolve(options, ret=value.upper())
+    if letter == "V":
+        if len(xtext(value)) > ENVID_CHARACTERS or not value.isprintable():
+            raise UsageError(f"-V is followed by at most {ENVID_CHARACTERS} characters")
+        return attrs.evolve(options, envid=value)
+    return options  # -v, -m, -oem, -odi, -B8BITMIME and the like: nothing to do
+
+
+def _notify(value: str) -> int:
+    """RFC 3461 s.4.1, as sendmail has it: never, or some of success, failure and delay."""
+    words = value.upper().split(",")
+    if words == ["NEVER"]:
+        return int(Notify.NEVER)
+    if not words or not all(word in ("SUCCESS", "FAILURE", "DELAY") for word in words):
+        raise UsageError("-N is followed by never, or by some of success,failure,delay")
+    return sum({Notify[word] for word in words})
 
 
 @click.command(
@@ -126,6 +153,9 @@ def sendmail(ctx: click.Context, arguments: tuple[str, ...]) -> None:
     -i, -oi     a line with a dot alone does not end the message
     -f ADDRESS  envelope sender, and author where From is missing
     -F NAME     display name of the author where From is missing
+    -N WORDS    tell the sender of: success,failure,delay; or never
+    -R WORD     a notice has the whole message (full), or its header (hdrs)
+    -V ID       what notices name the message by
     -bs         speak SMTP on standard input and output
     -bp         list the queue (mailq)
     -q          try what waits in the queue now
@@ -208,7 +238,15 @@ def send(context: Context, options: Options) -> int:
             if not recipients:
                 print_error("sendmail: no recipients in the header")
                 return EX_USAGE
-        submit(context.home, Submission(sender=sender, recipients=recipients, content=message.content), about.config)
+        submission = Submission(
+            sender=sender,
+            recipients=recipients,
+            content=message.content,
+            notify=options.notify,
+            ret=options.ret,
+            envid=options.envid,
+        )
+        submit(context.home, submission, about.config)
     except ComposeError as error:
         print_error(f"sendmail: {error}")
         return EX_DATAERR

@@ -23,7 +23,10 @@ from qmailpy.control.client import short_path
 from qmailpy.disk.files import RealFiles
 from qmailpy.errors import QmailpyError
 from qmailpy.values import Reply
+from qmailpy.wire.client_events import Wish
+from qmailpy.wire.client_path import wished
 from qmailpy.wire.drop import make_drop
+from qmailpy.wire.orcpt import xtext
 
 SOCKET = "run/inject.sock"
 DROP = "queue/drop"
@@ -57,6 +60,9 @@ class Submission:
     sender: str
     recipients: tuple[str, ...]
     content: bytes  # header and body with CRLF line ends, not dot-stuffed
+    notify: int = 0  # RFC 3461: bits of L{qmailpy.values.Notify}, for all recipients
+    ret: str = ""  # "FULL", "HDRS" or ""
+    envid: str = ""
 
 
 def submit(home: str, submission: Submission, config: Config | None, timeout_s: float = TIMEOUT_S) -> str:
@@ -135,7 +141,14 @@ def drop(home: str, submission: Submission) -> str:
     folder = os.path.join(home, DROP)
     name = f"{time.time_ns():016x}.{os.getpid()}.{secrets.token_hex(4)}"
     temporary = os.path.join(folder, "tmp." + name)
-    octets = make_drop(submission.sender, submission.recipients, submission.content)
+    octets = make_drop(
+        submission.sender,
+        submission.recipients,
+        submission.content,
+        notify=submission.notify,
+        ret=submission.ret,
+        envid=submission.envid,
+    )
     files = RealFiles()
     handle = files.open(temporary, create=True, exclusive=True)
     try:
@@ -168,7 +181,15 @@ def _converse(connection: socket.socket, name: str, submission: Submission) -> s
     offered = {line.upper().split(" ")[0] for line in _good(talk.ask(f"EHLO {name}")).text.split("\n")[1:]}
     options = f" SIZE={len(submission.content)}" if "SIZE" in offered else ""
     options += " BODY=8BITMIME" if "8BITMIME" in offered and not submission.content.isascii() else ""
-    commands = [f"MAIL FROM:<{submission.sender}>{options}", *(f"RCPT TO:<{one}>" for one in submission.recipients)]
+    wish = ""
+    if "DSN" in offered:
+        options += f" RET={submission.ret}" if submission.ret else ""
+        options += f" ENVID={xtext(submission.envid).decode()}" if submission.envid else ""
+        wish = wished(Wish(notify=submission.notify)).decode()
+    commands = [
+        f"MAIL FROM:<{submission.sender}>{options}",
+        *(f"RCPT TO:<{one}>{wish}" for one in submission.recipients),
+    ]
     replies = talk.ask_all(commands, BATCH if "PIPELINING" in offered else 1)
     named = ["", *submission.recipients]
     for family in (5, 4):  # a final refusal matters more than one for now

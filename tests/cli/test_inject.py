@@ -149,7 +149,11 @@ class SendmailTests(SubmittingCase):
             ("-oem -oi -f a@b -- x@y -z", Options(dots=False, sender="a@b", recipients=("x@y", "-z"))),
             ("-i a@b c@d", Options(dots=False, recipients=("a@b", "c@d"))),
             ("a@b -fc@d", Options(sender="c@d", recipients=("a@b",))),
-            ("-ti -r x -N never -R hdrs -V id -O a=b -C /x -h 5", Options(header=True, dots=False, sender="x")),
+            (
+                "-ti -r x -N never -R hdrs -V id -O a=b -C /x -h 5",
+                Options(header=True, dots=False, sender="x", notify=1, ret="HDRS", envid="id"),
+            ),
+            ("-Nsuccess,delay,success x", Options(notify=10, recipients=("x",))),
             ("-bs", Options(mode="s")),
             ("-bp", Options(mode="p")),
             ("-I", Options(mode="i")),
@@ -163,7 +167,7 @@ class SendmailTests(SubmittingCase):
                 self.assertEqual(parse(line.split()), wanted, line)
 
     def test_wrong_usage_is_64(self) -> None:
-        for line in ("-Z", "-f", "-bx", "-bd"):
+        for line in ("-Z", "-f", "-bx", "-bd", "-N x", "-N never,delay", "-N delay,", "-R x", "-V " + "x" * 101):
             found = self.run_command("sendmail", *line.split())
             self.assertEqual((found.status, found.err.count("\n"), self.submitted), (64, 1, []), line)
         self.assertEqual(self.run_command("sendmail").status, 64)

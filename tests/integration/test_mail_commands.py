@@ -42,6 +42,20 @@ class Commands(NodeCase):
         self.assertEqual((remote.sender, remote.recipients), ("bob@example.org", ["x@remote.example"]))
         self.wait_idle()
 
+    def test_sendmail_asks_for_reports(self) -> None:
+        """-N, -R and -V, with the daemon there and away."""
+        asked = ("sendmail", "-f", "bob@example.org", "-Nsuccess", "-Rhdrs", "-V", "QQ 314159", "alice@example.org")
+        self.node.qmailpy(*asked, octets=NOTE)
+        self.node.wait_mailbox("bob", 1)
+        self.node.stop()
+        self.node.qmailpy(*asked, octets=NOTE)
+        self.node.start()
+        for report in self.node.wait_mailbox("bob", 2):
+            self.assertIn(b"\nAction: delivered\n", report)
+            self.assertIn(b"\nOriginal-Envelope-Id: QQ 314159\n", report)
+        self.wait_idle()
+        self.assertEqual(len(self.node.mailbox("alice")), 2)
+
     def test_a_recipient_who_is_not_there_is_told_at_once(self) -> None:
         error = self.node.qmailpy("inject", "nobody@example.org", octets=NOTE, status=100)
         self.assertIn("nobody@example.org", error)

@@ -111,6 +111,23 @@ class SubmitTests(SynchronousTestCase):
                 ],
             )
 
+    def test_what_the_sender_wants_to_be_told_is_said_where_it_is_understood(self) -> None:
+        """RFC 3461; and written into the drop."""
+        mail = attrs.evolve(MAIL, notify=6, ret="HDRS", envid="a=b c")
+        with self.daemon({}, "DSN SIZE") as server:
+            submit(self.home, mail, self.config, 10)
+        self.assertTrue(server.commands[1].endswith(" RET=HDRS ENVID=a+3Db+20c"))
+        self.assertEqual(server.commands[2], "RCPT TO:<x@y.z> NOTIFY=SUCCESS,FAILURE")
+        with self.daemon({}) as server:
+            submit(self.home, mail, self.config, 10)
+        self.assertEqual(server.commands[2], "RCPT TO:<x@y.z>")
+        folder = self.make_drop()
+        submit(self.home, mail, None, 10)
+        (name,) = os.listdir(folder)
+        with open(os.path.join(folder, name), "rb") as source:
+            found = read_drop(source.read())
+        self.assertEqual((found.notify, found.ret, found.envid), (6, "HDRS", "a=b c"))
+
     def test_a_message_of_8_bits_is_announced(self) -> None:
         with self.daemon({}) as server:
             submit(self.home, attrs.evolve(MAIL, content=b"S: \xff"), self.config, 10)
@@ -164,7 +181,7 @@ class SubmitTests(SynchronousTestCase):
             self.assertFalse(any(name.startswith("tmp.") for name in names))
         for name in names:
             with open(os.path.join(folder, name), "rb") as source:
-                self.assertEqual(read_drop(source.read()), (MAIL.sender, MAIL.recipients, MAIL.content))
+                self.assertEqual(read_drop(source.read())[:3], (MAIL.sender, MAIL.recipients, MAIL.content))
             self.assertEqual(os.stat(os.path.join(folder, name)).st_mode & 0o777, 0o600)
 
     def test_a_drop_that_fails_leaves_nothing(self) -> None:

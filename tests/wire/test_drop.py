@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -11,12 +13,29 @@ from qmailpy.wire.drop import Drop, DropError, make_drop, read_drop
 ADDRESS = st.text(alphabet=st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=20)
 
 
+def made_of(envelope: bytes) -> bytes:
+    """A file of version 2 with this envelope."""
+    return b"qmailpy-drop 2 %d 0 %08x\n" % (len(envelope), zlib.crc32(envelope)) + envelope
+
+
 class DropTests(SynchronousTestCase):
     """L{make_drop} and L{read_drop}."""
 
     @given(st.just("") | ADDRESS, st.lists(ADDRESS, min_size=1, max_size=5), st.binary(max_size=200))
     def test_what_was_written_is_read(self, sender: str, recipients: list[str], content: bytes) -> None:
-        self.assertEqual(read_drop(make_drop(sender, recipients, content)), (sender, tuple(recipients), content))
+        made = Drop(sender, tuple(recipients), content)
+        self.assertEqual(read_drop(make_drop(sender, recipients, content)), made)
+        made = Drop(sender, tuple(recipients), content, 10, "HDRS", "an id")
+        again = make_drop(sender, recipients, content, notify=10, ret="HDRS", envid="an id")
+        self.assertEqual(read_drop(again), made)
+
+    def test_what_the_sender_wants_to_be_told_is_of_version_2(self) -> None:
+        octets = make_drop("a@b", ["c@d"], b"x", notify=1, ret="FULL", envid="+")
+        self.assertTrue(octets.startswith(b"qmailpy-drop 2 23 1 "))
+        self.assertTrue(octets.endswith(b"\nN1\0RFULL\0V+\0Fa@b\0Tc@d\0\0x"))
+        self.assertRaises(DropError, read_drop, made_of(b"R\0N1\0V\0Fa@b\0Tc@d\0\0"))
+        self.assertRaises(DropError, read_drop, made_of(b"Nx\0R\0V\0Fa@b\0Tc@d\0\0"))
+        self.assertRaises(DropError, read_drop, made_of(b"Fa@b\0Tc@d\0\0"))
 
     def test_its_form_is_that_of_version_1(self) -> None:
         """Files that wait must be readable by the next release: this never changes without a new version."""
@@ -36,8 +55,8 @@ class DropTests(SynchronousTestCase):
             self.assertRaises(DropError, read_drop, bytes(changed))
 
     def test_a_newer_version_is_named(self) -> None:
-        made = make_drop("a@b", ["c@d"], b"").replace(b"drop 1 ", b"drop 2 ")
-        self.assertIn("version 2", str(self.assertRaises(DropError, read_drop, made)))
+        made = make_drop("a@b", ["c@d"], b"").replace(b"drop 1 ", b"drop 3 ")
+        self.assertIn("version 3", str(self.assertRaises(DropError, read_drop, made)))
 
     def test_an_envelope_that_cannot_be_written_is_refused(self) -> None:
         for sender, recipients in (("a", []), ("a\0b", ["c"]), ("a", ["c\0"]), ("a", [""])):
