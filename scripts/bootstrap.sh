@@ -45,7 +45,7 @@ fi
 # run from there, with their libraries and the users they insist on.
 unpack_peers() {
     peers="$VENV/peers"
-    [ -x "$peers/usr/sbin/exim4" ] && [ -x "$peers/usr/sbin/smtpd" ] && exit 0
+    [ -x "$peers/usr/sbin/exim4" ] && [ -x "$peers/usr/sbin/smtpd" ] && return
     [ "$(id -u)" = 0 ] || fail "the tests need Exim and OpenSMTPD below $peers; run this once as root"
     echo "bootstrap: unpacking exim4 and opensmtpd into $peers"
     mkdir -p "$peers/archives"
@@ -62,7 +62,16 @@ unpack_peers() {
         id "$user" > /dev/null 2>&1 ||
             useradd --system --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin "$user"
     done
-    exit 0
+}
+
+# A mail client of the JavaScript world, which Debian's packages lack.
+fetch_nodemailer() {
+    node="$VENV/peers/node"
+    [ -d "$node/node_modules/nodemailer" ] && return
+    echo "bootstrap: fetching nodemailer into $node"
+    mkdir -p "$node"
+    npm install --prefix "$node" --silent --no-audit --no-fund --ignore-scripts nodemailer@6 > /dev/null ||
+        fail "npm could not fetch nodemailer; by hand: npm install --prefix $node nodemailer@6"
 }
 
 # --- real peers for the tests: command and package ---
@@ -89,12 +98,18 @@ unbound unbound
 msmtp msmtp
 snmpd snmpd
 snmpwalk snmp
+node nodejs
+npm npm
 END
 # swaks speaks TLS and all of SASL only with these
 perl -MNet::SSLeay -MAuthen::SASL -e 1 2> /dev/null || missing="$missing libnet-ssleay-perl libauthen-sasl-perl"
 missing=$(printf '%s\n' $missing | sort -u | tr '\n' ' ')
 missing=${missing% }
-[ -n "$missing" ] || unpack_peers
+if [ -z "$missing" ]; then
+    unpack_peers
+    fetch_nodemailer
+    exit 0
+fi
 
 line="apt-get install --no-install-recommends $missing"
 command -v apt-get > /dev/null || fail "the tests need the programs of Debian's packages: $missing"
@@ -129,3 +144,4 @@ apt-get install -qq -y --no-install-recommends $missing > /dev/null || {
     apt-get install -qq -y --no-install-recommends $missing > /dev/null
 } || fail "apt could not install them; by hand: $line"
 unpack_peers
+fetch_nodemailer

@@ -37,8 +37,8 @@ from qmailpy.servers.smtp import SmtpFactory
 from qmailpy.servers.tls import OWN, Certificates
 from qmailpy.testing.memory_directory import MemoryDirectory
 from qmailpy.testing.memory_recorder import MemoryRecorder
+from tests.integration.submitting import made_pair
 from tests.integration.test_smtp_server import LaterQueue
-from tests.integration.test_submission import made_pair
 
 T = TypeVar("T")
 HELLO = b"EHLO probe.example\r\n"

@@ -29,8 +29,8 @@ from qmailpy.servers.tls import OWN, Certificates
 from qmailpy.testing.memory_directory import MemoryDirectory
 from qmailpy.testing.memory_recorder import MemoryRecorder
 from qmailpy.testing.scripted_router import ScriptedRouter, remote
+from tests.integration.submitting import ENVIRONMENT, made_pair, tool
 from tests.integration.test_smtp_server import LaterQueue
-from tests.integration.test_submission import ENVIRONMENT, made_pair, tool
 
 T = TypeVar("T")
 NOW = datetime.datetime.now(datetime.UTC)

@@ -58,6 +58,26 @@ class EximSends(_Sends):
         (octets,) = self.node.wait_mailbox("alice", 1)
         self.assertIn("Return-Path: <пример@client.example>".encode(), octets)
 
+    def test_success_is_asked_for_through_exim_and_told_by_us(self) -> None:
+        """RFC 3461 s.5.2: delivered here, relayed to the sink, which knows no DSN; ENVID and ORCPT come along."""
+        with Talk(self.exim.port) as talk:
+            talk.say("MAIL FROM:<alice@example.org> RET=HDRS ENVID=QQ314159")
+            talk.say("RCPT TO:<bob@example.org> NOTIFY=SUCCESS,FAILURE ORCPT=rfc822;Bob@Example.ORG")
+            talk.say("RCPT TO:<x@remote.example> NOTIFY=SUCCESS ORCPT=rfc822;x@remote.example")
+            talk.say("RCPT TO:<y@remote.example> NOTIFY=NEVER")
+            self.assertTrue(talk.content(kind("plain")).startswith("250"))
+        told = [trace_and_message(octets)[1] for octets in self.node.wait_mailbox("alice", 2)]
+        self.wait_idle()
+        self.assertEqual(len(self.node.mailbox("alice")), 2)
+        by_action = {text.partition(b"\nAction: ")[2].partition(b"\n")[0]: text for text in told}
+        for action, wanted in (
+            (b"delivered", b"Original-Recipient: rfc822; Bob@Example.ORG\nFinal-Recipient: rfc822; bob@example.org\n"),
+            (b"relayed", b"Final-Recipient: rfc822; x@remote.example\n"),
+        ):
+            self.assertIn(wanted, by_action[action])
+            self.assertIn(b"Original-Envelope-Id: QQ314159\n", by_action[action])
+            self.assertEqual(by_action[action].count(b"Final-Recipient"), 1)
+
     def test_a_user_who_is_not_there_comes_back(self) -> None:
         """It is told at RCPT and builds the notice itself."""
         with Talk(self.exim.port) as talk:

@@ -10,6 +10,8 @@ from tests.integration.node import NodeCase, trace_and_message, without_received
 from tests.integration.peers.client import Talk
 from tests.integration.peers.postfix import MESSAGES, Postfix, kind
 
+UTF8 = "Subject: Grüße\r\nFrom: <пример@client.example>\r\n\r\ntext\r\n".encode()
+
 
 def our_part(octets: bytes) -> bytes:
     """Of a message that Postfix has put fields before: what it got from the other side, line ends as they are."""
@@ -68,6 +70,17 @@ class PostfixSends(NodeCase):
         self.assertEqual(rejected.original_to, "nobody@example.org")
         self.wait_idle()
 
+    def test_mail_with_addresses_in_utf8(self) -> None:
+        """SMTPUTF8 in, SMTPUTF8 out, and to us (RFC 6531)."""
+        with Talk(self.postfix.port) as talk:
+            talk.say("MAIL FROM:<пример@client.example> SMTPUTF8")
+            talk.say("RCPT TO:<alice@example.org>")
+            self.assertTrue(talk.content(UTF8).startswith("250"))
+        (octets,) = self.node.wait_mailbox("alice", 1)
+        self.assertIn("Return-Path: <пример@client.example>".encode(), octets)
+        self.assertIn("Subject: Grüße".encode(), octets)
+        self.wait_idle()
+
     def test_success_is_asked_for_through_postfix_and_told_by_us(self) -> None:
         """RFC 3461 s.5.2: delivered here by us, relayed to the sink, which knows no DSN; ENVID and ORCPT come along."""
         with Talk(self.postfix.port) as talk:
@@ -122,6 +135,18 @@ class PostfixReceives(NodeCase):
         (last,) = self.node.records(Action.DEQUEUED)[-1:]
         self.assertIn("250", last.diagnostic)
         self.assertIn("queued as", last.diagnostic)
+
+    def test_addresses_in_utf8(self) -> None:
+        """Postfix has SMTPUTF8: sender and header arrive as they are."""
+        with self.node.talk() as talk:
+            talk.say("EHLO client.example")
+            talk.say("MAIL FROM:<пример@client.example> SMTPUTF8")
+            talk.say("RCPT TO:<x@remote.example>")
+            self.assertTrue(talk.content(UTF8).startswith("250"))
+        until(lambda: len(self.postfix.mailbox()) == 1, 20)
+        self.assertIn("<пример@client.example>".encode(), self.postfix.mailbox()[0])
+        self.assertIn("Subject: Grüße".encode(), self.postfix.mailbox()[0])
+        self.wait_idle()
 
     def test_postfix_takes_dsn_and_tells_of_success_itself(self) -> None:
         """One report and no second one by us; it names the recipient as the sender did."""
