@@ -14,6 +14,9 @@ from benchmarks.node import DOMAIN
 
 ANSWER_S = 20.0
 LINE_LIMIT = 4096
+IN_TURN = 60
+"""So many messages for channels of every kind are not left to chance."""
+
 SINK_LIMIT = 4 * 1024 * 1024
 
 
@@ -24,12 +27,16 @@ class Hung(OSError):
 class Load:
     """Senders and sink; start and stop them from another thread."""
 
-    def __init__(self, *, port: Callable[[], int], sink: int, senders: int, seed: int, pause_s: float) -> None:
+    def __init__(
+        self, *, port: Callable[[], int], sink: int, senders: int, seed: int, pause_s: float, wide: bool = False
+    ) -> None:
         """
         @param port: where the server listens now.
         @param sink: port of 127.0.0.1 for the sink.
         @param pause_s: about how long a sender waits between two messages.
+        @param wide: mail for channels of every kind.
         """
+        self._wide = wide
         self.ledger = Ledger()
         self._port = port
         self._sink_port = sink
@@ -126,7 +133,8 @@ class Load:
 
     async def _message(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, chance: Random) -> None:
         self._serial += 1
-        mail = compose(f"T{self._seed}x{self._serial}", chance)
+        turn = self._serial if self._wide and self._serial <= IN_TURN else -1
+        mail = compose(f"T{self._seed}x{self._serial}", chance, wide=self._wide, turn=turn)
         sent = mail.sent
         self.ledger.sent[sent.token] = sent
         await _envelope(reader, writer, mail, pipelined=chance.random() < 0.5)
@@ -161,11 +169,13 @@ class Load:
 
     async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         recipients: list[str] = []
+        lmtp = False
         writer.write(b"220 sink.example ESMTP\r\n")
         while True:
             line = (await reader.readuntil(b"\r\n")).decode("latin-1").rstrip("\r\n")
             verb = line[:4].upper()
-            if verb == "EHLO":
+            if verb in ("EHLO", "LHLO"):
+                lmtp = verb == "LHLO"
                 writer.write(b"250-sink.example\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 SIZE 52428800\r\n")
             elif verb == "RCPT":
                 writer.write(self._recipient(line[9:].partition(">")[0], recipients))
@@ -173,8 +183,8 @@ class Load:
                 writer.write(b"354 go ahead\r\n")
                 await writer.drain()
                 self._arrived(await _content(reader), recipients)
+                writer.write(b"250 2.0.0 taken\r\n" * (len(recipients) if lmtp else 1))
                 recipients = []
-                writer.write(b"250 2.0.0 taken\r\n")
             elif verb == "DATA":
                 writer.write(b"554 5.5.1 no recipients\r\n")
             elif verb == "QUIT":

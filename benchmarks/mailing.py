@@ -10,9 +10,8 @@ from random import Random
 
 from attrs import Factory, define, frozen
 
-from benchmarks.node import DOMAIN
+from benchmarks.node import DOMAIN, REMOTE, VOID
 
-REMOTE = "remote.example"
 MARK = b"X-Token: "
 USERS = tuple(f"user{number}" for number in range(8))
 SENDER = "sender"
@@ -22,6 +21,20 @@ SENDER = "sender"
 TAKEN = "ok-"
 LATER = "later-"  # 451 at first
 REFUSED = "no-"  # 550: the sender gets a notice
+
+# Domains, groups and users whose mail goes through further channels (benchmarks.wide).
+CONVERTED = "converted.example"  # through a conversion, to the sink
+AGAIN = "again.example"  # routed once more, as REMOTE
+STORED = "stored.example"  # to the sink, which speaks LMTP too
+HELD = "held.example"  # held until it is released at the end; then to the sink
+PIPED = "piped.example"  # into the files a program writes
+TEAM = f"team@{DOMAIN}"
+MEMBERS = (f"{USERS[0]}@{DOMAIN}", f"{USERS[1]}@{DOMAIN}", f"{TAKEN}member@{REMOTE}")
+"""The group and who is in it."""
+
+AWAY = f"away@{DOMAIN}"
+AWAY_TEXT = "I am away."
+"""A local user for whom the channel of kind autoreply answers, and what it says."""
 
 
 class Fate(Enum):
@@ -47,6 +60,10 @@ class Sent:
         """Recipients that the server has promised to serve."""
         return self.accepted if self.fate is Fate.ACCEPTED else ()
 
+    def targets(self) -> tuple[tuple[str, str], ...]:
+        """(recipient, where its message shall arrive), a row for each member of a group."""
+        return tuple((one, target) for one in self.recipients for target in _leads_to(one))
+
 
 @define(eq=False)
 class Ledger:
@@ -69,19 +86,29 @@ class Mail:
     content: bytes  # CRLF, not dot-stuffed
 
 
-def compose(token: str, chance: Random, *, large: bool = True) -> Mail:
+def _leads_to(recipient: str) -> tuple[str, ...]:
+    if recipient == TEAM:
+        return MEMBERS
+    local, _, domain = recipient.partition("@")
+    return (f"{local}@{REMOTE}",) if domain == AGAIN else (recipient,)
+
+
+def compose(token: str, chance: Random, *, large: bool = True, wide: bool = False, turn: int = -1) -> Mail:
     """
     A message of its own: sizes, line forms and recipients by chance.
 
     @param large: now and then one that does not fit into the journal.
+    @param wide: for recipients behind channels of every kind, too.
+    @param turn: the number of a kind of recipients, to have them all; less than 0 = by chance.
     """
-    recipients = _recipients(token, chance)
+    recipients = _recipients(token, chance, wide, turn)
     size = chance.choice((200, 900, 3000, 9000))
     if large and chance.random() < 0.02:
         size = chance.randrange(140_000, 600_000)
     lines = [
         MARK + token.encode(),
         f"From: <{SENDER}@{DOMAIN}>".encode(),
+        b"To: " + ", ".join(recipients).encode(),
         b"Subject: torture " + token.encode(),
         b"",
     ]
@@ -94,10 +121,10 @@ def compose(token: str, chance: Random, *, large: bool = True) -> Mail:
     return Mail(Sent(token, sha256(content).digest(), len(content), recipients), content)
 
 
-def _recipients(token: str, chance: Random) -> tuple[str, ...]:
+def _recipients(token: str, chance: Random, wide: bool, turn: int) -> tuple[str, ...]:
     local = [f"{user}@{DOMAIN}" for user in chance.sample(USERS, 3)]
     taken, later, refused = (f"{prefix}{token}@{REMOTE}" for prefix in (TAKEN, LATER, REFUSED))
-    kinds = (
+    kinds = [
         (10, local[:1]),
         (3, local),
         (3, [taken]),
@@ -106,7 +133,26 @@ def _recipients(token: str, chance: Random) -> tuple[str, ...]:
         (2, [local[0], taken, later]),
         (2, [refused]),
         (2, [local[0], later, refused]),
-    )
+    ]
+    if wide:
+        converted, again, stored, held, piped, void = (
+            f"{TAKEN}{token}@{domain}" for domain in (CONVERTED, AGAIN, STORED, HELD, PIPED, VOID)
+        )
+        kinds += [
+            (2, [converted]),
+            (2, [converted, f"{TAKEN}{token}-2@{CONVERTED}", local[0]]),
+            (2, [again, piped]),
+            (2, [stored]),
+            (2, [stored, f"{LATER}{token}@{STORED}"]),
+            (1, [held]),
+            (1, [piped]),
+            (1, [void, local[0]]),
+            (2, [TEAM]),
+            (1, [TEAM, taken, piped]),
+            (2, [AWAY]),
+        ]
+    if turn >= 0:
+        return tuple(kinds[turn % len(kinds)][1])
     return tuple(chance.choices([one for _, one in kinds], [weight for weight, _ in kinds])[0])
 
 

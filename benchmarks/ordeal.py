@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from attrs import define, field
 
+from benchmarks import wide as every
 from benchmarks.load import Load
 from benchmarks.mailing import SENDER, USERS
 from benchmarks.node import Node
@@ -53,18 +54,24 @@ class Verdict:
 class Ordeal:
     """A node under load."""
 
-    def __init__(self, home: str, *, seed: int, senders: int = 8, pause_s: float = 0.03) -> None:
+    def __init__(self, home: str, *, seed: int, senders: int = 8, pause_s: float = 0.03, wide: bool = False) -> None:
         """
         @param home: a path that is not there yet.
+        @param wide: with channels of every kind (L{benchmarks.wide}), not only local and relay.
         @param pause_s: about how long each sender waits between messages.
         """
         sink = free_port()
         self.node = Node(home, relay=sink)
-        self.load = Load(port=lambda: self.node.port, sink=sink, senders=senders, seed=seed, pause_s=pause_s)
+        self.wide = wide
+        self.load = Load(port=lambda: self.node.port, sink=sink, senders=senders, seed=seed, pause_s=pause_s, wide=wide)
 
     def start(self) -> None:
         """Make the home, start the daemon and the other side. @raise OSError: it cannot be had."""
-        self.node.make([*USERS, SENDER], queue=QUEUE, remote=RETRY, local="backoff = [1.0]")
+        tables = QUEUE + (every.tables(self.node) if self.wide else "")
+        users = [*USERS, SENDER, *(every.USERS if self.wide else ())]
+        self.node.make(users, queue=tables, remote=RETRY, local="backoff = [1.0]")
+        if self.wide:
+            every.furnish(self.node)
         self.node.start()
         self.load.start()
 
@@ -99,8 +106,14 @@ class Ordeal:
         """
         self.load.pause()
         say("senders have stopped; waiting for an empty queue")
-        problems = [self.settle()]
+        problems = []
+        if self.wide:
+            every.release(self.node)
+        problems.append(self.settle())
         problems.append(self.books("running"))
+        if self.wide:
+            every.collect(self.node, self.load.ledger)
+            problems += every.unused(self.node)
         findings = check(self.load.ledger, thd_stored(os.path.join(self.node.home, "mail")))
         return Verdict(findings, [problem for problem in problems if problem])
 

@@ -11,10 +11,23 @@ from collections.abc import Iterable, Iterator
 
 from attrs import Factory, define, frozen
 
-from benchmarks.mailing import LATER, REFUSED, REMOTE, SENDER, TAKEN, Fate, Ledger, digest_after_mark
-from benchmarks.node import DOMAIN
+from benchmarks.mailing import (
+    AWAY,
+    AWAY_TEXT,
+    LATER,
+    REFUSED,
+    SENDER,
+    TAKEN,
+    TEAM,
+    Fate,
+    Ledger,
+    Sent,
+    digest_after_mark,
+)
+from benchmarks.node import DOMAIN, REMOTE, VOID
 
 _RETURNED = re.compile(rb"(?im)^Final-Recipient: *rfc822; *([^\s<>]+)\r?$")
+_ANSWER = f"\r\n\r\n{AWAY_TEXT}\r\n".encode()
 _SHOWN = 20
 
 
@@ -53,6 +66,8 @@ class Findings:
     stored: int = 0  # deliveries in Maildirs that are right
     relayed: int = 0  # deliveries at the sink that are right, each recipient once
     returned: int = 0  # recipients that came back to the sender
+    discarded: int = 0  # recipients of the bitbucket, promised and gone
+    answers: int = 0  # of the user who is away
     duplicates: list[str] = Factory(list)  # locally: more than once in a Maildir
     sink_duplicates: int = 0  # at the sink: its 250 and our mark were cut apart
     extra: int = 0  # delivered although the 250 never reached the sender: no fault
@@ -68,6 +83,7 @@ class Findings:
         lines = [
             f"messages: {self.accepted} acknowledged, {self.refused} refused, {self.unanswered} without an answer",
             f"deliveries as promised: {self.stored} in Maildirs, {self.relayed} at the sink, {self.returned} returned",
+            f"thrown away as promised: {self.discarded}; answers of a user who is away: {self.answers}",
             f"duplicates: {len(self.duplicates)} in Maildirs, {self.sink_duplicates} at the sink "
             "(its 250 and our mark cut apart)",
             f"delivered without the sender knowing: {self.extra}",
@@ -89,20 +105,23 @@ def check(ledger: Ledger, stored: Iterable[Stored]) -> Findings:
         found.accepted += one.fate is Fate.ACCEPTED
         found.unanswered += one.fate is Fate.UNKNOWN
         found.refused += one.fate is Fate.REFUSED
-        for recipient in one.recipients:
+        for recipient, target in one.targets():
             promised = recipient in one.expected()
-            if recipient.startswith(REFUSED):
-                count = returned[recipient]
+            if target.startswith(REFUSED):
+                count = returned[target]
                 found.returned += bool(count)
-                what = f"the notice that {recipient} was refused"
-            elif recipient.endswith(f"@{DOMAIN}"):
-                count = local[token, recipient]
+                what = f"the notice that {target} was refused"
+            elif target.endswith(f"@{DOMAIN}"):
+                count = local[token, target]
                 found.stored += bool(count)
-                what = f"{token} for {recipient}"
+                what = f"{token} for {target}"
+            elif target.endswith(f"@{VOID}"):
+                found.discarded += promised
+                continue  # at the sink it would be invented
             else:
-                count = _at_sink(ledger, token, recipient, one.digest, found)
+                count = _at_sink(ledger, token, target, one.digest, found)
                 found.relayed += bool(count)
-                what = f"{token} at the sink for {recipient}"
+                what = f"{token} at the sink for {target}"
                 found.sink_duplicates += max(0, count - 1)
                 count = min(count, 1)
             if promised and not count:
@@ -114,9 +133,23 @@ def check(ledger: Ledger, stored: Iterable[Stored]) -> Findings:
                 found.duplicates.append(what)
                 found.faults.append(f"{count} times: {what}")
     for token, recipient in ledger.arrived:
-        if token not in ledger.sent or recipient not in ledger.sent[token].recipients:
+        if token not in ledger.sent or not _meant(ledger.sent[token], recipient):
             found.faults.append(f"invented: {token or 'something'} at the sink for {recipient}")
+    _answers(ledger, found)
     return found
+
+
+def _meant(one: Sent, address: str) -> bool:
+    """Whether a message may arrive for an address."""
+    return not address.endswith(f"@{VOID}") and any(target == address for _, target in one.targets())
+
+
+def _answers(ledger: Ledger, found: Findings) -> None:
+    """The user who is away answers, and each sender once; there is one sender."""
+    if found.answers > 1:
+        found.faults.append(f"{found.answers} times: the answer of {AWAY}")
+    if not found.answers and any(AWAY in one.expected() for one in ledger.sent.values()):
+        found.faults.append(f"lost: the answer of {AWAY}")
 
 
 def _at_sink(ledger: Ledger, token: str, recipient: str, digest: bytes, found: Findings) -> int:
@@ -133,6 +166,9 @@ def _classify(
     address = f"{file.user}@{DOMAIN}"
     if file.user == SENDER and file.octets.startswith(b"Return-Path: <>\r\n"):
         recipients = [name.decode("ascii", "replace") for name in _RETURNED.findall(file.octets)]
+        if not recipients and _ANSWER in file.octets:
+            found.answers += 1
+            return
         if not recipients:
             found.faults.append(f"invented: {file.path} is a notice about nobody")
         for recipient in recipients:
@@ -142,19 +178,20 @@ def _classify(
         return
     token, digest = digest_after_mark(file.octets)
     one = ledger.sent.get(token)
-    if one is None or address not in one.recipients:
+    if one is None or not _meant(one, address):
         found.faults.append(f"invented: {file.path}")
-    elif one.digest != digest or not _topped(file.octets, address):
+    elif one.digest != digest or not _topped(file.octets, address, TEAM if TEAM in one.recipients else ""):
         found.faults.append(f"altered: {token} in {file.path}")
     else:
         local[token, address] += 1
 
 
-def _topped(octets: bytes, address: str) -> bool:
-    """Whether the fields on top are those of a delivery, once."""
+def _topped(octets: bytes, address: str, group: str = "") -> bool:
+    """Whether the fields on top are those of a delivery, once; and that of the group it came by."""
     top = octets[: octets.find(b"X-Token: ")]
-    wanted = f"Return-Path: <{SENDER}@{DOMAIN}>\r\nDelivered-To: {address}\r\nReceived: ".encode()
-    return top.startswith(wanted) and len(re.findall(rb"(?m)^\S", top)) == 3
+    via = f"Delivered-To: {group}\r\n" if group else ""
+    wanted = f"Return-Path: <{SENDER}@{DOMAIN}>\r\nDelivered-To: {address}\r\n{via}Received: ".encode()
+    return top.startswith(wanted) and len(re.findall(rb"(?m)^\S", top)) == (4 if group else 3)
 
 
 def _token(recipient: str) -> str:

@@ -1,8 +1,9 @@
 """
 C{make torture}: the real daemon under load, its processes killed with -9 at random moments, again and again.
 
-Afterwards every message that was acknowledged is in its Maildir, whole and once, or at the sink, or back at its sender;
-nothing else is; the queue is empty and the books balance. Exit status 0 when all of that holds.
+Channels of every kind are busy (L{benchmarks.wide}). Afterwards every message that was acknowledged is in its Maildir,
+whole and once, or at the sink, or back at its sender; nothing else is; the queue is empty and the books balance. Exit
+status 0 when all of that holds.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def torment(
     @param seconds: no round begins later than this.
     @raise OSError: the daemon does not come back, or cannot be asked.
     """
-    ordeal = Ordeal(os.path.join(directory, "home"), seed=seed)
+    ordeal = Ordeal(os.path.join(directory, "home"), seed=seed, wide=True)
     try:
         ordeal.start()
         ordeal.load.go()

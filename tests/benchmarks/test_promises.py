@@ -7,8 +7,28 @@ from random import Random
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from benchmarks.mailing import LATER, REFUSED, SENDER, TAKEN, USERS, Fate, Ledger, Mail, compose, digest_after_mark
-from benchmarks.node import DOMAIN
+from benchmarks.mailing import (
+    AGAIN,
+    AWAY,
+    AWAY_TEXT,
+    CONVERTED,
+    HELD,
+    LATER,
+    MEMBERS,
+    PIPED,
+    REFUSED,
+    SENDER,
+    STORED,
+    TAKEN,
+    TEAM,
+    USERS,
+    Fate,
+    Ledger,
+    Mail,
+    compose,
+    digest_after_mark,
+)
+from benchmarks.node import DOMAIN, VOID
 from benchmarks.promises import Findings, Stored, check, thd_stored
 
 RECEIVED = b"Received: from load.example.net\r\n\tby mail.example.org; today\r\n"
@@ -118,6 +138,47 @@ class CheckTests(SynchronousTestCase):
         found = check(self.ledger, [delivered(mail)])
         self.assertEqual((found.extra, found.unanswered, found.kept), (1, 1, True))
 
+    def test_a_group_is_mail_for_each_member_with_the_groups_field(self) -> None:
+        """Members here and elsewhere; a field of the group on top, once."""
+        mail = self.mail(TEAM)
+        self.assertEqual(self.faults(), ["lost"] * 3)
+        self.ledger.arrived["T1x0", MEMBERS[2]] = [mail.sent.digest]
+        good = []
+        for member in MEMBERS[:2]:
+            one = delivered(mail, member)
+            top = f"Delivered-To: {member}\r\n".encode()
+            good.append(
+                Stored(
+                    user=one.user,
+                    path=one.path,
+                    octets=one.octets.replace(top, top + f"Delivered-To: {TEAM}\r\n".encode()),
+                )
+            )
+        self.assertEqual(self.faults(*good), [])
+        self.assertEqual(self.faults(good[0], delivered(mail, MEMBERS[1])), ["altered", "lost"])
+        self.assertEqual(self.faults(*good, delivered(mail, f"{USERS[2]}@{DOMAIN}")), ["invented"])
+
+    def test_what_is_thrown_away_must_not_arrive(self) -> None:
+        mail = self.mail(f"ok-T1x0@{VOID}")
+        self.assertEqual(check(self.ledger, []).discarded, 1)
+        self.assertEqual(self.faults(), [])
+        self.ledger.arrived["T1x0", f"ok-T1x0@{VOID}"] = [mail.sent.digest]
+        self.assertEqual(self.faults(), ["invented"])
+
+    def test_mail_routed_again_arrives_where_it_leads(self) -> None:
+        mail = self.mail(f"ok-T1x0@{AGAIN}")
+        self.assertEqual(self.faults(), ["lost"])
+        self.ledger.arrived["T1x0", "ok-T1x0@remote.example"] = [mail.sent.digest]
+        self.assertEqual(self.faults(), [])
+
+    def test_a_user_who_is_away_answers_once(self) -> None:
+        mail = self.mail(AWAY)
+        octets = f"Return-Path: <>\r\nAuto-Submitted: auto-replied\r\n\r\n{AWAY_TEXT}\r\n".encode()
+        said = Stored(user=SENDER, path="new/3", octets=octets)
+        self.assertEqual(self.faults(delivered(mail, AWAY)), ["lost"])
+        self.assertEqual(self.faults(delivered(mail, AWAY), said), [])
+        self.assertEqual(self.faults(delivered(mail, AWAY), said, said), ["2 times"])
+
 
 class MailTests(SynchronousTestCase):
     """L{compose} and L{digest_after_mark}."""
@@ -139,6 +200,16 @@ class MailTests(SynchronousTestCase):
         for prefix in (TAKEN, LATER, REFUSED, *USERS):
             self.assertTrue(any(recipient.startswith(prefix) for recipient in recipients), prefix)
         self.assertTrue(any(mail.sent.size > 131072 for mail in mails))
+
+    def test_each_kind_of_recipient_has_its_turn(self) -> None:
+        """For channels of every kind nothing is left to chance at first."""
+        named = {
+            recipient
+            for turn in range(30)
+            for recipient in compose("T1x1", Random(turn), wide=True, turn=turn).sent.recipients
+        }
+        for recipient in (TEAM, AWAY, *(f"ok-T1x1@{one}" for one in (CONVERTED, AGAIN, STORED, HELD, PIPED, VOID))):
+            self.assertIn(recipient, named)
 
     def test_maildirs_are_read_in_new_and_in_cur(self) -> None:
         """With the line ends of the wire."""
