@@ -34,6 +34,10 @@ class Action(Enum):
     UNREACHED = "Y"  # connection attempt failed before it was established
     AUTHENTICATED = "U"
 
+    # Enum's own is a function in Python that takes the hash of the name, and records are counted by their action; there
+    # is one object of each, so its identity does.
+    __hash__ = object.__hash__
+
 
 @frozen(kw_only=True)
 class QueueFile:

@@ -1,0 +1,46 @@
+"""
+Runs C{twistd} with a recorder that does nothing, for L{benchmarks.recording}: C{python -m benchmarks.bookless ...}.
+
+Records are still made, for those who make them do not know; they are neither formatted, written nor counted.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from qmailpy.queue.offline import NoRecorder
+
+
+class Bookless(NoRecorder):
+    """In the place of L{qmailpy.stats.recorder.Recorder}."""
+
+    lost = 0
+    waiting = False
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        """Whatever the other is given."""
+
+    def reopen(self) -> None:
+        """There is no log."""
+
+    def clear(self, keep_stored: bool) -> None:
+        """There are no counters."""
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
+def main() -> None:
+    """Never returns: twistd ends the process."""
+    from twisted.scripts.twistd import run
+
+    from qmailpy.app import mta
+
+    setattr(mta, "Recorder", Bookless)  # noqa: B010 - it is theirs, and not for others to replace
+    sys.argv = ["twistd", *sys.argv[1:]]
+    run()
+
+
+if __name__ == "__main__":
+    main()
