@@ -87,6 +87,22 @@ class IConnected(Interface):
         """How many there are, and how many of these wait for mail."""
 
 
+class IForgiving(Interface):
+    """An ability of a channel that passes over hosts which failed, or asked for less mail, for a while."""
+
+    def forgive(host: str) -> None:
+        """
+        Forget that: the next attempt is made as if it were the first.
+
+        Called when an operator has a destination's mail tried now. Cheap.
+
+        @param host: as in C{Recipient.host}, or the domain of an address; ".domain" = all below it; "" = every host.
+        """
+
+    def trouble(host: str) -> str:
+        """Why nothing is tried at a host for the moment, for people; "" when nothing is known of that. Cheap."""
+
+
 class IDurableDelivery(Interface):
     """
     An ability of a channel that writes where the journal can write again: a delivery need not be durable when

@@ -19,7 +19,7 @@ from zope.interface import implementer
 from qmailpy.channels.parts import Parts
 from qmailpy.config.schema import ChannelConfig, Config
 from qmailpy.errors import ConfigError
-from qmailpy.interfaces import IChannel, IConnected, IShaped
+from qmailpy.interfaces import IChannel, IConnected, IForgiving, IShaped
 from qmailpy.records.record import Action, LogRecord
 from qmailpy.remote.delivery import Remote
 from qmailpy.remote.memory import HostMemory
@@ -75,7 +75,7 @@ TURN_S = 10.0
 """How long a job waits for its turn where there is a rate; it holds one of the channel's slots meanwhile."""
 
 
-@implementer(IChannel, IShaped, IConnected)
+@implementer(IChannel, IConnected, IForgiving, IShaped)
 class SmtpChannel:
     """Delivers to other hosts over SMTP, or to a mail store over LMTP."""
 
@@ -209,6 +209,18 @@ class SmtpChannel:
         if self._relay is not None:
             return self._shaper.limit(self._relay.name) or self._relay.policy.concurrency or None
         return self._shaper.limit(host) or self._policies.of(first_host(host)).concurrency or None
+
+    def forgive(self, host: str) -> None:
+        name = host if self._relay is None else self._relay.name
+        self._shaper.forget(name)
+        self._remote.pardon(name)
+
+    def trouble(self, host: str) -> str:
+        name = host if self._relay is None else self._relay.name
+        seconds, said = self._shaper.pause(name, self._clock.seconds())
+        return (
+            f"{name} asked for less mail; nothing is tried there for another {seconds:.0f} s: {said}" if seconds else ""
+        )
 
     def _destination(self, job: Job) -> Destination | Reply:
         """

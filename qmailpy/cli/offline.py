@@ -23,7 +23,7 @@ from qmailpy.channels.local import LocalChannel
 from qmailpy.channels.parts import Parts
 from qmailpy.channels.process import Notices
 from qmailpy.cli.output import print_error
-from qmailpy.cli.queueview import CONTENT_OCTETS, PAGE, QueuedMessage
+from qmailpy.cli.queueview import CONTENT_OCTETS, PAGE, Looked, QueuedMessage, ignored
 from qmailpy.cli.store import as_keeper, store_of
 from qmailpy.config.schema import Config
 from qmailpy.control.client import NotRunningError
@@ -38,9 +38,11 @@ from qmailpy.queue.entries import (
     ActionResult,
     ChannelSummary,
     HistoryEvent,
+    MessageStanding,
     QueueEntry,
     QueueFilter,
     QueueJob,
+    ShapeRow,
     Target,
 )
 from qmailpy.queue.ids import shard_of
@@ -49,6 +51,7 @@ from qmailpy.queue.layout import check_channel
 from qmailpy.queue.offline import at_once, finished, shard_names, thd_look
 from qmailpy.queue.reading import Part, QueueReading
 from qmailpy.queue.service import QueueShard, ShardBusy, Surroundings, thd_open
+from qmailpy.queue.standing import stopped
 from qmailpy.queue.switches import Switches
 from qmailpy.queue.view import QueueOperations, parts_of
 from qmailpy.stats.lanes import Lane
@@ -56,6 +59,7 @@ from qmailpy.stats.recorder import Recorder
 
 T = TypeVar("T")
 
+_NOTHING_TRIED = "the daemon is not running: nothing can be tried now"
 _BUSY = "the daemon is just starting or stopping, or another command is at work; try again"
 
 
@@ -72,15 +76,41 @@ class OfflineQueueView:
 
     # --- looking ---------------------------------------------------------------------------------------------
 
-    def entries(self, wanted: QueueFilter) -> Iterator[QueueEntry]:
+    def entries(self, wanted: QueueFilter, looked: Looked = ignored) -> Iterator[QueueEntry]:
         with self._looking() as (queue, clock):
             cursor: str | None = None
             while True:
                 with self._rights():  # not while somebody else's code runs
-                    page, cursor = finished(queue.page(wanted, cursor, PAGE), clock)
+                    page, cursor = finished(queue.page(wanted, cursor, PAGE, looked), clock)
                 yield from page
                 if cursor is None:
                     return
+
+    def ages(
+        self, wanted: QueueFilter, edges: Sequence[float], senders: bool, looked: Looked = ignored
+    ) -> Iterator[ShapeRow]:
+        with self._looking() as (queue, clock):
+            cursor: str | None = None
+            while True:
+                with self._rights():
+                    rows, cursor = finished(queue.ages(wanted, cursor, edges, senders, looked), clock)
+                yield from rows
+                if cursor is None:
+                    return
+
+    def standing(self, queue_id: str) -> MessageStanding | None:
+        with self._looking() as (queue, clock), self._rights():
+            found = finished(queue.standing(queue_id), clock)
+            halted = self._stopped()
+        if found is None:
+            return None
+        return evolve(
+            found,
+            standings=tuple(
+                evolve(one, stopped=stopped(one.channel, None, self._config, one.channel in halted))
+                for one in found.standings
+            ),
+        )
 
     def read(self, queue_id: str) -> QueuedMessage | None:
         with self._looking() as (queue, clock), self._rights():
@@ -104,11 +134,14 @@ class OfflineQueueView:
         with self._looking() as (queue, clock), self._rights():
             return finished(queue.history(queue_id), clock)
 
-    def summary(self) -> Sequence[ChannelSummary]:
+    def summary(self, looked: Looked = ignored) -> Sequence[ChannelSummary]:
         with self._looking() as (queue, clock), self._rights():
-            found = finished(queue.summary(), clock)
-            stopped = self._switches.thd_stopped()
-        return [evolve(one, stopped=one.channel in stopped or self._configured_stopped(one.channel)) for one in found]
+            found = finished(queue.summary(looked), clock)
+            halted = self._stopped()
+        return [evolve(one, stopped=one.channel in halted or self._configured_stopped(one.channel)) for one in found]
+
+    def _stopped(self) -> frozenset[str]:
+        return self._switches.thd_stopped()
 
     def jobs(self) -> Sequence[QueueJob]:
         return ()
@@ -175,8 +208,14 @@ class OfflineQueueView:
     def start(self, channel: str) -> bool:
         return self._switch(channel, False)
 
-    def run(self, channel: str) -> int:
-        raise NotRunningError("the daemon is not running: nothing can be tried now")
+    def run(self, channel: str, forgive: bool = False) -> int:
+        raise NotRunningError(_NOTHING_TRIED)
+
+    def flush(self, destination: str) -> int:
+        raise NotRunningError(_NOTHING_TRIED)
+
+    def try_now(self, targets: Sequence[Target]) -> Sequence[ActionResult]:
+        raise NotRunningError(_NOTHING_TRIED)
 
     def _switch(self, channel: str, stopped: bool) -> bool:
         try:

@@ -34,12 +34,14 @@ WORDS = {
     "delete": Word("qmailpy.cli.qm_change:delete", "Delete messages, without a notice to anybody."),
     "directory": Word("qmailpy.cli.qm_list:directory", "List the messages in the queue."),
     "exit": Word("qmailpy.cli.qm:leave", "Leave the prompt."),
+    "flush": Word("qmailpy.cli.qm_shape:flush", "Try the mail for a destination now, as if nothing had failed."),
     "held": Word("qmailpy.cli.qm_list:held", "List the messages that are held."),
     "help": Word("qmailpy.cli.qm:help_", "Tell about the commands."),
     "history": Word("qmailpy.cli.qm_show:history", "Show what happened to messages."),
     "hold": Word("qmailpy.cli.qm_change:hold", "Hold messages: no attempts until they are released."),
     "jobs": Word("qmailpy.cli.qm_list:jobs", "List what is being tried at this moment."),
     "messages": Word("qmailpy.cli.qm_list:messages", "List the waiting messages with attempts and errors."),
+    "qshape": Word("qmailpy.cli.qm_shape:qshape", "How old the mail is, by destination."),
     "quit": Word("qmailpy.cli.qm:leave", "Leave the prompt."),
     "read": Word("qmailpy.cli.qm_show:read", "Show the envelope and the content of messages."),
     "release": Word("qmailpy.cli.qm_change:release", "Release held messages and try them at once."),
@@ -49,6 +51,7 @@ WORDS = {
     "stop": Word("qmailpy.cli.qm_change:stop", "Stop a channel: mail for it is kept."),
     "summarize": Word("qmailpy.cli.qm_list:summarize", "One line a channel: messages, size, oldest."),
     "top": Word("qmailpy.cli.qm_clean:top", "Show the most frequent subjects, senders or recipients."),
+    "why": Word("qmailpy.cli.qm_why:why", "Tell what happened to messages, what is next and when."),
 }
 
 

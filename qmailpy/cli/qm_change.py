@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import click
 
 from qmailpy.cli.output import print_json, print_line
-from qmailpy.cli.qm_list import selecting, wanted
+from qmailpy.cli.qm_choose import Progress, chosen_by, selecting, wanted
 from qmailpy.cli.qm_session import Session, warn
 from qmailpy.cli.queueview import BATCH
 from qmailpy.errors import CommandError
@@ -32,7 +32,7 @@ def _changing(command: F) -> F:
     options = (
         click.argument("ids", nargs=-1),
         click.option("--channel", default="", metavar="NAME", help="Only in this channel."),
-        click.option("--all", "everything", is_flag=True, help="All messages, of -channel, -from and -to if given."),
+        click.option("--all", "everything", is_flag=True, help="All messages, or all that the other options choose."),
         click.option("--confirm/--no-confirm", default=None, help="Ask before; or do not ask."),
         click.option("--yes", is_flag=True, help="As -noconfirm."),
         click.option("--log/--no-log", default=None, help="A line for each message (the default without -all)."),
@@ -110,16 +110,18 @@ def _change(
 
     @raise CommandError: nothing was done, or not everything.
     """
-    code, verb, past = words
+    _, verb, _ = words
     if bool(ids) == everything:
         raise click.UsageError("give ids or numbers, or -all" if not ids else "-all and ids exclude each other")
     if everything:
         asked = wanted(channel=channel, held=held, **chosen)
-        targets = tuple(Target(entry.id, entry.channel) for entry in session.view.entries(asked))
+        progress = Progress()
+        entries = progress.over(session.view.entries(asked, progress.add))
+        targets = tuple(Target(entry.id, entry.channel) for entry in entries)
         ask = True
     else:
-        if chosen["sender"] or chosen["recipient"] or chosen["ignore_zz"]:
-            raise click.UsageError("-from, -to and -ignore_zz choose among -all, not among ids")
+        if chosen_by(chosen):
+            raise click.UsageError("-from, -to and the like choose among -all, not among ids")
         selection = session.select(ids, channel)
         targets = selection.targets
         ask = harm and not selection.by_id
@@ -131,16 +133,44 @@ def _change(
         return
     if confirm or (ask and confirm is None and not yes):
         session.confirm(f"{verb.capitalize()} {_described(targets)}?")
+    changed(session, words, act, targets, as_json, log=not everything if log is None else log, total=everything)
+
+
+def changed(
+    session: Session,
+    words: tuple[str, str, str],
+    act: Act,
+    targets: Sequence[Target],
+    as_json: bool,
+    *,
+    log: bool = True,
+    total: bool = False,
+) -> None:
+    """
+    Act upon copies and tell what came of it.
+
+    @param words: the code of a line, the verb, and what has been done.
+    @param log: a line for each that was done.
+    @param total: a line about all of them.
+    @raise CommandError: not everything was done.
+    """
+    code, verb, past = words
     done: list[ActionResult] = []
     failed: list[ActionResult] = []
+    progress = Progress(past)
     for at in range(0, len(targets), BATCH):
-        for result in act(targets[at : at + BATCH]):
+        some = targets[at : at + BATCH]
+        for result in act(some):
             (done if result.outcome == DONE else failed).append(result)
             if not as_json:
-                _tell(result, code, past, log=not everything if log is None else log)
+                if log or result.outcome != DONE:
+                    progress.clear()
+                _tell(result, code, past, log=log)
+        progress.add(len(some))
+    progress.clear()
     if as_json:
         print_json([to_json(result) for result in done + failed])
-    elif everything:
+    elif total:
         print_line(f"{_count(len(done))} {past}.")
     if failed:
         first = failed[0]

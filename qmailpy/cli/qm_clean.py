@@ -2,60 +2,45 @@
 What the queue manager does by what messages say: C{top} counts, C{clean} holds or deletes.
 
 Senders and recipients come with the list of the queue; subject and body have to be read from each message, which takes
-its time. The first C{LISTED} copies are looked at.
+its time.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import click
 
 from qmailpy.cli.output import print_json, print_line
-from qmailpy.cli.qm_session import LISTED, Session, warn
+from qmailpy.cli.qm_choose import Progress
+from qmailpy.cli.qm_session import Session, warn
 from qmailpy.cli.queueview import BATCH
 from qmailpy.errors import CommandError
-from qmailpy.queue.entries import DONE, ActionResult, QueueEntry, QueueFilter, Target, pattern, to_json
-from qmailpy.wire.headers import find, split
+from qmailpy.queue.entries import CONTENT, DONE, ActionResult, QueueEntry, QueueFilter, Target, to_json
 
-CONTENT = 256
-"""Octets of a body that are compared and shown, as the ancestor's default range."""
-
-HEADER = 65536
-"""Octets of a message that are read for its subject and the beginning of its body."""
+VALUES = 1_000_000
+"""Different values that are counted of each kind: as many as there are messages, mostly."""
 
 KINDS = ("subject", "from", "to", "domain_to", "content")
 
+OPTIONS = ("subject", "by_from", "by_to", "domain_to", "content")
+"""... as options, and as fields of the filter:"""
 
-def _values(session: Session, entry: QueueEntry, kinds: set[str]) -> dict[str, tuple[str, ...]]:
-    """What a copy has of each kind; nothing for a message that has just left."""
+FIELDS = ("subject", "sender", "recipient", "domain", "content")
+
+
+def _values(entry: QueueEntry, kinds: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """What a copy has of each kind."""
     found: dict[str, tuple[str, ...]] = {
+        "subject": (entry.subject,),
         "from": (entry.sender or "<>",),
         "to": entry.recipients,
         "domain_to": tuple({one.rpartition("@")[2] for one in entry.recipients}),
+        "content": (entry.body,),
     }
-    if kinds & {"subject", "content"}:
-        message = session.view.read(entry.id)
-        octets = b""
-        for piece in message.content if message is not None else ():
-            octets += piece
-            if len(octets) >= HEADER:
-                break
-        header, body = split(octets[:HEADER])
-        found["subject"] = (find(header, "subject").get("subject", ""),)
-        found["content"] = (body[:CONTENT].decode("utf-8", "replace"),)
     return {kind: values for kind, values in found.items() if kind in kinds}
-
-
-def _entries(session: Session, wanted: QueueFilter) -> list[QueueEntry]:
-    # All of them first: the messages cannot be read while the list of a stopped home is under way.
-    found = list(islice(session.view.entries(wanted), LISTED + 1))
-    if len(found) > LISTED:
-        warn(f"only the first {LISTED} of the queue are looked at")
-    return found[:LISTED]
 
 
 @click.command()
@@ -88,10 +73,22 @@ def top(
     """Show the most frequent subjects (or senders, recipients...) of what is queued, of all channels or of CHANNEL."""
     asked = dict(zip(KINDS, (subject, by_from, by_to, domain_to, content), strict=True))
     kinds = {kind for kind, wanted in asked.items() if wanted} or {"subject"}
+    left_out: Counter[str] = Counter()
     counts: dict[str, Counter[str]] = {kind: Counter() for kind in KINDS if kind in kinds}
-    for entry in _entries(session, QueueFilter(channel=channel, held=held, failed=ignore_zz, envelope=True)):
-        for kind, values in _values(session, entry, kinds).items():
-            counts[kind].update(values)
+    texts = not kinds.isdisjoint({"subject", "content"})
+    asked_for = QueueFilter(channel=channel, held=held, failed=ignore_zz, envelope=True, texts=texts)
+    progress = Progress()
+    for entry in session.view.entries(asked_for, progress.add):
+        for kind, values in _values(entry, kinds).items():
+            counter = counts[kind]
+            for value in values:
+                if value in counter or len(counter) < VALUES:
+                    counter[value] += 1
+                else:
+                    left_out[kind] += 1
+    progress.clear()
+    for kind, count in left_out.items():
+        warn(f"more than {VALUES} different values of {kind}: {count} messages with rare ones are not counted")
     shown = {
         kind: [(value, count) for value, count in counter.most_common(most) if count >= min_count]
         for kind, counter in counts.items()
@@ -129,19 +126,13 @@ def clean(session: Session, /, channel: str, action: str, match: str, **options:
 
     For when somebody has filled the queue: at least one text, and for safety's sake none shorter than -min_length.
     """
-    texts = (options["subject"], options["by_from"], options["by_to"], options["domain_to"], options["content"])
-    tests = {kind: pattern(text) for kind, text in zip(KINDS, texts, strict=True) if text}
-    if not tests:
+    texts = [options[option] for option in OPTIONS]
+    if not any(texts):
         raise click.UsageError("give at least one of -subject, -from, -to, -domain_to, -content")
     short = next((text for text in texts if text and len(text) < options["min_length"]), None)
     if short is not None:
         raise CommandError(f"{short!r} is shorter than {options['min_length']} characters; see -min_length")
-    asked = QueueFilter(channel=channel, held=None, failed=options["ignore_zz"], envelope=True)
-    targets = [
-        Target(entry.id, entry.channel)
-        for entry in _entries(session, asked)
-        if not (entry.held and action == "hold") and _fits(session, entry, tests, match.lower() == "and")
-    ]
+    targets = _targets(session, channel, options, action, every=match.lower() == "and")
     if targets and action == "delete" and not options["yes"]:
         session.confirm(f"Delete {len(targets)} message{'s' * (len(targets) != 1)}?")
     results = list(_acted(session, action, targets))
@@ -163,7 +154,16 @@ def _acted(session: Session, action: str, targets: list[Target]) -> Iterator[Act
         yield from session.view.delete(some) if action == "delete" else session.view.hold(some, "held by clean")
 
 
-def _fits(session: Session, entry: QueueEntry, tests: dict[str, Callable[[str], bool]], every: bool) -> bool:
-    found = _values(session, entry, set(tests))
-    verdicts = (any(map(test, found[kind])) for kind, test in tests.items())
-    return all(verdicts) if every else any(verdicts)
+def _targets(session: Session, channel: str, options: Mapping[str, Any], action: str, every: bool) -> list[Target]:
+    """What is meant, once each; where one text suffices there is a walk for each."""
+    conditions = {field: options[option] for option, field in zip(OPTIONS, FIELDS, strict=True) if options[option]}
+    walks = [conditions] if every else [{field: text} for field, text in conditions.items()]
+    found: dict[Target, None] = {}
+    progress = Progress()
+    for walk in walks:
+        asked = QueueFilter(channel=channel, held=None, failed=options["ignore_zz"], match_all=True, **walk)
+        for entry in session.view.entries(asked, progress.add):
+            if not (entry.held and action == "hold"):
+                found[Target(entry.id, entry.channel)] = None
+    progress.clear()
+    return list(found)

@@ -16,52 +16,13 @@ from typing import Any, TypeVar
 import click
 
 from qmailpy.cli.output import print_json, print_line
+from qmailpy.cli.qm_choose import Progress, selecting, wanted
 from qmailpy.cli.qm_session import LISTED, Session, heading, when
-from qmailpy.queue.entries import QueueEntry, QueueFilter, Target, to_json
+from qmailpy.queue.entries import QueueEntry, Target, to_json
 from qmailpy.values import blocks
 
 RULE = "-" * 62
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-def selecting(command: F) -> F:
-    """The options that choose among messages; see L{wanted}."""
-    options = (
-        click.option("--from", "sender", default="", metavar="ADDRESS", help="Only from ADDRESS (with * and ?)."),
-        click.option("--to", "recipient", default="", metavar="ADDRESS", help="Only to ADDRESS."),
-        click.option(
-            "--match",
-            type=click.Choice(["and", "or"], case_sensitive=False),
-            default="or",
-            help="Whether both -from and -to must match, or one (the default).",
-        ),
-        click.option("--ignore-zz", is_flag=True, help="Not those that were never tried yet."),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def wanted(
-    *,
-    channel: str,
-    held: bool | None,
-    sender: str,
-    recipient: str,
-    match: str,
-    ignore_zz: bool,
-    envelope: bool = False,
-) -> QueueFilter:
-    """The filter that the options stand for."""
-    return QueueFilter(
-        channel=channel,
-        held=held,
-        failed=ignore_zz,
-        sender=sender,
-        recipient=recipient,
-        match_all=match.lower() == "and",
-        envelope=envelope or bool(sender or recipient),
-    )
 
 
 def _listing(command: F) -> F:
@@ -114,7 +75,8 @@ def _directory(
 ) -> None:
     asked = wanted(**options)
     listed: list[Target] = []
-    entries = _remembered(session.view.entries(asked), listed)
+    progress = Progress()
+    entries = _remembered(progress.over(session.view.entries(asked, progress.add)), listed)
     try:
         if as_json:
             _print_json_list({"number": at, **to_json(entry)} for at, entry in enumerate(entries, 1))
@@ -191,7 +153,8 @@ def _print_envelope(entry: QueueEntry) -> None:
 @click.pass_obj
 def messages(session: Session, /, as_json: bool, **options: Any) -> None:
     """List the messages that are not held, of all channels or of CHANNEL, with their attempts and next attempt."""
-    entries = session.view.entries(wanted(held=False, **options))
+    progress = Progress()
+    entries = progress.over(session.view.entries(wanted(held=False, **options), progress.add))
     if as_json:
         _print_json_list(map(to_json, entries))
         return
@@ -247,7 +210,9 @@ def summarize(
     as_json: bool,
 ) -> None:
     """One line a channel: messages, their size in blocks, and since when the oldest is queued."""
-    found = session.view.summary()
+    progress = Progress()
+    found = session.view.summary(progress.add)
+    progress.clear()
     if as_json:
         print_json([to_json(one) for one in found])
         return

@@ -94,6 +94,11 @@ class Session(Context):
                 found[listed] = None
         return Selection(targets=tuple(found), by_id=by_id)
 
+    def names_messages(self, words: Sequence[str]) -> bool:
+        """Whether words are ids, numbers or ranges, rather than names of hosts."""
+        parts = [part for one in words for part in one.split(",") if part]
+        return bool(parts) and all(_RANGE.fullmatch(part) or _target(part) for part in parts)
+
     def _listed(self, word: str) -> Sequence[Target]:
         match = _RANGE.fullmatch(word)
         if match is None:

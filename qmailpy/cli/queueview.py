@@ -9,12 +9,13 @@ epoch.
 TARGETS is a list of C{[ID, CHANNEL]}; an empty channel means all copies of the message.
 
 C{queue.list {"filters": QueueFilter, "cursor": str or null, "limit": int}} -> C{{"entries": [QueueEntry...], "cursor":
-str or null}}
+str or null, "looked": int}}
     Copies that pass the filter, at most C{limit} of them, ordered by channel name and then by id. The first call has
     the cursor null; the answer's goes into the next call, null means that there is no more. A cursor names the place
     behind the last entry (not a number of entries), so what leaves or comes meanwhile neither repeats nor hides
     others. An answer may have fewer entries than C{limit}, even none, and a cursor: a walk over a large queue takes
-    time slices. C{recipients} is filled when C{filters.envelope} is true, with C{RECIPIENTS_SHOWN} addresses at most.
+    time slices. C{looked} tells how many copies were looked at for it. C{recipients} and C{hosts} are filled when
+    C{filters.envelope} is true, with C{RECIPIENTS_SHOWN} addresses at most; subject and body with C{filters.texts}.
 
 C{queue.read {"id": ID, "offset": int, "octets": int}} -> C{{"found": bool, "envelope": MessageEnvelope or null,
 "content": BASE64, "next": int or null}}
@@ -24,6 +25,13 @@ C{queue.read {"id": ID, "offset": int, "octets": int}} -> C{{"found": bool, "env
 
 C{queue.history {"id": ID}} -> C{{"found": bool, "events": [HistoryEvent...]}}
     What the queue itself knows, oldest first, 1,000 at most (the latest).
+
+C{queue.why {"id": ID}} -> C{{"standing": MessageStanding or null}}
+    How the message stands and what is next; null when it is not here.
+
+C{queue.ages {"filters": QueueFilter, "cursor": str or null, "edges": [seconds...], "senders": bool}} -> C{{"rows":
+[ShapeRow...], "cursor": str or null, "looked": int}}
+    A part of the table of ages: the caller adds up the rows of the same name until the cursor is null.
 
 C{queue.hold {"targets": TARGETS, "reason": str}}, C{queue.release {"targets": TARGETS}},
 C{queue.delete {"targets": TARGETS}}, C{queue.return {"targets": TARGETS, "reason": str}} -> C{{"results":
@@ -45,9 +53,15 @@ C{queue.stop_channel {"channel": NAME}}, C{queue.start_channel {"channel": NAME}
 C{queue.jobs {}} -> C{{"jobs": [QueueJob...]}}
     The attempts under way, 1,000 at most.
 
-C{queue.run {"channel": NAME}} -> C{{"known": bool, "waiting": int}}
+C{queue.flush {"destination": HOST}} -> C{{"waiting": int}}, C{queue.try {"targets": TARGETS}} -> C{{"results":
+[ActionResult...]}}
+    The mail for that destination (a next hop or domain, ".domain" for all below it), or these copies, are tried now,
+    and what their hosts have done to us is forgotten. Held ones are not: left out, or C{refused}.
+
+C{queue.run {"channel": NAME, "forgive": bool}} -> C{{"known": bool, "waiting": int}}
     All mail of the channel is tried now, whatever its schedule says; held mail is not. An empty name means all channels
-    that are not stopped. C{waiting} is how many copies were waiting, about.
+    that are not stopped. C{forgive} (false when absent): what hosts have done to us is forgotten. C{waiting} is how
+    many copies were waiting, about.
 """
 
 from __future__ import annotations
@@ -69,9 +83,11 @@ from qmailpy.queue.entries import (
     ChannelSummary,
     HistoryEvent,
     MessageEnvelope,
+    MessageStanding,
     QueueEntry,
     QueueFilter,
     QueueJob,
+    ShapeRow,
     Target,
     from_json,
     to_json,
@@ -88,6 +104,13 @@ CONTENT_OCTETS = 256 * 1024
 
 T = TypeVar("T")
 
+Looked = Callable[[int], None]
+"""Is told how many more copies have been looked at."""
+
+
+def ignored(copies: int) -> None:
+    """For who does not want to know."""
+
 
 @frozen
 class QueuedMessage:
@@ -103,8 +126,20 @@ class QueueView(Protocol):
     source: str
     """Where the data comes from, for a heading: "the running queue", "the queue directory tree"."""
 
-    def entries(self, wanted: QueueFilter) -> Iterator[QueueEntry]:
+    def entries(self, wanted: QueueFilter, looked: Looked = ignored) -> Iterator[QueueEntry]:
         """The copies that pass, ordered by channel and then by id; a million of them take no more memory than one."""
+
+    def ages(
+        self, wanted: QueueFilter, edges: Sequence[float], senders: bool, looked: Looked = ignored
+    ) -> Iterator[ShapeRow]:
+        """
+        How old the mail is that passes: rows by destination (or domain of the sender), whose name may come again.
+
+        @param edges: ages in seconds, ascending.
+        """
+
+    def standing(self, queue_id: str) -> MessageStanding | None:
+        """Where a message stands and what is next; C{None} when it is not in the queue."""
 
     def read(self, queue_id: str) -> QueuedMessage | None:
         """One message; C{None} when it is not in the queue."""
@@ -124,8 +159,8 @@ class QueueView(Protocol):
     def return_(self, targets: Sequence[Target], reason: str) -> Sequence[ActionResult]:
         """Give them back to their senders."""
 
-    def summary(self) -> Sequence[ChannelSummary]:
-        """The channels by name."""
+    def summary(self, looked: Looked = ignored) -> Sequence[ChannelSummary]:
+        """The channels by name. @param looked: is told of the copies that have to be looked at for it, if any."""
 
     def stop(self, channel: str) -> bool:
         """Stop a channel; false when it was stopped. @raise CommandError: there is no such channel."""
@@ -133,10 +168,21 @@ class QueueView(Protocol):
     def start(self, channel: str) -> bool:
         """Start a channel; false when it was running. @raise CommandError: there is no such channel."""
 
-    def run(self, channel: str) -> int:
+    def flush(self, destination: str) -> int:
+        """
+        Try all mail for a destination now and forget what its hosts have done to us; how many copies those are.
+
+        @raise CommandError: the daemon is not running.
+        """
+
+    def try_now(self, targets: Sequence[Target]) -> Sequence[ActionResult]:
+        """The same for these copies."""
+
+    def run(self, channel: str, forgive: bool = False) -> int:
         """
         Try all mail of a channel ("" = of every one) now; how many copies were waiting, about.
 
+        @param forgive: also forget what hosts have done to us.
         @raise CommandError: there is no such channel, it is stopped, or the daemon is not running.
         """
 
@@ -158,22 +204,45 @@ class LiveQueueView:
         self._ask = ask
         self._workers = tuple(workers)
 
-    def entries(self, wanted: QueueFilter) -> Iterator[QueueEntry]:
+    def entries(self, wanted: QueueFilter, looked: Looked = ignored) -> Iterator[QueueEntry]:
         return heapq.merge(
-            *(self._entries_of(worker, wanted) for worker in self._workers), key=lambda entry: (entry.channel, entry.id)
+            *(self._entries_of(worker, wanted, looked) for worker in self._workers),
+            key=lambda entry: (entry.channel, entry.id),
         )
 
-    def _entries_of(self, worker: str, wanted: QueueFilter) -> Iterator[QueueEntry]:
+    def _entries_of(self, worker: str, wanted: QueueFilter, looked: Looked) -> Iterator[QueueEntry]:
+        arguments: dict[str, Json] = {"filters": to_json(wanted), "limit": PAGE}
+        for answer in self._pages(worker, "queue.list", arguments, looked):
+            yield from _values(QueueEntry, answer.get("entries"))
+
+    def ages(
+        self, wanted: QueueFilter, edges: Sequence[float], senders: bool, looked: Looked = ignored
+    ) -> Iterator[ShapeRow]:
+        arguments: dict[str, Json] = {"filters": to_json(wanted), "edges": [*edges], "senders": senders}
+        for worker in self._workers:
+            for answer in self._pages(worker, "queue.ages", arguments, looked):
+                yield from _values(ShapeRow, answer.get("rows"))
+
+    def _pages(self, worker: str, method: str, arguments: dict[str, Json], looked: Looked) -> Iterator[dict[str, Json]]:
+        """The answers of a method that goes on from a cursor."""
         cursor: Json = None
         while True:
-            arguments: dict[str, Json] = {"filters": to_json(wanted), "cursor": cursor, "limit": PAGE}
-            answer = self._call(worker, "queue.list", arguments)
-            yield from _values(QueueEntry, answer.get("entries"))
+            answer = self._call(worker, method, {**arguments, "cursor": cursor})
+            count = answer.get("looked")
+            looked(count if isinstance(count, int) else 0)
+            yield answer
             before, cursor = cursor, answer.get("cursor")
             if cursor is None:
                 return
             if not isinstance(cursor, str) or cursor == before:
-                raise _nonsense("queue.list", "a cursor that leads nowhere")
+                raise _nonsense(method, "a cursor that leads nowhere")
+
+    def standing(self, queue_id: str) -> MessageStanding | None:
+        for worker in self._workers:
+            found = self._call(worker, "queue.why", {"id": queue_id}).get("standing")
+            if found is not None:
+                return _value(MessageStanding, found)
+        return None
 
     def read(self, queue_id: str) -> QueuedMessage | None:
         for worker in self._workers:
@@ -218,6 +287,15 @@ class LiveQueueView:
     def return_(self, targets: Sequence[Target], reason: str) -> Sequence[ActionResult]:
         return self._act("queue.return", targets, {"reason": reason})
 
+    def try_now(self, targets: Sequence[Target]) -> Sequence[ActionResult]:
+        return self._act("queue.try", targets, {})
+
+    def flush(self, destination: str) -> int:
+        return sum(
+            _number("queue.flush", self._call(worker, "queue.flush", {"destination": destination}).get("waiting"))
+            for worker in self._workers
+        )
+
     def _act(self, method: str, targets: Sequence[Target], more: dict[str, Json]) -> Sequence[ActionResult]:
         """Each worker does what is its own; a target is unknown when all of them say so."""
         found: list[ActionResult] = []
@@ -240,7 +318,7 @@ class LiveQueueView:
         )
         return found
 
-    def summary(self) -> Sequence[ChannelSummary]:
+    def summary(self, looked: Looked = ignored) -> Sequence[ChannelSummary]:
         total: dict[str, ChannelSummary] = {}
         for worker in self._workers:
             for one in _values(ChannelSummary, self._call(worker, "queue.summary", {}).get("channels")):
@@ -254,8 +332,9 @@ class LiveQueueView:
     def start(self, channel: str) -> bool:
         return self._switch("queue.start_channel", channel)
 
-    def run(self, channel: str) -> int:
-        answers = [self._call(worker, "queue.run", {"channel": channel}) for worker in self._workers]
+    def run(self, channel: str, forgive: bool = False) -> int:
+        arguments: dict[str, Json] = {"channel": channel, "forgive": forgive}
+        answers = [self._call(worker, "queue.run", arguments) for worker in self._workers]
         if not any(answer.get("known") for answer in answers):
             raise CommandError(f"there is no channel {channel}")
         counts = [answer.get("waiting") for answer in answers]
@@ -294,6 +373,12 @@ def _sum(one: ChannelSummary, other: ChannelSummary) -> ChannelSummary:
         oldest=min(ages, default=None),
         stopped=one.stopped or other.stopped,
     )
+
+
+def _number(method: str, value: Json) -> int:
+    if not isinstance(value, int):
+        raise _nonsense(method, "no number")
+    return value
 
 
 def _nonsense(method: str, what: str) -> CommandError:

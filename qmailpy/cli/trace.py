@@ -134,6 +134,16 @@ def index_command(context: Homed, rebuild: bool) -> None:
         raise CommandError("another process is reading the log into the index") from None
 
 
+def found_lines(home: str, queue_id: str) -> tuple[Indexed, list[LogRecord]] | None:
+    """What the log has about one message, the index brought up to date before; C{None} when it has nothing."""
+    config = load(home)
+    with opened(home, config) as index:
+        found = index.by_id(queue_id)
+        if not found:
+            return None
+        return found[0], _records(LineFormat(config.log, config.server.hostname), index.lines(found[0]))
+
+
 @frozen(kw_only=True)
 class Asked:
     """What is looked for."""

@@ -8,10 +8,13 @@ between processes are described in L{qmailpy.cli.queueview}.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from attrs import asdict, fields, frozen
+
+CONTENT = 256
+"""Octets of a body that are compared and shown, as the ancestor's default range."""
 
 RECIPIENTS_SHOWN = 50
 """Addresses an entry carries at most; L{QueueEntry.remaining} tells how many there are."""
@@ -44,6 +47,9 @@ class QueueEntry:
     last_error: str = ""  # the reply that deferred it last
     priority: int = 1  # values.Priority
     hold_until: float = 0.0  # its sender wants it to go then and not before (RFC 4865); 0 = at once
+    hosts: tuple[str, ...] = ()  # their next hops, different ones; when recipients are asked for
+    subject: str = ""  # when texts are asked for
+    body: str = ""  # the beginning of it, the same
 
 
 @frozen(kw_only=True)
@@ -88,6 +94,48 @@ class QueueJob:
     host: str = ""  # where to, for channels with a next hop
     size_octets: int = 0
     sender: str = ""
+
+
+@frozen(kw_only=True)
+class ShapeRow:
+    """How old the mail of one destination (or sender's domain) is."""
+
+    name: str
+    counts: tuple[int, ...]  # recipients (or messages) by age: up to each edge, and beyond the last
+
+
+@frozen(kw_only=True)
+class Standing:
+    """How a copy stands, or a group of its recipients that share everything: what C{why} makes words of."""
+
+    channel: str
+    state: str  # "waiting", "ready" (its turn has to come), "trying" or "held"
+    recipients: tuple[str, ...]  # at most L{RECIPIENTS_SHOWN}
+    count: int  # how many there are
+    host: str = ""  # the next hop, where there is one
+    attempts: int = 0
+    next_attempt: float = 0.0  # while it is waiting
+    last_error: str = ""
+    reason: str = ""  # of the hold
+    stopped: str = ""  # why nothing of the channel is tried: "" = it goes on
+    trouble: str = ""  # why nothing is tried at the host for the moment
+    ahead: int = 0  # ready: recipients' jobs of the same destination, this one among them
+    limit: int = 0  # jobs at once to the destination; 0 = the channel's
+    ends: float = 0.0  # when it goes back to its sender, if nothing else happens before
+
+
+@frozen(kw_only=True)
+class MessageStanding:
+    """All that the queue knows of what is next for a message."""
+
+    id: str
+    arrival: float
+    sender: str
+    source: str
+    message_id: str = ""
+    hold_until: float = 0.0
+    done: int = 0  # recipients that are finished
+    standings: tuple[Standing, ...] = ()
 
 
 @frozen(kw_only=True)
@@ -177,9 +225,24 @@ class QueueFilter:
     failed: bool = False  # only those with an attempt that failed
     sender: str = ""  # as for pattern(); "" = any
     recipient: str = ""
-    destination: str = ""  # a next hop or domain, or ".domain" for all below it; "" = any
+    destination: str = ""  # a next hop or domain, or ".domain" for all below it, or with * and ?; "" = any
     match_all: bool = False  # sender and recipient must both match; otherwise one of them suffices
     envelope: bool = False  # entries are to carry recipients
+    domain: str = ""  # of a recipient; as for pattern()
+    subject: str = ""  # as for pattern(); what it costs: each message that passes the rest is opened
+    content: str = ""  # the first L{CONTENT} octets of the body; as for pattern(), the same
+    texts: bool = False  # entries are to carry subject and body
+    arrived_from: float = 0.0  # not accepted before; 0 = whenever
+    arrived_until: float = 0.0  # not accepted later
+    least_octets: int = 0
+    most_octets: int = 0  # 0 = any size
+    least_attempts: int = 0
+    most_attempts: int | None = None
+
+    @property
+    def reads(self) -> bool:
+        """Whether messages have to be opened for it."""
+        return self.texts or bool(self.subject or self.content)
 
     def admits_channel(self, channel: str) -> bool:
         """Whether copies in this channel can be meant: a cheap first question."""
@@ -192,20 +255,24 @@ class QueueFilter:
         held: bool,
         attempts: int,
         sender: str,
-        recipients: Iterable[str],
+        recipients: Collection[str],
         hosts: Iterable[str] = (),
+        arrival: float = 0.0,
+        size_octets: int = 0,
     ) -> bool:
         """
-        Whether a copy is meant.
+        Whether a copy is meant, as far as can be told without its text.
 
-        @param recipients: addresses still to be served; walked over only if they matter.
-        @param hosts: their next hops and domains; the same.
+        @param recipients: addresses still to be served; walked over only if they matter, several times perhaps.
+        @param hosts: their next hops and domains; walked over once.
         """
         if not self.admits_channel(channel) or (self.held is not None and held != self.held):
             return False
-        if self.failed and not attempts:
+        if (self.failed and not attempts) or not self._in_range(attempts, arrival, size_octets):
             return False
         if self.destination and not any(map(destined(self.destination), hosts)):
+            return False
+        if self.domain and not any(map(pattern(self.domain), (one.rpartition("@")[2] for one in recipients))):
             return False
         if self.sender:
             found = pattern(self.sender)(sender)
@@ -213,10 +280,25 @@ class QueueFilter:
                 return found
         return not self.recipient or any(map(pattern(self.recipient), recipients))
 
+    def _in_range(self, attempts: int, arrival: float, size_octets: int) -> bool:
+        if attempts < self.least_attempts or (self.most_attempts is not None and attempts > self.most_attempts):
+            return False
+        if arrival < self.arrived_from or (self.arrived_until and arrival > self.arrived_until):
+            return False
+        return size_octets >= self.least_octets and (not self.most_octets or size_octets <= self.most_octets)
+
+    def admits_text(self, subject: str, body: str) -> bool:
+        """The rest of the question. @param body: its first L{CONTENT} octets."""
+        if self.subject and not pattern(self.subject)(subject):
+            return False
+        return not self.content or pattern(self.content)(body)
+
 
 def destined(destination: str) -> Callable[[str], bool]:
     """A test for hosts. @param destination: as in L{QueueFilter}."""
     wanted = destination.lower()
+    if "*" in wanted or "?" in wanted:
+        return lambda host: _glob(wanted, host.lower())
     if wanted.startswith("."):
         return lambda host: host.lower().endswith(wanted)
     return lambda host: host.lower() == wanted
@@ -243,14 +325,20 @@ def from_json(kind: type[Any], value: object) -> Any:
         given = value[one.name]
         if not _fits(str(one.type), given):
             raise ValueError(f"{kind.__name__}.{one.name} has the wrong type")
-        if one.type == "tuple[MessageRecipient, ...]":
-            given = (from_json(MessageRecipient, each) for each in given)
+        inner = _INNER.get(str(one.type))
+        if inner is not None:
+            given = (from_json(inner, each) for each in given)
         found[one.name] = tuple(given) if str(one.type).startswith("tuple[") else given
     try:
         return kind(**found)
     except TypeError as error:
         raise ValueError(str(error)) from None
 
+
+_INNER: Mapping[str, type[Any]] = {
+    "tuple[MessageRecipient, ...]": MessageRecipient,
+    "tuple[Standing, ...]": Standing,
+}
 
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "str": (str,),
@@ -264,6 +352,8 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
 def _fits(annotation: str, value: object) -> bool:
     if annotation == "tuple[str, ...]":
         return isinstance(value, list | tuple) and all(isinstance(each, str) for each in value)
+    if annotation == "tuple[int, ...]":
+        return isinstance(value, list | tuple) and all(type(each) is int for each in value)
     if annotation.startswith("tuple["):
         return isinstance(value, list | tuple)
     kinds = [kind for name in annotation.split(" | ") for kind in _TYPES[name]]

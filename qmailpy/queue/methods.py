@@ -13,6 +13,9 @@ from qmailpy.errors import QmailpyError
 from qmailpy.queue.entries import QueueFilter, Target, from_json, to_json
 from qmailpy.queue.view import QueueOperations
 
+EDGES = 64
+"""Columns of a table of ages, at most."""
+
 
 class IMethods(Protocol):
     """What a process answers on its control socket."""
@@ -42,14 +45,18 @@ class QueueMethods:
         control.add("queue.start_channel", self._start)
         control.add("queue.run", self._run)
         control.add("queue.flush", self._flush)
+        control.add("queue.try", self._try)
+        control.add("queue.why", self._why)
+        control.add("queue.ages", self._ages)
 
     async def _list(self, filters: Json, cursor: str | None, limit: int) -> Json:
         wanted = _understood(QueueFilter, filters)
         if not isinstance(limit, int) or not isinstance(cursor, str | None):
             raise QmailpyError("queue.list: limit is a number, cursor a string or null")
+        looked: list[int] = []
         with _trouble():
-            entries, after = await self._queue.page(wanted, cursor, limit)
-        return {"entries": [to_json(entry) for entry in entries], "cursor": after}
+            entries, after = await self._queue.page(wanted, cursor, limit, looked.append)
+        return {"entries": [to_json(entry) for entry in entries], "cursor": after, "looked": sum(looked)}
 
     async def _read(self, id: str, offset: int, octets: int) -> Json:  # noqa: A002 - as it travels
         if not isinstance(offset, int) or not isinstance(octets, int):
@@ -99,9 +106,27 @@ class QueueMethods:
             known, changed = await self._queue.start(str(channel))
         return {"known": known, "changed": changed}
 
-    async def _run(self, channel: str) -> Json:
-        known, waiting = await self._queue.run(str(channel))
+    async def _run(self, channel: str, forgive: bool = False) -> Json:
+        known, waiting = await self._queue.run(str(channel), bool(forgive))
         return {"known": known, "waiting": waiting}
+
+    async def _try(self, targets: Json) -> Json:
+        return _results(await self._queue.try_now(_targets(targets)))
+
+    async def _why(self, id: str) -> Json:  # noqa: A002
+        with _trouble():
+            found = await self._queue.standing(str(id))
+        return {"standing": to_json(found) if found is not None else None}
+
+    async def _ages(self, filters: Json, cursor: str | None, edges: Json, senders: bool) -> Json:
+        wanted = _understood(QueueFilter, filters)
+        if not isinstance(edges, list) or len(edges) > EDGES or not isinstance(cursor, str | None):
+            raise QmailpyError("queue.ages: edges is a list of seconds, cursor a string or null")
+        ages = [float(edge) for edge in edges if isinstance(edge, int | float)]
+        looked: list[int] = []
+        with _trouble():
+            rows, after = await self._queue.ages(wanted, cursor, sorted(ages), bool(senders), looked.append)
+        return {"rows": [to_json(row) for row in rows], "cursor": after, "looked": sum(looked)}
 
     async def _flush(self, destination: str) -> Json:
         with _trouble():

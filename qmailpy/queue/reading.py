@@ -6,12 +6,12 @@ A copy is looked up in memory first, for memory knows what the files do not say 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from heapq import nsmallest
 from itertools import chain
 
 from attrs import frozen
-from twisted.internet.defer import DeferredLock
+from twisted.internet.defer import DeferredLock, gatherResults
 
 from qmailpy.config.schema import Config
 from qmailpy.errors import QmailpyError
@@ -21,16 +21,21 @@ from qmailpy.queue.entries import (
     ChannelSummary,
     HistoryEvent,
     MessageEnvelope,
+    MessageStanding,
     QueueEntry,
     QueueFilter,
     QueueJob,
+    ShapeRow,
 )
 from qmailpy.queue.ids import shard_of, to_id, to_number
 from qmailpy.queue.papers import Info
 from qmailpy.queue.runner import Runner
+from qmailpy.queue.shape import AgeCount
 from qmailpy.queue.shard import Shard
-from qmailpy.queue.showing import entry, envelope_of, history
+from qmailpy.queue.showing import Found, entry, envelope_of, history
+from qmailpy.queue.standing import standing
 from qmailpy.queue.state import Copy, Message
+from qmailpy.queue.texts import thd_texts, with_text
 from qmailpy.queue.walk import Walk
 from qmailpy.values import BLOCK, Content
 
@@ -39,6 +44,9 @@ LIMIT = 1000
 
 LOOK = 200
 """Copies whose files are read in one go of a thread."""
+
+RUN = 50
+"""... by one thread, with others beside it."""
 
 SLICE_S = 0.5
 """An answer is given after so long, however few entries it has."""
@@ -69,6 +77,10 @@ class Part:
     runner: Callable[[str], Runner]  # makes one for a channel that is not configured
 
 
+Place = tuple[str, Part, int]
+"""The id of a message, where it is, and its number."""
+
+
 @frozen
 class Piece:
     """A part of a message that is read."""
@@ -96,38 +108,89 @@ class QueueReading:
 
     # --- listing ---------------------------------------------------------------------------------------------
 
-    async def page(self, wanted: QueueFilter, cursor: str | None, limit: int) -> tuple[list[QueueEntry], str | None]:
+    async def page(
+        self,
+        wanted: QueueFilter,
+        cursor: str | None,
+        limit: int,
+        looked: Callable[[int], None] = lambda copies: None,
+    ) -> tuple[list[QueueEntry], str | None]:
         """
         A page of the copies that pass the filter, ordered by channel and then by id.
 
         @param cursor: C{None} for the first page, then what came with the page before.
+        @param looked: is told how many copies were looked at, a batch at a time.
         @return: the entries, at most C{limit}, maybe none; and the cursor for the next page, C{None} after the last.
         @raise QmailpyError: the cursor is none of ours.
         @raise OSError: the queue cannot be read.
         """
-        parts = self._parts()
         limit = max(1, min(limit, LIMIT))
+        deadline = self._seconds() + SLICE_S
+        found: list[QueueEntry] = []
+        async for channel, ids, after in self._batches(wanted, cursor):
+            done = 0
+            for queue_id, one in await self._look(channel, ids, wanted):
+                done += 1
+                if one is not None:
+                    found.append(one)
+                    if len(found) == limit:
+                        looked(done)
+                        return found, f"{channel}/{queue_id}"
+            looked(done)
+            if after is not None and self._seconds() >= deadline:
+                return found, after
+        self._walks.clear()
+        return found, None
+
+    async def ages(
+        self,
+        wanted: QueueFilter,
+        cursor: str | None,
+        edges: Sequence[float],
+        senders: bool,
+        looked: Callable[[int], None] = lambda copies: None,
+    ) -> tuple[list[ShapeRow], str | None]:
+        """
+        How old the mail is that passes the filter, by destination: a part of the table, to be added to the others.
+
+        @param edges: ages in seconds, ascending.
+        @param senders: by the domain of the sender instead, and messages instead of recipients.
+        @return: and the cursor for the next part; as L{page}.
+        """
+        deadline = self._seconds() + SLICE_S
+        count = AgeCount(edges, senders, self._seconds())
+        place: str | None = None
+        async for channel, ids, after in self._batches(wanted, cursor):
+            place = after
+            found = await self._found(channel, ids, brief=count.brief(wanted))
+            for queue_id, one in found:
+                if one is not None:
+                    count.add(queue_id, one, wanted)
+            looked(len(ids))
+            if self._seconds() >= deadline or count.full:
+                break
+        if place is None:
+            self._walks.clear()
+        return count.rows(), place
+
+    async def _batches(
+        self, wanted: QueueFilter, cursor: str | None
+    ) -> AsyncIterator[tuple[str, Sequence[Place], str | None]]:
+        """
+        What there is from a cursor on, some of it at a time: channel, places, and the cursor behind them. At the end of
+        each channel there is an empty batch.
+        """
+        parts = self._parts()
         start, place = _parsed(cursor)
         if cursor is None:
             self._walks.clear()  # a listing shows what there is at its beginning
         channels = [name for name in await self._channels(parts) if name >= start and wanted.admits_channel(name)]
-        deadline = self._seconds() + SLICE_S
-        found: list[QueueEntry] = []
         for at, channel in enumerate(channels):
             place = place if channel == start else ""
             while ids := await self._next(parts, channel, wanted.held, place):
-                for queue_id, one in await self._look(channel, ids, wanted):
-                    place = queue_id
-                    if one is not None:
-                        found.append(one)
-                        if len(found) == limit:
-                            return found, f"{channel}/{place}"
-                if self._seconds() >= deadline:
-                    return found, f"{channel}/{place}"
-            if self._seconds() >= deadline and at + 1 < len(channels):
-                return found, f"{channels[at + 1]}/"
-        self._walks.clear()
-        return found, None
+                place = ids[-1][0]
+                yield channel, ids, f"{channel}/{place}"
+            yield channel, (), f"{channels[at + 1]}/" if at + 1 < len(channels) else None
 
     async def _channels(self, parts: Sequence[Part]) -> list[str]:
         """All that may have mail, sorted."""
@@ -140,11 +203,9 @@ class QueueReading:
                 names.update(await part.shard.in_thread(part.shard.files.listdir, f"{part.shard.layout.root}/{kind}"))
         return sorted(names)
 
-    async def _next(
-        self, parts: Sequence[Part], channel: str, held: bool | None, place: str
-    ) -> list[tuple[str, Part, int]]:
+    async def _next(self, parts: Sequence[Part], channel: str, held: bool | None, place: str) -> list[Place]:
         """The next ids of a channel behind a place, with where they are."""
-        found: list[tuple[str, Part, int]] = []
+        found: list[Place] = []
         for part in parts:
             code = part.shard.layout.code
             number = -1
@@ -201,9 +262,39 @@ class QueueReading:
         part.shard.on_evict = evicted
 
     async def _look(
-        self, channel: str, ids: Sequence[tuple[str, Part, int]], wanted: QueueFilter
+        self, channel: str, ids: Sequence[Place], wanted: QueueFilter
     ) -> Iterable[tuple[str, QueueEntry | None]]:
         """The copies behind these ids; C{None} for those that have gone or are not wanted."""
+        found = [
+            (queue_id, one, entry(queue_id, one.envelope, one.size, one.copy, one.busy, wanted) if one else None)
+            for queue_id, one in await self._found(channel, ids)
+        ]
+        if not wanted.reads:
+            return [(queue_id, shown) for queue_id, _, shown in found]
+        contents: dict[str, tuple[Shard, Content]] = {}
+        where = {queue_id: part.shard for queue_id, part, _ in ids}
+        for queue_id, one, shown in found:
+            if one is not None and shown is not None:
+                shard = where[queue_id]
+                content = one.content or FileContent(shard.files, shard.layout.mess_of(queue_id), one.size)
+                contents[queue_id] = shard, content
+        texts: dict[str, tuple[str, str]] = {}
+        for shard in {id(each): each for each, _ in contents.values()}.values():
+            mine = [(queue_id, content) for queue_id, (each, content) in contents.items() if each is shard]
+            texts |= await shard.in_thread(thd_texts, mine)
+        return [
+            (queue_id, with_text(shown, *texts[queue_id], wanted) if shown is not None else None)
+            for queue_id, _, shown in found
+        ]
+
+    async def _found(
+        self, channel: str, ids: Sequence[Place], brief: bool = False
+    ) -> Sequence[tuple[str, Found | None]]:
+        """
+        What is behind these ids; C{None} for what has gone.
+
+        @param brief: of what is in files only the recipients; the envelope has only the time, by the id.
+        """
         filed: dict[str, tuple[Info, Copy]] = {}
         for part in {id(item[1]): item[1] for item in ids}.values():
             state = part.shard.state
@@ -213,26 +304,29 @@ class QueueReading:
                 if where is part and number not in state.messages and not state.finished(number)
             ]
             if numbers:
-                filed |= await part.shard.in_thread(_thd_filed, part.shard, channel, numbers)
-        return [(queue_id, self._entry(channel, part, number, filed, wanted)) for queue_id, part, number in ids]
+                # Side by side: a disk that has to be asked for each file answers several at once.
+                runs = [numbers[at : at + RUN] for at in range(0, len(numbers), RUN)]
+                read = [part.shard.in_thread(_thd_filed, part.shard, channel, run, brief) for run in runs]
+                for some in await gatherResults(read, consumeErrors=True):
+                    filed |= some
+        return [(queue_id, self._copy(channel, part, queue_id, number, filed)) for queue_id, part, number in ids]
 
-    def _entry(
-        self, channel: str, part: Part, number: int, filed: Mapping[str, tuple[Info, Copy]], wanted: QueueFilter
-    ) -> QueueEntry | None:
+    def _copy(
+        self, channel: str, part: Part, queue_id: str, number: int, filed: Mapping[str, tuple[Info, Copy]]
+    ) -> Found | None:
         state = part.shard.state
-        queue_id = to_id(number, part.shard.layout.code)
         message = state.messages.get(number)  # it may have come to memory while the files were read
         if message is None:
             if queue_id not in filed or state.finished(number):
                 return None
             info, copy = filed[queue_id]
-            return entry(queue_id, info.envelope, info.size, copy, False, wanted)
+            return Found(info.envelope, info.size, copy)
         found = message.copies.get(channel)
         if found is None:
             return None
         runner = part.runners.get(channel)
         busy = runner is not None and runner.trying(message, found)
-        return entry(queue_id, message.envelope, message.size, found, busy, wanted)
+        return Found(message.envelope, message.size, found, busy, message.content)
 
     # --- one message -----------------------------------------------------------------------------------------
 
@@ -270,6 +364,16 @@ class QueueReading:
         part.shard.evict(message)
         return events
 
+    async def standing(self, queue_id: str) -> MessageStanding | None:
+        """Where a message stands and what is next; C{None} when it is not here."""
+        found = await self._message(queue_id)
+        if found is None:
+            return None
+        part, message = found
+        stands = standing(message, part.runners, self._config, self._seconds())
+        part.shard.evict(message)
+        return stands
+
     async def _message(self, queue_id: str) -> tuple[Part, Message] | None:
         """A message in memory, brought there if need be."""
         part = self.part_of(queue_id)
@@ -289,20 +393,21 @@ class QueueReading:
 
     # --- all of it -------------------------------------------------------------------------------------------
 
-    async def summary(self) -> Sequence[ChannelSummary]:
+    async def summary(self, looked: Callable[[int], None] = lambda copies: None) -> Sequence[ChannelSummary]:
         """
         The channels by name: every configured one and those with mail.
 
         Messages, recipients and sizes are the books' (Stored, in blocks), where these are kept: they cost nothing.
         C{ready} counts what is in memory, so at most L{qmailpy.queue.runner.READY} or so.
 
+        @param looked: is told of the copies that are looked at, where there are no books.
         @raise OSError: the queue cannot be read.
         """
         parts = self._parts()
         channels = sorted({*self._config.channels, *await self._channels(parts)})
         found = []
         for channel in channels:
-            sums = [await self._sum(part, channel) for part in parts]
+            sums = [await self._sum(part, channel, looked) for part in parts]
             ages = [one.oldest for one in sums if one.oldest is not None]
             runners = [part.runners[channel] for part in parts if channel in part.runners]
             found.append(
@@ -320,9 +425,9 @@ class QueueReading:
             )
         return found
 
-    async def _sum(self, part: Part, channel: str) -> ChannelSummary:
+    async def _sum(self, part: Part, channel: str, looked: Callable[[int], None]) -> ChannelSummary:
         if part.recorder is None:
-            return await self._counted(part, channel)
+            return await self._counted(part, channel, looked)
         part.recorder.flush()
         messages, recipients, size = (max(0, value) for value in part.recorder.stored(channel))
         shard = part.shard
@@ -352,7 +457,7 @@ class QueueReading:
             oldest=oldest if messages else None,
         )
 
-    async def _counted(self, part: Part, channel: str) -> ChannelSummary:
+    async def _counted(self, part: Part, channel: str, looked: Callable[[int], None]) -> ChannelSummary:
         """The same without books: every copy is looked at."""
         walk = Walk(part.shard, channel, None)
         await walk.take()
@@ -362,6 +467,7 @@ class QueueReading:
         number = -1
         while numbers := walk.after(number, LOOK):
             number = numbers[-1]
+            looked(len(numbers))
             ids = [(to_id(one, part.shard.layout.code), part, one) for one in numbers]
             for _, one in await self._look(channel, ids, wanted):
                 if one is not None:
@@ -415,10 +521,10 @@ async def _piece(shard: Shard, content: Content, offset: int, octets: int) -> by
     return content.read()[offset : offset + octets]
 
 
-def _thd_filed(shard: Shard, channel: str, numbers: Iterable[int]) -> dict[str, tuple[Info, Copy]]:
+def _thd_filed(shard: Shard, channel: str, numbers: Iterable[int], brief: bool) -> dict[str, tuple[Info, Copy]]:
     found = {}
     for number in numbers:
-        one = shard.shelf.thd_copy(channel, number)
+        one = shard.shelf.thd_copy(channel, number, brief)
         if one is not None:
             found[to_id(number, shard.layout.code)] = one
     return found

@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 
 from qmailpy.config.schema import ChannelConfig, QueueConfig
 from qmailpy.events.log import NoEvents
-from qmailpy.interfaces import IChannel, IEvents, IRecorded, IShaped
+from qmailpy.interfaces import IChannel, IEvents, IForgiving, IRecorded, IShaped
 from qmailpy.queue.codec import Attempted, Op, Outcome, Result
 from qmailpy.queue.deadline import TOO_LATE, overdue
 from qmailpy.queue.due import DueList
@@ -488,6 +488,14 @@ class Runner:
         self._hurried.extend(numbers)
         self.refill()
         self.pump()
+
+    def forgive(self, host: str) -> None:
+        """Forget what a host has done to us: it is tried as if it were the first time. "" = every host."""
+        way: Any = self.channel
+        if IForgiving.providedBy(way):
+            way.forgive(host)
+            if host:
+                self.fair.set_limit(host, None)
 
     def trying(self, message: Message, copy: Copy) -> bool:
         """Whether recipients of a copy are out, or their attempt has ended and is not recorded yet."""

@@ -16,11 +16,11 @@ from attrs import frozen
 from qmailpy.disk.files import Files
 from qmailpy.queue.codec import Damaged
 from qmailpy.queue.content import FileContent
-from qmailpy.queue.ids import to_number
+from qmailpy.queue.ids import born, to_number
 from qmailpy.queue.layout import Layout
 from qmailpy.queue.papers import Info, decode_copy, decode_info, encode_copy, encode_info
 from qmailpy.queue.state import Copy, Message
-from qmailpy.values import Content, MemoryContent
+from qmailpy.values import Content, Envelope, MemoryContent
 
 SYNCFS_FILES = 32
 """From so many files on one syncfs is cheaper than a sync of each (docs/performance.md)."""
@@ -210,18 +210,21 @@ class Shelf:
         message.channels = info.channels
         return message
 
-    def thd_copy(self, channel: str, number: int) -> tuple[Info, Copy] | None:
+    def thd_copy(self, channel: str, number: int, brief: bool = False) -> tuple[Info, Copy] | None:
         """
         One copy of a message as its files have it, without the content; C{None} when it has gone or is damaged.
 
         Changes nothing: what is damaged is set aside when somebody wants to work with it.
 
+        @param brief: the recipients alone; of the envelope nothing but the time, as the number tells it.
         @raise OSError: the disk cannot be read.
         """
         try:
             copy = self._load_copy(channel, number)
             if copy is None or not copy.pending:
                 return None
+            if brief:
+                return Info(Envelope(sender="", recipients=(), source="", arrival=born(number)), 0, 0, ()), copy
             return decode_info(self._files.read(self._layout.info(number))), copy
         except (FileNotFoundError, Damaged):
             return None

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from itertools import islice
+
+from attrs import frozen
 
 from qmailpy.queue.codec import Outcome
 from qmailpy.queue.entries import (
@@ -13,8 +16,8 @@ from qmailpy.queue.entries import (
     QueueEntry,
     QueueFilter,
 )
-from qmailpy.queue.state import Copy, Message
-from qmailpy.values import Envelope
+from qmailpy.queue.state import Copy, Message, Pending
+from qmailpy.values import Content, Envelope
 
 RECIPIENTS_READ = 1000
 EVENTS = 1000
@@ -25,6 +28,35 @@ _STATES = {
     Outcome.SILENCED: "failed",
     Outcome.REMOVED: "deleted",
 }
+
+
+@frozen
+class Found:
+    """A copy, wherever it was."""
+
+    envelope: Envelope
+    size: int
+    copy: Copy
+    busy: bool = False  # being tried
+    content: Content | None = None  # of a message in memory
+
+
+class Addresses(Collection[str]):
+    """The addresses of what is pending, without a list of them."""
+
+    __slots__ = ("_items",)
+
+    def __init__(self, items: Collection[Pending]) -> None:
+        self._items = items
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[str]:
+        return (item.recipient.address for item in self._items)
+
+    def __contains__(self, address: object) -> bool:
+        return any(one == address for one in self)
 
 
 def entry(
@@ -42,19 +74,22 @@ def entry(
         held=copy.held is not None,
         attempts=attempts,
         sender=envelope.sender,
-        recipients=(item.recipient.address for item in items),
+        recipients=Addresses(items),
         hosts=(
             host for item in items for host in (item.recipient.host, item.recipient.address.rpartition("@")[2]) if host
         ),
+        arrival=envelope.arrival,
+        size_octets=size,
     ):
         return None
     times = [item.next_attempt for number, item in copy.pending.items() if not busy or number not in copy.flying]
     shown: list[str] = []
+    hosts: dict[str, None] = {}
     if wanted.envelope:
-        for item in items:
-            if len(shown) == RECIPIENTS_SHOWN:
-                break
+        for item in islice(items, RECIPIENTS_SHOWN):
             shown.append(item.recipient.address)
+            if item.recipient.host:
+                hosts[item.recipient.host] = None
     return QueueEntry(
         id=queue_id,
         channel=copy.channel,
@@ -71,6 +106,7 @@ def entry(
         last_error=next((item.error for item in items if item.error), ""),
         priority=int(envelope.priority),
         hold_until=envelope.hold_until,
+        hosts=tuple(hosts),
     )
 
 

@@ -198,11 +198,12 @@ class QueueOperations(QueueReading):
                 changed = changed or before is not runner.stopped
         return True, changed
 
-    async def run(self, channel: str) -> tuple[bool, int]:
+    async def run(self, channel: str, forgive: bool = False) -> tuple[bool, int]:
         """
         Try all mail of a channel now, whatever its schedule says.
 
         @param channel: "" = every channel.
+        @param forgive: also what hosts have done to us is forgotten.
         @return: whether there is such a channel; how many copies were waiting.
         @raise QmailpyError: it is stopped.
         """
@@ -214,6 +215,8 @@ class QueueOperations(QueueReading):
                 if channel in ("", runner.name):
                     if channel and runner.stopped:
                         raise QmailpyError(f"channel {channel} is stopped")
+                    if forgive:
+                        runner.forgive("")
                     if not runner.stopped:
                         waiting += len(runner.due)
                         runner.run_now()
@@ -221,21 +224,26 @@ class QueueOperations(QueueReading):
 
     async def flush(self, destination: str) -> int:
         """
-        Try all mail for a destination now, whatever its schedule says.
+        Try all mail for a destination now, whatever its schedule says; what its hosts have done to us is forgotten.
 
-        @param destination: a next hop or the domain of recipients; ".domain" for all below it.
+        @param destination: as in L{QueueFilter}.
         @return: how many copies that were, held ones left out; those of a stopped channel wait on.
         @raise OSError: the queue cannot be read.
         """
         count = 0
         cursor: str | None = None
-        wanted = QueueFilter(destination=destination, held=False)
+        wanted = QueueFilter(destination=destination, held=False, envelope=True)
         while True:
             found, cursor = await self.page(wanted, cursor, LIMIT)
             by_shard: dict[tuple[str, str], list[int]] = {}
+            forgiven: set[tuple[str, str]] = set()
             for entry in found:
                 by_shard.setdefault((_shard(entry.id), entry.channel), []).append(to_number(entry.id))
+                forgiven.update((entry.channel, host) for host in (destination, *entry.hosts))
             for part in self._parts():
+                for name, host in forgiven:
+                    if name in part.runners:
+                        part.runners[name].forgive(host)
                 for (shard, channel), numbers in by_shard.items():
                     runner = part.runners.get(channel)
                     if shard == part.name and runner is not None and not runner.stopped:
@@ -243,6 +251,28 @@ class QueueOperations(QueueReading):
                         count += len(numbers)
             if cursor is None:
                 return count
+
+    async def try_now(self, targets: Sequence[Target]) -> list[ActionResult]:
+        """
+        Try these copies now, whatever their schedule says, and forget what their hosts have done to us.
+
+        As the four above; a copy that is held, or whose channel is stopped, is refused.
+        """
+
+        async def act(part: Part, message: Message, copy: Copy) -> ActionResult:
+            runner = part.runner(copy.channel)
+            if copy.held is not None:
+                return _result(message, copy, REFUSED, "it is held; release it")
+            if runner.stopped:
+                return _result(message, copy, REFUSED, f"channel {copy.channel} is stopped")
+            if runner.trying(message, copy):
+                return _result(message, copy, BUSY, _BUSY)
+            for host in {item.recipient.host for item in copy.pending.values()} - {""}:
+                runner.forgive(host)
+            runner.hurry([message.number])
+            return _result(message, copy, DONE)
+
+        return await self._each(targets, act)
 
     async def _known(self, channel: str) -> bool:
         return channel in self._config.channels or channel in await self._channels(self._parts())

@@ -105,6 +105,10 @@ class Remote:
         self._memory = memory
         self._seconds = seconds
 
+    def pardon(self, destination: str) -> None:
+        """What has failed so far no longer counts for mail to a destination; as L{HostMemory.pardon}."""
+        self._memory.pardon(destination)
+
     async def send(self, destination: Destination, transaction: Transaction, content: Content) -> Sequence[Disposition]:
         """
         Try each recipient of C{transaction} once.
@@ -170,7 +174,7 @@ class Remote:
             while True:
                 if self._seconds() > deadline:
                     return
-                blocked = self._memory.blocked(peer)
+                blocked = self._memory.blocked(peer, attempt.destination.name)
                 if blocked is not None:
                     attempt.note(_skipped(blocked.why, blocked.seconds, peer))
                     break

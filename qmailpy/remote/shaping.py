@@ -91,6 +91,17 @@ class Shaper:
             return 0.0, ""
         return entry.until - now, entry.why
 
+    def forget(self, destination: str) -> None:
+        """Begin anew with a destination: its limit and pause are as if it had never asked for less. "" = with all."""
+        if not destination:
+            self._entries.clear()
+        elif destination.startswith("."):
+            below = destination.lower()
+            for name in [name for name in self._entries if name.lower().endswith(below)]:
+                del self._entries[name]
+        else:
+            self._entries.pop(destination, None)
+
     def turn(self, destination: str, per_minute: float, now: float, patience: float) -> float:
         """
         When a message may begin: seconds from now. Its turn is taken, unless that is longer than C{patience}.

@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import evolve
 
-from qmailpy.cli.queueview import QueuedMessage
+from qmailpy.cli.queueview import Looked, QueuedMessage, ignored
 from qmailpy.control import Json
 from qmailpy.errors import CommandError
 from qmailpy.queue.entries import (
@@ -20,13 +20,20 @@ from qmailpy.queue.entries import (
     HistoryEvent,
     MessageEnvelope,
     MessageRecipient,
+    MessageStanding,
     QueueEntry,
     QueueFilter,
     QueueJob,
+    ShapeRow,
     Target,
     from_json,
     to_json,
 )
+from qmailpy.queue.shape import AgeCount
+from qmailpy.queue.showing import Found
+from qmailpy.queue.state import Copy, Pending
+from qmailpy.queue.texts import text_of
+from qmailpy.values import Envelope, Recipient
 
 CONTENT = b"Subject: hello\r\n\r\nna\xc3\xafve \x1b[2J text\r\n.\r\n"
 IDS = tuple(f"0c{number:013d}" for number in range(1, 10))
@@ -58,8 +65,12 @@ class FakeQueue:
         self.stopped: set[str] = set()
         self.done: list[tuple[str, str, str]] = []  # verb, id, channel
         self.reasons: list[str] = []
+        self.now = 0.0
+        self.standings: dict[str, MessageStanding] = {}
 
-    def entries(self, wanted: QueueFilter) -> Iterator[QueueEntry]:
+    def entries(self, wanted: QueueFilter, looked: Looked = ignored) -> Iterator[QueueEntry]:
+        looked(len(self.list))
+        subject, body = text_of(CONTENT)
         for one in sorted(self.list, key=lambda each: (each.channel, each.id)):
             if wanted.admits(
                 channel=one.channel,
@@ -67,8 +78,29 @@ class FakeQueue:
                 attempts=one.attempts,
                 sender=one.sender,
                 recipients=one.recipients,
-            ):
-                yield one if wanted.envelope else evolve(one, recipients=())
+                hosts=(*one.hosts, *(each.rpartition("@")[2] for each in one.recipients)),
+                arrival=one.arrival,
+                size_octets=one.size_octets,
+            ) and wanted.admits_text(subject, body):
+                shown = evolve(one, subject=subject, body=body) if wanted.texts else one
+                yield shown if wanted.envelope else evolve(shown, recipients=())
+
+    def ages(
+        self, wanted: QueueFilter, edges: Sequence[float], senders: bool, looked: Looked = ignored
+    ) -> Iterator[ShapeRow]:
+        count = AgeCount(edges, senders, self.now)
+        for one in self.list:
+            pending = {
+                number: Pending(Recipient(address=address, original=address, channel=one.channel))
+                for number, address in enumerate(one.recipients)
+            }
+            envelope = Envelope(sender=one.sender, recipients=(), source="", arrival=one.arrival)
+            count.add(one.id, Found(envelope, one.size_octets, Copy(one.channel, pending)), wanted)
+            yield from count.rows()  # a part for each: the caller adds them up
+            count = AgeCount(edges, senders, self.now)
+
+    def standing(self, queue_id: str) -> MessageStanding | None:
+        return self.standings.get(queue_id)
 
     def read(self, queue_id: str) -> QueuedMessage | None:
         found = [one for one in self.list if one.id == queue_id]
@@ -128,7 +160,7 @@ class FakeQueue:
         self.reasons.append(reason)
         return self._act("return", targets)
 
-    def summary(self) -> Sequence[ChannelSummary]:
+    def summary(self, looked: Looked = ignored) -> Sequence[ChannelSummary]:
         return [
             ChannelSummary(
                 channel=name,
@@ -155,10 +187,18 @@ class FakeQueue:
         self.stopped.discard(channel)
         return changed
 
-    def run(self, channel: str) -> int:
+    def flush(self, destination: str) -> int:
+        self.done.append(("flush", "", destination))
+        return 2
+
+    def try_now(self, targets: Sequence[Target]) -> Sequence[ActionResult]:
+        self.done += [("try", target.id, target.channel) for target in targets]
+        return [ActionResult(id=target.id, channel=target.channel, outcome=DONE) for target in targets]
+
+    def run(self, channel: str, forgive: bool = False) -> int:
         if channel:
             self._known(channel)
-        self.done.append(("run", "", channel))
+        self.done.append(("forgive" if forgive else "run", "", channel))
         return sum(channel in ("", one.channel) for one in self.list)
 
     def jobs(self) -> Sequence[QueueJob]:

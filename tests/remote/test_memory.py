@@ -58,3 +58,19 @@ class MemoryTests(SynchronousTestCase):
             memory.failed(peer, "dead")
         self.assertIsNone(memory.blocked(peers[9]))
         self.assertIsNotNone(memory.blocked(peers[10]))
+
+    def test_pardon_is_for_one_destination_and_for_what_was_before(self) -> None:
+        """Mail for others still passes the host over; a new failure counts again."""
+        memory = HostMemory(Clock().seconds)
+        memory.failed(PEER, "dead")
+        memory.pardon("A.example")
+        self.assertIsNotNone(memory.blocked(PEER, "b.example"))
+        self.assertIsNone(memory.blocked(PEER, "a.example"))
+        memory.failed(PEER, "dead")
+        self.assertIsNotNone(memory.blocked(PEER, "a.example"))
+        memory.pardon(".example")
+        self.assertIsNotNone(memory.blocked(PEER, "example"))
+        self.assertIsNone(memory.blocked(PEER, "x.b.example"))
+        memory.failed(PEER, "dead")
+        memory.pardon("")
+        self.assertIsNone(memory.blocked(PEER))

@@ -1,0 +1,125 @@
+"""
+C{why}: what happened to a message, what is next and when, in plain words. What is still queued is asked of the queue;
+what has left it is looked up in the log.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from qmailpy.cli.output import print_json, print_line
+from qmailpy.cli.qm_session import Session, warn, when
+from qmailpy.cli.story import span, story
+from qmailpy.cli.trace import found_lines
+from qmailpy.errors import CommandError
+from qmailpy.queue.entries import MessageStanding, Standing, to_json
+
+NAMES = 3
+"""Recipients that a sentence names; it tells the number of the others."""
+
+
+@click.command()
+@click.argument("ids", nargs=-1, required=True)
+@click.option("--json", "as_json", is_flag=True, help="As JSON: where it stands, or the lines of the log.")
+@click.pass_obj
+def why(session: Session, ids: tuple[str, ...], as_json: bool) -> None:
+    """Tell what happened to messages, what is next and when; also of those that have left the queue."""
+    missing: list[str] = []
+    found: list[dict[str, Any]] = []
+    names = dict.fromkeys(target.id for target in session.select(ids, "").targets)
+    for at, queue_id in enumerate(names):
+        standing = session.view.standing(queue_id)
+        if standing is None:
+            past = found_lines(session.home, queue_id)
+            if past is None:
+                missing.append(queue_id)
+                continue
+            mail, records = past
+            if as_json:
+                lines = story(mail, records, {})
+                found.append({"id": queue_id, "queued": False, "lines": [line.strip() for line in lines]})
+                continue
+            _print(at, [f"Message {queue_id} is not in the queue any more; the log tells:", *story(mail, records, {})])
+        elif as_json:
+            found.append({"queued": True, **to_json(standing)})
+        else:
+            _print(at, explained(standing, time.time(), session.view.source))
+    if as_json:
+        print_json(found)
+    for queue_id in missing[:-1]:
+        warn(f"message {queue_id} is neither in the queue nor in the log")
+    if missing:
+        raise CommandError(f"message {missing[-1]} is neither in the queue nor in the log")
+
+
+def _print(at: int, lines: list[str]) -> None:
+    if at:
+        print_line()
+    for line in lines:
+        print_line(line)
+
+
+def explained(standing: MessageStanding, now: float, source: str = "") -> list[str]:
+    """The sentences about a message that is in the queue."""
+    sender = f"<{standing.sender}>" if standing.sender else "<> (a notice)"
+    age = span(max(0.0, now - standing.arrival))
+    lines = [f"Message {standing.id} from {sender} came from {standing.source} {age} ago, {when(standing.arrival)}."]
+    if standing.done:
+        count = "1 recipient is" if standing.done == 1 else f"{standing.done} recipients are"
+        lines.append(f"{count} done; for the others:")
+    for one in standing.standings:
+        lines.append(_whom(one))
+        lines += [f"  {text}" for text in _sentences(one, standing, now)]
+    if source.startswith("the queue directory"):
+        lines.append("The daemon is not running: nothing happens before it is started.")
+    return lines
+
+
+def _whom(one: Standing) -> str:
+    names = ", ".join(f"<{address}>" for address in one.recipients[:NAMES])
+    more = f" and {one.count - NAMES} more" if one.count > NAMES else ""
+    where = f" by way of {one.host}" if one.host else ""
+    return f"To {names}{more}, channel {one.channel}{where}:"
+
+
+def _sentences(one: Standing, message: MessageStanding, now: float) -> Iterator[str]:
+    if one.attempts:
+        times = "once" if one.attempts == 1 else f"{one.attempts} times"
+        yield f"It was tried {times} in vain; the last answer: {one.last_error or 'none'}"
+    else:
+        yield "It was not tried yet."
+    if one.state == "held":
+        yield f"It is held: {one.reason or 'no reason given'}."
+        yield f"Next: nothing, until somebody says qm release {message.id}."
+        return
+    if one.state == "trying":
+        yield "It is being tried at this moment."
+    elif one.stopped:
+        yield f"Channel {one.channel} is stopped: {one.stopped}."
+        yield f"Next: nothing, until {_remedy(one)}."
+        return
+    elif one.state == "ready":
+        limit = f", {one.limit} at once" if one.limit else ""
+        yield f"Next: at once, when its turn comes; {one.ahead} jobs wait for that destination{limit}."
+    elif message.hold_until > now and not one.attempts:
+        yield f"Its sender wants it to go at {when(message.hold_until)} and not before."
+        yield f"Next: an attempt at {when(one.next_attempt)}."
+    elif one.next_attempt <= now:
+        yield "Next: an attempt is due and is made as soon as there is room for it."
+    else:
+        yield f"Next: an attempt at {when(one.next_attempt)}, in {span(one.next_attempt - now)}."
+    if one.trouble:
+        yield f"But {one.trouble}."
+    yield f"If nothing helps it goes back to its sender at {when(one.ends)}."
+    if one.state == "waiting" and one.next_attempt > now:
+        yield f"To try it now: qm flush {message.id}"
+
+
+def _remedy(one: Standing) -> str:
+    if "not in the configuration" in one.stopped:
+        return "the channel is configured again, or the message is returned (qm return) or deleted"
+    return f"somebody says qm start {one.channel}"
