@@ -1,5 +1,6 @@
 """
-Greylisting: the first attempt of a stranger is put off, and who tries again as RFC 5321 s.4.5.4.1 wants is let in.
+Greylisting (RFC 6647): the first attempt of a stranger is put off, and who tries again as RFC 5321 s.4.5.4.1 wants is
+let in.
 
 What is remembered is a triplet: the client's network, the sender, the recipient. A network that has come back often
 enough is let in at once. C{HOME/run/greylist.sqlite}, shared by the workers and there after a restart; an entry is some
