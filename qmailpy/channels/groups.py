@@ -12,20 +12,20 @@ elsewhere get a second message, whose sender leads back to the writer (SRS). A n
 Members that nobody can write to any more go to the local channel, which says so to whoever gets the notices.
 
 A group of more than C{[queue] recipients} is done in parts, so that no transaction is large: the message goes to this
-channel once more, with a recipient for each part, whose C{host} is C{"part/parts"}. Which part a member is in follows
-from its address alone. So however often an attempt is cut short, and though the group may change meanwhile, nobody is
-in two parts, and each part is done in one transaction.
+channel once more, with a recipient for each part, whose C{host} is C{"part/parts"}. Which part somebody is in follows
+from the address alone that the message goes to in the end. So however often an attempt is cut short, and though the
+group may change meanwhile, nobody is in two parts, and each part is done in one transaction.
 """
 
 from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 from zlib import crc32
 
-from attrs import define, evolve, frozen
+from attrs import Factory, define, evolve, frozen
 from twisted.internet.defer import Deferred, DeferredList, DeferredLock
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
@@ -46,10 +46,13 @@ AT_ONCE = 32
 """Questions about members that are under way together."""
 
 MOST = 1_000_000
-"""Members that are sent to; who comes behind waits for an operator (4.2.4)."""
+"""Addresses that are sent to; who comes behind waits for an operator (4.2.4)."""
 
 KEPT_S = 600.0
 """How long the members of a large group are remembered for its parts."""
+
+KEPT = 4
+"""Groups whose members are remembered at once; 100,000 members take some 20 MB."""
 
 _TOO_MANY = Disposition(
     verdict=Verdict.DEFERRED, reply=Reply(451, "4.2.4", f"The group has more than {MOST} members; the message is kept")
@@ -73,12 +76,25 @@ class _Way:
     about: Posting
 
 
+_People = Mapping[str, tuple[Recipient, bool]]
+"""By address in lower case: the recipient, routed, and whether an address of ours led there."""
+
+
 @define
-class _Members:
+class _Kept:
     """Whom a large group stands for, for its parts."""
 
-    addresses: list[str]
+    people: _People
     until: float
+    _split: list[dict[str, tuple[Recipient, bool]]] = Factory(list)
+
+    def part(self, number: int, parts: int) -> _People:
+        """One of so many parts."""
+        if len(self._split) != parts:
+            self._split = [{} for _ in range(parts)]
+            for address, one in self.people.items():
+                self._split[_hash(address) % parts][address] = one
+        return self._split[number]
 
 
 class Groups:
@@ -106,7 +122,7 @@ class Groups:
         self._limit = config.queue.recipients
         self._channels = config.channels
         self._local = next((each for each, one in config.channels.items() if one.kind == "local"), "")
-        self._kept: dict[str, _Members] = {}
+        self._kept: dict[tuple[str, str, str], _Kept] = {}
 
     async def find(self, address: str) -> Group | None:
         """
@@ -130,24 +146,23 @@ class Groups:
             refusal = await self._refusal(job, group)
             if refusal is not None:
                 return Disposition(verdict=Verdict.FAILED, reply=refusal)
-        way = _Way(source, accepted(job.envelope))
         await self._counting.acquire()
         try:
-            members = await self._members(group, way, keep=part is not None)
+            found = await self._people(group, _Way(source, accepted(job.envelope)), keep=part is not None)
         finally:
             self._counting.release()
-        if len(members) > MOST:
+        people = found.people
+        if len(people) > MOST:
             return _TOO_MANY
         if part is not None:
-            number, parts = part
-            members = [one for one in members if crc32(one.encode("utf-8", "surrogateescape")) % parts == number]
-            if not members:
+            people = found.part(*part)
+            if not people:
                 return Disposition(verdict=Verdict.DELIVERED, reply=Reply(250, "2.1.5", "Nobody is in this part"))
-        elif not members:
+        elif not people:
             return _EMPTY
-        elif len(members) > self._limit:
-            return self._in_parts(job, recipient, group, members)
-        return await self._sent(job, recipient, group, members, way)
+        elif len(people) > self._limit:
+            return self._in_parts(recipient, group, len(people))
+        return await self._sent(job, recipient, group, people)
 
     async def _refusal(self, job: Job, group: Group) -> Reply | None:
         """
@@ -169,37 +184,42 @@ class Groups:
 
     # --- members ---------------------------------------------------------------------------------------------
 
-    async def _members(self, group: Group, way: _Way, *, keep: bool) -> list[str]:
+    async def _people(self, group: Group, way: _Way, *, keep: bool) -> _Kept:
         """
-        All addresses a group stands for, in lower case, none of them a group; in order of the nearest.
+        All that a group stands for in the end, none of them a group; the nearest first.
 
         @param keep: use what was found for another part.
         @raise Temporary: the directory is away.
         """
         now = self._clock.seconds()
         self._kept = {name: one for name, one in self._kept.items() if one.until > now}
-        kept = self._kept.get(group.address)
+        key = (group.address, way.source, way.about.sender)  # rules may ask for these
+        kept = self._kept.get(key)
         if keep and kept is not None:
-            return kept.addresses
-        found: dict[str, None] = {}
+            return kept
+        found: dict[str, tuple[Recipient, bool]] = {}
+        seen: set[str] = set()
         groups = {group.address.lower()}
         waiting = deque([group.members])
         while waiting and len(found) <= MOST:
             wanted = dict.fromkeys(map(str.lower, waiting.popleft()))
-            fresh = [one for one in wanted if one not in found and one not in groups]
-            async for address, led in self._led_to(fresh, way):
-                if led.people:
-                    found[address] = None
+            fresh = [one for one in wanted if one not in seen and one not in groups]
+            seen.update(fresh)
+            async for led in self._led_to(fresh, way):
+                for one in led.people:
+                    found.setdefault(one.address.lower(), (one, led.local))
                 for inner in led.groups:
                     if inner.address.lower() not in groups:
                         groups.add(inner.address.lower())
                         waiting.append(inner.members)
-        members = list(found)
-        if len(members) > self._limit:
-            self._kept[group.address] = _Members(members, now + KEPT_S)
-        return members
+        made = _Kept(found, now + KEPT_S)
+        if len(found) > self._limit:
+            while len(self._kept) >= KEPT:
+                del self._kept[next(iter(self._kept))]
+            self._kept[key] = made
+        return made
 
-    async def _led_to(self, addresses: Sequence[str], way: _Way) -> AsyncIterator[tuple[str, _Led]]:
+    async def _led_to(self, addresses: Sequence[str], way: _Way) -> AsyncIterator[_Led]:
         """
         Where addresses lead, in order.
 
@@ -209,10 +229,10 @@ class Groups:
             some = addresses[start : start + AT_ONCE]
             asked = [Deferred.fromCoroutine(self._leads(one, way)) for one in some]
             answer: Any
-            for address, (good, answer) in zip(some, await DeferredList(asked, consumeErrors=True), strict=True):
+            for good, answer in await DeferredList(asked, consumeErrors=True):
                 if not good:
                     answer.raiseException()
-                yield address, answer
+                yield answer
             if start and start % (4 * AT_ONCE) == 0:  # some ms of work, when everything is known already
                 await deferLater(self._clock, 0)
 
@@ -236,9 +256,9 @@ class Groups:
 
     # --- what goes on ----------------------------------------------------------------------------------------
 
-    def _in_parts(self, job: Job, recipient: Recipient, group: Group, members: Sequence[str]) -> Disposition:
+    def _in_parts(self, recipient: Recipient, group: Group, count: int) -> Disposition:
         """To this channel again, once for each part; parts are a little smaller than they may be, for chance."""
-        parts = -(-len(members) * 4 // (self._limit * 3))
+        parts = -(-count * 4 // (self._limit * 3))
         wishes = _wishes(recipient, group)
         again = [
             evolve(recipient, address=group.address, channel=self._name, host=f"{number}/{parts}", **wishes)
@@ -247,33 +267,23 @@ class Groups:
         # The sender and the login stay, for they are what the parts make their own senders of.
         return Disposition(verdict=Verdict.FORWARDED, reply=_EXPANDED, onward=tuple(again))
 
-    async def _sent(
-        self, job: Job, recipient: Recipient, group: Group, members: Sequence[str], way: _Way
-    ) -> Disposition:
-        ours: dict[tuple[str, str], Recipient] = {}
-        others: dict[tuple[str, str], Recipient] = {}
+    async def _sent(self, job: Job, recipient: Recipient, group: Group, people: _People) -> Disposition:
         wishes = _wishes(recipient, group)
-        async for _, led in self._led_to(members, way):
-            for one in led.people:
-                key = (one.address.lower(), one.channel)
-                if key not in ours and key not in others:
-                    (ours if led.local else others)[key] = evolve(one, **wishes)
-        if not ours and not others:
-            return _EMPTY
+        ours = [evolve(one, **wishes) for one, local in people.values() if local]
+        others = [evolve(one, **wishes) for one, local in people.values() if not local]
         envelope = job.envelope
         sender = envelope.sender
         if group.owner and sender:
             envelope = evolve(envelope, sender=group.owner, envid="", ret="")
-            ours.update(others)
-            others = {}
+            ours += others
+            others = []
         content = Marked(f"Delivered-To: {group.address}\r\n".encode("utf-8", "replace"), job.content)
         mails = []
         if ours:
-            mails.append(NewMail(envelope=evolve(envelope, recipients=tuple(ours.values())), content=content))
+            mails.append(NewMail(envelope=evolve(envelope, recipients=tuple(ours)), content=content))
         if others:
             outside = await self._forwards.sender(sender, group.address)
-            recipients = tuple(others.values())
-            mails.append(NewMail(envelope=evolve(envelope, sender=outside, recipients=recipients), content=content))
+            mails.append(NewMail(envelope=evolve(envelope, sender=outside, recipients=tuple(others)), content=content))
         return Disposition(verdict=Verdict.FORWARDED, reply=_EXPANDED, mails=tuple(mails))
 
 
@@ -282,6 +292,10 @@ def _wishes(recipient: Recipient, group: Group) -> dict[str, Any]:
     if group.owner:
         return {"orcpt": "", "notify": 0}
     return {"orcpt": recipient.orcpt, "notify": recipient.notify}
+
+
+def _hash(address: str) -> int:
+    return crc32(address.encode("utf-8", "surrogateescape"))
 
 
 def _part(host: str) -> tuple[int, int] | None:

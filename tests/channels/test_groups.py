@@ -102,6 +102,14 @@ class GroupTests(SynchronousTestCase):
         names = ("ann@example.org", "bea@example.org", OWNER, "copies@example.org")
         self.assertEqual(found, {**{(one, "local"): 1 for one in names}, ("c@example.com", "tcp_local"): 1})
 
+    def test_who_is_a_member_by_another_name_too_gets_it_once(self) -> None:
+        """By an alias of ours, here and elsewhere."""
+        for name, target in (("info", "c@example.com"), ("boss", "ann@example.org")):
+            self.directory.entries[f"{name}@example.org"] = Alias(address=f"{name}@example.org", targets=(target,))
+        self.group("c@example.com", "info@example.org", "boss@example.org", "ann@example.org")
+        found = [address for address, _ in self.got(self.mails())]
+        self.assertEqual(sorted(found), ["ann@example.org", "c@example.com"])
+
     def test_members_elsewhere_get_a_sender_that_leads_back(self) -> None:
         self.group("ann@example.org", "c@example.com")
         ours, others = self.mails()
@@ -180,7 +188,8 @@ class GroupTests(SynchronousTestCase):
         self.limit = 20
         self.directory.entries |= MemoryDirectory([], [user(number) for number in range(200)]).entries
         self.group("in@example.org", *map(user, range(150)))
-        self.group(*map(user, range(100, 200)), address="in@example.org")
+        self.group(*map(user, range(100, 200)), "also@example.org", address="in@example.org")
+        self.directory.entries["also@example.org"] = Alias(address="also@example.org", targets=(user(3), user(150)))
         self.channel = self.make()
         [one] = self.dequeue()
         self.assertEqual((one.verdict, one.mails), (Verdict.FORWARDED, ()))

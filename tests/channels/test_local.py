@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
+from typing import cast
 
 from attrs import evolve
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -14,12 +15,13 @@ from zope.interface.verify import verifyObject
 from qmailpy.channels.local import LocalChannel
 from qmailpy.config.schema import ChannelConfig, LocalConfig
 from qmailpy.interfaces import IChannel, IDurableDelivery
+from qmailpy.local.maildir import Delivery
 from qmailpy.local.usage import Usage
 from qmailpy.testing.crashdisk import CrashDisk
 from qmailpy.testing.inline import InlineThreads
 from qmailpy.testing.memory_directory import MemoryDirectory
 from qmailpy.testing.scripted_router import ScriptedRouter, local, remote, unknown_user
-from qmailpy.values import Alias, Disposition, Job, Mailbox, Notify, Recipient, Routed, Verdict
+from qmailpy.values import Alias, Disposition, Job, Mailbox, MemoryContent, Notify, Recipient, Routed, Verdict
 from tests.channels.common import MESSAGE, make_config, make_job, make_parts
 
 ANN, BEA = "ann@example.org", "bea@example.org"
@@ -288,6 +290,35 @@ class LocalChannelTests(SynchronousTestCase):
         self.channel = self.make()
         self.assertEqual(self.replies(job), [(Verdict.DELIVERED, "2.1.5")])
         self.assertEqual((self.mailbox("ann"), self.disk.listdir(f"{where}/cur")), ([], [f"{name}:2,S"]))
+
+    def test_what_the_journal_cannot_deliver_again_is_durable_at_once(self) -> None:
+        """A line of a .qmail file: nobody knows after a crash what it said."""
+        delivery = Delivery(
+            id="q",
+            number=0,
+            arrival=1.0,
+            sender="",
+            address=ANN,
+            mailbox="example.org/ann/Maildir/.x",
+            content=MemoryContent(MESSAGE),
+            at_once=True,
+        )
+        for _ in range(2):  # the directories are known to be there the second time
+            self.successResultOf(Deferred.fromCoroutine(self.channel._deliver_one(delivery)))
+            after = self.disk.reboot()
+            self.assertEqual(len(after.listdir("/home/mail/example.org/ann/Maildir/.x/new")), 1)
+            self.disk = after
+            self.channel = self.make()
+
+    def test_replay_leaves_alone_what_a_users_file_has_done(self) -> None:
+        self.directory.entries[ANN] = evolve(cast(Mailbox, self.directory.entries[ANN]), dot_qmail=True)
+        job = make_job(ANN)
+        self.patch(self.channel._dots, "thd_undone", lambda *_: False)
+        self.channel.thd_replay(job)
+        self.assertFalse(self.disk.exists("/home/mail/example.org/ann/Maildir/new"))
+        self.patch(self.channel._dots, "thd_undone", lambda *_: True)
+        self.channel.thd_replay(job)
+        self.assertEqual(len(self.mailbox("ann")), 1)
 
     def test_stop_ends(self) -> None:
         self.successResultOf(Deferred.fromCoroutine(self.channel.stop()))
