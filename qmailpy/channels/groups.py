@@ -52,7 +52,7 @@ KEPT_S = 600.0
 """How long the members of a large group are remembered for its parts."""
 
 KEPT = 4
-"""Groups whose members are remembered at once; 100,000 members take some 20 MB."""
+"""Groups whose members are remembered at once; 100,000 members take some 45 MB."""
 
 _TOO_MANY = Disposition(
     verdict=Verdict.DEFERRED, reply=Reply(451, "4.2.4", f"The group has more than {MOST} members; the message is kept")
