@@ -24,7 +24,7 @@ class KeptTests(SynchronousTestCase):
         self.kept = Kept(self.look, self.nothing, lambda: self.now)
 
     def look(self) -> Objects:
-        assert self.gate.wait(10)
+        assert self.gate.wait(3)
         self.looks += 1
         if self.looks == 3:
             raise CommandError("no rights")
@@ -35,6 +35,8 @@ class KeptTests(SynchronousTestCase):
         return found.text if found else "none"
 
     def test_the_first_look_is_waited_for_and_good_for_a_while(self) -> None:
+        self.gate.clear()
+        threading.Timer(0.1, self.gate.set).start()
         self.assertEqual(self.number(), "1")
         self.now += FRESH_S - 0.1
         self.assertEqual((self.number(), self.looks), ("1", 1))
@@ -45,8 +47,9 @@ class KeptTests(SynchronousTestCase):
         self.gate.clear()
         self.now += FRESH_S
         self.assertEqual(self.number(), "1")
-        self.gate.set()
         assert self.kept._thread is not None
+        self.assertTrue(self.kept._thread.is_alive())
+        self.gate.set()
         self.kept._thread.join(10)
         self.assertEqual(self.number(), "2")
 

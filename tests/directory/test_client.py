@@ -13,6 +13,7 @@ from qmailpy.directory.inherited import LIFETIME_S
 from qmailpy.directory.plans import PLAN, Named
 from qmailpy.directory.servers import FIRST_PROBE_S
 from qmailpy.errors import Temporary
+from qmailpy.testing.memory_events import MemoryEvents
 from qmailpy.values import Mailbox
 from tests.directory.parts import BASE, AskingTestCase, client, example, identity, served
 
@@ -105,6 +106,17 @@ class ClientTests(AskingTestCase):
         self.away(self.start())  # nobody is asked before a probe has found it
         self.probe()
         self.assertIsInstance(self.successResultOf(self.start()), Mailbox)
+
+    def test_a_directory_that_is_away_and_back_is_told(self) -> None:
+        """Once each, whatever is asked meanwhile."""
+        events = self.directory.events = MemoryEvents()
+        self.endpoint.refuse = True
+        for _ in range(3):
+            self.away(self.start())
+        self.endpoint.refuse = False
+        self.probe()
+        self.successResultOf(self.start())
+        self.assertEqual(events.names, ["directory.away", "directory.back"])
 
     def test_a_server_that_does_not_answer_is_given_up_and_left(self) -> None:
         self.successResultOf(self.start())

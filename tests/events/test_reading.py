@@ -43,8 +43,11 @@ class ReadingTests(_Case):
     def test_old_files_go(self) -> None:
         for number in range(100):
             self.died(f"mta-{number}")
-        self.assertLessEqual(len(os.listdir(self.directory)), KEPT + 1)
-        self.assertEqual(list(thd_events(self.directory))[-1].fields["worker"], "mta-99")
+        self.assertEqual(
+            {*os.listdir(self.directory)} - {FILE_NAME}, {f"{FILE_NAME}.{number}" for number in range(1, KEPT + 1)}
+        )
+        found = [one.fields["worker"] for one in thd_events(self.directory)]
+        self.assertEqual(found, [f"mta-{number}" for number in range(100 - len(found), 100)])
 
     def test_only_what_is_grave_enough(self) -> None:
         self.died("mta-0")
@@ -73,10 +76,13 @@ class ReadingTests(_Case):
 
     def test_root_is_not_led_elsewhere(self) -> None:
         """The directory belongs to the workers' user, who might lay a link there."""
-        os.symlink(f"{self.home}/other", f"{self.directory}/{FILE_NAME}")
-        self.died("mta-0")
-        self.assertFalse(os.path.exists(f"{self.home}/other"))
-        os.unlink(f"{self.directory}/{FILE_NAME}")
+        for there in (False, True):
+            if there:
+                Path(f"{self.home}/other").touch()
+            os.symlink(f"{self.home}/other", f"{self.directory}/{FILE_NAME}")
+            self.died("mta-0")
+            self.assertEqual(os.path.exists(f"{self.home}/other") and os.path.getsize(f"{self.home}/other"), 0)
+            os.unlink(f"{self.directory}/{FILE_NAME}")
         Path(f"{self.home}/hard").touch()
         os.link(f"{self.home}/hard", f"{self.directory}/{FILE_NAME}")
         self.died("mta-1")

@@ -81,6 +81,15 @@ class WatchTests(SynchronousTestCase):
             self.look_now = well
             self.assertEqual(self.look(), ["trouble.over"], changes)
 
+    def test_counters_of_a_lane_in_the_middle_of_a_change_prove_nothing(self) -> None:
+        """Its owner died there, and the next one sets it right."""
+        row = zeros()
+        row[RECEIVED] = 1
+        lane = LaneState(
+            name="0", position=Position(), baseline=Baseline(table={}), table={"local": row}, settled=False
+        )
+        self.assertEqual(self.look(lanes=[lane]), [])
+
     def test_what_goes_on_is_told_again_and_its_end_with_how_long_it_was(self) -> None:
         """How often it is told again is the events file's to decide."""
         self.assertEqual(self.look(missing=["mta-1"]), ["worker.down"])
