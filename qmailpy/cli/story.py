@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 
@@ -11,6 +12,11 @@ from qmailpy.records.record import Action, LogRecord
 _LEFT = frozenset({Action.DEQUEUED, Action.FAILED, Action.SILENCED})
 _PROTOCOLS = (("L", "LMTP"), ("E", "ESMTP"))
 NULL = "<> (a notice)"
+
+# dns;HOST (TCP|our ip|our port|ip|port) (banner) (TLS, if there was) smtp;REPLY: qmailpy.remote.delivery.
+_PEER = re.compile(
+    r"dns;([^ ]+) \((?:TCP\|[^|]*\|[^|]*\|([^|]*)\|\d+|UNIX[^)]*)\) \((.*?)\) (?:\(((?:TLS|SSL)v[^()]*)\) )?smtp;(.*)"
+)
 
 
 def story(mail: Indexed, records: Sequence[LogRecord], related: dict[str, Indexed]) -> list[str]:
@@ -74,11 +80,12 @@ def _event(record: LogRecord) -> str:
     to = record.current_to
     if record.original_to and record.original_to != to:
         to = f"{to} (addressed as {record.original_to})"
-    said = f": {record.diagnostic}" if record.diagnostic else ""
+    there, secured, words = _peer(record.diagnostic)
+    said = f": {words}" if words else ""
     spent = f", {span(record.queue_time)} in the queue" if record.queue_time is not None else ""
     attempt = f" (attempt {record.file.attempts + 1})" if record.file is not None else ""
     action = record.action
-    secure = ", TLS" if "S" in record.modifiers else ""
+    secure = f"{there}{secured or (', TLS' if 'S' in record.modifiers else '')}"
     if action is Action.ENQUEUED:
         return f"accepted{_origin(record)} for {to}, into the queue of {record.destination}"
     if action is Action.DEQUEUED:
@@ -98,6 +105,16 @@ def _event(record: LogRecord) -> str:
     if action is Action.ABORTED:
         return f"the client went away before the mail for {to} was complete{said}"
     return f"{action.name.lower()} {to}{said}"
+
+
+def _peer(diagnostic: str) -> tuple[str, str, str]:
+    """Of a line about another server: where it was, what protected the connection, what was said; else the words."""
+    found = _PEER.fullmatch(diagnostic)
+    if found is None:
+        return "", "", diagnostic
+    host, ip, _, tls, reply = found.groups(default="")
+    where = f" at {host} [{ip}]" if ip and ip not in host else f" at {host}"
+    return where, f", {tls}" if tls else "", reply
 
 
 def _origin(record: LogRecord) -> str:

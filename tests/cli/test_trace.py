@@ -70,6 +70,28 @@ class TraceTests(SynchronousTestCase):
         self.assertNotEqual(self.call("lunch", "--until", "2h").exit_code, 0)
         self.assertEqual(self.call("lunch", "--since", "2h").exit_code, 0)
 
+    def test_what_the_other_server_was_and_said_is_told_in_words(self) -> None:
+        """Where, over what, and its reply; whatever is not of that form stands as it is."""
+        more = Log(time.time() - 10)
+        ends = "dns;mx.far.example (TCP|192.0.2.9|2788|198.51.100.7|25)"
+        for diagnostic in (
+            f"{ends} (mx ESMTP (Postfix) ready) (TLSv1.3/TLS_AES_256_GCM_SHA384 dane) smtp;250 2.1.5 ok (really)",
+            f"{ends} (mx) smtp;450 4.2.0 later",
+            "dns;[198.51.100.7] (TCP|192.0.2.9|2788|198.51.100.7|25) (mx) smtp;450 4.2.0 later",
+            f"{ends} (mx) the connection was lost",
+        ):
+            more.add(Action.DEQUEUED, OTHER, "tcp_local", "eve@far.example", modifiers="ES", diagnostic=diagnostic)
+        self.write(more)
+        output = self.call(OTHER).output
+        for text in (
+            "by tcp_local at mx.far.example [198.51.100.7], TLSv1.3/TLS_AES_256_GCM_SHA384 dane (attempt 1): "
+            "250 2.1.5 ok (really)",
+            "by tcp_local at mx.far.example [198.51.100.7], TLS (attempt 1): 450 4.2.0 later",
+            "by tcp_local at [198.51.100.7], TLS (attempt 1): 450",
+            f"by tcp_local, TLS (attempt 1): {ends} (mx) the connection was lost",
+        ):
+            self.assertIn(text, output)
+
     def test_mail_that_is_waiting_is_said_to_be(self) -> None:
         output = self.call(OTHER).output
         self.assertIn("still in the queue for bob@here.example (local)", output)
