@@ -34,7 +34,8 @@ def story(mail: Indexed, records: Sequence[LogRecord], related: dict[str, Indexe
         lines.append(f"  {_when(record.time, before, record is first)}  {_event(record)}")
         before = record.time
     if mail.id:
-        lines.append(f"  {'':>12}  {_end(records)}")
+        onward = [one.id for one in related.values() if one.parent == mail.id and one.message_id == mail.message_id]
+        lines.append(f"  {'':>12}  {_end(records, onward)}")
     return lines
 
 
@@ -129,8 +130,8 @@ def _origin(record: LogRecord) -> str:
     return f"{text} on {record.source}{' by ' if how else ''}{', '.join(how)}"
 
 
-def _end(records: Sequence[LogRecord]) -> str:
-    """How it stands after the last line."""
+def _end(records: Sequence[LogRecord], onward: Sequence[str]) -> str:
+    """How it stands after the last line. @param onward: queue ids of what it was handed on as."""
     waiting: dict[tuple[str, str], int] = {}
     given_up = 0
     for record in records:
@@ -150,4 +151,7 @@ def _end(records: Sequence[LogRecord]) -> str:
         more = f" and {len(waiting) - 10} more" if len(waiting) > 10 else ""
         return f"still in the queue for {', '.join(names)}{more}, by the log"
     took = span(max(0.0, records[-1].time - records[0].time))
-    return f"finished after {took}" + (f": {given_up} recipients did not get it" if given_up else ": all have it")
+    failed = f"{given_up} recipients did not get it"
+    if onward:
+        return f"finished after {took}: handed on as {', '.join(onward[:10])}" + (f"; {failed}" if given_up else "")
+    return f"finished after {took}: {failed if given_up else 'all have it'}"

@@ -48,6 +48,7 @@ class TraceTests(SynchronousTestCase):
             "given up for cat@far.example by tcp_local (attempt 2), 7 min in the queue: smtp;550 5.1.1 No such user",
             "finished after 7 min: 1 recipients did not get it",
             f"{NOTICE}: notice about {MAIL} from <>",
+            f"finished after 0.30 s: handed on as {SECOND}",
             f"{SECOND}: {NOTICE} handed on",
             "delivered to ann@one.example by local",
         ):
