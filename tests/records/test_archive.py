@@ -53,6 +53,10 @@ class ArchiveTests(SynchronousTestCase):
         self.write("mail.log_rolling", b"4")
         self.assertEqual(self.read(), [b"1", b"2", b"3", b"4"])
 
+    def test_mail_log_that_was_set_aside_between_the_looks_is_read_once(self) -> None:
+        os.link(self.write("mail.log", b"1\n"), f"{self.log}/mail.log.2026-01-01")
+        self.assertEqual(self.read(), [b"1"])
+
     def test_a_file_under_two_names_is_read_once(self) -> None:
         """A roll between the two looks: what was the current file is yesterday's now."""
         os.link(self.write("mail.log_current", b"1\n"), f"{self.log}/mail.log_yesterday")

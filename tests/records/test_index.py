@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.config.schema import LogConfig
 from qmailpy.disk.files import RealFiles
+from qmailpy.records import index as index_module
 from qmailpy.records.family import family
 from qmailpy.records.index import DAY_S, IndexBroken, LogIndex, thd_index
 from qmailpy.records.logfile import roll
@@ -113,6 +114,50 @@ class IndexTests(SynchronousTestCase):
         self.assertEqual(self.stored(self.index()), len(self.story.lines))
         os.unlink(f"{self.log}/mail.log-1.gz")
         self.assertEqual(self.stored(self.index()), len(self.story.lines))
+
+    def test_a_mail_log_that_is_not_the_one_of_then_is_read_whole(self) -> None:
+        """Nobody read the log for days, meanwhile it was rolled and mail.log packed away: no line is missed."""
+        lines = self.story.lines
+        self.write(b"".join(lines[:2]), "mail.log")
+        self.write(b"".join(lines[2:4]))
+        self.index().close()
+        roll(RealFiles(), self.log)
+        roll(RealFiles(), self.log)
+        with open(f"{self.log}/mail.log", "rb") as file:
+            self.write(gzip.compress(file.read()), "mail.log.2026-01-01.gz")
+        os.unlink(f"{self.log}/mail.log")
+        self.write(b"".join(lines[4:]))
+        for _ in range(3):
+            roll(RealFiles(), self.log)
+        self.assertEqual(self.stored(self.index()), len(lines))
+
+    def test_what_is_forgotten_goes_piece_by_piece(self) -> None:
+        """With rests between, in which nothing is locked; and also when nothing is left."""
+        self.patch(index_module, "_FORGOTTEN", 1)
+        self.write(self.story.octets)
+        index = self.index()
+        rests = []
+
+        def pause() -> None:
+            rests.append(self.stored(index))
+            LogIndex(f"{self.log}/index.sqlite").close()
+
+        index.thd_update(RealFiles(), self.log, self.options, _NOW + 40 * DAY_S, pause=pause)
+        self.assertEqual(rests, sorted(rests, reverse=True))
+        self.assertGreaterEqual(len(set(rests)), 3)
+        for table in ("mail", "line", "address", "subject"):
+            self.assertEqual(index._database.execute(f"SELECT count(*) FROM {table}").fetchone(), (0,))
+
+    def test_a_full_disk_is_no_reason_to_throw_it_away(self) -> None:
+        self.write(self.story.octets)
+        index = self.index()
+        index._database.execute("PRAGMA max_page_count = 1")
+        self.write(bounced(_NOW - 500).octets.replace(b"l0", b"m0") * 2000)
+        self.assertRaises(OSError, index.thd_update, RealFiles(), self.log, self.options, _NOW)
+        self.assertEqual(self.count(index, MAIL), 5)
+        index._database.execute("PRAGMA max_page_count = 100000")
+        index.thd_update(RealFiles(), self.log, self.options, _NOW)
+        self.assertEqual(len(index.by_id(MAIL.replace("l0", "m0"))), 1)
 
     def test_old_mail_is_forgotten_and_never_read(self) -> None:
         """30 days, counted from its first line."""
