@@ -378,17 +378,18 @@ class Shard:
     def _thd_load(self, numbers: Sequence[int]) -> list[Message]:
         return [message for message in map(self.shelf.thd_load, numbers) if message is not None]
 
-    async def new_message(self, envelope: Envelope, content: Content) -> Enqueued:
+    async def new_message(self, envelope: Envelope, content: Content, room: int | None = None) -> Enqueued:
         """
         The op that enqueues a message of our own making. A large content has a durable file then, as one that came in.
 
+        @param room: octets of content the transaction still has room for; a content beyond has a file, too.
         @raise OSError: the content cannot be read, or the file not be written.
         """
         number = self.ids.next_number()
         if self.selection is not None:
             header = content.header() if content.in_memory else None
             envelope = self.selection.redirect(envelope, content.size, header)
-        if content.size > self.shelf.memory_octets:
+        if content.size > (self.shelf.memory_octets if room is None else min(room, self.shelf.memory_octets)):
             crc = await self.in_thread(self.shelf.thd_store, number, content)
             return Enqueued(number, envelope, content.size, crc, None)
         octets = content.read() if content.in_memory else await self.in_thread(content.read)

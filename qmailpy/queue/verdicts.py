@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Protocol
 
-from attrs import evolve, frozen
+from attrs import Factory, define, evolve, frozen
 from twisted.logger import Logger
 
 from qmailpy.config.schema import QueueConfig
@@ -61,6 +61,14 @@ class Settlement:
     over: dict[str, list[int]]  # channel: numbers of recipients
 
 
+@define(eq=False)
+class _Made:
+    """What an attempt has put into the queue so far."""
+
+    room: int  # octets of content its transaction still takes: it has to fit into a segment
+    mails: dict[int, Op | OSError] = Factory(dict)  # by identity of a NewMail: several recipients may share one
+
+
 class Verdicts:
     """The judgement of one channel in one shard."""
 
@@ -96,7 +104,7 @@ class Verdicts:
         """
         now = self._seconds()
         onward: list[Op] = []  # what is enqueued goes before what it follows from
-        made: dict[int, Op | OSError] = {}  # by identity of a NewMail: several recipients may share one
+        made = _Made(self.queue.segment_octets // 4)
         held: list[Op] = []
         tried: list[tuple[Result, Disposition]] = []
         failed: list[Withheld] = []
@@ -172,9 +180,7 @@ class Verdicts:
         recipient = copy.pending[number].recipient
         return Outcome.FAILED if wants_failure(recipient.notify) else Outcome.SILENCED, 0.0, said
 
-    async def _onward(
-        self, message: Message, disposition: Disposition, now: float, made: dict[int, Op | OSError]
-    ) -> list[Op]:
+    async def _onward(self, message: Message, disposition: Disposition, now: float, made: _Made) -> list[Op]:
         """
         What goes into the queue with an outcome: the message again for others, and mail of the channel's making.
 
@@ -185,26 +191,28 @@ class Verdicts:
         ops: list[Op] = []
         if disposition.onward:
             envelope = evolve(message.envelope, recipients=disposition.onward)
-            ops.append(await self._made(message, NewMail(envelope=envelope, content=message.content), now))
+            ops.append(await self._made(message, NewMail(envelope=envelope, content=message.content), now, made))
         fresh: dict[int, Op | OSError] = {}
         for mail in disposition.mails:
-            before = made.get(id(mail))
+            before = made.mails.get(id(mail))
             if isinstance(before, OSError):
                 raise before
             if before is not None:
                 continue
             try:
-                fresh[id(mail)] = op = await self._made(message, mail, now)
+                fresh[id(mail)] = op = await self._made(message, mail, now, made)
             except OSError as problem:
-                made[id(mail)] = problem
+                made.mails[id(mail)] = problem
                 raise
             ops.append(op)
-        made.update(fresh)
+        made.mails.update(fresh)
         return ops
 
-    async def _made(self, message: Message, mail: NewMail, now: float) -> Op:
+    async def _made(self, message: Message, mail: NewMail, now: float, made: _Made) -> Op:
         envelope = evolve(mail.envelope, source=self._name, arrival=now, source_system=message.id, user="")
-        return await self._shard.new_message(envelope, mail.content)
+        op = await self._shard.new_message(envelope, mail.content, made.room)
+        made.room -= 0 if op.content is None else len(op.content)
+        return op
 
     async def _tell(
         self, message: Message, failed: Sequence[Withheld], now: float

@@ -177,9 +177,9 @@ class DeliverByTests(SynchronousTestCase):
         made: list[Envelope] = []
         whole = node.shard.shard.new_message
 
-        def spy(envelope: Envelope, content: Any) -> Any:
+        def spy(envelope: Envelope, content: Any, room: int | None = None) -> Any:
             made.append(envelope)
-            return whole(envelope, content)
+            return whole(envelope, content, room)
 
         node.shard.shard.new_message = spy  # type: ignore[method-assign]
         node.outside.release()

@@ -80,3 +80,24 @@ class NewMailTests(SynchronousTestCase):
         world.send("one@out.example", "two@out.example")
         self.assertEqual(world.actions(), "EEQQ")
         self.assertEqual(world.mailbox("bob"), [])
+
+    def test_more_than_a_segment_holds_goes_into_files(self) -> None:
+        """A channel may make any number of mails of one: the transaction stays small."""
+        world = World(CrashDisk(directories=[HOME, f"{HOME}/log"]))
+        world.outside = Many()
+        world.up()
+        world.send("many@out.example")
+        self.assertEqual(len(world.mailbox("bob")), 20)
+        self.assertEqual(set(map(len, world.mailbox("bob"))), {1000})
+        self.assertEqual(world.actions(), "E" + "E" * 20 + "D" + "D" * 20)
+        self.assertEqual(world.stored(), {})
+
+
+class Many(Outside):
+    """Twenty mails for Bob of one, more than a segment of the test's queue holds."""
+
+    def _one(self, job: Job, recipient: Recipient) -> Disposition:
+        bob = Recipient(address="bob@here.example", original=recipient.original, channel="local")
+        envelope = evolve(job.envelope, recipients=(bob,))
+        mails = tuple(NewMail(envelope=envelope, content=MemoryContent(b"x" * 998 + b"\r\n")) for _ in range(20))
+        return Disposition(verdict=Verdict.FORWARDED, reply=_OK, mails=mails)
