@@ -26,6 +26,7 @@ from qmailpy.app import figures, monitor, queue_figures
 from qmailpy.app.context import ChildContext
 from qmailpy.app.drops import Drops
 from qmailpy.app.expiry import CertificateWatch
+from qmailpy.app.halted import Halted
 from qmailpy.app.indexer import Indexer
 from qmailpy.app.listeners import MailListeners
 from qmailpy.app.lookups import Lookups
@@ -52,6 +53,7 @@ from qmailpy.policy.lists import Lists, thd_read_lists
 from qmailpy.queue.committer import ICommitter
 from qmailpy.queue.journal import Journal
 from qmailpy.queue.methods import QueueMethods
+from qmailpy.queue.runner import Runner
 from qmailpy.queue.service import QueueService, Surroundings
 from qmailpy.queue.shard import InThread
 from qmailpy.queue.switches import Switches
@@ -117,6 +119,7 @@ class MailWorker(Service):
             shards={name: partial(self._surroundings, name) for name in context.shards},
         )
         self.queue.on_broken = self._broken
+        self._halted = Halted(self._reactor, self._switches, self.queue.in_thread, self._unhalted)
         context.control.add("policy.counts", self._policy_counts)
         context.control.add("figures", self._figures)
         context.control.add("counters.clear", self._clear_counters)
@@ -176,7 +179,7 @@ class MailWorker(Service):
             in_thread=in_thread,
             committer=committer,
             replay=not self._same_session(shard),
-            stopped=self._switches.thd_stopped().__contains__,
+            stopped=self._halted.thd_stopped(),
             events=self._events,
         )
 
@@ -212,6 +215,7 @@ class MailWorker(Service):
     def _open(self, _: object) -> None:
         config = self._config
         self._note_session()
+        self._halted.watch()
         self._listeners.open(config, self._smtp)
         if self._context.index == 0:
             self._drops = Drops(
@@ -287,6 +291,13 @@ class MailWorker(Service):
     def _give_up(self) -> None:
         if self._reactor.running:
             self._reactor.stop()
+
+    def _unhalted(self) -> list[Runner]:
+        """The runners that may go on when no operator has stopped them."""
+        runners = [runner for shard in self.queue.shards.values() for runner in shard.runners.values()]
+        return [
+            one for one in runners if one.name in self._config.channels and not self._config.channels[one.name].stopped
+        ]
 
     # --- while it runs ---------------------------------------------------------------------------------------
 
@@ -385,6 +396,7 @@ class MailWorker(Service):
         for part in parts:
             if part is not None:
                 part.stopService()
+        self._halted.stop()
         grace = max(1.0, self._config.server.drain_s / 2)
         await self._listeners.drain(grace)
         await self.queue.in_thread(self._gate.thd_close)

@@ -26,7 +26,7 @@ class Switches:
         @param path: HOME/queue/stopped.
         """
         self._files = files
-        self._path = path
+        self.path = path
         self._sleep = sleep
 
     def thd_stopped(self) -> frozenset[str]:
@@ -36,7 +36,7 @@ class Switches:
         @raise OSError: the file is there and cannot be read.
         """
         try:
-            octets = self._files.read(self._path)
+            octets = self._files.read(self.path)
         except FileNotFoundError:
             return frozenset()
         found = set()
@@ -63,7 +63,7 @@ class Switches:
             after = before | {channel} if stopped else before - {channel}
             if after == before:
                 return False
-            replace(self._files, self._path, "".join(f"{name}\n" for name in sorted(after)).encode())
+            replace(self._files, self.path, "".join(f"{name}\n" for name in sorted(after)).encode())
             return True
         finally:
             self._files.close(lock)
@@ -71,7 +71,7 @@ class Switches:
     def _locked(self) -> int:
         for _ in range(PATIENCE):
             try:
-                return self._files.lock(f"{self._path}.lock")
+                return self._files.lock(f"{self.path}.lock")
             except BlockingIOError:
                 self._sleep(STEP_S)
         raise QmailpyError("another process is changing which channels are stopped; try again")
