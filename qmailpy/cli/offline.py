@@ -33,11 +33,13 @@ from qmailpy.disk.rights import acting_as, owner
 from qmailpy.errors import CommandError, QmailpyError
 from qmailpy.interfaces import IChannel
 from qmailpy.local.inline import InlineThreads
+from qmailpy.queue.aside import thd_aside
 from qmailpy.queue.committer import StepCommitter
 from qmailpy.queue.entries import (
     ActionResult,
     ChannelSummary,
     HistoryEvent,
+    Leaving,
     MessageStanding,
     QueueEntry,
     QueueFilter,
@@ -45,9 +47,9 @@ from qmailpy.queue.entries import (
     ShapeRow,
     Target,
 )
-from qmailpy.queue.ids import shard_of
+from qmailpy.queue.ids import shard_code, shard_of
 from qmailpy.queue.journal import Journal
-from qmailpy.queue.layout import check_channel
+from qmailpy.queue.layout import Layout, check_channel
 from qmailpy.queue.offline import at_once, finished, shard_names, thd_look
 from qmailpy.queue.reading import Part, QueueReading
 from qmailpy.queue.service import QueueShard, ShardBusy, Surroundings, thd_open
@@ -179,6 +181,17 @@ class OfflineQueueView:
     def return_(self, targets: Sequence[Target], reason: str) -> Sequence[ActionResult]:
         with self._changing(targets) as work:
             return work.done(work.queue.return_(targets, reason))
+
+    def aside(self) -> Sequence[str]:
+        found: list[str] = []
+        with self._rights():
+            for name in shard_names(self._files, self._queue):
+                found += thd_aside(self._files, Layout(f"{self._queue}/{name}", shard_code(name)))
+        return sorted(found)
+
+    def settle(self, queue_id: str, leavings: Sequence[Leaving]) -> ActionResult:
+        with self._changing([Target(queue_id)]) as work:
+            return work.done(work.queue.settle(queue_id, leavings))
 
     @contextmanager
     def _changing(self, targets: Sequence[Target]) -> Iterator[OpenShards]:

@@ -18,6 +18,7 @@ import click
 
 from qmailpy.cli.context import Context
 from qmailpy.cli.output import print_error, print_json, print_line
+from qmailpy.cli.qm_complete import candidates
 from qmailpy.cli.qm_session import Session, cache_folder, heading
 from qmailpy.cli.qm_words import QmGroup, Word, unique
 from qmailpy.errors import CommandError, ConfigError
@@ -158,7 +159,7 @@ def _prompt(session: Session) -> None:
     session.at_prompt = True
     with contextlib.suppress(_Leave):
         if session.terminal:
-            with _editing():
+            with _editing(session):
                 for line in _typed():
                     execute(session, line)
         else:
@@ -222,8 +223,8 @@ def _typed() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _editing() -> Iterator[None]:
-    """readline with the commands as completion and a history in the user's cache; plain input where there is none."""
+def _editing(session: Session) -> Iterator[None]:
+    """readline with completion and a history in the user's cache; plain input where there is none."""
     try:
         import readline
     except ImportError:
@@ -231,13 +232,12 @@ def _editing() -> Iterator[None]:
         return
 
     def complete(text: str, state: int) -> str | None:
-        if readline.get_begidx():
-            return None
-        found = [f"{word} " for word in WORDS if word.startswith(text)]
+        found = candidates(WORDS, session, readline.get_line_buffer()[: readline.get_begidx()], text)
         return found[state] if state < len(found) else None
 
     path = os.path.join(cache_folder(), "qm_history")
     readline.set_completer(complete)
+    readline.set_completer_delims(" \t=,")
     readline.parse_and_bind("tab: complete")
     readline.set_history_length(HISTORY)
     with contextlib.suppress(OSError):

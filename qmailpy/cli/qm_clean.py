@@ -15,6 +15,7 @@ import click
 
 from qmailpy.cli.output import print_json, print_line
 from qmailpy.cli.qm_choose import Progress
+from qmailpy.cli.qm_corrupt import settle_corrupt
 from qmailpy.cli.qm_session import Session, warn
 from qmailpy.cli.queueview import BATCH
 from qmailpy.errors import CommandError
@@ -114,6 +115,7 @@ def top(
 )
 @click.option("--delete", "action", flag_value="delete", help="Delete what is found.")
 @click.option("--hold", "action", flag_value="hold", default="hold", help="Hold what is found (the default).")
+@click.option("--corrupt", is_flag=True, help="Take what is in corrupt/ out of the books; the files are kept.")
 @click.option("--min-length", type=click.IntRange(1), default=24, show_default=True, help="Refuse shorter texts.")
 @click.option("--ignore-zz", is_flag=True, help="Not those that were never tried yet.")
 @click.option("--verbose", is_flag=True, help="A line for each message.")
@@ -127,6 +129,11 @@ def clean(session: Session, /, channel: str, action: str, match: str, **options:
     For when somebody has filled the queue: at least one text, and for safety's sake none shorter than -min_length.
     """
     texts = [options[option] for option in OPTIONS]
+    if options["corrupt"]:
+        if channel or any(texts):
+            raise click.UsageError("-corrupt is about all that is in corrupt/, and goes alone")
+        settle_corrupt(session, options["yes"], options["as_json"])
+        return
     if not any(texts):
         raise click.UsageError("give at least one of -subject, -from, -to, -domain_to, -content")
     short = next((text for text in texts if text and len(text) < options["min_length"]), None)

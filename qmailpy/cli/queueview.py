@@ -29,6 +29,9 @@ C{queue.history {"id": ID}} -> C{{"found": bool, "events": [HistoryEvent...]}}
 C{queue.why {"id": ID}} -> C{{"standing": MessageStanding or null}}
     How the message stands and what is next; null when it is not here.
 
+C{queue.aside {}} -> C{{"ids": [ID...]}}, C{queue.settle {"id": ID, "leavings": [Leaving...]}} -> ActionResult
+    The messages in corrupt/; take one of them out of the books, its files are kept.
+
 C{queue.ages {"filters": QueueFilter, "cursor": str or null, "edges": [seconds...], "senders": bool}} -> C{{"rows":
 [ShapeRow...], "cursor": str or null, "looked": int}}
     A part of the table of ages: the caller adds up the rows of the same name until the cursor is null.
@@ -82,6 +85,7 @@ from qmailpy.queue.entries import (
     ActionResult,
     ChannelSummary,
     HistoryEvent,
+    Leaving,
     MessageEnvelope,
     MessageStanding,
     QueueEntry,
@@ -177,6 +181,12 @@ class QueueView(Protocol):
 
     def try_now(self, targets: Sequence[Target]) -> Sequence[ActionResult]:
         """The same for these copies."""
+
+    def aside(self) -> Sequence[str]:
+        """The messages in corrupt/, by id."""
+
+    def settle(self, queue_id: str, leavings: Sequence[Leaving]) -> ActionResult:
+        """Take such a message out of the books. @param leavings: its recipients that have not left, by the log."""
 
     def run(self, channel: str, forgive: bool = False) -> int:
         """
@@ -286,6 +296,22 @@ class LiveQueueView:
 
     def return_(self, targets: Sequence[Target], reason: str) -> Sequence[ActionResult]:
         return self._act("queue.return", targets, {"reason": reason})
+
+    def aside(self) -> Sequence[str]:
+        found: set[str] = set()
+        for worker in self._workers:
+            ids = self._call(worker, "queue.aside", {}).get("ids")
+            found.update(map(str, ids) if isinstance(ids, list) else ())
+        return sorted(found)
+
+    def settle(self, queue_id: str, leavings: Sequence[Leaving]) -> ActionResult:
+        arguments: dict[str, Json] = {"id": queue_id, "leavings": [to_json(one) for one in leavings]}
+        result = ActionResult(id=queue_id, channel="", outcome=UNKNOWN)
+        for worker in self._workers:
+            result = _value(ActionResult, self._call(worker, "queue.settle", arguments))
+            if result.outcome != UNKNOWN:
+                break
+        return result
 
     def try_now(self, targets: Sequence[Target]) -> Sequence[ActionResult]:
         return self._act("queue.try", targets, {})

@@ -139,6 +139,20 @@ class MessageStanding:
 
 
 @frozen(kw_only=True)
+class Leaving:
+    """A recipient that is taken out of the books, its files being of no use."""
+
+    channel: str
+    recipient: str
+    original: str = ""
+    sender: str = ""
+    size_octets: int = 0
+    message_id: str = ""
+    envelope_id: str = ""
+    arrival: float = 0.0
+
+
+@frozen(kw_only=True)
 class HistoryEvent:
     """Something that happened to a message, or (the last ones) how it stands: "waiting" until then, "held" now."""
 

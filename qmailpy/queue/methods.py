@@ -10,7 +10,7 @@ from typing import Protocol
 
 from qmailpy.control.client import Json
 from qmailpy.errors import QmailpyError
-from qmailpy.queue.entries import QueueFilter, Target, from_json, to_json
+from qmailpy.queue.entries import Leaving, QueueFilter, Target, from_json, to_json
 from qmailpy.queue.view import QueueOperations
 
 EDGES = 64
@@ -46,6 +46,8 @@ class QueueMethods:
         control.add("queue.run", self._run)
         control.add("queue.flush", self._flush)
         control.add("queue.try", self._try)
+        control.add("queue.aside", self._aside)
+        control.add("queue.settle", self._settle)
         control.add("queue.why", self._why)
         control.add("queue.ages", self._ages)
 
@@ -112,6 +114,18 @@ class QueueMethods:
 
     async def _try(self, targets: Json) -> Json:
         return _results(await self._queue.try_now(_targets(targets)))
+
+    async def _aside(self) -> Json:
+        with _trouble():
+            return {"ids": [*await self._queue.aside()]}
+
+    async def _settle(self, id: str, leavings: Json) -> Json:  # noqa: A002
+        try:
+            found = [from_json(Leaving, one) for one in leavings] if isinstance(leavings, list) else []
+        except ValueError as problem:
+            raise QmailpyError(str(problem)) from problem
+        with _trouble():
+            return to_json(await self._queue.settle(str(id), found))
 
     async def _why(self, id: str) -> Json:  # noqa: A002
         with _trouble():

@@ -241,12 +241,15 @@ class Verdicts:
     async def _failure_notice(self, message: Message, told: Failures, now: float) -> tuple[Envelope, bytes] | None:
         build = self._notices.build_failure
         try:
-            return await self._shard.in_thread(build, message.envelope, message.id, told, message.content, now)
+            notice: tuple[Envelope, bytes] | None = await self._shard.in_thread(
+                build, message.envelope, message.id, told, message.content, now
+            )
         except FileNotFoundError:
             # Its file has gone, by whatever hand, and does not come back by waiting: its sender has to know.
             self._log.error("the content of message {id} has vanished: it is returned without it", id=message.id)
             content = MemoryContent(f"Message-ID: {message.envelope.message_id}\r\n\r\n".encode("utf-8", "replace"))
-            return await self._shard.in_thread(build, message.envelope, message.id, told, content, now)
+            notice = await self._shard.in_thread(build, message.envelope, message.id, told, content, now)
+        return notice
 
     async def _arrived(self, message: Message, arrived: Successes, now: float) -> list[Op]:
         """The notice of success, which must not undo it: when the message cannot be read, without its header."""

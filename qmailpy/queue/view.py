@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+from attrs import evolve
 from twisted.internet.defer import Deferred, gatherResults, succeed
 
 from qmailpy.config.schema import Config
 from qmailpy.errors import QmailpyError
+from qmailpy.queue.aside import SETTLED, leaving_lines, thd_aside, thd_put_away
 from qmailpy.queue.codec import Held, Op, Released
-from qmailpy.queue.entries import BUSY, DONE, REFUSED, UNKNOWN, ActionResult, QueueFilter, Target
+from qmailpy.queue.entries import BUSY, DONE, REFUSED, UNKNOWN, ActionResult, Leaving, QueueFilter, Target
 from qmailpy.queue.ids import shard_of, to_number
 from qmailpy.queue.reading import LIMIT, Part, QueueReading
 from qmailpy.queue.runner import Told
@@ -273,6 +275,38 @@ class QueueOperations(QueueReading):
             return _result(message, copy, DONE)
 
         return await self._each(targets, act)
+
+    # --- what was set aside ----------------------------------------------------------------------------------
+
+    async def aside(self) -> list[str]:
+        """The messages in corrupt/, by id. @raise OSError: it cannot be read."""
+        found: list[str] = []
+        for part in self._parts():
+            found += await part.shard.in_thread(thd_aside, part.shard.files, part.shard.layout)
+        return sorted(found)
+
+    async def settle(self, queue_id: str, leavings: Sequence[Leaving]) -> ActionResult:
+        """
+        Take a message that was set aside out of the books; its files are kept, in corrupt/settled/.
+
+        @param leavings: its recipients that have not left yet, by the log.
+        @raise OSError: the files cannot be moved; the lines may be in the log, which a second call would see.
+        """
+        part = self.part_of(queue_id)
+        result = ActionResult(id=queue_id, channel="", outcome=UNKNOWN, text="it is not in corrupt/")
+        if part is None or part.shard.recorder is None:
+            return result
+        shard = part.shard
+        if queue_id not in await shard.in_thread(thd_aside, shard.files, shard.layout):
+            return result
+        if await shard.load([to_number(queue_id)]):
+            return evolve(result, outcome=REFUSED, text="it is in the queue as well")
+        lines = leaving_lines(queue_id, leavings, self._seconds())
+        shard.recorder.write(lines)
+        shard.recorder.flush()
+        await shard.in_thread(thd_put_away, shard.files, shard.layout, queue_id)
+        count = f"{len(lines)} recipient{'s' * (len(lines) != 1)}"
+        return evolve(result, outcome=DONE, text=f"{count} taken out of the books; the files are in corrupt/{SETTLED}")
 
     async def _known(self, channel: str) -> bool:
         return channel in self._config.channels or channel in await self._channels(self._parts())

@@ -18,6 +18,7 @@ from qmailpy.queue.entries import (
     ActionResult,
     ChannelSummary,
     HistoryEvent,
+    Leaving,
     MessageEnvelope,
     MessageRecipient,
     MessageStanding,
@@ -190,6 +191,12 @@ class FakeQueue:
     def flush(self, destination: str) -> int:
         self.done.append(("flush", "", destination))
         return 2
+
+    def aside(self) -> Sequence[str]:
+        return ()
+
+    def settle(self, queue_id: str, leavings: Sequence[Leaving]) -> ActionResult:
+        return ActionResult(id=queue_id, channel="", outcome=UNKNOWN)
 
     def try_now(self, targets: Sequence[Target]) -> Sequence[ActionResult]:
         self.done += [("try", target.id, target.channel) for target in targets]

@@ -7,10 +7,14 @@ import time
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from qmailpy.cli import qm_why
+from qmailpy.cli import qm_complete, qm_why
+from qmailpy.cli.qm import WORDS
 from qmailpy.cli.qm_choose import Progress
+from qmailpy.cli.qm_complete import candidates
+from qmailpy.cli.qm_session import Session
 from qmailpy.cli.qm_shape import edges_of
 from qmailpy.cli.qm_why import explained
+from qmailpy.config.schema import ChannelConfig, Config, ServerConfig
 from qmailpy.queue.entries import MessageStanding, Standing
 from tests.cli.fakequeue import IDS, entry
 from tests.cli.test_qm import QmCase
@@ -161,6 +165,29 @@ class WhyCommandTests(QmCase):
         self.queue.standings[IDS[0]] = MessageStanding(id=IDS[0], arrival=NOW, sender="", source="tcp_local")
         self.assertIn("(a notice)", self.out("why", IDS[0]))
         self.assertEqual(json.loads(self.out("why", IDS[0], "--json"))[0]["queued"], True)
+
+
+class CompletionTests(QmCase):
+    def offered(self, before: str, text: str) -> list[str]:
+        session = Session(self.home)
+        return list(candidates(WORDS, session, before, text))
+
+    def test_commands_options_and_channels(self) -> None:
+        config = Config(
+            home="/h",
+            server=ServerConfig(hostname="h.example"),
+            channels={name: ChannelConfig(name=name, kind="smtp") for name in ("local", "tcp_local")},
+        )
+        self.patch(qm_complete, "load", lambda home: config)
+        self.assertEqual(self.offered("", "he"), ["held ", "help "])
+        self.assertEqual(self.offered("help ", "qs"), ["qshape "])
+        self.assertEqual(self.offered("dir ", "-fr"), ["-from="])
+        self.assertEqual(self.offered("directory ", "-hel"), ["-held "])
+        self.assertEqual(self.offered("stop ", "t"), ["tcp_local "])
+        self.assertEqual(self.offered("delete -channel=", "l"), ["local "])
+        self.assertEqual(self.offered("delete -from=", "l"), [])
+        self.assertEqual(self.offered("delete ", "l"), [])
+        self.assertEqual(self.offered("nonsense ", "l"), [])
 
 
 class ProgressTests(SynchronousTestCase):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import glob
 import json
 import os
 import time
@@ -118,6 +119,44 @@ class NodeQueueTests(NodeCase):
         self.qm("run", "tcp_local")
         self.assertIn("two", self.sink.wait_mails(1)[0].recipients[0])
         self.wait_idle()
+
+    def test_flush_why_and_qshape_live_and_stopped(self) -> None:
+        """The next hop takes mail again: one destination is tried at once; what is gone is told from the log."""
+        first, second = self.fill("one", "two")
+        told = self.qm("why", first)
+        self.assertRegex(told, r"It was tried once in vain; the last answer: .*smtp;451 4\.2\.0 later")
+        self.assertIn("Next: an attempt at", told)
+        self.assertRegex(self.qm("qshape"), r"later\.example +2 +2 +0")
+        self.assertEqual(self.qm("flush", "nowhere.example"), "%QM-I-FLUSHED, nowhere.example: 0 waiting, tried now\n")
+        self.sink.forget()
+        self.sink.answer = lambda line: None
+        self.qm("flush", first)
+        self.sink.wait_mails(1)
+        self.qm("flush", DEFERRED)
+        self.sink.wait_mails(2)
+        self.wait_idle()
+        self.assertRegex(self.qm("why", second), "delivered to two@later.example")
+        self.node.stop()
+        self.assertIn("TOTAL", self.qm("qshape"))
+        self.assertIn("is not running", self.qm("flush", DEFERRED, status=1))
+        self.node.start()
+
+    def test_damaged_message_leaves_the_books_when_the_operator_says_so(self) -> None:
+        """Live; its files are kept."""
+        (first,) = self.fill("one")
+        self.node.stop()
+        (path,) = glob.glob(self.node.path("queue", "0", "chan", "tcp_local", "*", first))
+        with open(path, "r+b") as target:
+            target.truncate(10)
+        self.node.start()
+        self.node.wait_for("were moved to")
+        self.assertEqual(self.counted()["tcp_local"]["stored"][0], 1)
+        self.assertIn("1 message, 1 recipient", self.qm("clean", "-corrupt", status=1))
+        self.assertIn("%QM-I-SETTLED", self.qm("clean", "-corrupt", "-yes"))
+        self.assertEqual(self.counted()["tcp_local"]["stored"][0], 0)
+        self.check_books()
+        self.assertEqual(self.qm("clean", "-corrupt"), "Nothing is in corrupt/.\n")
+        self.assertTrue(glob.glob(self.node.path("queue", "0", "corrupt", "settled", f"{first}.*")))
 
     def test_shard_that_is_locked_is_told_in_one_line(self) -> None:
         """The daemon is just starting."""
