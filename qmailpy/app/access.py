@@ -25,6 +25,7 @@ from qmailpy.app.context import ChildContext
 from qmailpy.app.listeners import OpenListeners, thd_certificates
 from qmailpy.app.lookups import Lookups
 from qmailpy.app.sockets import ROLES
+from qmailpy.app.tracing import Tracing
 from qmailpy.config.schema import Config, ListenerConfig
 from qmailpy.control.client import Json
 from qmailpy.disk.files import RealFiles
@@ -61,6 +62,7 @@ class MailAccess(Service):
         self._events = EventLog(context.config.path("log", events.FILE_NAME), context.name, time.time)
         self._pools = {name: ThreadPool(0, most, name) for name, most in THREADS.items()}
         self._listeners: OpenListeners[Pop3Factory] = OpenListeners(context)
+        self._tracing = Tracing(context, context.config)
         context.hooks.reload.append(self._reload)
 
     def _in_thread(self, function: Any, *arguments: Any) -> Deferred[Any]:
@@ -116,6 +118,7 @@ class MailAccess(Service):
             store=self._store,
             certificates=certificates,
             elsewhere=self._elsewhere,
+            traces=self._tracing.traces,
         )
         self._listeners.open(listener.name, factory)
 
@@ -150,6 +153,7 @@ class MailAccess(Service):
     async def _stop(self) -> None:
         await self._listeners.close()
         await self._listeners.drain(max(1.0, self._config.server.drain_s / 4))
+        self._tracing.traces.close()
         await self._store.idle()
         for pool in self._pools.values():
             pool.stop()

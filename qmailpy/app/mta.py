@@ -33,6 +33,7 @@ from qmailpy.app.lookups import Lookups
 from qmailpy.app.published import Published
 from qmailpy.app.rolling import Rolling
 from qmailpy.app.tls_reports import TlsReports
+from qmailpy.app.tracing import Tracing
 from qmailpy.app.watching import Watching
 from qmailpy.auth.certificates import thd_read_clients
 from qmailpy.channels.marks import thd_marks_of_all, to_remake
@@ -90,6 +91,7 @@ class MailWorker(Service):
         self._watching: Watching | None = None  # likewise
         self._indexer: Indexer | None = None  # likewise
         self._notices: list[Notices] = []
+        self._tracing = Tracing(context, context.config)
         context.hooks.reload.append(self._reload)
         context.hooks.reopen.append(self._reopen)
 
@@ -193,6 +195,7 @@ class MailWorker(Service):
             security=self._published.security(config),
             recorder=recorder,
             events=self._events,
+            traces=self._tracing.traces,
             config=config,
             srs_secret=self._srs_secret,
             usage=self._usage,
@@ -270,6 +273,7 @@ class MailWorker(Service):
             process=next((name for name, one in config.channels.items() if one.kind == "process"), "process"),
             last_checks=(MailboxLimits(self._directory, self._usage),),
             gate=self._gate,
+            traces=self._tracing.traces,
         )
 
     def _cannot_open(self, failure: Any) -> None:
@@ -345,6 +349,7 @@ class MailWorker(Service):
         self._config = config
         self._marks = marks
         self._router.reconfigure(config)
+        self._tracing.reconfigure(config)
         self._published.reconfigure(config)
         if self._reports is not None:
             self._reports.config = config
@@ -403,6 +408,7 @@ class MailWorker(Service):
         await self.queue.stopService()
         await DeferredList([Deferred.fromCoroutine(channel.stop()) for channel in self._channels], consumeErrors=True)
         await self._published.stopService()
+        self._tracing.traces.close()
         for recorder in self._recorders.values():
             recorder.close()
         await self._lookups.stop()

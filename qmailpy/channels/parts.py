@@ -23,6 +23,7 @@ from twisted.internet.interfaces import (
 from qmailpy.config.schema import ChannelConfig, Config
 from qmailpy.disk.files import Files
 from qmailpy.events.log import NoEvents
+from qmailpy.events.traces import Traces
 from qmailpy.interfaces import IChannel, IDirectory, IEvents, IRecorder, IResolver, IRouter
 from qmailpy.local.usage import Usage
 
@@ -55,6 +56,7 @@ class Parts:
     recorder: IRecorder
     config: Config
     events: IEvents = Factory(NoEvents)
+    traces: Traces | None = None  # what of the protocol is written down; C{None}: nothing
     security: Security = Security()
     srs_secret: bytes = field(default=b"", repr=False)  # of the senders that forwarded mail gets; empty: they stay
     seconds: Callable[[], float] = time.time  # the time of day

@@ -138,7 +138,15 @@ class SmtpChannel:
             parts.resolver, security.sts, no_trust=contexts.missing, watch=security.results is not None
         )
         self._remote = Remote(
-            channel, finder, self._pool, memory, reactor.seconds, in_thread, protection, security.results
+            channel,
+            finder,
+            self._pool,
+            memory,
+            reactor.seconds,
+            in_thread,
+            protection,
+            security.results,
+            parts.traces,
         )
 
     def connections(self) -> tuple[int, int]:

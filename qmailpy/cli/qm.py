@@ -52,6 +52,7 @@ WORDS = {
     "stop": Word("qmailpy.cli.qm_change:stop", "Stop a channel: mail for it is kept."),
     "summarize": Word("qmailpy.cli.qm_list:summarize", "One line a channel: messages, size, oldest."),
     "top": Word("qmailpy.cli.qm_clean:top", "Show the most frequent subjects, senders or recipients."),
+    "trace": Word("qmailpy.cli.qm_trace:trace", "Write down what is said in the protocol."),
     "why": Word("qmailpy.cli.qm_why:why", "Tell what happened to messages, what is next and when."),
 }
 

@@ -191,6 +191,7 @@ class ChannelConfig:
     expandchannel: str = ""  # where; "" = the first of kind "reprocess", else of kind "process"
     single: bool = False  # one recipient a transaction
     single_sys: bool = False  # one domain a transaction, also by a relay
+    master_debug: bool = False  # what is said to its hosts is written to HOME/log/trace, until a file has 10 MiB
     logging: str = "full"  # "full", or "brief": no O, C and Y records of its connections
     notices: tuple[float, ...] = ()  # delay notices at these ages; empty = [queue] warn_s
     allow_loopback: bool = False  # deliver to loopback addresses found in the DNS

@@ -91,7 +91,7 @@ CATALOGUE: Mapping[str, Kind] = {
         severity=Severity.CRITICAL,
         fields=("channel", "waiting", "age"),
         text="{channel} has {waiting} messages to deliver, and no attempt has ended for {age}",
-        remedy="qmailpy qm jobs; what it says to others: master_debug of the channel; a restart loses nothing",
+        remedy="qmailpy qm jobs; what it says to others: qmailpy qm trace on {channel}; a restart loses nothing",
         interval_s=3600.0,
     ),
     "channel.stopped": Kind(

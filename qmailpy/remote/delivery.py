@@ -18,6 +18,7 @@ from attrs import define, evolve, field
 
 from qmailpy.config.schema import ChannelConfig
 from qmailpy.errors import MailError, Permanent
+from qmailpy.events.traces import Traces
 from qmailpy.remote.lines import thd_short_lines
 from qmailpy.remote.memory import HostMemory
 from qmailpy.remote.mx import Destination, is_address
@@ -90,14 +91,17 @@ class Remote:
         in_thread: InThread,
         protection: Protection | None = None,
         results: Results | None = None,
+        traces: Traces | None = None,
     ) -> None:
         """
         @param seconds: the time now.
         @param protection: what TLS the peers must have beyond the configuration; C{None} = nothing.
         @param results: is told what came of TLS with each peer; C{None} = nobody wants to know.
+        @param traces: what of the protocol is written down; C{None} = nothing.
         """
         self._protection = protection or Protection(None)
         self._results = results
+        self._traces = traces
         self._in_thread = in_thread
         self._config = config
         self._finder = finder
@@ -179,7 +183,8 @@ class Remote:
                     attempt.note(_skipped(blocked.why, blocked.seconds, peer))
                     break
                 try:
-                    session = await self._pool.connect(peer)
+                    traced = self._traces is not None and self._traces.active
+                    session = await self._pool.connect(peer, partial(self._traced, attempt=attempt) if traced else None)
                 except Unreached as error:
                     trouble = error.trouble
                     judged: Judgement | None = judge(trouble)
@@ -217,6 +222,8 @@ class Remote:
 
         @return: what ended it before all were answered, C{None} when they were.
         """
+        if session.trace is not None or (self._traces is not None and self._traces.active):
+            self._traced(session, attempt)
         try:
             while True:
                 transaction = attempt.for_left()
@@ -267,6 +274,17 @@ class Remote:
             raise
         finally:
             self._pool.give(session, attempt.destination)
+
+    def _traced(self, session: Session, attempt: _Attempt) -> None:
+        """Write down what is said from here on, where somebody wants it: by the relay, or the recipients' domains."""
+        peer, before, where = session.peer, session.trace, attempt.destination
+        if self._traces is None:
+            return
+        domains = dict.fromkeys(one.rpartition("@")[2] for one in attempt.transaction.recipients)
+        names = (where.domain or where.name, *domains)
+        session.trace = self._traces.outgoing(self._config.name, names, peer.host, peer.address, before)
+        if before is not None and session.trace is not before:
+            before.ended("what goes on over this connection is not asked for")
 
     async def _plain(self, attempt: _Attempt, session: Session) -> Reply | None:
         """

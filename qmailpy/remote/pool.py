@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from typing import Protocol as Seam
 from typing import cast
 
@@ -107,10 +108,11 @@ class Pool:
             self._leave(session)
         return None
 
-    async def connect(self, peer: Peer) -> Session:
+    async def connect(self, peer: Peer, prepare: Callable[[Session], None] | None = None) -> Session:
         """
         A session with C{peer}, ready for mail: an idle one, or a new one.
 
+        @param prepare: is given a new one before it is connected.
         @raise Unreached: there is none to be had; the host's failures have been noted.
         """
         most = peer.most or self._config.destination_concurrency
@@ -136,15 +138,17 @@ class Pool:
             self._retire(next(iter(self._idle)))
         self._counts[peer] = self._counts.get(peer, 0) + 1
         try:
-            session = await self._dial(peer)
+            session = await self._dial(peer, prepare)
         except BaseException:
             self._uncount(peer)
             raise
         self._memory.reached(peer)
         return session
 
-    async def _dial(self, peer: Peer) -> Session:
+    async def _dial(self, peer: Peer, prepare: Callable[[Session], None] | None) -> Session:
         session = self._new_session(peer)
+        if prepare is not None:
+            prepare(session)
         ready = session.open()
         endpoint = self._endpoint(peer)
         try:
@@ -152,6 +156,8 @@ class Pool:
             factory.noisy = False
             await endpoint.connect(factory)
         except Exception as error:  # ConnectError and its kin, OSError for want of sockets
+            if session.trace is not None:
+                session.trace.unreached(connect_error(error))
             raise Unreached(self._unreached(peer, error)) from error
         try:
             trouble = await ready

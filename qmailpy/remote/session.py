@@ -31,6 +31,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from qmailpy.config.schema import ChannelConfig
+from qmailpy.events.traces import Session as Trace
 from qmailpy.remote import tls
 from qmailpy.remote.mx import is_socket
 from qmailpy.remote.peers import Peer
@@ -111,6 +112,7 @@ class Session(Protocol):
     ) -> None:
         self.peer = peer
         self.core = SmtpClient(helo, peer.tls, login, lmtp=config.kind == "lmtp")
+        self.trace: Trace | None = None  # where what is said is written down
         self.implicit = config.implicit_tls or peer.implicit  # TLS from the first octet
         self.tls = ""  # what protects it: "TLSv1.3/TLS_AES_256_GCM_SHA384 dane"
         self.doubt: Mismatch | None = None  # what is wrong with a certificate that was only watched
@@ -194,6 +196,8 @@ class Session(Protocol):
             self._write_some = getattr(self._transport, "writeSomeData", None)
         self.ends = _ends(self._transport, self.peer)
         self._watcher.opened(self)
+        if self.trace is not None:
+            self.trace.note(f"connected: {self.ends}")
         if self.implicit:
             self.core.begin_tls()
             self._begin_tls()
@@ -212,11 +216,15 @@ class Session(Protocol):
         self.tls = tls.secured(self._transport)
         if self.peer.how:
             self.tls = f"{self.tls} {self.peer.how}"
+        if self.trace is not None:
+            self.trace.note(self.tls)
         self.core.secured()
         self._flush()
         self._wait(self._config.command_timeout_s if self.core.banner else self._config.greeting_timeout_s)
 
     def dataReceived(self, data: bytes) -> None:
+        if self.trace is not None:
+            self.trace.replies(data)
         answers = self.core.answers
         for event in self.core.receive(data):
             self._on(event)
@@ -238,6 +246,9 @@ class Session(Protocol):
             kind, why = said.kind, said.why or why or Fault.LOST.value
         self._end(Trouble(stage=self.core.stage, fault=fault, why=why, kind=kind))
         self._watcher.closed(self, self._why)
+        if self.trace is not None:
+            self.trace.ended(self._why)
+            self.trace = None
         self.resumeProducing()
         if self._closing is not None:
             closing, self._closing = self._closing, None
@@ -406,6 +417,8 @@ class Session(Protocol):
         octets = self.core.take()
         if not octets or not self._connected:
             return
+        if self.trace is not None:
+            self.trace.commands(octets)
         if self._write_some is not None and not self._buffered:
             count = self._write_some(octets)
             if count == len(octets):

@@ -23,6 +23,7 @@ from twisted.internet.interfaces import IDelayedCall, IHandshakeListener, IProto
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from qmailpy.events.traces import Session as Trace
 from qmailpy.servers.clients import plain_address
 from qmailpy.servers.secure import SecureLayer
 from qmailpy.servers.sessions import ListenerSite
@@ -90,6 +91,7 @@ class Connection:
         "_shaking",
         "_site",
         "_timer",
+        "_trace",
         "_trusted",
         "transport",
     )
@@ -110,6 +112,7 @@ class Connection:
         self._pauses = 0
         self._heard = 0.0
         self._timer: IDelayedCall | None = None
+        self._trace: Trace | None = None  # where what is said is written down
 
     # For the session to say
 
@@ -150,6 +153,8 @@ class Connection:
         self._shaking = False
         self._site.tally.tls += 1
         self._heard = self._site.reactor.seconds()
+        if self._trace is not None:
+            self._trace.note("TLS is up")
 
     # IPushProducer
 
@@ -188,6 +193,8 @@ class Connection:
         count = site.counts.add(self._ip)
         self._heard = site.reactor.seconds()
         site.tally.connections += 1
+        if site.traces is not None and site.traces.active:
+            self._trace = site.traces.incoming(site.listener.name, self._ip, pop3=site.listener.kind == "pop3")
         found = None
         if site.sessions.draining:
             found = TurnedAway.STOPPING
@@ -211,6 +218,9 @@ class Connection:
         """Last of all: be none of the site's sessions any more."""
         self._site.counts.remove(self._ip)
         self._site.sessions.discard(self)
+        if self._trace is not None:
+            self._trace.ended("")
+            self._trace = None
 
     def stop(self) -> None:
         """End the session now, unless it is in the middle of something: then behind that."""
@@ -236,6 +246,8 @@ class Connection:
         """
         @param last: nothing follows.
         """
+        if self._trace is not None:
+            self._trace.replies(octets)
         if self._layer is not None:
             octets = self._layer.seal(octets, last=last)
         self.send_sealed(octets)

@@ -175,6 +175,8 @@ class Conversation(Connection):
 
     def dataReceived(self, data: bytes) -> None:
         core = self._core
+        if self._trace is not None:
+            self._trace.commands(data)
         if self._visit is not None and self._visit.watched and not self._watch(self._visit, data):
             return
         events = core.receive(data)

@@ -10,6 +10,7 @@ from zope.interface import implementer
 
 from qmailpy.auth.logins import Logins
 from qmailpy.config.schema import ListenerConfig, TrustConfig
+from qmailpy.events.traces import Traces
 from qmailpy.interfaces import IMailStore
 from qmailpy.servers.clients import TrustedNetworks
 from qmailpy.servers.pop3_nodes import Elsewhere
@@ -38,12 +39,14 @@ class Pop3Factory:
         store: IMailStore,
         certificates: Certificates | None,
         elsewhere: Elsewhere | None = None,
+        traces: Traces | None = None,
     ) -> None:
         """
         @param hostname: our name in the greeting.
         @param certificates: for TLS; C{None} = there are none: STLS is not offered then, and C{listener.tls} must not
             be "implicit".
         @param elsewhere: other nodes' mailboxes; C{None} = there are none.
+        @param traces: what of the protocol is written down; C{None} = nothing.
         """
         self._reactor = reactor
         self._hostname = hostname
@@ -58,6 +61,7 @@ class Pop3Factory:
             certificates=certificates,
             elsewhere=elsewhere,
             fronts=_fronts(listener),
+            traces=traces,
         )
 
     def _service(self, listener: ListenerConfig, certificates: Certificates | None) -> Service:

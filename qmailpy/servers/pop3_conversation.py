@@ -92,6 +92,8 @@ class Conversation(Connection):
 
     def dataReceived(self, data: bytes) -> None:
         self._heard = self._site.reactor.seconds()
+        if self._trace is not None:
+            self._trace.commands(data)
         core = self._core
         early = core.waiting
         events = core.receive(data)
@@ -292,7 +294,7 @@ class Conversation(Connection):
 def _probe_soon(transport: Any) -> None:
     """Have the kernel ask silent clients whether they are there."""
     handle = transport.getHandle() if isinstance(transport, tcp.Connection) else None
-    if isinstance(handle, socket.socket) and hasattr(socket, "TCP_KEEPIDLE"):
+    if isinstance(handle, socket.socket) and handle.family != socket.AF_UNIX and hasattr(socket, "TCP_KEEPIDLE"):
         handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _PROBE_IDLE_S)
         handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _PROBE_EVERY_S)
         handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _PROBES)

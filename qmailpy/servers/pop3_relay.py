@@ -57,6 +57,8 @@ class Relay(Conversation):
             super().dataReceived(data)
         else:
             self._heard = self._site.reactor.seconds()
+            if self._trace is not None:
+                self._trace.commands(data)
             far.say(data)
 
     def connectionLost(self, reason: Failure) -> None:

@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from qmailpy.config.schema import ListenerConfig
+from qmailpy.events.traces import Traces
 from qmailpy.servers.clients import ClientCounts, TrustedNetworks
 from qmailpy.servers.tls import Certificates
 
@@ -106,6 +107,7 @@ class ListenerSite:
     listener: ListenerConfig
     trusted: TrustedNetworks
     certificates: Certificates | None = None  # none: no TLS here
+    traces: Traces | None = None  # what of the protocol is written down; none: nothing
     counts: ClientCounts = field(factory=ClientCounts)
     tally: Tally = field(factory=Tally)
     sessions: Sessions = Factory(lambda site: Sessions(site.reactor), takes_self=True)

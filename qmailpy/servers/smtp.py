@@ -13,6 +13,7 @@ from zope.interface import implementer
 from qmailpy.auth.logins import Logins
 from qmailpy.config.schema import ListenerConfig, LogConfig, QueueConfig, TrustConfig
 from qmailpy.events.log import NoEvents
+from qmailpy.events.traces import Traces
 from qmailpy.interfaces import IDirectory, IEnqueue, IEvents, ILastCheck, IRecorder, IResolver, IRouter
 from qmailpy.policy.gate import Gate
 from qmailpy.servers.clients import ReverseNames, TrustedNetworks, plain_address
@@ -52,6 +53,7 @@ class SmtpFactory:
         process: str = "process",
         last_checks: Sequence[ILastCheck] = (),
         gate: Gate | None = None,
+        traces: Traces | None = None,
     ) -> None:
         """
         @param hostname: our name in the greeting and in Received.
@@ -64,6 +66,7 @@ class SmtpFactory:
         @param process: name of the channel of kind "process".
         @param last_checks: of the recipients of a whole message; a listener of another kind than LMTP has none.
         @param gate: access tables, limits and checks; C{None} = there are none.
+        @param traces: what of the protocol is written down; C{None} = nothing.
         """
         self._reactor = reactor
         self._proxies = TrustedNetworks(TrustConfig(networks=listener.proxy))
@@ -90,6 +93,7 @@ class SmtpFactory:
             process=process,
             last_checks=tuple(last_checks) if listener.kind == "lmtp" else (),
             gate=gate,
+            traces=traces,
         )
 
         self._let_fronts(listener)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 from typing import ClassVar
 
 from qmailpy.config.load import load
@@ -113,7 +114,7 @@ class KeywordNode(NodeCase):
         self.assertEqual([len(one.recipients) for one in mails], [1, 1, 1])
         self.assertEqual({one.sender for one in mails}, {"joe@house.example"})
         self.wait_idle()
-        records = [one for one in self.node.records() if one.source == "tcp_partner"]
+        records = [one for one in self.node.records() if one.source == "tcp_partner" and one.sender != ALICE]
         kinds = {one.action.value for one in records}
         self.assertTrue({"O", "Y", "D"} <= kinds and "Q" not in kinds, kinds)
         self.assertEqual({one.sender for one in records if one.action is Action.DEQUEUED}, {"joe@special.example"})
@@ -142,3 +143,76 @@ class KeywordNode(NodeCase):
                 target.write(text)
             os.kill(self.node.process.pid, signal.SIGHUP)  # type: ignore[union-attr]
             self.node.wait_for("has the new configuration", 2)
+
+    def traced(self, *arguments: str) -> str:
+        """Switch a trace on; the file of the mail worker."""
+        found = json.loads(self.node.qmailpy("qm", "trace", "on", *arguments, "--json"))["files"]
+        return str(next(file for file in found if "-mta-0" in file))
+
+    def text(self, path: str) -> str:
+        with open(path) as source:
+            return source.read()
+
+    def test_a_trace_of_a_channel_shows_what_is_said_to_its_hosts(self) -> None:
+        """While the daemon runs, from the next message on; without the message; no more once it is off."""
+        self.send("x@remote.example")
+        self.sink.wait_mails(1)
+        path = self.traced("tcp_local")
+        self.send("y@remote.example", content=message("traced", b"very private\r\n"))
+        self.sink.wait_mails(2)
+        self.until(lambda: "octets of a message" in self.text(path))
+        self.assertIn("C: MAIL FROM:<alice@example.org>", self.text(path))
+        self.assertIn("C: RCPT TO:<y@remote.example>", self.text(path))
+        self.assertNotIn("private", self.text(path))
+        self.assertNotIn("x@remote.example", self.text(path))
+        [one] = [one for one in json.loads(self.node.qmailpy("qm", "trace", "list", "--json")) if one["sessions"]]
+        self.assertEqual((one["what"], one["file"]), ("tcp_local", path))
+        self.assertIn("ended", self.node.qmailpy("qm", "trace", "off", "tcp_local"))
+        self.assertIn("Nothing is traced", self.node.qmailpy("qm", "trace", "list"))
+        size = len(self.text(path))
+        self.send("z@remote.example")
+        self.sink.wait_mails(3)
+        self.assertEqual(len(self.text(path)), size)
+
+    def test_a_trace_of_a_destination_and_of_one_session(self) -> None:
+        path = self.traced("partner.example", "--sessions", "1", "--content")
+        for recipient in ("x@remote.example", "x@partner.example"):
+            self.send(recipient, content=message("seen"))
+        self.sink.wait_mails(2)
+        self.until(lambda: "Subject: seen" in self.text(path))
+        self.assertNotIn("remote.example", self.text(path))
+        self.node.qmailpy("qm", "trace", "off")
+
+    def test_a_trace_of_a_listener_shows_what_its_clients_say(self) -> None:
+        path = self.traced("listener:smtp", "--client", "127.0.0.1")
+        with self.node.talk() as talk:
+            talk.say("AUTH PLAIN AGpvZQBwZW5jaWw=")
+            talk.say("NOOP trace")
+        self.until(lambda: "closed" in self.text(path))
+        self.assertIn("C: AUTH PLAIN ***", self.text(path))
+        self.assertIn("C: NOOP trace", self.text(path))
+        self.assertNotIn("AGpvZQ", self.text(path))
+        self.node.qmailpy("qm", "trace", "off", "listener:smtp")
+
+    def test_what_cannot_be_traced_is_told(self) -> None:
+        for what, words in (
+            ("tcp_locl", "did you mean"),
+            ("listener:smpt", "did you mean"),
+            ("smtp", "listener:smtp"),
+        ):
+            self.assertIn(words, self.node.qmailpy("qm", "trace", "on", what, status=1))
+
+    def test_a_trace_of_pop3_shows_no_password(self) -> None:
+        files = json.loads(self.node.qmailpy("qm", "trace", "on", "listener:pop3", "--json"))["files"]
+        [path] = [file for file in files if "-access-0" in file]
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(20)
+            client.connect(self.node.path("run", "pop3.sock"))
+            client.sendall(b"USER alice@example.org\r\nPASS pencil\r\nQUIT\r\n")
+            while client.recv(4096):
+                pass
+        self.until(lambda: "closed" in self.text(path))
+        self.assertIn("C: USER alice@example.org", self.text(path))
+        self.assertIn("C: PASS ***", self.text(path))
+        self.assertNotIn("pencil", self.text(path))
+        self.node.qmailpy("qm", "trace", "off")
