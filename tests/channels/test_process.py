@@ -20,10 +20,12 @@ from qmailpy.values import (
     Envelope,
     MemoryContent,
     Notify,
+    Posting,
     Recipient,
     Refused,
     Reply,
     Routed,
+    RouteResult,
     Verdict,
 )
 from tests.channels.common import MESSAGE, QUEUE_ID, make_config, make_job, make_parts
@@ -228,6 +230,20 @@ class ProcessChannelTests(SynchronousTestCase):
             [[(to.address, to.channel) for to in one.onward] for one in found],
             [[("bob@example.com", "tcp_local")], [("pm@example.org", "local")]],
         )
+
+    def test_rules_are_told_who_sent_it(self) -> None:
+        """And that it was accepted before: who may write to whom is asked no more."""
+        asked: list[Posting | None] = []
+
+        class Asked(ScriptedRouter):
+            async def route(self, address: str, source: str, about: Posting | None = None) -> RouteResult:
+                asked.append(about)
+                return unknown_user()
+
+        parts = make_parts(make_config(), router=Asked())
+        self.channel = ProcessChannel(make_config(), ChannelConfig(name="process", kind="process"), parts)
+        self.dequeue("bob@example.com")
+        self.assertEqual(asked, [Posting(sender="bob@example.com", accepted=True)])
 
     def test_what_the_sender_wished_goes_along(self) -> None:
         self.router.later["a@b"] = remote("a@b")
