@@ -88,6 +88,7 @@ class MailWorker(Service):
         self._channels: list[IChannel] = []
         self._recorders: dict[str, Recorder] = {}
         self._reports: TlsReports | None = None  # of the first worker
+        self._rolling: Rolling | None = None
         self._watching: Watching | None = None  # likewise
         self._indexer: Indexer | None = None  # likewise
         self._notices: list[Notices] = []
@@ -353,6 +354,8 @@ class MailWorker(Service):
         self._published.reconfigure(config)
         if self._reports is not None:
             self._reports.config = config
+        if self._rolling is not None:
+            self._rolling.reconfigure(config)
         if self._watching is not None:
             self._watching.reconfigure(config)
         if self._indexer is not None:

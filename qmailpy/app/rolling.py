@@ -62,6 +62,13 @@ class Rolling(Service):
             )
         self._arm()
 
+    def reconfigure(self, config: Config) -> None:
+        """Take another time of day."""
+        before, self._config = self._config, config
+        if self.running and before.log.roll != config.log.roll:
+            self._disarm()
+            self._arm()
+
     def _thd_missed(self) -> bool:
         """Whether the log was last written before the latest time of day at which it should have been rolled."""
         now = time.time()
@@ -74,8 +81,12 @@ class Rolling(Service):
 
     def stopService(self) -> None:
         super().stopService()
-        if self._call is not None and self._call.active():
-            self._call.cancel()
+        self._disarm()
+
+    def _disarm(self) -> None:
+        call, self._call = self._call, None
+        if call is not None and call.active():
+            call.cancel()
 
     def _arm(self) -> None:
         if self._config.log.roll:

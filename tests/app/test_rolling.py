@@ -54,6 +54,18 @@ class RollingTests(SynchronousTestCase):
             self.assertTrue(0 < wait <= 90000, wait)
             self.assertEqual(time.localtime(now + wait)[3:5], (hour, 30))
 
+    def test_another_time_of_day_holds_from_now_on(self) -> None:
+        """On a reload; none at all stops it."""
+        self.write(0)
+        rolling = self.rolling()
+        rolling.startService()
+        now = time.localtime(time.time() + 7200)
+        rolling.reconfigure(evolve(self.config, log=LogConfig(roll=f"{now.tm_hour:02d}:{now.tm_min:02d}")))
+        (call,) = self.clock.getDelayedCalls()
+        self.assertTrue(7000 < call.getTime() <= 7200, call.getTime())
+        rolling.reconfigure(evolve(self.config, log=LogConfig(roll="")))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
     def test_it_rolls_when_the_time_comes(self) -> None:
         """And again a day later."""
         self.write(0)
