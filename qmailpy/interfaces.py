@@ -125,7 +125,9 @@ class IDurableDelivery(Interface):
         After an unclean stop: see to it that each recipient of C{job}, which had been delivered, has its message
         whole, and durable on return of a later C{thd_sync_deliveries}.
 
-        Idempotent. A mailbox that is gone or suspended by now counts as done. Blocks.
+        Idempotent. A mailbox that is gone by now counts as done. Blocks.
+
+        @param job: its C{said} are the texts of the replies with which the channel had reported them.
 
         @raise OSError: a mailbox cannot be written now; what was not checked yet must be replayed again.
         """

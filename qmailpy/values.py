@@ -168,6 +168,7 @@ class Job:
     numbers: tuple[int, ...]
     attempt: int  # 1 for the first attempt
     released: bool = False  # an operator has let it go since it was held; may be forgotten over a restart
+    said: tuple[str, ...] = ()  # of a replay: what was recorded of each recipient's delivery
 
 
 class Verdict(Enum):

@@ -124,19 +124,6 @@ class DotQmail:
         """A user's directory. @raise OSError: the mailbox has no place."""
         return mailbox_path(self._root, mailbox.path).rpartition("/")[0]
 
-    def thd_undone(self, mailbox: Mailbox, extension: str, arrival: float) -> bool:
-        """
-        After an unclean stop: whether a delivery may have been one into the mailbox, and must be there. What a file has
-        said was done durably; only one that has come or changed since the message may have said nothing then.
-
-        @raise OSError: it cannot be found out.
-        """
-        try:
-            found = thd_find(self.home(mailbox), extension, self._owners)
-        except NotFollowed:
-            return True
-        return found is None or found.empty or found.changed >= arrival
-
     async def done(self, case: Case) -> Disposition:
         """Do what the user's file says; never fails."""
         try:

@@ -44,6 +44,9 @@ from qmailpy.routing.router import names_of_node
 from qmailpy.values import Alias, Disposition, Domain, Group, Job, Mailbox, Recipient, Reply, Routed, Verdict
 
 _DELIVERED = Disposition(verdict=Verdict.DELIVERED, reply=Reply(250, "2.1.5", "Delivered to the mailbox"))
+_KEPT = str(_DELIVERED.reply)
+"""What the journal has of a delivery that it may have to repeat; never to be changed."""
+
 _UNKNOWN = Disposition(verdict=Verdict.FAILED, reply=Reply(550, "5.1.1", "There is no such mailbox here"))
 _SUSPENDED = Disposition(verdict=Verdict.FAILED, reply=Reply(550, "5.2.1", "The mailbox is suspended"))
 _SUSPENDED_FOR_NOW = Disposition(verdict=Verdict.DEFERRED, reply=Reply(450, "4.2.1", "The mailbox is suspended"))
@@ -180,20 +183,18 @@ class LocalChannel:
                     del self._delivered[name]
 
     def thd_replay(self, job: Job) -> None:
-        for number, recipient in zip(job.numbers, job.recipients, strict=True):
+        for number, recipient, said in zip(job.numbers, job.recipients, job.said, strict=True):
+            if said != _KEPT:  # what a .qmail file said was durable at once; or it went on to somebody else
+                self._forget(job.id, number)
+                continue
             try:
                 found = self._threads.thd_wait(partial(self._mailbox, recipient.address))
             except Temporary as error:
                 raise OSError(errno.EAGAIN, str(error), recipient.address) from error
-            if isinstance(found, _Found) and found.mailbox.active:
+            if isinstance(found, _Found):  # though it may be suspended by now, or have a .qmail file
                 with self._guard:
                     doubtful = number in self._doubtful.get(job.id, ())
                 delivery = self._thd_into_folder(_delivery(job, number, recipient, found))
-                if found.mailbox.dot_qmail and not self._dots.thd_undone(
-                    found.mailbox, recipient.address.rpartition("@")[0].partition(SUBADDRESS)[2], job.envelope.arrival
-                ):
-                    self._forget(job.id, number)
-                    continue
                 paths = self._store.thd_replay(delivery, doubtful=doubtful)
                 self._remember(job.id, number, paths)
                 if self._usage is not None and isinstance(delivery, _Bounded):

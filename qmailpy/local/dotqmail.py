@@ -18,7 +18,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from enum import Enum
 
-from attrs import field, frozen
+from attrs import frozen
 
 OCTETS = 262_144
 """Longest file that is followed."""
@@ -57,7 +57,6 @@ class Found:
     default: str = ""  # the part of the extension that C{default} stands for
     owner: bool = False  # there is an -owner file
     verp: bool = False  # and an -owner-default one
-    changed: float = field(default=0.0)  # when its content or its name last changed, seconds since the epoch
 
 
 def names(extension: str) -> Iterator[tuple[str, str]]:
@@ -166,7 +165,6 @@ def thd_find(home: str, extension: str, owners: Sequence[int]) -> Found | None:
             default=default,
             owner=owner,
             verp=owner and os.path.exists(f"{home}/{safe}-owner-default"),
-            changed=max(status.st_ctime, status.st_mtime),
         )
     return None
 

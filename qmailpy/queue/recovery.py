@@ -68,7 +68,7 @@ class Recovery:
         self._durable = durable
         self._replay = replay
         self._born: dict[int, Message] = {}  # all the live segments tell of, finished or not
-        self._delivered: dict[tuple[int, str], tuple[Message, list[tuple[int, Recipient]]]] = {}
+        self._delivered: dict[tuple[int, str], tuple[Message, list[tuple[int, Recipient, str]]]] = {}
 
     def thd_run(self) -> Recovered:
         """
@@ -136,7 +136,7 @@ class Recovery:
             for part in op.results:
                 if part.outcome is Outcome.DELIVERED and part.recipient in copy.pending:
                     entry = self._delivered.setdefault((op.number, op.channel), (found, []))
-                    entry[1].append((part.recipient, copy.pending[part.recipient].recipient))
+                    entry[1].append((part.recipient, copy.pending[part.recipient].recipient, part.text))
         return state.apply(op, position)
 
     def _clear_finished(self, state: State) -> None:
@@ -157,9 +157,10 @@ class Recovery:
                     channel=channel,
                     envelope=message.envelope,
                     content=message.content,
-                    recipients=tuple(recipient for _, recipient in recipients),
-                    numbers=tuple(number for number, _ in recipients),
+                    recipients=tuple(recipient for _, recipient, _ in recipients),
+                    numbers=tuple(number for number, _, _ in recipients),
                     attempt=1,
+                    said=tuple(text for _, _, text in recipients),
                 )
             )
 

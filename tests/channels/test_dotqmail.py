@@ -267,13 +267,3 @@ class DotQmailTests(SynchronousTestCase):
             self.assertEqual(self.said(), (Verdict.DEFERRED, "4.2.0"))
         self.assertGreaterEqual(self.clock.seconds(), 30)
         self.assertEqual(self.said(), (Verdict.DELIVERED, "2.1.5"))
-
-    def test_only_what_a_file_may_not_have_said_is_replayed(self) -> None:
-        """After an unclean stop; a file that is newer than the message may not have been there."""
-        self.assertTrue(self.dots.thd_undone(self.mailbox, "", NOW))
-        self.write("./Maildir/\n")
-        self.assertTrue(self.dots.thd_undone(self.mailbox, "", NOW))
-        later = os.stat(f"{self.home}/.qmail").st_ctime + 1
-        self.assertFalse(self.dots.thd_undone(self.mailbox, "", later))
-        self.write("")
-        self.assertTrue(self.dots.thd_undone(self.mailbox, "", later))
