@@ -55,7 +55,7 @@ class SecureLayer:
     @ivar up: whether the handshake is done, and what is written leaves under TLS.
     """
 
-    __slots__ = ("_connection", "_head", "_left", "_over", "_reason", "_session", "up")
+    __slots__ = ("_connection", "_ended", "_head", "_left", "_over", "_reason", "_session", "up")
 
     def __init__(self, session: Secured, connection: SSL.Connection) -> None:
         """@param connection: new, with memory for its ends."""
@@ -63,6 +63,7 @@ class SecureLayer:
         self._connection = connection
         self._reason: Failure | None = None
         self._over = False
+        self._ended = False  # the client has said goodbye, and what it said before is being heard
         self._head = b""  # the beginning of a record's header
         self._left = 0  # octets to come of the record that has begun
         self.up = False
@@ -96,6 +97,8 @@ class SecureLayer:
             return
         if text:
             self._session.dataReceived(text)
+        if self._ended:
+            self._leave()  # behind the client's last words: they may be a QUIT, with all it asks for
 
     def connectionLost(self, reason: Failure) -> None:
         self._over = True
@@ -163,7 +166,7 @@ class SecureLayer:
         except SSL.WantReadError:
             pass
         except SSL.ZeroReturnError:
-            self._leave()
+            self._ended = True
         return b"".join(parts)
 
     def _pending(self) -> bytes:
@@ -185,6 +188,9 @@ class SecureLayer:
 
     def _leave(self) -> None:
         """The alert is all that is still said."""
+        self._ended = False
+        if self._over:
+            return
         self._over = True
         self._session.send_sealed(self._pending())
         self._session.tls_over()

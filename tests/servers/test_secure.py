@@ -24,6 +24,7 @@ class Session:
 
     def __init__(self) -> None:
         self.heard = b""
+        self.heard_by_then = b""  # when TLS was over
         self.wire = b""
         self.told: list[str] = []
         self.reason: Failure | None = None
@@ -44,6 +45,7 @@ class Session:
 
     def tls_over(self) -> None:
         self.told.append("over")
+        self.heard_by_then = self.heard
 
 
 class LayerTests(SynchronousTestCase):
@@ -206,6 +208,7 @@ class LayerTests(SynchronousTestCase):
         self.feed(self.out() + b"GET / HTTP/1.0\r\n")
         self.feed(b"more")
         self.assertEqual((self.session.heard, self.session.told), (b"QUIT\r\n", ["up", "over"]))
+        self.assertEqual(self.session.heard_by_then, b"QUIT\r\n")  # else it is carried out by a session that has ended
         self.layer.connectionLost(Failure(ConnectionDone()))
         assert self.session.reason is not None
         self.session.reason.trap(ConnectionDone)
