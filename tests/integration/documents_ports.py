@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import tomlkit
 
@@ -13,11 +14,11 @@ def main(home: str) -> None:
     """Sockets below HOME for all listeners, and any port for the directory."""
     path = config_path(home)
     with open(path) as source:
-        document = tomlkit.parse(source.read())
-    for listener in document["listener"]:  # type: ignore[union-attr]
-        if not listener["endpoint"].startswith("unix:"):  # type: ignore[index, union-attr]
-            listener["endpoint"] = f"unix:run/{listener['name']}.sock"  # type: ignore[index]
-    document["directory"]["endpoint"] = "tcp:0:interface=127.0.0.1"  # type: ignore[index]
+        document: Any = tomlkit.parse(source.read())
+    for listener in document["listener"]:
+        if not listener["endpoint"].startswith("unix:"):
+            listener["endpoint"] = f"unix:run/{listener['name']}.sock"
+    document["directory"]["endpoint"] = "tcp:0:interface=127.0.0.1"
     with open(path, "w") as target:
         target.write(tomlkit.dumps(document))
 

@@ -105,6 +105,6 @@ class ReaderTests(SynchronousTestCase):
                 self.assertRaises(AssertionError, reader.read, path, "x.md")
 
     def mktemp_directory(self) -> str:
-        path = self.mktemp()
+        path = str(self.mktemp())
         os.makedirs(path)
         return path
