@@ -9,7 +9,8 @@ more, so ids of one node sort by time and name their shard.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from random import Random
 
 EPOCH_S = 1577836800  # 2020-01-01T00:00:00Z
@@ -17,6 +18,7 @@ DIGITS = "0123456789abcdefghijklmnopqrstuv"
 LENGTH = 15
 SHARDS = 1024
 _VALUE = {digit: value for value, digit in enumerate(DIGITS)}
+_ID = re.compile(f"[{DIGITS[:16]}][{DIGITS}]{{{LENGTH - 1}}}").fullmatch  # the first digit has the last of 64 bits
 _PAIRS = [a + b for a in DIGITS for b in DIGITS]
 
 
@@ -54,18 +56,14 @@ def to_number(queue_id: str) -> int:
 
     @raise ValueError: it is no id.
     """
-    if len(queue_id) != LENGTH:
+    if _ID(queue_id) is None:
         raise ValueError(f"not a queue id: {queue_id!r}")
-    number = 0
-    try:
-        for digit in queue_id[:13]:
-            number = number << 5 | _VALUE[digit]
-        _VALUE[queue_id[13]], _VALUE[queue_id[14]]
-    except KeyError:
-        raise ValueError(f"not a queue id: {queue_id!r}") from None
-    if number >> 64:
-        raise ValueError(f"not a queue id: {queue_id!r}")
-    return number
+    return int(queue_id[:13], 32)  # many times faster than we could
+
+
+def numbers_of(names: Iterable[str]) -> list[int]:
+    """The numbers of those names that are ids, ascending."""
+    return sorted([int(name[:13], 32) for name in names if _ID(name)])
 
 
 def shard_of(queue_id: str) -> str:

@@ -16,7 +16,7 @@ from attrs import frozen
 from qmailpy.disk.files import Files
 from qmailpy.queue.codec import Damaged
 from qmailpy.queue.content import FileContent
-from qmailpy.queue.ids import born, to_number
+from qmailpy.queue.ids import born, numbers_of, to_number
 from qmailpy.queue.layout import Layout
 from qmailpy.queue.papers import Info, decode_copy, decode_info, encode_copy, encode_info
 from qmailpy.queue.state import Copy, Message
@@ -266,6 +266,10 @@ class Shelf:
                     yield to_number(name)
                 except ValueError:
                     continue  # NAME.tmp of a rewrite cut short; the next one uses it up
+
+    def thd_numbers(self, kind: str, channel: str, split: str) -> list[int]:
+        """The same of one sub-directory, ascending: all of them at once, which is much faster."""
+        return numbers_of(self._files.listdir(f"{self._layout.root}/{kind}/{channel}/{split}"))
 
     def thd_next_attempt(self, channel: str, number: int) -> float | None:
         """When a copy that is not held is due; C{None} when it has gone meanwhile or is damaged (set aside)."""

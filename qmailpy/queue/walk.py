@@ -14,16 +14,13 @@ What a number stands for is looked up when it is shown; those that have gone sho
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right
-from collections.abc import Iterator
-from heapq import merge
-from itertools import islice
+from bisect import bisect_left, bisect_right
 
 from qmailpy.queue.shard import Shard
 from qmailpy.queue.state import Message
 
-RUN = 5000
-"""Names read in one go of a thread: some milliseconds."""
+BUCKET = 50_000
+"""Numbers sorted in one go: longer ones would keep the interpreter from everybody else for too long."""
 
 EVICTED = 100_000
 """Numbers that a walk takes in after its beginning; with more it is taken anew."""
@@ -51,12 +48,8 @@ class Walk:
         shard = self._shard
         runs: list[array[int]] = []
         for kind in self._kinds:
-            names = shard.shelf.thd_scan(kind, self.channel)
-            length = RUN
-            while length == RUN:
-                run = await shard.in_thread(_thd_run, names)
-                length = len(run)
-                runs.append(run)
+            for split in shard.layout.splits:
+                runs.append(array("Q", await shard.in_thread(shard.shelf.thd_numbers, kind, self.channel, split)))
         messages = shard.state.messages
         runs.append(array("Q", sorted(number for number, one in messages.items() if self.channel in one.copies)))
         self._numbers = await shard.in_thread(_thd_merged, runs)
@@ -80,17 +73,19 @@ class Walk:
         return found
 
 
-def _thd_run(names: Iterator[int]) -> array[int]:
-    return array("Q", sorted(islice(names, RUN)))
-
-
 def _thd_merged(runs: list[array[int]]) -> array[int]:
-    return array("Q", _distinct(merge(*runs)))
-
-
-def _distinct(numbers: Iterator[int]) -> Iterator[int]:
-    before = -1
-    for number in numbers:
-        if number != before:
-            yield number
-        before = number
+    """The numbers of sorted runs in order, each once."""
+    total = sum(map(len, runs))
+    step = 500
+    sample = sorted(number for run in runs for number in run[::step])
+    count = max(1, total // BUCKET)
+    bounds = [sample[at * len(sample) // count] for at in range(1, count)]
+    places = [[0, *(bisect_left(run, bound) for bound in bounds), len(run)] for run in runs]
+    merged: array[int] = array("Q")
+    for at in range(count):
+        bucket: list[int] = []
+        for run, place in zip(runs, places, strict=True):
+            bucket.extend(run[place[at] : place[at + 1]])
+        bucket.sort()
+        merged.extend(dict.fromkeys(bucket))  # the same number is in one bucket only
+    return merged

@@ -205,6 +205,16 @@ class IdTests(SynchronousTestCase):
 
     def test_what_is_no_id_is_refused(self) -> None:
         """Whatever a user may type."""
-        for text in ("", "x", "v" * 15, "0" * 14, "0" * 14 + "w", "../../../../etc", "0" * 16):
+        for text in (
+            "",
+            "x",
+            "v" * 15,
+            "0" * 14,
+            "0" * 14 + "w",
+            "../../../../etc",
+            "0" * 16,
+            "0" * 14 + "A",
+            "0_" * 7 + "0",
+        ):
             with self.assertRaises(ValueError):
                 to_number(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
@@ -14,7 +15,7 @@ from qmailpy.queue.ids import to_number
 from qmailpy.queue.listing import Listing
 from qmailpy.queue.reading import QueueReading
 from qmailpy.queue.view import QueueOperations, parts_of
-from qmailpy.queue.walk import _thd_run
+from qmailpy.queue.walk import BUCKET, _thd_merged
 from qmailpy.records.record import Action
 from qmailpy.stats.fold import balanced
 from qmailpy.stats.items import STORED, Table
@@ -469,7 +470,7 @@ class RaceTests(ViewCase):
         gates: list[Deferred[None]] = []
 
         def slow(function: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
-            if function is not _thd_run:
+            if function != shard.shelf.thd_numbers or arguments[2] != shard.layout.splits[0]:
                 return in_thread(function, *arguments)
             gate: Deferred[None] = Deferred()
             gates.append(gate)
@@ -486,6 +487,15 @@ class RaceTests(ViewCase):
         gates[1].callback(None)
         entries, _ = self.successResultOf(running)
         self.assertEqual([(one.id, one.held) for one in entries], [(first, False)])
+
+    def test_sorted_runs_become_one_however_long(self) -> None:
+        """Each number once; more than one bucket of them."""
+        numbers = [(at * 7919) % (2 * BUCKET + 1) for at in range(2 * BUCKET + 1)]
+        runs = [array("Q", sorted(numbers[at : at + 9000])) for at in range(0, len(numbers), 9000)]
+        runs += [array("Q", [5, 77_000]), array("Q")]
+        self.assertEqual(_thd_merged(runs).tolist(), list(range(2 * BUCKET + 1)))
+        self.assertEqual(_thd_merged([array("Q"), array("Q", [3])]).tolist(), [3])
+        self.assertEqual(_thd_merged([]).tolist(), [])
 
     def test_copy_that_is_in_memory_when_its_file_is_listed_gets_its_entry(self) -> None:
         """It was brought there for another copy or by an operator, and nothing else would see to it."""
