@@ -8,9 +8,11 @@ blocks.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
+import stat
 import time
 from collections.abc import Iterable, Iterator
 
@@ -62,16 +64,25 @@ def thd_append(path: str, pieces: Iterable[bytes]) -> bool:
 
     @param pieces: all of it, C{From} line and quoting included; the blank line at its end is ours.
     @return: false when somebody else has the file: nothing was done.
-    @raise OSError: it is not there.
+    @raise OSError: it is not there, or not known to be.
     """
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     try:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "is no file", path)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
+        if not _is_still(path, status):
+            return False  # who had it locked has put another in its place; this one is nowhere
         size = os.fstat(handle).st_size
+        if not size:
+            _sync_name(path)  # what is not empty has a name that lasts
         try:
+            if size:
+                _write(handle, _missing(os.pread(handle, 2, max(0, size - 2))))
             for piece in pieces:
                 _write(handle, piece)
             _write(handle, b"\n")
@@ -81,13 +92,30 @@ def thd_append(path: str, pieces: Iterable[bytes]) -> bool:
             raise
     finally:
         os.close(handle)
-    if not size:
-        directory = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
     return True
+
+
+def _is_still(path: str, status: os.stat_result) -> bool:
+    try:
+        now = os.stat(path)
+    except FileNotFoundError:
+        return False
+    return (now.st_dev, now.st_ino) == (status.st_dev, status.st_ino)
+
+
+def _sync_name(path: str) -> None:
+    directory = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _missing(end: bytes) -> bytes:
+    """What a power cut may have kept from the end of the last message: without it the next would be a part of it."""
+    if end.endswith(b"\n\n"):
+        return b""
+    return b"\n" if end.endswith(b"\n") else b"\n\n"
 
 
 def _write(handle: int, octets: bytes) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import mailbox
 import os
+import stat
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -65,3 +66,48 @@ class MboxTests(SynchronousTestCase):
         thd_append(self.path, [b"x\n"])
         self.assertRaises(OSError, thd_append, self.path, broken())
         self.assertEqual(self.read(), b"x\n\n")
+
+    def test_what_a_power_cut_has_torn_does_not_swallow_the_next(self) -> None:
+        for torn in (b"From x\nN: 0\n\nhal", b"From x\nN: 0\n\nhalf\n", b"From x\nN: 0\n\nhalf\n\n"):
+            with open(self.path, "wb") as target:
+                target.write(torn)
+            self.assertTrue(thd_append(self.path, [b"From y\nN: 1\n"]))
+            self.assertEqual([one["N"] for one in mailbox.mbox(self.path)], ["0", "1"], torn)
+            self.assertTrue(self.read().startswith(torn))
+            self.assertEqual(self.read().count(b"\n\nFrom y"), 1)
+            self.assertNotIn(b"\n\n\n", self.read())
+
+    def test_a_file_that_somebody_replaces_is_not_written_to(self) -> None:
+        """A mail reader that has locked the mbox renames a new one over it, and lets go: the old one is nowhere."""
+        flock = fcntl.flock
+
+        def late(handle: int, how: int) -> None:
+            self.patch(fcntl, "flock", flock)
+            os.rename(f"{self.path}.new", self.path)
+            flock(handle, how)
+
+        for name in (self.path, f"{self.path}.new"):
+            with open(name, "wb"):
+                continue
+        self.patch(fcntl, "flock", late)
+        self.assertFalse(thd_append(self.path, [b"x\n"]))
+        self.assertTrue(thd_append(self.path, [b"x\n"]))
+        self.assertEqual(self.read(), b"x\n\n")
+
+    def test_a_file_is_written_to_when_its_name_is_durable(self) -> None:
+        """Else the next attempt, which finds it, would not know that it is not."""
+
+        def broken(handle: int) -> None:
+            if stat.S_ISDIR(os.fstat(handle).st_mode):
+                raise OSError(5, "gone")
+
+        self.patch(os, "fsync", broken)
+        self.assertRaises(OSError, thd_append, self.path, [b"x\n"])
+        self.assertEqual(self.read(), b"")
+
+    def test_what_is_no_file_takes_no_mail(self) -> None:
+        os.mkfifo(self.path)
+        reader = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
+        self.addCleanup(os.close, reader)
+        self.assertRaises(OSError, thd_append, self.path, [b"x\n"])
+        self.assertEqual(os.read(reader, 1), b"")
