@@ -185,7 +185,7 @@ class Verdicts:
         What goes into the queue with an outcome: the message again for others, and mail of the channel's making.
 
         @param made: what has been made of the same attempt, or why not: a mail that several dispositions name is queued
-            once, and when it cannot be made none of them has happened.
+            once, and when it, or another of one of them, cannot be made none of them has happened.
         @raise OSError: some of it cannot be made.
         """
         ops: list[Op] = []
@@ -202,7 +202,8 @@ class Verdicts:
             try:
                 fresh[id(mail)] = op = await self._made(message, mail, now, made)
             except OSError as problem:
-                made.mails[id(mail)] = problem
+                for one in disposition.mails:  # others may share some that could be made
+                    made.mails.setdefault(id(one), problem)
                 raise
             ops.append(op)
         made.mails.update(fresh)

@@ -51,6 +51,17 @@ class Sharing(Outside):
         return Disposition(verdict=Verdict.FORWARDED, reply=_OK, mails=(mail,))
 
 
+class WithCopy(Sharing):
+    """And the first has a copy that cannot be read."""
+
+    def _one(self, job: Job, recipient: Recipient) -> Disposition:
+        said = super()._one(job, recipient)
+        if not recipient.address.startswith("one@"):
+            return said
+        copy = NewMail(envelope=said.mails[0].envelope, content=Unreadable(b"Subject: copy\r\n\r\n"))
+        return evolve(said, mails=(*said.mails, copy))
+
+
 class NewMailTests(SynchronousTestCase):
     def test_what_a_channel_makes_of_a_message_is_queued_in_the_same_transaction(self) -> None:
         """Two E lines and two D lines, and the books hold; the new message names the old one (row C7)."""
@@ -76,6 +87,16 @@ class NewMailTests(SynchronousTestCase):
         self.patch(Unreadable, "failed", False)
         world = World(CrashDisk(directories=[HOME, f"{HOME}/log"]))
         world.outside = Sharing(broken=True)
+        world.up()
+        world.send("one@out.example", "two@out.example")
+        self.assertEqual(world.actions(), "EEQQ")
+        self.assertEqual(world.mailbox("bob"), [])
+
+    def test_what_comes_with_a_shared_mail_counts_as_well(self) -> None:
+        """A copy for the first of two cannot be made: the shared one must not go to both for the second's sake."""
+        self.patch(Unreadable, "failed", False)
+        world = World(CrashDisk(directories=[HOME, f"{HOME}/log"]))
+        world.outside = WithCopy()
         world.up()
         world.send("one@out.example", "two@out.example")
         self.assertEqual(world.actions(), "EEQQ")
