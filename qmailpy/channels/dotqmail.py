@@ -48,6 +48,8 @@ _LOOP = Disposition(
 )
 _NOBODY = Disposition(verdict=Verdict.FAILED, reply=Reply(550, "5.1.1", "There is no such address here"))
 
+_BUG = Disposition(verdict=Verdict.DEFERRED, reply=Reply(451, "4.3.0", "internal error; the message is kept"))
+
 AT_ONCE = 10
 """Programs that run together, for all users of a channel."""
 
@@ -134,6 +136,9 @@ class DotQmail:
             said = Disposition(verdict=Verdict.DEFERRED, reply=error.reply)
         except OSError as error:
             said = Disposition(verdict=Verdict.DEFERRED, reply=trouble(error), diagnostic=f"{trouble(error)}: {error}")
+        except Exception:  # it must not cost other recipients the marks of what they have got
+            self.log.failure("bug in channel {name}, message {id}", name=self._name, id=case.job.id)
+            return _BUG
         self.log.warn(
             "{channel}: message {id} for {address} waits: {why}",
             channel=self._name,

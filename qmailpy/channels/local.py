@@ -54,6 +54,7 @@ _LOOP = Disposition(
     verdict=Verdict.FAILED,
     reply=Reply(554, "5.4.6", "Mail loop: the message has been delivered to this mailbox before"),
 )
+_BUG = Disposition(verdict=Verdict.DEFERRED, reply=Reply(451, "4.3.0", "internal error; the message is kept"))
 _AMISS = Disposition(verdict=Verdict.DEFERRED, reply=Reply(451, "4.3.5", "The address leads elsewhere"))
 
 
@@ -143,7 +144,11 @@ class LocalChannel:
         """With an answer to what was delivered, where its user is away."""
         if said.verdict not in (Verdict.DELIVERED, Verdict.FORWARDED):
             return said
-        mail = self._answers.mail(job, recipient, mailbox)
+        try:
+            mail = self._answers.mail(job, recipient, mailbox)
+        except Exception:
+            self.log.failure("{channel}: no answer to message {id}", channel=self.name, id=job.id)
+            return said
         return said if mail is None else evolve(said, mails=(*said.mails, mail))
 
     async def _deliver_one(self, delivery: Delivery) -> Disposition:
@@ -221,7 +226,7 @@ class LocalChannel:
                     continue
                 if delivery.arrival < self._started:
                     # A life before this one may have delivered it and not come to mark it.
-                    paths = self._store.thd_replay(delivery)
+                    paths = self._store.thd_replay(delivery, doubtful=delivery.at_once)
                 else:
                     paths = [self._store.thd_deliver(delivery)]
                 if delivery.at_once:
@@ -235,6 +240,9 @@ class LocalChannel:
                     error=str(error),
                 )
                 results.append(Disposition(verdict=Verdict.DEFERRED, reply=trouble(error)))
+            except Exception:  # what the others have got they would get again, were it the whole job's
+                self.log.failure("bug in channel {name}, message {id}", name=self.name, id=delivery.id)
+                results.append(_BUG)
             else:
                 if not delivery.at_once:
                     self._remember(delivery.id, delivery.number, paths)
@@ -264,13 +272,18 @@ class LocalChannel:
         usage = self._usage
         if usage is None:
             return _DELIVERED
-        if delivery.arrival < self._started:
+        try:
+            if delivery.arrival < self._started:
+                usage.thd_doubtful(delivery.quota)
+                return _DELIVERED
+            filling = usage.thd_delivered(delivery.quota, named_size(paths[0].path))
+            if filling is None:
+                return _DELIVERED
+            return evolve(_DELIVERED, mails=(self._notice.thd_make(delivery.owner, filling),))
+        except Exception:  # the message is there all the same
+            self.log.failure("{channel}: quota of {mailbox!r}", channel=self.name, mailbox=delivery.mailbox)
             usage.thd_doubtful(delivery.quota)
             return _DELIVERED
-        filling = usage.thd_delivered(delivery.quota, named_size(paths[0].path))
-        if filling is None:
-            return _DELIVERED
-        return evolve(_DELIVERED, mails=(self._notice.thd_make(delivery.owner, filling),))
 
     def _thd_into_folder(self, delivery: Delivery) -> Delivery:
         return self._store.thd_into_folder(delivery) if delivery.tag else delivery

@@ -194,8 +194,10 @@ class Usage:
     def thd_doubtful(self, quota: Quota) -> None:
         """A message was written that may have been there before: the mailbox is to be counted anew. Blocks."""
         for directory, limit, tally in self._tallies(quota):
-            if limit and directory == quota.maildir:
-                tally.thd_forget()
+            if limit:
+                self._thd_unmark(f"{directory}/{FULL_FILE}")
+                if directory == quota.maildir:
+                    tally.thd_forget()
 
     def _tallies(self, quota: Quota) -> list[tuple[str, Limit, Tally]]:
         return [

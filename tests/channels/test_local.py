@@ -15,13 +15,24 @@ from zope.interface.verify import verifyObject
 from qmailpy.channels.local import LocalChannel
 from qmailpy.config.schema import ChannelConfig, LocalConfig
 from qmailpy.interfaces import IChannel, IDurableDelivery
-from qmailpy.local.maildir import Delivery
+from qmailpy.local.maildir import Delivered, Delivery
 from qmailpy.local.usage import Usage
 from qmailpy.testing.crashdisk import CrashDisk
 from qmailpy.testing.inline import InlineThreads
 from qmailpy.testing.memory_directory import MemoryDirectory
 from qmailpy.testing.scripted_router import ScriptedRouter, local, remote, unknown_user
-from qmailpy.values import Alias, Disposition, Job, Mailbox, MemoryContent, Notify, Recipient, Routed, Verdict
+from qmailpy.values import (
+    Alias,
+    AutoReply,
+    Disposition,
+    Job,
+    Mailbox,
+    MemoryContent,
+    Notify,
+    Recipient,
+    Routed,
+    Verdict,
+)
 from tests.channels.common import MESSAGE, make_config, make_job, make_parts
 
 ANN, BEA = "ann@example.org", "bea@example.org"
@@ -154,6 +165,41 @@ class LocalChannelTests(SynchronousTestCase):
         channel = ChannelConfig(name="local", kind="local")
         self.channel = LocalChannel(config, channel, evolve(parts, usage=usage), InlineThreads())
         return usage
+
+    def test_what_comes_behind_a_delivery_does_not_undo_it(self) -> None:
+        """It would be delivered again, and again: a count that fails, a notice or an answer that cannot be made."""
+
+        def broken(*_: object) -> None:
+            raise trouble
+
+        for trouble in (OSError(13, "denied"), ZeroDivisionError()):
+            usage = self.bound(10_000)
+            self.patch(usage, "thd_delivered", broken)
+            self.assertEqual(self.replies(make_job(ANN, BEA)), [(Verdict.DELIVERED, "2.1.5")] * 2)
+            self.assertEqual(len(self.flushLoggedErrors(type(trouble))), 1)
+        mailbox = cast(Mailbox, self.directory.entries[ANN])
+        self.directory.entries[ANN] = evolve(mailbox, quota_octets=0, auto_reply=AutoReply(text="away"))
+        self.patch(self.channel._answers, "mail", broken)
+        self.assertEqual(self.replies(make_job(ANN, BEA)), [(Verdict.DELIVERED, "2.1.5")] * 2)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_a_bug_costs_nobody_else_the_mark_of_a_delivery(self) -> None:
+        """Else all would be delivered once more at each attempt."""
+        deliver = self.channel._store.thd_deliver
+
+        def broken(delivery: Delivery) -> Delivered:
+            if delivery.address == BEA:
+                raise ZeroDivisionError
+            return deliver(delivery)
+
+        self.patch(self.channel._store, "thd_deliver", broken)
+        self.assertEqual(self.replies(make_job(ANN, BEA)), [(Verdict.DELIVERED, "2.1.5"), (Verdict.DEFERRED, "4.3.0")])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.patch(self.channel._store, "thd_deliver", deliver)
+        self.directory.entries[BEA] = evolve(cast(Mailbox, self.directory.entries[BEA]), dot_qmail=True)
+        self.patch(self.channel._dots, "_done", broken)
+        self.assertEqual(self.replies(make_job(ANN, BEA)), [(Verdict.DELIVERED, "2.1.5"), (Verdict.DEFERRED, "4.3.0")])
+        self.assertEqual(len(self.flushLoggedErrors()), 1)
 
     def test_a_full_mailbox_defers_its_own_mail_only(self) -> None:
         self.bound(230)
@@ -309,6 +355,26 @@ class LocalChannelTests(SynchronousTestCase):
             self.assertEqual(len(after.listdir("/home/mail/example.org/ann/Maildir/.x/new")), 1)
             self.disk = after
             self.channel = self.make()
+
+    def test_what_must_be_durable_at_once_is_so_after_a_failed_sync_as_well(self) -> None:
+        """Found whole by the next attempt, it may be so in the cache alone."""
+        self.clock.advance(10)
+        self.channel = self.make()
+        delivery = Delivery(
+            id="q",
+            number=0,
+            arrival=1.0,
+            sender="",
+            address=ANN,
+            mailbox="example.org/ann/Maildir",
+            content=MemoryContent(MESSAGE),
+            at_once=True,
+        )
+        self.disk.fail("fsync")
+        for verdict in (Verdict.DEFERRED, Verdict.DELIVERED):
+            said = self.successResultOf(Deferred.fromCoroutine(self.channel._deliver_one(delivery)))
+            self.assertIs(said.verdict, verdict)
+        self.assertIn(b"body\n", self.mailbox("ann", self.disk.reboot())[0])
 
     def test_replay_leaves_alone_what_a_users_file_has_done(self) -> None:
         """Or what went on to somebody else: that was durable, as the journal's word for it tells."""

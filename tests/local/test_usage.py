@@ -92,6 +92,9 @@ class UsageTests(QuotaTestCase):
         self.assertEqual(self.room(100), "552 5.2.2")
         self.deliver(5)
         self.assertEqual(self.room(100), "452 4.2.2")
+        self.late += 3601
+        self.usage.thd_doubtful(self.quota())  # nobody knows whether this one is new, but it was delivered
+        self.assertEqual(self.room(100), "452 4.2.2")
 
     def test_it_may_say_so_at_once(self) -> None:
         self.usage.reconfigure(evolve(self.config, local=LocalConfig(over_quota_s=0)))
