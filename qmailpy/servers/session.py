@@ -183,9 +183,15 @@ class SmtpSession(Conversation):
         site.counts.remove(self._ip)
         self._ip = ip
         self._trusted = ip in site.trusted
+        # Proxies pass on whatever their clients say, who must not be believed, nor have the proxy's certificate.
+        self._front = site.fronts is not None and ip in site.fronts
+        self._certified = ""
         count = site.counts.add(ip)
+        offers = self._offers()
         if self._secured is None:
-            self._core.service = self._offers().near if near(None, ip) else self._offers().clear
+            self._core.service = offers.near if near(None, ip) else offers.clear
+        else:
+            self._core.service = offers.inside
         refusal = None
         if site.gate is not None:
             if self._visit is not None:

@@ -122,16 +122,30 @@ class XclientTests(FrontTestCase):
         logged_in = self.claimed(b"ADDR=198.51.100.9 LOGIN=b@example.org")
         self.assertEqual(self.ask(logged_in, b"MAIL FROM:<b@example.org>\r\n" + away), ["250", "250"])
         self.assertEqual(self.ask(logged_in, b"RSET\r\n" + MAIL), ["250", "553"])
-        self.assertEqual(self.ask(logged_in, b"XCLIENT ADDR=198.51.100.9\r\n" + HELLO + MAIL + away)[-1], "550")
+
+    def test_who_is_behind_a_front_is_none(self) -> None:
+        """Proxies pass on whatever their clients say: with a second XCLIENT anybody could be anybody, and relay."""
+        transport = self.claimed(b"ADDR=198.51.100.9")
+        self.assertNotIn(b"XCLIENT", transport.value().partition(b"220 ")[2])
+        away = b"RCPT TO:<out@example.com>\r\n"
+        for claim in (b"ADDR=192.0.2.4", b"LOGIN=b@example.org"):
+            self.assertEqual(self.ask(transport, b"XCLIENT " + claim + b"\r\n"), ["550"])
+        self.assertEqual(self.ask(transport, MAIL + away), ["250", "550"])
+
+    def test_it_may_tell_in_several_commands_the_address_last(self) -> None:
+        """Or name another front, which goes on."""
+        transport = self.claimed(b"LOGIN=b@example.org")
+        self.assertEqual(self.ask(transport, b"XCLIENT ADDR=203.0.113.78 HELO=next\r\n"), ["220"])
+        self.assertEqual(self.ask(transport, b"XCLIENT ADDR=198.51.100.9\r\n"), ["220"])
+        self.assertEqual(self.ask(transport, b"XCLIENT ADDR=198.51.100.9\r\n"), ["550"])
 
     def test_a_front_on_this_machine_does_not_make_its_clients_near(self) -> None:
         """plain_auth is for those who are."""
-        transport = self.ready("127.0.0.1", plain_auth=True, auth="offered", xclient=("127.0.0.0/8",))
-        self.assertIn(b"AUTH ", self.hello)
-        self.ask(transport, b"XCLIENT ADDR=198.51.100.9\r\n" + HELLO)
-        self.assertNotIn(b"AUTH ", transport.value())
-        self.ask(transport, b"XCLIENT ADDR=127.0.0.1\r\n" + HELLO)
-        self.assertIn(b"AUTH ", transport.value())
+        for client, near in ((b"198.51.100.9", False), (b"127.0.0.1", True)):
+            transport = self.ready("127.0.0.1", plain_auth=True, auth="offered", xclient=("127.0.0.0/8",))
+            self.assertIn(b"AUTH ", self.hello)
+            self.ask(transport, b"XCLIENT ADDR=" + client + b"\r\n" + HELLO)
+            self.assertEqual(b"AUTH " in transport.value(), near)
 
     def test_it_is_believed_from_named_networks_alone(self) -> None:
         """Not even from trusted clients."""
