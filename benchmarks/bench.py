@@ -1,7 +1,8 @@
 """
 C{make bench}: qmailpy beside Debian's Postfix, on one machine, one file system and in one run.
 
-With C{--quick} about two minutes, without about fifteen. Writes docs/performance.md (not with C{--only}).
+Then what qmailpy's books and conversions cost. With C{--quick} about three minutes, without about seventeen. Writes
+docs/performance.md (not with C{--only}).
 """
 
 from __future__ import annotations
@@ -14,17 +15,25 @@ import click
 from rich.console import Console
 
 from benchmarks import postfix_tools, report
+from benchmarks.conversion import TABLES, measure_conversion
 from benchmarks.idle import measure_idle
 from benchmarks.matrix import DOUBTFULLY, RELAY, SLOWLY, USER, Cell, Comparison, cells
 from benchmarks.node import ROOT, Node
 from benchmarks.places import disk
 from benchmarks.postfix import Postfix, missing_for_postfix
+from benchmarks.postfix_tools import Shape
+from benchmarks.recording import measure_books
 from benchmarks.report import Report
 from benchmarks.waiting import measure_waiting
 
 IMAGE = 5 << 30
 INODES = 1_000_000
 EXTREMES = "extremes"
+BOOKS = "books"
+CONVERSIONS = "conversions"
+SHAPE = Shape(octets=1024, connections=20, reuse=False)
+"""What is accepted while the books are measured."""
+
 PAIR = {"certificate": "cert", "key": "key"}
 """Postfix has the certificate that `qmailpy init` has made."""
 
@@ -32,12 +41,12 @@ TARGET = os.path.join(ROOT, "docs", "performance.md")
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="Fewer loads and rounds, smaller numbers: about two minutes.")
+@click.option("--quick", is_flag=True, help="Fewer loads and rounds, smaller numbers: about three minutes.")
 @click.option(
     "--only",
     multiple=True,
     metavar="TEXT",
-    help='Only loads whose name has TEXT, as in "Maildir: 1 KiB, 20", or "extremes".',
+    help='Only loads whose name has TEXT, as in "Maildir: 1 KiB, 20", or "extremes", "books", "conversions".',
 )
 @click.option("--rounds", default=0, help="Measurements of each load.")
 @click.option("--seconds", default=0.0, help="About how long each shall take.")
@@ -84,6 +93,10 @@ def main(
         )
         if extremes and (not only or EXTREMES in only):
             _extremes(found, path, 20_000 if quick else 200_000, 1000 if quick else 5000, console)
+        if not only or BOOKS in only:
+            _books(found, path, 1000 if quick else 3000, 3 if quick else 7, console)
+        if not only or CONVERSIONS in only:
+            _conversions(found, path, 200 if quick else 1000, console)
         found.show(console)
         if not only:
             with open(output, "w") as target:
@@ -150,6 +163,26 @@ def _extremes(found: Report, path: str, messages: int, connections: int, console
             say(found.waiting.describe())
         except OSError as problem:
             found.notes.append(f"waiting messages: {problem}")
+
+
+def _books(found: Report, path: str, messages: int, rounds: int, console: Console) -> None:
+    try:
+        found.books = measure_books(path, messages, rounds, SHAPE)
+    except OSError as problem:
+        found.notes.append(f"log and counters: {problem}")
+    else:
+        console.print(f"log and counters: {found.books.of_rate:.1%} of the throughput, {found.books.of_cpu:.1%} of CPU")
+
+
+def _conversions(found: Report, path: str, messages: int, console: Console) -> None:
+    for number, (name, table) in enumerate(TABLES.items()):
+        try:
+            run = measure_conversion(os.path.join(path, f"conversion{number}"), table, messages)
+        except OSError as problem:
+            found.notes.append(f"conversions, {name}: {problem}")
+        else:
+            found.conversions[name] = run
+            console.print(f"{name}: {run.arrived:.0f}/s delivered, {run.cpu_ms:.2f} ms", highlight=False)
 
 
 if __name__ == "__main__":

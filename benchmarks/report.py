@@ -15,9 +15,11 @@ from rich.table import Table
 
 from benchmarks.idle import Idle
 from benchmarks.matrix import DOUBTFULLY, MAILDIR, SLOWLY, Result
+from benchmarks.measure import Run
 from benchmarks.node import ABREAST
 from benchmarks.places import run
 from benchmarks.postfix_tools import SECURE
+from benchmarks.recording import Books
 from benchmarks.waiting import Waiting
 
 OURS = "qmailpy"
@@ -107,6 +109,8 @@ class Report:
     notes: list[str] = Factory(list)  # what could not be measured and why
     waiting: Waiting | None = None
     idle: Idle | None = None
+    books: Books | None = None
+    conversions: dict[str, Run] = Factory(dict)  # by what was done
     sync: str = ""
     versions: str = ""
 
@@ -191,6 +195,26 @@ class Report:
                 (f"{what}: memory of all processes of the daemon", f"{idle.daemon / 1e6:.0f} MB", "", ""),
                 (f"{what}: until a new one is greeted", f"{idle.answers_s * 1000:.0f} ms", "", ""),
             ]
+        if self.books is not None:
+            books = self.books
+            rate, without = books.rates
+            lines += [
+                (
+                    "log and counters: their share of what is accepted",
+                    f"{books.of_rate:.1%} ({rate:.0f}/s, without them {without:.0f}/s)",
+                    "<= 3 %",
+                    _reached(books.of_rate <= 0.03),
+                ),
+                (
+                    "log and counters: their share of the CPU time, accepted and delivered",
+                    f"{books.of_cpu:.1%} of {books.cpu_us[0]:.0f} us",
+                    "",
+                    "",
+                ),
+            ]
+        for name, one in self.conversions.items():
+            rates = f"{one.accepted:.0f}/s accepted, {one.arrived:.0f}/s delivered, {one.cpu_ms:.2f} ms of CPU each"
+            lines.append((f"{one.messages:,} messages of 10 KiB, {name}", rates, "", ""))
         return lines
 
     def show(self, console: Console) -> None:
