@@ -267,9 +267,12 @@ class Shelf:
                 except ValueError:
                     continue  # NAME.tmp of a rewrite cut short; the next one uses it up
 
-    def thd_numbers(self, kind: str, channel: str, split: str) -> list[int]:
-        """The same of one sub-directory, ascending: all of them at once, which is much faster."""
-        return numbers_of(self._files.listdir(f"{self._layout.root}/{kind}/{channel}/{split}"))
+    def thd_numbers(self, kind: str, channel: str, splits: Sequence[str]) -> list[int]:
+        """The same of some sub-directories, ascending: all of them at once, which is much faster."""
+        names: list[str] = []
+        for split in splits:
+            names += self._files.listdir(f"{self._layout.root}/{kind}/{channel}/{split}")
+        return numbers_of(names)
 
     def thd_next_attempt(self, channel: str, number: int) -> float | None:
         """When a copy that is not held is due; C{None} when it has gone meanwhile or is damaged (set aside)."""

@@ -19,6 +19,9 @@ from bisect import bisect_left, bisect_right
 from qmailpy.queue.shard import Shard
 from qmailpy.queue.state import Message
 
+SPLITS = 4
+"""Sub-directories read in one go of a thread."""
+
 BUCKET = 50_000
 """Numbers sorted in one go: longer ones would keep the interpreter from everybody else for too long."""
 
@@ -48,8 +51,9 @@ class Walk:
         shard = self._shard
         runs: list[array[int]] = []
         for kind in self._kinds:
-            for split in shard.layout.splits:
-                runs.append(array("Q", await shard.in_thread(shard.shelf.thd_numbers, kind, self.channel, split)))
+            for at in range(0, len(shard.layout.splits), SPLITS):
+                splits = shard.layout.splits[at : at + SPLITS]
+                runs.append(array("Q", await shard.in_thread(shard.shelf.thd_numbers, kind, self.channel, splits)))
         messages = shard.state.messages
         runs.append(array("Q", sorted(number for number, one in messages.items() if self.channel in one.copies)))
         self._numbers = await shard.in_thread(_thd_merged, runs)
