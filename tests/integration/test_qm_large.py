@@ -6,6 +6,7 @@ import os
 import tempfile
 import time
 import tracemalloc
+from collections import Counter
 from typing import ClassVar
 
 from twisted.internet.defer import Deferred
@@ -93,6 +94,11 @@ class LargeQueueTests(NodeCase):
         self.assertEqual(seen, COUNT)
         self.assertLess(peak, 12 * MEBIBYTE)
         self.assertLess(time.monotonic() - start, 60)
+        looked: list[int] = []
+        table = Counter[str]()
+        for row in view.ages(QueueFilter(), [300.0, 600.0], False, looked.append):
+            table[row.name] += sum(row.counts)
+        self.assertEqual((len(table), set(table.values()), sum(looked)), (100, {COUNT // 100}, COUNT))
         (one,) = [one for one in view.summary() if one.messages]
         self.assertEqual((one.channel, one.messages, one.recipients), ("tcp_local", COUNT, COUNT))
 
