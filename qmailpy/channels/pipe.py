@@ -28,6 +28,7 @@ _TAKEN = Disposition(verdict=Verdict.DELIVERED, reply=Reply(250, "2.0.0", "Taken
 _UNREADABLE = Disposition(
     verdict=Verdict.DEFERRED, reply=Reply(451, "4.3.0", "The message cannot be read now; it is kept")
 )
+_BUG = Disposition(verdict=Verdict.DEFERRED, reply=Reply(451, "4.3.0", "internal error; the message is kept"))
 
 
 def _bad(code: str, whose: str) -> Disposition:
@@ -79,6 +80,9 @@ class PipeChannel:
         except OSError as problem:
             self.log.error("{channel}: message {id}: {why}", channel=self.name, id=job.id, why=str(problem))
             return _UNREADABLE
+        except Exception:  # what programs have got of the others they would get again, were it the whole job's
+            self.log.failure("bug in channel {name}, message {id}", name=self.name, id=job.id)
+            return _BUG
         if took(ended) in (Took.TAKEN, Took.LAST):
             return _TAKEN
         said = not_taken(ended)

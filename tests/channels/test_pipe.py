@@ -30,13 +30,13 @@ class ScriptedPrograms:
     def __init__(self) -> None:
         self.ends: list[Ended] = []
         self.ran: list[tuple[Sequence[str], Mapping[str, str], bytes, Limits]] = []
-        self.trouble = False
+        self.trouble: Exception | None = None
 
     async def run(
         self, argv: Sequence[str], environment: Mapping[str, str], directory: str, content: Content, limits: Limits
     ) -> Ended:
-        if self.trouble:
-            raise OSError(5, "unreadable")
+        if self.trouble and (isinstance(self.trouble, OSError) or self.ran):
+            raise self.trouble
         self.ran.append((argv, environment, content.read(), limits))
         return self.ends.pop(0) if self.ends else Ended(status=0)
 
@@ -58,6 +58,13 @@ class PipeTests(SynchronousTestCase):
     def test_it_is_a_channel(self) -> None:
         self.assertTrue(verifyObject(IChannel, self.channel))
         self.successResultOf(Deferred.fromCoroutine(self.channel.stop()))
+
+    def test_a_bug_costs_nobody_else_the_mark_of_what_a_program_has_got(self) -> None:
+        """Else it would get it at each attempt."""
+        self.programs.trouble = ZeroDivisionError()
+        found = self.dequeue(make_job("12@fax.example", "13@fax.example", channel="fax"))
+        self.assertEqual([one.verdict for one in found], [Verdict.DELIVERED, Verdict.DEFERRED])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_each_recipient_has_a_run_with_arguments_of_its_own(self) -> None:
         found = self.dequeue(make_job("12@fax.example", "$(reboot) '\"@fax.example", channel="fax"))
@@ -101,7 +108,7 @@ class PipeTests(SynchronousTestCase):
         self.assertEqual(self.programs.ran, [])
 
     def test_a_message_that_cannot_be_read_waits(self) -> None:
-        self.programs.trouble = True
+        self.programs.trouble = OSError(5, "unreadable")
         self.assertEqual([one.verdict for one in self.dequeue(make_job("1@x"))], [Verdict.DEFERRED])
 
     def test_another_command_is_in_force_from_the_next_job_on(self) -> None:
