@@ -25,7 +25,7 @@ from zope.interface import implementer
 from qmailpy.channels.conversions.command import ReactorRun
 from qmailpy.channels.conversions.engine import Converter, InThread
 from qmailpy.channels.conversions.entry import Entry, Kind, Mail, Outcome
-from qmailpy.channels.conversions.scratch import thd_clean
+from qmailpy.channels.conversions.scratch import Once, thd_clean
 from qmailpy.channels.parts import Parts
 from qmailpy.config.conversion_schema import ConversionsConfig
 from qmailpy.config.schema import ChannelConfig, Config
@@ -70,7 +70,7 @@ class ConversionChannel:
         self._in_thread = in_thread or partial(_in_pool, reactor)
         self._run = ReactorRun(reactor)
         self._root = config.path("run", "conversion", f"{parts.recorder.lane or '0'}-{channel.name}")
-        self._cleaned = False
+        self._cleaned = Once(self._in_thread, thd_clean, self._root)
         self._table = ConversionsConfig()
         self._converter = self._made()
         self.reconfigure(config)
@@ -87,9 +87,8 @@ class ConversionChannel:
 
     async def dequeue(self, job: Job) -> Sequence[Disposition]:
         converter = self._converter  # another may come amid this job
-        if not self._cleaned and converter.entries:
-            self._cleaned = True
-            await self._in_thread(thd_clean, self._root)
+        if converter.entries:
+            await self._cleaned.done()
         said: list[Disposition | None] = [None] * len(job.recipients)
         onward: list[_Onward] = []
         for place, recipient in enumerate(job.recipients):

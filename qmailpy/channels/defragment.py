@@ -28,7 +28,7 @@ from zope.interface import implementer
 
 from qmailpy.channels.conversions.engine import InThread
 from qmailpy.channels.conversions.part import pieces
-from qmailpy.channels.conversions.scratch import thd_content
+from qmailpy.channels.conversions.scratch import Once, thd_content
 from qmailpy.channels.parts import Parts
 from qmailpy.config.schema import ChannelConfig, Config
 from qmailpy.errors import Temporary
@@ -91,7 +91,7 @@ class DefragmentChannel:
         self._root = config.path("run", "defragment", f"{parts.recorder.lane or '0'}-{channel.name}")
         self._sets: dict[str, _Set] = {}
         self._leaders: dict[str, str] = {}  # queue id: key of the set whose whole goes with it
-        self._cleaned = False
+        self._cleaned = Once(self._in_thread, self._thd_clean)
 
     async def dequeue(self, job: Job) -> Sequence[Disposition]:
         try:
@@ -116,9 +116,7 @@ class DefragmentChannel:
         piece = await self._looked_at(job.content, _thd_piece)
         if piece is None:
             return await self._on(job, job.content, _PASSED)
-        if not self._cleaned:
-            self._cleaned = True
-            await self._in_thread(self._thd_clean)
+        await self._cleaned.done()
         key = _key(job, piece)
         done = await self._in_thread(self._thd_is_done, key, piece.number, job.content)
         if done is not None:

@@ -84,6 +84,29 @@ class ConversionChannelTests(SynchronousTestCase):
         (mail,) = self.mails(self.said(job_for(recipient("a@x.example")), entry("delete", file=("*.exe",))))
         self.assertNotIn(b"TVq", mail.content.read())
 
+    def test_nobody_works_where_a_former_process_is_being_cleaned_up_after(self) -> None:
+        """What a job has put there would go as well."""
+        asked: list[str] = []
+        cleaned: Deferred[None] = Deferred()
+
+        def in_thread(function: Any, *arguments: Any) -> Deferred[Any]:
+            asked.append(getattr(function, "__name__", ""))
+            return cleaned if asked == ["thd_clean"] else maybeDeferred(function, *arguments)
+
+        config = evolve(
+            make_config({"conversion": HERE}),
+            home=self.home,
+            conversions=ConversionsConfig(entries=(entry("delete", file=("*.exe",)),)),
+        )
+        channel = ConversionChannel(config, HERE, make_parts(config, router=self.router), in_thread)
+        job = job_for(recipient("a@x.example"))
+        both = [Deferred.fromCoroutine(channel.dequeue(job)) for _ in range(2)]
+        self.assertEqual(asked, ["thd_clean"])
+        cleaned.callback(None)
+        for one in both:
+            self.assertNotIn(b"TVq", self.mails(self.successResultOf(one))[0].content.read())
+        self.assertEqual(asked.count("thd_clean"), 1)
+
     def test_recipients_for_whom_other_entries_are_get_other_messages(self) -> None:
         job = job_for(recipient("a@x.example"), recipient("b@x.example"))
         first, second = self.mails(self.said(job, entry("delete", file=("*.exe",), recipient=("b@*",))))

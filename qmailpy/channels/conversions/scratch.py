@@ -11,7 +11,10 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from typing import Any
+
+from twisted.internet.defer import DeferredLock
 
 from qmailpy.values import Content, MemoryContent
 
@@ -112,3 +115,28 @@ def thd_content(root: str, chunks: Iterable[bytes]) -> Content:
             size += target.write(chunk)
         target.flush()
         return OpenContent(os.dup(target.fileno()), size)
+
+
+class Once:
+    """Something in a thread that is done before anything else: whoever comes meanwhile waits for it."""
+
+    def __init__(
+        self, in_thread: Callable[..., Awaitable[Any]], thd_function: Callable[..., None], *arguments: Any
+    ) -> None:
+        self._in_thread = in_thread
+        self._thd_function = thd_function
+        self._arguments = arguments
+        self._done = False
+        self._one_by_one = DeferredLock()
+
+    async def done(self) -> None:
+        """See to it. @raise OSError: it cannot be done; the next one tries again."""
+        if self._done:
+            return
+        await self._one_by_one.acquire()
+        try:
+            if not self._done:
+                await self._in_thread(self._thd_function, *self._arguments)
+                self._done = True
+        finally:
+            self._one_by_one.release()
