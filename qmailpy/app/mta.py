@@ -71,6 +71,9 @@ from qmailpy.stats.recorder import Recorder
 
 T = TypeVar("T")
 
+LOG_APART_S = 0.01
+"""The transaction log is written to so often at most: a write costs as much as the lines of a message."""
+
 
 class MailWorker(Service):
     """The service of the C{mta} role."""
@@ -164,6 +167,7 @@ class MailWorker(Service):
             node=config.server.hostname,
             process=os.getpid(),
             alone=first and config.server.workers <= 1,
+            apart_s=LOG_APART_S,
         )
         self._recorders[shard] = recorder
         channels = make_channels(self._parts(recorder, config))

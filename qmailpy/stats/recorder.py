@@ -57,12 +57,15 @@ class Recorder:
         node: str = "",
         process: int = 0,
         alone: bool = False,
+        apart_s: float = 0.0,
     ) -> None:
         """
         @param directory: HOME/log.
         @param name: of the lane: the shard's.
         @param process: our process id, for the process field.
         @param alone: while C{thd_recover} runs no other process writes the log, so that a torn line may be cut off.
+        @param apart_s: writes follow each other at least so far apart: under load a write has the lines of many
+            messages. The first after a pause waits for the end of the reactor's turn only.
         """
         self.lane = name
         self._reactor = reactor
@@ -76,6 +79,8 @@ class Recorder:
         self._alone = alone
         self._buffer: list[LogRecord] = []
         self._call: IDelayedCall | None = None
+        self._apart_s = apart_s
+        self._next = 0.0  # not to be written to before, on the reactor's clock
         self._waiting: list[LogRecord] = []  # have a number and a place in the file's pending lines, are not counted
         self._numbered = 0  # last line number given out
         self._written = 0  # last line in the log, and counted
@@ -106,10 +111,13 @@ class Recorder:
         """See L{IRecorder.write}."""
         self._buffer += records
         if self._call is None:
-            self._call = self._reactor.callLater(0, self._turn)
+            wait = self._next - self._reactor.seconds() if self._apart_s else 0.0
+            self._call = self._reactor.callLater(min(max(wait, 0.0), self._apart_s), self._turn)
 
     def _turn(self) -> None:
         self._call = None
+        if self._apart_s:
+            self._next = self._reactor.seconds() + self._apart_s
         self.flush()
 
     def flush(self) -> None:

@@ -333,6 +333,32 @@ class RecorderTests(SynchronousTestCase):
             again.close()
         recorder.close()
 
+    def test_writes_may_be_some_way_apart(self) -> None:
+        """The first after a pause at the end of the turn; what comes then together, in time or when asked."""
+        home = self.home
+        recorder = Recorder(
+            home.clock, home.disk, LOG, Lane(f"{home.run}/apart", "0", home.clock.seconds), "0", OPTIONS, apart_s=0.01
+        )
+        self.addCleanup(recorder.close)
+        recorder.thd_recover(None)
+
+        def written() -> int:
+            return home.disk.read(f"{LOG}/{CURRENT}").count(b"\n")
+
+        recorder.write([enqueue(0)])
+        home.clock.advance(0)
+        self.assertEqual(written(), 1)
+        for number in (1, 2, 3):
+            recorder.write([enqueue(number)])
+            home.clock.advance(0.003)
+        self.assertEqual(written(), 1)
+        self.assertTrue(recorder.behind)
+        home.clock.advance(0.002)
+        self.assertEqual((written(), recorder.behind), (4, False))
+        recorder.write([enqueue(4)])
+        recorder.flush()
+        self.assertEqual((written(), home.clock.getDelayedCalls()), (5, []))
+
     def test_a_clear_is_remembered_over_a_crash(self) -> None:
         """C6, C9: what was queued at the clear goes negative, the smallest value is kept through recovery."""
         recorder, _ = self.home.start()
