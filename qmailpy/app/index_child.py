@@ -2,8 +2,8 @@
 C{python -m qmailpy.app.index_child}: the process that keeps the index of the transaction log, and packs old logs away.
 
 Started by L{qmailpy.app.indexer}. Each line of its standard input is a JSON object: what to do from now on
-(L{Orders}). The end of its input is the end of it: whoever started it is gone. What it has to say goes to standard
-error, a line each.
+(L{Orders<qmailpy.app.index_orders.Orders>}). The end of its input is the end of it: whoever started it is gone. What
+it has to say goes to standard error, a line each.
 
 It takes no time from mail: nice 10, and after each piece of work it rests as long as the piece took. It takes no room
 from mail either: with less than twice the queue's reserve left it does nothing.
@@ -11,18 +11,13 @@ from mail either: with less than twice the queue's reserve left it does nothing.
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
 
-import attrs
-from attrs import frozen
-
-from qmailpy.config.schema import LogConfig
+from qmailpy.app.index_orders import Orders
 from qmailpy.disk.files import Files, RealFiles
 from qmailpy.records.index import IndexBroken, thd_index
 from qmailpy.records.packing import thd_pack
@@ -30,25 +25,6 @@ from qmailpy.records.packing import thd_pack
 NICE = 10
 PACK_S = 600.0
 """How often, and how long after the start at first, it is seen whether there is something to pack."""
-
-
-@frozen(kw_only=True)
-class Orders:
-    """What is to be done."""
-
-    log: LogConfig  # the options the log is written with, and when and how long
-    directory: str  # HOME/log
-    reserve_octets: int  # space that is for mail
-
-    def encode(self) -> bytes:
-        """As a line."""
-        return json.dumps(attrs.asdict(self)).encode() + b"\n"
-
-    @classmethod
-    def decode(cls, line: bytes) -> Orders:
-        """@raise ValueError: it is none."""
-        values: dict[str, Any] = json.loads(line)
-        return cls(**{**values, "log": LogConfig(**values["log"])})
 
 
 class Ended(Exception):

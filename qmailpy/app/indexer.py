@@ -20,7 +20,7 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from qmailpy.app.index_child import Orders
+from qmailpy.app.index_orders import Orders
 from qmailpy.config.schema import Config, LogConfig
 from qmailpy.values import first_line
 

@@ -8,25 +8,28 @@ from __future__ import annotations
 
 from twisted.application.service import IService
 
-from qmailpy.app.access import MailAccess
 from qmailpy.app.context import ChildContext
-from qmailpy.app.directory import DirectoryServer
-from qmailpy.app.mta import MailWorker
 
 
 def mta(context: ChildContext) -> IService:
     """A mail worker: servers, its shards of the queue, channels."""
+    from qmailpy.app.mta import MailWorker
+
     service: IService = MailWorker(context)
     return service
 
 
 def directory(context: ChildContext) -> IService:
     """The embedded directory."""
+    from qmailpy.app.directory import DirectoryServer
+
     service: IService = DirectoryServer(context)
     return service
 
 
 def access(context: ChildContext) -> IService:
     """Where users fetch their mail from."""
+    from qmailpy.app.access import MailAccess
+
     service: IService = MailAccess(context)
     return service

@@ -13,7 +13,8 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from qmailpy.app.index_child import PACK_S, Ended, Indexing, Input, Orders
+from qmailpy.app.index_child import PACK_S, Ended, Indexing, Input
+from qmailpy.app.index_orders import Orders
 from qmailpy.app.indexer import AGAIN_S, FIRST_S, KILL_S, Indexer
 from qmailpy.config.schema import Config, LogConfig, ServerConfig
 from qmailpy.disk.files import RealFiles, Space
