@@ -511,6 +511,8 @@ class Runner:
     def expedite(self, message: Message, copy: Copy) -> None:
         """Try what is left of a copy at once, ahead of others; all of it must be due."""
         self.take_back(message, copy)
+        if message.envelope.hold_until > self._seconds():
+            copy.waiting = False  # its entry is for then, and retries are sooner
         if self.stopped or self._draining or len(self.fair) >= READY:
             copy.waiting = True
             self.push(0.0, message.number)  # the first that is taken from the list

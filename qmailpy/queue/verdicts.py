@@ -165,7 +165,7 @@ class Verdicts:
         """Outcome, time of the next attempt, and what is said of it in the end."""
         if said.verdict is Verdict.DEFERRED:
             envelope = message.envelope
-            begun = deadline.begins(envelope)
+            begun = min(deadline.begins(envelope), now)  # an operator may have let it go before its sender would have
             age = self.schedule.next_age(
                 now - begun,
                 attempts=copy.pending[number].attempts + 1,
@@ -210,7 +210,14 @@ class Verdicts:
         return ops
 
     async def _made(self, message: Message, mail: NewMail, now: float, made: _Made) -> Op:
-        envelope = evolve(mail.envelope, source=self._name, arrival=now, source_system=message.id, user="")
+        envelope = evolve(
+            mail.envelope,
+            source=self._name,
+            arrival=now,
+            source_system=message.id,
+            user="",
+            hold_until=0.0,  # that is over, if only because an operator says so
+        )
         op = await self._shard.new_message(envelope, mail.content, made.room)
         made.room -= 0 if op.content is None else len(op.content)
         return op

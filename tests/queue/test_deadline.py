@@ -9,11 +9,11 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.queue.deadline import begins, ends, limited, overdue, warned_at
-from qmailpy.queue.entries import QueueFilter
+from qmailpy.queue.entries import QueueFilter, Target
 from qmailpy.queue.view import QueueOperations, parts_of
 from qmailpy.testing.crashdisk import CrashDisk
-from qmailpy.values import Envelope, Recipient
-from tests.queue.world import HOME, START, World, configuration, in_thread
+from qmailpy.values import Disposition, Envelope, Job, Recipient, Reply, Verdict
+from tests.queue.world import HOME, START, Outside, World, configuration, in_thread
 
 HOUR = 3600.0
 PLAIN = Envelope(sender="a@b.example", recipients=(), source="tcp_local", arrival=1000.0)
@@ -42,6 +42,16 @@ def send(world: World, to: str, **envelope: Any) -> str:
     return intake.id
 
 
+class Passing(Outside):
+    """Passes on to Bob what came for C{new@}."""
+
+    def _one(self, job: Job, recipient: Recipient) -> Disposition:
+        if not recipient.address.startswith("new@"):
+            return super()._one(job, recipient)
+        bob = Recipient(address="bob@here.example", original=recipient.original, channel="local")
+        return Disposition(verdict=Verdict.FORWARDED, reply=Reply(250, "2.1.5", "ok"), onward=(bob,))
+
+
 class HoldTests(SynchronousTestCase):
     def test_nothing_happens_before_the_release(self) -> None:
         """The E line is there at once; no attempt, no delay notice; then it goes."""
@@ -66,6 +76,22 @@ class HoldTests(SynchronousTestCase):
         times = [record.time - START - HOUR for record in node.log() if record.action.value == "Q"]
         self.assertEqual(round(times[0]), 0)
         self.assertTrue(400 <= times[1] < 480, times)
+
+    def test_what_an_operator_releases_is_not_held_again(self) -> None:
+        """Neither by the next attempt nor where it goes on to."""
+        node = World(CrashDisk(directories=[HOME, f"{HOME}/log"]))
+        node.outside = Passing()
+        shard = node.up()
+        late = send(node, "later@out.example", hold_until=START + 1000 * HOUR)
+        passed = send(node, "new@out.example", hold_until=START + 1000 * HOUR)
+        queue = QueueOperations(
+            lambda: parts_of({"0": shard}), node.config, node.clock.seconds, node.switches, in_thread
+        )
+        Deferred.fromCoroutine(queue.release([Target(late), Target(passed)]))
+        node.pump()
+        self.assertEqual(node.actions(), "EEQEDD")
+        node.wait(1500)
+        self.assertEqual(node.actions(), "EEQEDDQD")
 
     def test_a_crash_does_not_release(self) -> None:
         """Neither from the journal nor from the files."""
