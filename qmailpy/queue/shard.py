@@ -390,8 +390,8 @@ class Shard:
             header = content.header() if content.in_memory else None
             envelope = self.selection.redirect(envelope, content.size, header)
         if content.size > (self.shelf.memory_octets if room is None else min(room, self.shelf.memory_octets)):
-            crc = await self.in_thread(self.shelf.thd_store, number, content)
-            return Enqueued(number, envelope, content.size, crc, None)
+            size, crc = await self.in_thread(self.shelf.thd_store, number, content)
+            return Enqueued(number, envelope, size, crc, None)
         octets = content.read() if content.in_memory else await self.in_thread(content.read)
         return Enqueued(number, envelope, len(octets), crc32(octets), octets)
 

@@ -137,11 +137,11 @@ class Shelf:
             files.unlink(path)
         self._sync_directories({path.rpartition("/")[0] for path in gone}, len(gone) >= SYNCFS_FILES)
 
-    def thd_store(self, number: int, content: Content) -> int:
+    def thd_store(self, number: int, content: Content) -> tuple[int, int]:
         """
         Give a message that is about to be enqueued its file below mess/, durable with its name.
 
-        @return: the CRC-32 of it.
+        @return: its size, which may be less than the content tells, and its CRC-32.
         @raise OSError: it cannot be read or written; nothing is left of it.
         """
         files, path = self._files, self._layout.mess(number)
@@ -160,7 +160,7 @@ class Shelf:
         except OSError:
             files.unlink(path)
             raise
-        return crc
+        return at, crc
 
     def _put(self, path: str, octets: bytes, written: list[str]) -> None:
         handle = self._files.open(path, create=True)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from attrs import evolve
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
+from qmailpy.channels.autoreply import HeaderOnly
 from qmailpy.testing.crashdisk import CrashDisk
-from qmailpy.values import Disposition, Job, MemoryContent, NewMail, Recipient, Reply, Verdict
+from qmailpy.values import Disposition, Envelope, Job, MemoryContent, NewMail, Recipient, Reply, Verdict
 from tests.queue.world import HOME, Outside, World
 
+PLAIN = Envelope(sender="", recipients=(), source="local", arrival=0.0)
 _OK = Reply(250, "2.1.5", "ok")
 
 
@@ -101,6 +104,17 @@ class NewMailTests(SynchronousTestCase):
         world.send("one@out.example", "two@out.example")
         self.assertEqual(world.actions(), "EEQQ")
         self.assertEqual(world.mailbox("bob"), [])
+
+    def test_a_content_that_turns_out_shorter_is_recorded_as_it_is(self) -> None:
+        """A header is, than it may be at most: in the journal, and in a file where there is no room."""
+        world = World(CrashDisk(directories=[HOME, f"{HOME}/log"]))
+        world.up()
+        assert world.shard is not None
+        content = HeaderOnly(MemoryContent(b"Subject: x\r\n\r\n" + b"x" * 900))
+        for room in (1000, 10):
+            made = Deferred.fromCoroutine(world.shard.shard.new_message(PLAIN, content, room))
+            op = self.successResultOf(made)
+            self.assertEqual((op.size, op.content is None), (14, room == 10))
 
     def test_more_than_a_segment_holds_goes_into_files(self) -> None:
         """A channel may make any number of mails of one: the transaction stays small."""
