@@ -28,9 +28,10 @@ check: ## format, lint, types, import contracts
 trial: ## the tests alone (TESTS=tests.queue: some of them)
 	$(BIN)/python -m twisted.trial -j$(JOBS) $(TESTS)
 
-bench: ## speed beside Debian's Postfix; writes docs/performance.md
+bench: ## speed beside Debian's Postfix, and Dovecot's POP3; writes docs/performance.md
 	@$(BOOTSTRAP) test
 	$(BIN)/python -m benchmarks.bench $(ARGS)
+	$(BIN)/python -m benchmarks.pop3
 
 torture: ## the real daemon under load, killed again and again; nothing acknowledged may be lost
 	@$(BOOTSTRAP) test
