@@ -129,6 +129,7 @@ class MailWorker(Service):
         context.control.add("policy.counts", self._policy_counts)
         context.control.add("figures", self._figures)
         context.control.add("counters.clear", self._clear_counters)
+        context.control.add("log.flush", self._flush_log)
         self._operations = QueueOperations(
             lambda: parts_of(self.queue.open_shards()), config, time.time, self._switches, self.queue.in_thread
         )
@@ -328,6 +329,12 @@ class MailWorker(Service):
 
     async def _policy_counts(self) -> Json:
         return dict(self._gate.counts)
+
+    async def _flush_log(self) -> Json:
+        """What has happened is in the log and the counters now, and not some milliseconds later."""
+        for recorder in self._recorders.values():
+            recorder.flush()
+        return None
 
     async def _clear_counters(self, keep_stored: bool = False) -> Json:
         for recorder in self._recorders.values():

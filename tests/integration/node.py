@@ -487,7 +487,7 @@ class NodeCase(SynchronousTestCase):
         def idle() -> bool:
             for one in running(self.node.home):
                 if one.role == "mta":  # once it has answered, all that it has answered before is counted
-                    self.node.pid(one.name)
+                    call(self.node.home, one.name, "log.flush")
             return all(row["stored"]["recipients"] == 0 for row in self.node.counters().values())
 
         self.until(idle, limit_s)
