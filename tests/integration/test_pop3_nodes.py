@@ -58,6 +58,7 @@ class PopNodesCase(NodeCase):
             {
                 "queue.segment_octets": 1 << 20,
                 "server.hostname": "b.example.org",
+                "listener.smtp.endpoint": "tcp:0:interface=127.0.0.1",
                 **serves(self.ports["b"], self.ports["b"], self.names.port),
                 "directory.servers": [f"ldap://127.0.0.1:{self.ports['ldap']}"],
                 "directory.starttls": "none",
