@@ -7,7 +7,6 @@ without the daemon: through SMTP it would take minutes.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from random import Random
@@ -167,8 +166,3 @@ def _message(ids: IdSource, number: int, now: float, chance: Random) -> Message:
     message.generation = 1  # as if it came from the journal: all its files are to be written
     message.channels = ("tcp_local",)
     return message
-
-
-def queue_files(home: str) -> int:
-    """How many message files the queue has, for checks."""
-    return sum(len(names) for _, _, names in os.walk(os.path.join(home, "queue", "0", "mess")))

@@ -344,8 +344,8 @@ def first_line(text: str, limit: int = 400) -> str:
 
 
 def one_line(text: str, limit: int = 400) -> str:
-    """C{text} without control characters and line ends of any kind, cut at C{limit} characters."""
-    return "".join(c if c.isprintable() else " " for c in text[:limit])
+    """C{text} on one line: no control characters, no blanks around it, at most C{limit} characters."""
+    return "".join(c if c.isprintable() else " " for c in text[:limit]).strip()
 
 
 def joined(parts: Sequence[str]) -> str:

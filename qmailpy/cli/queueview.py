@@ -75,7 +75,7 @@ import heapq
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
-from attrs import evolve, frozen
+from attrs import frozen
 
 from qmailpy.config.load import load
 from qmailpy.control.client import TIMEOUT_S, Json, call, running
@@ -93,6 +93,7 @@ from qmailpy.queue.entries import (
     QueueJob,
     ShapeRow,
     Target,
+    by_channel,
     from_json,
     to_json,
 )
@@ -345,12 +346,11 @@ class LiveQueueView:
         return found
 
     def summary(self, looked: Looked = ignored) -> Sequence[ChannelSummary]:
-        total: dict[str, ChannelSummary] = {}
-        for worker in self._workers:
-            for one in _values(ChannelSummary, self._call(worker, "queue.summary", {}).get("channels")):
-                before = total.get(one.channel)
-                total[one.channel] = one if before is None else _sum(before, one)
-        return [total[name] for name in sorted(total)]
+        return by_channel(
+            one
+            for worker in self._workers
+            for one in _values(ChannelSummary, self._call(worker, "queue.summary", {}).get("channels"))
+        )
 
     def stop(self, channel: str) -> bool:
         return self._switch("queue.stop_channel", channel)
@@ -383,22 +383,6 @@ class LiveQueueView:
         if not isinstance(answer, dict):
             raise _nonsense(method, "no object")
         return answer
-
-
-def _sum(one: ChannelSummary, other: ChannelSummary) -> ChannelSummary:
-    """The same channel in two shards."""
-    ages = [age for age in (one.oldest, other.oldest) if age is not None]
-    return evolve(
-        one,
-        messages=one.messages + other.messages,
-        recipients=one.recipients + other.recipients,
-        size_octets=one.size_octets + other.size_octets,
-        held=one.held + other.held,
-        ready=one.ready + other.ready,
-        busy=one.busy + other.busy,
-        oldest=min(ages, default=None),
-        stopped=one.stopped or other.stopped,
-    )
 
 
 def _number(method: str, value: Json) -> int:

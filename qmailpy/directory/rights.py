@@ -5,7 +5,7 @@ Pure. An L{Identity} is who a connection has bound as, with all that the rules a
 
     anonymous   nothing but the root DSE, which says how to bind
     user        sees his own entry; changes his password and what L{OF_ONESELF} names
-    domain      a domain administrator: that, and all below the entries of his domains but what L{OF_OPERATORS} decide;
+    domain      a domain administrator: that, and all below the entries of his domains but what is for operators;
                 of the domain's own entry only who gets mail for unknown users; of plans those named for his domains;
                 nobody who administers more than he does
     service     our own workers: see everything, and note when somebody logged in
@@ -22,7 +22,7 @@ from attrs import frozen
 
 from qmailpy.directory import address as addresses
 from qmailpy.directory import schema
-from qmailpy.directory.attributes import ATTRIBUTES, BY_NAME
+from qmailpy.directory.attributes import ATTRIBUTES
 from qmailpy.directory.names import SEPARATOR, Name, fold
 from qmailpy.directory.schema import Attributes, Entry
 
@@ -47,8 +47,7 @@ _OF_DOMAIN_ADMINISTRATORS = (
     | {"accountstatus", "qmailplanname", "dnmember", "rfc822member", "member", "membersonly", "dnsender"}
     | {"rfc822sender", "qmailposters", "qmailgroupowner"}
 )
-OF_OPERATORS = frozenset(BY_NAME) - _OF_DOMAIN_ADMINISTRATORS
-"""What a domain administrator may not set: limits, nodes, places on disk, programs, roles."""
+"""What a domain administrator may set; not limits, nodes, places on disk, programs and roles."""
 
 _CLASSES = frozenset({"top", "person", "organizationalperson", "inetorgperson", "qmailuser", "qmailgroup"}) | {
     "organizationalrole"

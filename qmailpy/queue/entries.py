@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
-from attrs import asdict, fields, frozen
+from attrs import asdict, evolve, fields, frozen
 
 CONTENT = 256
 """Octets of a body that are compared and shown, as the ancestor's default range."""
@@ -63,6 +63,7 @@ class ActionResult:
 
 
 DONE = "done"
+DELETED = "deleted by the operator"  # what the records say of mail that was
 UNKNOWN = "unknown"  # no such copy
 BUSY = "busy"  # being delivered at this moment: nothing was changed
 REFUSED = "refused"  # cannot be done, see the text
@@ -81,6 +82,30 @@ class ChannelSummary:
     busy: int = 0  # jobs out
     oldest: float | None = None  # arrival of the oldest message
     stopped: bool = False
+
+
+def by_channel(summaries: Iterable[ChannelSummary]) -> list[ChannelSummary]:
+    """Those of several shards as one a channel, by name."""
+    sums: dict[str, ChannelSummary] = {}
+    for one in summaries:
+        before = sums.get(one.channel)
+        sums[one.channel] = one if before is None else _sum(before, one)
+    return [sums[name] for name in sorted(sums)]
+
+
+def _sum(one: ChannelSummary, other: ChannelSummary) -> ChannelSummary:
+    ages = [age for age in (one.oldest, other.oldest) if age is not None]
+    return evolve(
+        one,
+        messages=one.messages + other.messages,
+        recipients=one.recipients + other.recipients,
+        size_octets=one.size_octets + other.size_octets,
+        held=one.held + other.held,
+        ready=one.ready + other.ready,
+        busy=one.busy + other.busy,
+        oldest=min(ages, default=None),
+        stopped=one.stopped or other.stopped,
+    )
 
 
 @frozen(kw_only=True)

@@ -17,7 +17,7 @@ from qmailpy.interfaces import IChannel, IEvents
 from qmailpy.queue.shard import InThread
 from qmailpy.routing.posting import too_large
 from qmailpy.values import Content, Disposition, Job, Reply, Verdict
-from qmailpy.wire.headers import fields
+from qmailpy.wire.headers import count_received
 
 _HEADER = 1 << 20  # octets of a header that are looked at
 
@@ -73,7 +73,7 @@ def queue_of(config: ChannelConfig, queue: QueueConfig) -> QueueConfig:
 
 def thd_received(content: Content) -> int:
     """How many Received fields a message has. Blocks."""
-    return sum(name == "received" for name, _ in fields(content.header(_HEADER), _HEADER))
+    return count_received(content.header(_HEADER))
 
 
 def _held(why: str) -> Disposition:

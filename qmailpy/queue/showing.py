@@ -197,8 +197,3 @@ def _standing(copy: Copy, now: float) -> Iterator[HistoryEvent]:
         tried = f"{attempts} attempt{'s' * (attempts != 1)} failed" if attempts else "not tried yet"
         text = f"{tried}; {error}" if error else tried
         yield HistoryEvent(time=time, channel=copy.channel, event="waiting", recipients=count, text=text)
-
-
-def one_line(text: str, limit: int) -> str:
-    """A text of an operator's, fit for records, files and replies: no control characters, not too long."""
-    return "".join(char if char.isprintable() else " " for char in text)[:limit].strip()

@@ -17,16 +17,15 @@ from qmailpy.config.schema import Config
 from qmailpy.errors import QmailpyError
 from qmailpy.queue.aside import SETTLED, leaving_lines, thd_aside, thd_put_away
 from qmailpy.queue.codec import Held, Op, Released
-from qmailpy.queue.entries import BUSY, DONE, REFUSED, UNKNOWN, ActionResult, Leaving, QueueFilter, Target
+from qmailpy.queue.entries import BUSY, DELETED, DONE, REFUSED, UNKNOWN, ActionResult, Leaving, QueueFilter, Target
 from qmailpy.queue.ids import shard_of, to_number
 from qmailpy.queue.reading import LIMIT, Part, QueueReading
 from qmailpy.queue.runner import Told
 from qmailpy.queue.service import QueueShard
 from qmailpy.queue.shard import Shard
-from qmailpy.queue.showing import one_line
 from qmailpy.queue.state import Copy, Message
 from qmailpy.queue.switches import Switches
-from qmailpy.values import Reply
+from qmailpy.values import Reply, one_line
 
 BATCH = 200
 """Targets of one call at most."""
@@ -34,7 +33,6 @@ BATCH = 200
 REASON = 400
 """Characters of a reason that are kept."""
 
-DELETED = "deleted by the operator"
 
 _BUSY = "it is being delivered at this moment"
 _ABSENT = "not in the queue"

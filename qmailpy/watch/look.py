@@ -17,7 +17,7 @@ from qmailpy.config.schema import Config
 from qmailpy.control.client import Endpoint, Json, call, running
 from qmailpy.disk.files import RealFiles, Space
 from qmailpy.errors import CommandError, QmailpyError
-from qmailpy.queue.entries import ChannelSummary, QueueJob, from_json
+from qmailpy.queue.entries import ChannelSummary, QueueJob, by_channel, from_json
 from qmailpy.stats.counters import LaneState, thd_read, total
 from qmailpy.stats.items import Table
 
@@ -130,29 +130,13 @@ def _ask(home: str, name: str, method: str) -> dict[str, Json]:
 
 
 def _channels(home: str, workers: Sequence[str]) -> list[ChannelSummary]:
-    sums: dict[str, ChannelSummary] = {}
+    found: list[ChannelSummary] = []
     for worker in workers:
         with suppress(CommandError, ValueError):
-            for value in rows(_ask(home, worker, "queue.summary").get("channels")):
-                one: ChannelSummary = from_json(ChannelSummary, value)
-                before = sums.get(one.channel)
-                sums[one.channel] = one if before is None else _sum(before, one)
-    return [sums[name] for name in sorted(sums)]
-
-
-def _sum(one: ChannelSummary, other: ChannelSummary) -> ChannelSummary:
-    ages = [age for age in (one.oldest, other.oldest) if age is not None]
-    return evolve(
-        one,
-        messages=one.messages + other.messages,
-        recipients=one.recipients + other.recipients,
-        size_octets=one.size_octets + other.size_octets,
-        held=one.held + other.held,
-        ready=one.ready + other.ready,
-        busy=one.busy + other.busy,
-        oldest=min(ages, default=None),
-        stopped=one.stopped or other.stopped,
-    )
+            found += [
+                from_json(ChannelSummary, value) for value in rows(_ask(home, worker, "queue.summary").get("channels"))
+            ]
+    return by_channel(found)
 
 
 def _jobs(home: str, workers: Sequence[str]) -> list[QueueJob]:

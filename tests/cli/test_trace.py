@@ -97,6 +97,16 @@ class TraceTests(SynchronousTestCase):
         output = self.call(OTHER).output
         self.assertIn("still in the queue for bob@here.example (local)", output)
 
+    def test_mail_that_an_operator_deleted_was_not_delivered(self) -> None:
+        """Its record is a D line, and its recipients have nothing."""
+        more = Log(time.time() - 10)
+        more.add(Action.DEQUEUED, OTHER, "local", "bob@here.example", diagnostic="deleted by the operator")
+        self.write(more)
+        output = self.call(OTHER).output
+        self.assertIn("deleted by the operator, for bob@here.example in the queue of local", output)
+        self.assertIn("1 recipients did not get it", output)
+        self.assertNotIn("delivered to", output)
+
     def test_refused_mail_is_found_by_address(self) -> None:
         more = Log(time.time() - 10)
         more.add(
