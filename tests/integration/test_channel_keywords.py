@@ -133,7 +133,7 @@ class KeywordNode(NodeCase):
         try:
             self.node.set({"channel.tcp_local.holdlimit": 1})
             os.kill(self.node.process.pid, signal.SIGHUP)  # type: ignore[union-attr]
-            self.node.wait_for("has the new configuration")
+            self.node.wait_for("mta-0 has the new configuration")
             self.send("p@remote.example", "q@remote.example")
             self.until(lambda: "2 recipients" in self.node.qmailpy("qm", "held", "--json"))
             [held] = json.loads(self.node.qmailpy("qm", "held", "--json"))
@@ -142,7 +142,7 @@ class KeywordNode(NodeCase):
             with open(path, "w") as target:
                 target.write(text)
             os.kill(self.node.process.pid, signal.SIGHUP)  # type: ignore[union-attr]
-            self.node.wait_for("has the new configuration", 2)
+            self.node.wait_for("mta-0 has the new configuration", 2)
 
     def traced(self, *arguments: str) -> str:
         """Switch a trace on; the file of the mail worker."""

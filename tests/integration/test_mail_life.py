@@ -211,7 +211,7 @@ class Reload(LifeCase):
         rule = {"pattern": "moved.example", "channel": "local", "address": "bob@example.org"}
         self.node.set({"rewrite": [rule]})
         self.node.process.send_signal(signal.SIGHUP)
-        self.node.wait_for("has the new configuration", 2)
+        self.node.wait_for("mta-0 has the new configuration")
         with self.node.talk() as talk:
             self.assertTrue(talk.mail("a@b.example", ["x@moved.example"], message("moved")).startswith("250"))
         self.node.wait_mailbox("bob", 1)
