@@ -101,6 +101,7 @@ snmpwalk snmp
 node nodejs
 npm npm
 END
+perl -MMail::DKIM -e 1 2> /dev/null || missing="$missing libmail-dkim-perl"
 # swaks speaks TLS and all of SASL only with these
 perl -MNet::SSLeay -MAuthen::SASL -e 1 2> /dev/null || missing="$missing libnet-ssleay-perl libauthen-sasl-perl"
 missing=$(printf '%s\n' $missing | sort -u | tr '\n' ' ')

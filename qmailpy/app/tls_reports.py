@@ -2,8 +2,9 @@
 The daily reports on TLS to the domains that ask for them (RFC 8460), by mail and by HTTPS; the first worker sends them.
 
 A day is over at midnight UTC. Its reports go out some time after that, spread by chance over L{SPREAD_S} from node to
-node (RFC 8460 s.4.1), domain by domain. One that could not be sent is tried again with the next look, for two days;
-then the day's figures are removed. A crash in between may send a report twice, under the same report-id.
+node (RFC 8460 s.4.1), domain by domain. Those by mail are signed (s.3) where C{[tlsrpt] dkim_selector} names a
+key. One that could not be sent is tried again with the next look, for two days; then the day's figures are removed. A
+crash in between may send a report twice, under the same report-id.
 """
 
 from __future__ import annotations
@@ -129,7 +130,7 @@ class TlsReports(Service):
                 if address.startswith("mailto:"):
                     to = address[len("mailto:") :]
                     mail = report_mail(domain, over, zipped, reporter, report_id, to, date(self._reactor.seconds()))
-                    await self._mail(reporter.contact, to, mail)
+                    await self._mail(reporter.contact, to, await self._in_thread(self._thd_signed, self.config, mail))
                 else:
                     answer = await self._https.post(address, MEDIA_TYPE, zipped, POST_S)
                     if answer.status // 100 == 5:
@@ -144,10 +145,27 @@ class TlsReports(Service):
             self._done.add(key)
         return done
 
+    def _thd_signed(self, config: Config, mail: bytes) -> bytes:
+        """
+        The message with a signature; without one where there is no key that can be used: some take that, too.
+        """
+        selector = config.tlsrpt.dkim_selector
+        if not selector:
+            return mail
+        from qmailpy.auth.dkim import DkimError, key_path, thd_signer  # large, and used once a day
+
+        path = key_path(config.home, selector, config.tlsrpt.dkim_key)
+        try:
+            signature = thd_signer(path, config.report_signer, selector).thd_sign(mail, report=True)
+        except (OSError, DkimError) as error:
+            why = error.strerror if isinstance(error, OSError) else str(error)
+            self._log.error("TLS reports are not signed: {path}: {why}", path=path, why=why)
+            return mail
+        return signature + mail
+
     def _reporter(self) -> Reporter:
         config = self.config
-        contact = config.tlsrpt.contact or config.server.postmaster
-        contact = contact or f"postmaster@{config.server.domain or config.server.hostname}"
+        contact = config.report_sender
         organization = config.tlsrpt.organization or config.server.hostname
         return Reporter(organization=organization, contact=contact, domain=contact.rpartition("@")[2].lower())
 

@@ -70,6 +70,7 @@ def examine_home(context: Context) -> tuple[list[str], list[str]]:
     _nodes(config, path, errors)
     _certificates(config, errors, warnings)
     _clients(config, errors)
+    _reports(config, path, errors, warnings)
     _ports(config, path, warnings)
     _commands(config, path, warnings)
     if "." not in config.server.hostname:
@@ -181,6 +182,33 @@ def _clients(config: Config, errors: list[str]) -> None:
             thd_read_clients(config)
         except ConfigError as error:
             errors.extend(error.problems)
+
+
+def _reports(config: Config, path: str, errors: list[str], warnings: list[str]) -> None:
+    """Whether reports on TLS will be signed in the name of the domain they come from."""
+    options = config.tlsrpt
+    selector = options.dkim_selector
+    if not selector:
+        if options.send:
+            what = "reports by mail are not signed, and many receivers drop them"
+            warnings.append(f"{path}: [tlsrpt] dkim_selector: {what}; better would be one of: qmailpy dkim make NAME")
+        return
+    from qmailpy.auth.dkim import DkimError, key_path, thd_read_key
+
+    place = key_path(config.home, selector, options.dkim_key)
+    try:
+        thd_read_key(place)
+        if os.stat(place).st_mode & 0o007:
+            errors.append(f"{place}: is open to others; right would be: chmod o-rwx {place}")
+    except DkimError as error:
+        errors.append(f"{place}: {error}; right would be one of: qmailpy dkim make {selector}")
+    except OSError as error:
+        remedy = f"right would be: qmailpy dkim make {selector}"
+        errors.append(f"{path}: [tlsrpt] dkim_selector: {place}: {error.strerror or error}; {remedy}")
+    sender = config.report_sender.rpartition("@")[2].lower()
+    if sender != config.report_signer and not sender.endswith("." + config.report_signer):
+        what = f"{config.report_signer} is not the domain of {config.report_sender}, nor one above it"
+        warnings.append(f"{path}: [tlsrpt] dkim_domain: {what}; receivers will not take the signature for the sender's")
 
 
 def _relays(config: Config, path: str, errors: list[str]) -> None:

@@ -45,6 +45,7 @@ COMMANDS: Mapping[str, Entry] = {
     "server": Entry("qmailpy.cli.groups:server", "Nodes that users' mail may be on."),
     "role": Entry("qmailpy.cli.groups:role", "Who administers what."),
     "directory": Entry("qmailpy.cli.directory_group:directory", "The directory as a whole: checks, schema."),
+    "dkim": Entry("qmailpy.cli.dkim:dkim", "Keys that sign reports on TLS."),
     "inject": Entry("qmailpy.cli.inject:inject", "Send a message from standard input, as qmail-inject."),
     "sendmail": Entry("qmailpy.cli.sendmail:sendmail", "Send a message, with sendmail's command line."),
     "qm": Entry("qmailpy.cli.qm:qm", "The queue manager: queue and counters."),

@@ -128,6 +128,12 @@ def domain(value: str) -> str:
     return "" if is_domain(value) else f'"{value}" is no domain name; right would be as in "example.org"'
 
 
+def selector(value: str) -> str:
+    """Names a DKIM key, in the DNS and in a file name."""
+    good = is_domain(value) and len(value) <= 63
+    return "" if good else f'"{value}" is no selector; right would be letters and digits, as in "tls2026"'
+
+
 def hostname(value: str) -> str:
     if not is_domain(value):
         return f'"{value}" is no host name; right would be as in "mail.example.org"'
@@ -495,7 +501,11 @@ CHECKS: Mapping[type, Mapping[str, Check]] = {
         "ca_file": absolute,
         "timeout_s": seconds,
     },
-    schema.TlsrptConfig: {"contact": optional(address)},
+    schema.TlsrptConfig: {
+        "contact": optional(address),
+        "dkim_selector": optional(selector),
+        "dkim_domain": optional(domain),
+    },
     schema.MonitorConfig: {"endpoint": optional(endpoint), "interval_s": between(1, 86400)},
     schema.TrustConfig: {"networks": every(network)},
     schema.LimitsConfig: {"ipv4_network": between(1, 32), "ipv6_network": between(1, 128)},

@@ -294,6 +294,9 @@ class TlsrptConfig:
     send: bool = False
     contact: str = ""  # address the reports come from; "" = the postmaster's
     organization: str = ""  # our name in them; "" = hostname
+    dkim_selector: str = ""  # reports by mail are signed with its key (RFC 8460 s.3); "" = they are not
+    dkim_key: str = ""  # PEM file with the key, relative to HOME; "" = etc/SELECTOR.dkim.pem
+    dkim_domain: str = ""  # in whose name; "" = the domain they come from
 
 
 @frozen(kw_only=True)
@@ -456,6 +459,17 @@ class Config:
     mail_access: tuple[AccessConfig, ...] = ()
     selections: tuple[ConversionConfig, ...] = ()  # [[conversion]]: what goes through a conversion channel
     conversions: ConversionsConfig = Factory(ConversionsConfig)  # conversions.toml: what is done there
+
+    @property
+    def report_sender(self) -> str:
+        """The address that reports on TLS come from."""
+        server = self.server
+        return self.tlsrpt.contact or server.postmaster or f"postmaster@{server.domain or server.hostname}"
+
+    @property
+    def report_signer(self) -> str:
+        """The domain in whose name they are signed."""
+        return (self.tlsrpt.dkim_domain or self.report_sender.rpartition("@")[2]).lower()
 
     def path(self, *parts: str) -> str:
         """A path below HOME."""

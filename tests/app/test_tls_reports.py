@@ -6,15 +6,19 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from collections.abc import Callable
 from typing import Any
 
+import dkim
 from attrs import evolve
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.app.tls_reports import FIRST_S, LOOK_S, SPREAD_S, TlsReports
+from qmailpy.auth.dkim import record, thd_make, thd_read_key
 from qmailpy.config.schema import Config, ServerConfig, TlsrptConfig
 from qmailpy.errors import Temporary
 from qmailpy.remote.https import HttpsAnswer, HttpsFailed
@@ -129,6 +133,27 @@ class ReportsTests(SynchronousTestCase):
         envelope = self.queue.messages[0].envelope
         self.assertEqual((envelope.sender, envelope.tls_optional), ("tls@us.example", True))
         self.assertEqual([each.notify for each in envelope.recipients], [Notify.NEVER])
+
+    def test_those_by_mail_are_signed_where_there_is_a_key(self) -> None:
+        """RFC 8460 s.3; taken up at a reload. Without the key it goes unsigned, and that is told."""
+        home = self.mktemp()
+        os.makedirs(os.path.join(home, "etc"))
+        options = evolve(self.config.tlsrpt, dkim_selector="t1")
+        self.reports.config = evolve(self.config, home=home, tlsrpt=options)
+        thd_make(os.path.join(home, "etc", "t1.dkim.pem"))
+        self.until(MIDNIGHT + 2 * SPREAD_S)
+        text = record(thd_read_key(os.path.join(home, "etc", "t1.dkim.pem")), service="tlsrpt").encode()
+        content = self.queue.messages[0].content
+        self.assertTrue(dkim.verify(content, dnsfunc=lambda name, timeout=5: text, tlsrpt="strict"))
+        self.assertIn(b"d=us.example;", content)
+
+    def test_without_its_key_one_goes_unsigned(self) -> None:
+        self.reports.config = evolve(self.config, tlsrpt=evolve(self.config.tlsrpt, dkim_selector="t1"))
+        with capturedLogs() as logs:
+            self.until(MIDNIGHT + 2 * SPREAD_S)
+        self.assertTrue(self.queue.messages[0].content.startswith(b"From: "))
+        [told] = [log_event for log_event in logs if "not signed" in str(log_event.get("log_format"))]
+        self.assertEqual(told["path"], "/home/etc/t1.dkim.pem")
 
     def test_today_is_not_over(self) -> None:
         """Not even late in the day."""
