@@ -120,16 +120,25 @@ class IDurableDelivery(Interface):
             call has succeeded. After a failed fsync that call writes the deliveries anew first.
         """
 
-    def thd_replay(job: Job) -> None:
+    def thd_sync_former() -> None:
+        """
+        After the death of our process alone: make durable whatever it had delivered; the machine still knows it all.
+        Blocks.
+
+        @raise OSError: it may not be; each delivery has to be replayed.
+        """
+
+    def thd_replay(job: Job, doubtful: bool = False) -> None:
         """
         After an unclean stop: see to it that each recipient of C{job}, which had been delivered, has its message
         whole, and durable on return of a later C{thd_sync_deliveries}.
 
-        Idempotent. A mailbox that is gone by now counts as done. Blocks.
+        Idempotent. What cannot be written now is remembered, and tried again by each C{thd_sync_deliveries} of the
+        message, which fails until it is there; so the queue opens, and keeps the segment. Blocks.
 
-        @param job: its C{said} are the texts of the replies with which the channel had reported them.
-
-        @raise OSError: a mailbox cannot be written now; what was not checked yet must be replayed again.
+        @param job: its C{said} are the texts of the replies with which the channel had reported them, its C{places}
+            where it had delivered them to.
+        @param doubtful: what can be read of them may never reach the disk (after a failed sync).
         """
 
 

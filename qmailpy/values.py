@@ -169,6 +169,7 @@ class Job:
     attempt: int  # 1 for the first attempt
     released: bool = False  # an operator has let it go since it was held; may be forgotten over a restart
     said: tuple[str, ...] = ()  # of a replay: what was recorded of each recipient's delivery
+    places: tuple[str, ...] = ()  # of a replay: the C{Disposition.place} of each, "" where none is known
 
 
 class Verdict(Enum):
@@ -209,6 +210,7 @@ class Disposition:
     # content, or DELIVERED with an answer; a FORWARDED has at least one of onward and mails
     relayed: bool = False  # DELIVERED to a peer that does not take DSN: we tell, where success was to be told
     told_there: bool = False  # DELIVERED to a peer that takes DSN: what is to be told of success is told there
+    place: str = ""  # DELIVERED but not durable yet (IDurableDelivery): where, for the channel to find it again
 
 
 @frozen(kw_only=True)

@@ -3,7 +3,7 @@ The C{local} kind of channel: into the Maildirs of this node.
 
 Each recipient's mailbox is looked up in the directory at each attempt; the writing is done by one thread
 (L{qmailpy.local.writer}). Deliveries are made durable in groups, when the queue asks
-(L{qmailpy.interfaces.IDurableDelivery}); until then their paths are remembered by message.
+(L{qmailpy.interfaces.IDurableDelivery}, L{qmailpy.channels.covered}).
 
 A user that is gone: 5.1.1. Suspended: 5.2.1, or 4.2.1 as C{[local] disabled} says. Moved to another node: forwarded to
 it. C{user+tag}: into the folder C{tag} when there is one (L{qmailpy.local.folders}). The recipient's own Delivered-To
@@ -15,8 +15,6 @@ Users whose .qmail files say what is done: L{qmailpy.channels.dotqmail}.
 
 from __future__ import annotations
 
-import errno
-import threading
 from collections.abc import Iterable, Sequence
 from functools import partial
 
@@ -26,6 +24,7 @@ from zope.interface import implementer
 
 from qmailpy.channels.autoreply import Answers
 from qmailpy.channels.conversions.command import ReactorRun
+from qmailpy.channels.covered import Covered, delivery_of, place_of
 from qmailpy.channels.dotqmail import Case, DotQmail
 from qmailpy.channels.parts import Parts
 from qmailpy.channels.programs import Programs, gathered, in_pool
@@ -41,12 +40,9 @@ from qmailpy.local.writer import ReactorThreads, Threads
 from qmailpy.routing.expand import SUBADDRESS, is_this_node
 from qmailpy.routing.posting import accepted
 from qmailpy.routing.router import names_of_node
-from qmailpy.values import Alias, Disposition, Domain, Group, Job, Mailbox, Recipient, Reply, Routed, Verdict
+from qmailpy.values import Alias, Disposition, Domain, Group, Job, Mailbox, NewMail, Recipient, Reply, Routed, Verdict
 
-_DELIVERED = Disposition(verdict=Verdict.DELIVERED, reply=Reply(250, "2.1.5", "Delivered to the mailbox"))
-_KEPT = str(_DELIVERED.reply)
-"""What the journal has of a delivery that it may have to repeat; never to be changed."""
-
+_DELIVERED = Reply(250, "2.1.5", "Delivered to the mailbox")
 _UNKNOWN = Disposition(verdict=Verdict.FAILED, reply=Reply(550, "5.1.1", "There is no such mailbox here"))
 _SUSPENDED = Disposition(verdict=Verdict.FAILED, reply=Reply(550, "5.2.1", "The mailbox is suspended"))
 _SUSPENDED_FOR_NOW = Disposition(verdict=Verdict.DEFERRED, reply=Reply(450, "4.2.1", "The mailbox is suspended"))
@@ -102,9 +98,7 @@ class LocalChannel:
         programs = Programs(self._run, in_thread, config.path("run", "programs"))
         self._dots = DotQmail(config, channel.name, parts, in_thread, programs, self._deliver_one)
         self.reconfigure(config)
-        self._guard = threading.Lock()  # over the two below, which the queue's thread uses as well
-        self._delivered: dict[str, dict[int, list[Delivered]]] = {}  # by id and number: what may not be durable yet
-        self._doubtful: dict[str, set[int]] = {}  # id: numbers whose sync failed
+        self._covered = Covered(self.name, self._store, self._usage, self._thd_lookup)
 
     def reconfigure(self, config: Config) -> None:
         self._suspended = _SUSPENDED_FOR_NOW if config.local.disabled == "defer" else _SUSPENDED
@@ -160,52 +154,17 @@ class LocalChannel:
         await self._writer.stop()
 
     def thd_sync_deliveries(self, ids: Iterable[str]) -> None:
-        with self._guard:
-            group = {name: dict(self._delivered[name]) for name in ids if name in self._delivered}
-            doubtful = [
-                one
-                for name in self._doubtful.keys() & group.keys()
-                for number in self._doubtful[name] & group[name].keys()
-                for one in group[name][number]
-            ]
-        for one in doubtful:
-            self._store.thd_rewrite(one)
-        try:
-            self._store.thd_sync(one for numbers in group.values() for paths in numbers.values() for one in paths)
-        except OSError:
-            with self._guard:
-                for name, numbers in group.items():
-                    self._doubtful.setdefault(name, set()).update(numbers)
-            raise
-        with self._guard:
-            for name, numbers in group.items():
-                known = self._delivered[name]
-                for number, paths in numbers.items():
-                    if known[number] is paths:  # not delivered once more while we were syncing
-                        del known[number]
-                        self._settle_doubt(name, number)
-                if not known:
-                    del self._delivered[name]
+        self._covered.thd_sync(ids)
 
-    def thd_replay(self, job: Job) -> None:
-        for number, recipient, said in zip(job.numbers, job.recipients, job.said, strict=True):
-            if said != _KEPT:  # what a .qmail file said was durable at once; or it went on to somebody else
-                self._forget(job.id, number)
-                continue
-            try:
-                found = self._threads.thd_wait(partial(self._mailbox, recipient.address))
-            except Temporary as error:
-                raise OSError(errno.EAGAIN, str(error), recipient.address) from error
-            if isinstance(found, _Found):  # though it may be suspended by now, or have a .qmail file
-                with self._guard:
-                    doubtful = number in self._doubtful.get(job.id, ())
-                delivery = self._thd_into_folder(_delivery(job, number, recipient, found))
-                paths = self._store.thd_replay(delivery, doubtful=doubtful)
-                self._remember(job.id, number, paths)
-                if self._usage is not None and isinstance(delivery, _Bounded):
-                    self._usage.thd_doubtful(delivery.quota)
-            else:
-                self._forget(job.id, number)
+    def thd_sync_former(self) -> None:
+        self._store.thd_sync_all()
+
+    def thd_replay(self, job: Job, doubtful: bool = False) -> None:
+        self._covered.thd_replay(job, doubtful)
+
+    def _thd_lookup(self, address: str) -> tuple[str, str] | None:
+        found = self._threads.thd_wait(partial(self._mailbox, address))
+        return (found.mailbox.path, found.tag) if isinstance(found, _Found) else None
 
     def _thd_work(self, deliveries: Sequence[Delivery]) -> list[Disposition]:
         """The deliveries of one job: the writer's thread."""
@@ -244,9 +203,12 @@ class LocalChannel:
                 self.log.failure("bug in channel {name}, message {id}", name=self.name, id=delivery.id)
                 results.append(_BUG)
             else:
+                place = ""
                 if not delivery.at_once:
-                    self._remember(delivery.id, delivery.number, paths)
-                results.append(self._thd_counted(delivery, paths) if isinstance(delivery, _Bounded) else _DELIVERED)
+                    self._covered.remember(delivery.id, delivery.number, paths)
+                    place = place_of(wanted, delivery)
+                mails = self._thd_counted(delivery, paths) if isinstance(delivery, _Bounded) else ()
+                results.append(Disposition(verdict=Verdict.DELIVERED, reply=_DELIVERED, mails=mails, place=place))
         return results
 
     def _thd_refusal(self, delivery: Delivery) -> Disposition | None:
@@ -267,47 +229,24 @@ class LocalChannel:
             return None
         return Disposition(verdict=Verdict.DEFERRED if reply.temporary else Verdict.FAILED, reply=reply)
 
-    def _thd_counted(self, delivery: _Bounded, paths: Sequence[Delivered]) -> Disposition:
+    def _thd_counted(self, delivery: _Bounded, paths: Sequence[Delivered]) -> tuple[NewMail, ...]:
         """It is in the mailbox, and counts; perhaps its user is to be told how much there is by now."""
         usage = self._usage
         if usage is None:
-            return _DELIVERED
+            return ()
         try:
             if delivery.arrival < self._started:
                 usage.thd_doubtful(delivery.quota)
-                return _DELIVERED
+                return ()
             filling = usage.thd_delivered(delivery.quota, named_size(paths[0].path))
-            if filling is None:
-                return _DELIVERED
-            return evolve(_DELIVERED, mails=(self._notice.thd_make(delivery.owner, filling),))
+            return () if filling is None else (self._notice.thd_make(delivery.owner, filling),)
         except Exception:  # the message is there all the same
             self.log.failure("{channel}: quota of {mailbox!r}", channel=self.name, mailbox=delivery.mailbox)
             usage.thd_doubtful(delivery.quota)
-            return _DELIVERED
+            return ()
 
     def _thd_into_folder(self, delivery: Delivery) -> Delivery:
         return self._store.thd_into_folder(delivery) if delivery.tag else delivery
-
-    def _remember(self, name: str, number: int, paths: list[Delivered]) -> None:
-        with self._guard:
-            self._delivered.setdefault(name, {})[number] = paths
-            self._settle_doubt(name, number)
-
-    def _forget(self, name: str, number: int) -> None:
-        with self._guard:
-            known = self._delivered.get(name)
-            if known is not None:
-                known.pop(number, None)
-                if not known:
-                    del self._delivered[name]
-            self._settle_doubt(name, number)
-
-    def _settle_doubt(self, name: str, number: int) -> None:
-        doubtful = self._doubtful.get(name)
-        if doubtful is not None:
-            doubtful.discard(number)
-            if not doubtful:
-                del self._doubtful[name]
 
     async def _find(self, job: Job, recipient: Recipient) -> _Found | Disposition:
         """Where the recipient's mail goes, or what to tell instead."""
@@ -357,18 +296,9 @@ class LocalChannel:
 
 
 def _delivery(job: Job, number: int, recipient: Recipient, found: _Found) -> Delivery:
-    envelope = job.envelope
-    delivery = Delivery(
-        id=job.id,
-        number=number,
-        arrival=envelope.arrival,
-        sender=envelope.sender,
-        address=recipient.address,
-        mailbox=found.mailbox.path,
-        content=job.content,
-        binary=envelope.body == "BINARYMIME",
-        tag=found.tag,
-    )
+    delivery = delivery_of(job, number, recipient, found.mailbox.path)
+    if found.tag:
+        delivery = evolve(delivery, tag=found.tag)
     if found.quota is None:
         return delivery
     return _Bounded(
@@ -376,5 +306,7 @@ def _delivery(job: Job, number: int, recipient: Recipient, found: _Found) -> Del
         quota=found.quota,
         owner=found.mailbox.address,
         # What channels put into the queue is told by where it comes from: another message, and no system with a name.
-        warning=envelope.source == job.channel and not envelope.sender and " " not in envelope.source_system,
+        warning=job.envelope.source == job.channel
+        and not job.envelope.sender
+        and " " not in job.envelope.source_system,
     )

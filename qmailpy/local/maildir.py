@@ -179,6 +179,17 @@ class Store:
         folder = thd_folder(self._files, self._where(delivery.mailbox), delivery.tag)
         return evolve(delivery, mailbox=f"{delivery.mailbox}/{folder}") if folder else delivery
 
+    def thd_in_folder(self, delivery: Delivery, folder: str) -> Delivery:
+        """
+        The same delivery, into this folder, or the mailbox when the folder is not there any more.
+
+        @param folder: a directory of the mailbox; "" = the mailbox itself.
+        @raise OSError: the mailbox is none.
+        """
+        if not folder or not self._files.exists(f"{self._where(delivery.mailbox)}/{folder}/cur"):
+            return delivery
+        return evolve(delivery, mailbox=f"{delivery.mailbox}/{folder}")
+
     def thd_has(self, delivery: Delivery) -> bool:
         """Whether the message is in the mailbox already, whole or not. @raise OSError: it cannot be found out."""
         where, base = self._where(delivery.mailbox), self._base(delivery) + ","
@@ -260,6 +271,11 @@ class Store:
         for one in group:
             if one.fresh and one.mailbox in self._known:
                 self._known[one.mailbox] = True
+
+    def thd_sync_all(self) -> None:
+        """Make durable whatever anybody has written below HOME/mail. @raise OSError: it may not be."""
+        if self._files.exists(self._root):
+            self._files.syncfs(self._root)
 
     def _where(self, mailbox: str) -> str:
         return mailbox_path(self._root, mailbox)

@@ -199,6 +199,13 @@ class Usage:
                 if directory == quota.maildir:
                     tally.thd_forget()
 
+    def thd_doubtful_at(self, mailbox: str) -> None:
+        """The same, whatever its limits are today. @param mailbox: C{Mailbox.path}. Blocks."""
+        maildir, domain = f"{self._root}/{mailbox}", f"{self._root}/{mailbox.partition('/')[0]}"
+        for directory in (maildir, domain):
+            self._thd_unmark(f"{directory}/{FULL_FILE}")
+        Tally(self._files, maildir, Limit(), self._seconds).thd_forget()
+
     def _tallies(self, quota: Quota) -> list[tuple[str, Limit, Tally]]:
         return [
             (quota.maildir, quota.limit, Tally(self._files, quota.maildir, quota.limit, self._seconds)),

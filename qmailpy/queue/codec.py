@@ -14,7 +14,7 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from qmailpy.interfaces import BooksCheckpoint
 from qmailpy.values import Envelope, Priority, Recipient
@@ -224,6 +224,7 @@ class Result:
     transferred: int = 0
     modifiers: str = ""
     text: str = ""  # diagnostic
+    place: str = ""  # where it was delivered to, for a replay; "" when there is nothing to replay
 
 
 @frozen
@@ -280,6 +281,9 @@ _OP = struct.Struct("<BI")
 _ENQUEUED = struct.Struct("<QBQIII")
 _ATTEMPTED = struct.Struct("<QdHI")
 _RESULT = struct.Struct("<IBdQBI")
+_PLACE = struct.Struct(
+    "<II"
+)  # position among the results, octets; behind all results, where older versions do not look
 _NAMED = struct.Struct("<QdH")
 _CHECKPOINT = struct.Struct("<QQQQQQI")
 
@@ -297,7 +301,8 @@ def encode_op(op: Op) -> bytes:
     if isinstance(op, Attempted):
         channel = op.channel.encode()
         parts = [_ATTEMPTED.pack(op.number, op.time, len(channel), len(op.results)), channel]
-        for result in op.results:
+        places: list[bytes] = []
+        for position, result in enumerate(op.results):
             modifiers = result.modifiers.encode()
             text = result.text.encode("utf-8", "surrogateescape")
             parts.append(
@@ -312,7 +317,10 @@ def encode_op(op: Op) -> bytes:
             )
             parts.append(modifiers)
             parts.append(text)
-        kind, body = 2, b"".join(parts)
+            if result.place:
+                place = result.place.encode("utf-8", "surrogateescape")
+                places += (_PLACE.pack(position, len(place)), place)
+        kind, body = 2, b"".join(parts + places)
     elif isinstance(op, Checkpoint):
         books = op.books
         parts = [
@@ -377,7 +385,7 @@ def _attempted(body: bytes) -> Op:
     at = _ATTEMPTED.size
     channel = body[at : at + channel_length].decode()
     at += channel_length
-    results = []
+    results: list[Result] = []
     for _ in range(count):
         recipient, outcome, next_attempt, transferred, modifiers_length, text_length = _RESULT.unpack_from(body, at)
         at += _RESULT.size
@@ -386,6 +394,14 @@ def _attempted(body: bytes) -> Op:
         text = body[at : at + text_length].decode("utf-8", "surrogateescape")
         at += text_length
         results.append(Result(recipient, Outcome(outcome), next_attempt, transferred, modifiers, text))
+    while at < len(body):
+        position, length = _PLACE.unpack_from(body, at)
+        at += _PLACE.size
+        if position >= count:
+            raise Damaged("a place of nobody")
+        place = body[at : at + length].decode("utf-8", "surrogateescape")
+        results[position] = evolve(results[position], place=place)
+        at += length
     return Attempted(number, channel, time, tuple(results))
 
 

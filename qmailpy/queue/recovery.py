@@ -15,7 +15,7 @@ from twisted.logger import Logger
 
 from qmailpy.disk.files import Files
 from qmailpy.interfaces import BooksCheckpoint, IDurableDelivery, IRecorder
-from qmailpy.queue.codec import Attempted, Checkpoint, Enqueued, Op, Outcome, decode_ops
+from qmailpy.queue.codec import Attempted, Checkpoint, Enqueued, Op, Outcome, Result, decode_ops
 from qmailpy.queue.content import FileContent
 from qmailpy.queue.journal import Journal, Position
 from qmailpy.queue.layout import Layout
@@ -68,13 +68,13 @@ class Recovery:
         self._durable = durable
         self._replay = replay
         self._born: dict[int, Message] = {}  # all the live segments tell of, finished or not
-        self._delivered: dict[tuple[int, str], tuple[Message, list[tuple[int, Recipient, str]]]] = {}
+        self._delivered: dict[tuple[int, str], tuple[Message, list[tuple[Recipient, Result]]]] = {}
 
     def thd_run(self) -> Recovered:
         """
         Do it. Afterwards the journal may be started.
 
-        @raise OSError: the disk cannot be read, or a delivery to be repeated cannot be written; nothing was decided.
+        @raise OSError: the disk cannot be read; nothing was decided.
         """
         layout = self._layout
         highest = 0
@@ -98,7 +98,9 @@ class Recovery:
                 message.filed = True  # settling it had begun
         self._clear_finished(state)
         if self._replay:
-            self._thd_replay()
+            self._thd_replay(doubtful=False)
+        elif not self._thd_trust():
+            self._thd_replay(doubtful=True)
         result.known = frozenset(self._born) | frozenset(state.messages)
         result.warnings = self._journal.warnings + self._shelf.warnings
         self._shelf.warnings.clear()
@@ -136,7 +138,7 @@ class Recovery:
             for part in op.results:
                 if part.outcome is Outcome.DELIVERED and part.recipient in copy.pending:
                     entry = self._delivered.setdefault((op.number, op.channel), (found, []))
-                    entry[1].append((part.recipient, copy.pending[part.recipient].recipient, part.text))
+                    entry[1].append((copy.pending[part.recipient].recipient, part))
         return state.apply(op, position)
 
     def _clear_finished(self, state: State) -> None:
@@ -147,7 +149,17 @@ class Recovery:
                 message.filed = True
                 state.touch(message, newest)
 
-    def _thd_replay(self) -> None:
+    def _thd_trust(self) -> bool:
+        """Whether deliveries of a process that died, which the machine has in its memory, are durable now."""
+        try:
+            for channel in {channel for _, channel in self._delivered}:
+                self._durable[channel].thd_sync_former()
+        except OSError as problem:
+            self._log.warn("deliveries of the former process are looked at one by one: {why}", why=str(problem))
+            return False
+        return True
+
+    def _thd_replay(self, *, doubtful: bool) -> None:
         for (number, channel), (message, recipients) in self._delivered.items():
             if not message.content.in_memory and not self._files.exists(self._layout.mess(number)):
                 continue  # its content went when the delivery was durable (docs/queue.md s.5)
@@ -157,11 +169,13 @@ class Recovery:
                     channel=channel,
                     envelope=message.envelope,
                     content=message.content,
-                    recipients=tuple(recipient for _, recipient, _ in recipients),
-                    numbers=tuple(number for number, _, _ in recipients),
+                    recipients=tuple([recipient for recipient, _ in recipients]),
+                    numbers=tuple([part.recipient for _, part in recipients]),
                     attempt=1,
-                    said=tuple(text for _, _, text in recipients),
-                )
+                    said=tuple([part.text for _, part in recipients]),
+                    places=tuple([part.place for _, part in recipients]),
+                ),
+                doubtful,
             )
 
 

@@ -127,7 +127,9 @@ class Verdicts:
             if action:
                 arrived.append((recipient, said, action))
             outcome, next_attempt, final = self._outcome(message, copy, number, said, now)
-            result = Result(number, outcome, next_attempt, final.transferred, final.modifiers, _text(final))
+            result = Result(
+                number, outcome, next_attempt, final.transferred, final.modifiers, _text(final), final.place
+            )
             if outcome is Outcome.FAILED:
                 failed.append(Withheld(self._name, result, recipient, final))
             else:

@@ -79,7 +79,14 @@ def envelopes(draw: st.DrawFn, text: st.SearchStrategy[str] = words) -> Envelope
 
 
 results = st.builds(
-    Result, st.integers(0, 2**32 - 1), st.sampled_from(Outcome), times, numbers, st.sampled_from(["", "E", "ES"]), words
+    Result,
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(Outcome),
+    times,
+    numbers,
+    st.sampled_from(["", "E", "ES"]),
+    words,
+    words,
 )
 counters = st.dictionaries(names, st.tuples(st.integers(-(2**63), 2**63 - 1), st.integers(0, 5)))
 ops: st.SearchStrategy[Op] = st.one_of(

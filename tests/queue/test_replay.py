@@ -9,36 +9,49 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.testing.crashdisk import CrashDisk
 from qmailpy.testing.memory_directory import MemoryDirectory
-from qmailpy.values import Mailbox
+from qmailpy.values import Alias, Group, Mailbox
 from tests.queue.world import HOME, World
 
 BOB = Mailbox(address="bob@here.example", path="here.example/bob/Maildir")
 
 
 class Node(World):
-    bob = BOB
+    bob: Mailbox | Alias | Group | None = BOB
+    away = False
 
     def directory(self) -> MemoryDirectory:
         found = super().directory()
-        found.entries[BOB.address] = self.bob
+        del found.entries[BOB.address]
+        if self.bob is not None:
+            found.entries[BOB.address] = self.bob
+        found.away = self.away
         return found
 
 
 class ReplayTests(SynchronousTestCase):
-    def after_a_cut(self, before: dict[str, Any], **meanwhile: Any) -> tuple[list[bytes], bytes]:
-        """What is in the mailbox after the cut, and what was sent; nothing had been synced."""
+    def delivered(self, *to: str, **before: Any) -> Node:
+        """A node that has delivered, and synced nothing."""
         world = Node(CrashDisk(directories=[HOME, f"{HOME}/log"]))
         world.bob = evolve(BOB, **before)
         world.up()
-        sent = world.send(BOB.address)
+        for one in to or (BOB.address,):
+            world.send(one)
         world.wait(1)
-        self.assertEqual(world.actions(), "ED")
+        return world
+
+    def after(self, world: Node, bob: Mailbox | Alias | Group | None) -> tuple[list[bytes], list[bytes]]:
+        """What is in the mailbox after a cut, and what was sent."""
         after = world.crash("none")
         self.assertEqual(after.mailbox("bob"), [])
-        after.bob = evolve(BOB, **meanwhile)
+        after.bob = bob
         after.up()
         after.wait(100)
-        return after.mailbox("bob"), after.accepted[sent][1]
+        self.assertEqual(after.actions(), "ED" * len(after.accepted))
+        return after.mailbox("bob"), [octets for _, octets in after.accepted.values()]
+
+    def after_a_cut(self, before: dict[str, Any], **meanwhile: Any) -> tuple[list[bytes], bytes]:
+        found, [sent] = self.after(self.delivered(**before), evolve(BOB, **meanwhile))
+        return found, sent
 
     def test_a_user_who_has_a_qmail_file_from_now_on(self) -> None:
         """However old the file is: the journal says that it was not asked."""
@@ -52,3 +65,87 @@ class ReplayTests(SynchronousTestCase):
     def test_a_user_who_moves_to_another_node(self) -> None:
         found, sent = self.after_a_cut({}, host="other.example")
         self.assertEqual(found, [sent])
+
+    def test_an_address_that_is_no_mailbox_any_more(self) -> None:
+        """It was told that it is delivered: removed, or made an alias or a group, it is where it was delivered."""
+        for bob in (
+            None,
+            Alias(address=BOB.address, targets=("ann@here.example",)),
+            Group(address=BOB.address, members=("ann@here.example",)),
+        ):
+            found, sent = self.after(self.delivered(), bob)
+            self.assertEqual(found, sent, bob)
+
+    def test_a_mailbox_that_is_elsewhere_from_now_on(self) -> None:
+        found, sent = self.after_a_cut({}, path="here.example/ann/Maildir")
+        self.assertEqual(found, [sent])
+
+    def test_a_folder(self) -> None:
+        """Where it was delivered to; in the mailbox when somebody has removed the folder."""
+        folder = f"{HOME}/mail/here.example/bob/Maildir/.lists"
+        for kept in (True, False):
+            world = Node(CrashDisk(directories=[HOME, f"{HOME}/log", *(f"{folder}/{one}" for one in ("new", "cur"))]))
+            world.bob = evolve(BOB, subfolders=True)
+            world.up()
+            world.send("bob+lists@here.example")
+            world.wait(1)
+            self.assertEqual(len(world.disk.listdir(f"{folder}/new")), 1)
+            after = world.crash("none")
+            if not kept:
+                after.disk.rename(f"{HOME}/mail/here.example/bob/Maildir/.lists", f"{HOME}/gone")
+            after.bob = BOB
+            after.up()
+            after.wait(100)
+            self.assertEqual((len(after.disk.listdir(f"{folder}/new")), len(after.mailbox("bob"))), (kept, not kept))
+
+    def test_a_directory_that_is_away_keeps_nothing_from_starting(self) -> None:
+        """The mail is there again, and new mail is taken."""
+        after = self.delivered().crash("none")
+        after.away = True
+        after.up()
+        self.assertEqual(len(after.mailbox("bob")), 1)
+        self.assertIn(after.send("ok@out.example"), after.accepted)
+        after.settle()
+        again = after.crash("none")
+        again.up()
+        again.wait(100)
+        self.assertEqual(len(again.mailbox("bob")), 1)
+
+    def test_a_mailbox_that_cannot_be_written_keeps_its_segment_and_nothing_else(self) -> None:
+        """The others are there, new mail is taken; the power may fail again; in the end it is there."""
+        after = self.delivered("bob@here.example", "eve@here.example").crash("none")
+        where = f"{HOME}/mail/here.example/bob"
+        after.disk.fail("open", number=28, times=10**9, path=where)
+        after.up()
+        assert after.shard is not None
+        self.assertEqual((len(after.mailbox("bob")), len(after.mailbox("eve"))), (0, 1))
+        self.assertIn(after.send("ok@out.example"), after.accepted)
+        after.settle()
+        after.wait(60)
+        self.assertGreater(after.shard.shard.generations, 1)
+        again = after.crash("none")
+        again.disk.fail("open", number=28, times=3, path=where)
+        again.up()
+        self.assertEqual(again.mailbox("bob"), [])
+        again.settle()
+        again.wait(60)
+        self.assertEqual(len(again.mailbox("bob")), 1)
+        assert again.shard is not None
+        self.assertEqual(again.shard.shard.generations, 1)
+        last = again.crash("none")
+        self.assertEqual((len(last.mailbox("bob")), len(last.mailbox("eve"))), (1, 1))
+
+    def test_what_a_killed_process_had_delivered_is_durable_before_its_segment_goes(self) -> None:
+        """With the mailboxes on a file system of their own, which the sync of the queue's does not reach."""
+        for broken in (False, True):
+            world = self.delivered()
+            after = world.crash(killed=True)
+            after.disk.ignore_sync = lambda kind, path: kind == "syncfs" and "/queue" in path
+            if broken:
+                after.disk.fail("syncfs", path=f"{HOME}/mail")
+            after.up(replay=False)
+            after.settle()
+            last = after.crash("none")
+            last.up()
+            last.wait(10)
+            self.assertEqual(last.mailbox("bob"), [octets for _, octets in last.accepted.values()])
