@@ -41,6 +41,7 @@ from qmailpy.values import (
     Verdict,
 )
 from qmailpy.wire.autoreply import Answer, answer, why_not
+from qmailpy.wire.notice_id import NoticeKind, notice_id
 
 _ANSWERED = Reply(250, "2.0.0", "Answered")
 _TROUBLE = Reply(451, "4.3.0", "The answer cannot be made now")
@@ -189,7 +190,7 @@ class AutoReplyChannel:
         if not may:
             return _no_answer("the sender has had one, or too many have today")
         made = Answer(
-            id=secrets.token_hex(12),
+            id=notice_id(NoticeKind.REPLY, secrets.token_hex(12)),
             hostname=self._hostname,
             user=user.address,
             to=sender,

@@ -37,6 +37,7 @@ from qmailpy.values import Content, Disposition, Envelope, Job, Notify, Recipien
 from qmailpy.wire.dsn import Notice, Origin, Reported, delay_report, failure_report, success_report
 from qmailpy.wire.headers import find
 from qmailpy.wire.mime_values import subject_in
+from qmailpy.wire.notice_id import NoticeKind, notice_id
 from qmailpy.wire.wording import LANGUAGES, language_of
 
 _FORWARDED = Reply(250, "2.1.5", "Forwarded")
@@ -65,7 +66,8 @@ class Notices:
         """
         Reads the words of notices, and so blocks.
 
-        @param make_id: an unpredictable word for the Message-ID and the boundary of each notice; by default of chance.
+        @param make_id: an unpredictable word, of letters and digits, for the Message-ID and the boundary of each
+            notice; by default of chance.
         """
         self._make_id = make_id or (lambda: secrets.token_hex(12))
         self.thd_configure(config)
@@ -103,7 +105,7 @@ class Notices:
         if self._bounce.copy_postmaster and not double and envelope.sender.lower() != self._postmaster.lower():
             told.append(self._postmaster)
         header = content.header()
-        notice = self._notice(told[0], header, now)
+        notice = self._notice(NoticeKind.DOUBLE_BOUNCE if double else NoticeKind.BOUNCE, told[0], header, now)
         origin = Origin(id=queue_id, envelope=envelope, header=header, content=whole)
         octets = failure_report(notice, origin, _reported(failures, now), double=double)
         return self._envelope(notice, told, failures[0][0].channel, octets), octets
@@ -120,7 +122,7 @@ class Notices:
         if not delayed or not envelope.sender:
             return None
         header = content.header()
-        notice = self._notice(envelope.sender, header, now)
+        notice = self._notice(NoticeKind.DELAY, envelope.sender, header, now)
         origin = Origin(id=queue_id, envelope=envelope, header=header, content=None)
         octets = delay_report(notice, origin, _reported(delayed, now), until)
         return self._envelope(notice, [envelope.sender], delayed[0][0].channel, octets), octets
@@ -142,7 +144,7 @@ class Notices:
         if not successes or not envelope.sender:
             return None
         header = content.header()
-        notice = self._notice(envelope.sender, header, now)
+        notice = self._notice(NoticeKind.SUCCESS, envelope.sender, header, now)
         origin = Origin(id=queue_id, envelope=envelope, header=header, content=None)
         reported = [
             Reported(recipient=recipient, reply=said.reply, remote_mta=said.remote_mta, last_attempt=now, action=action)
@@ -151,12 +153,12 @@ class Notices:
         octets = success_report(notice, origin, reported)
         return self._envelope(notice, [envelope.sender], successes[0][0].channel, octets), octets
 
-    def _notice(self, to: str, header: bytes, now: float) -> Notice:
+    def _notice(self, kind: NoticeKind, to: str, header: bytes, now: float) -> Notice:
         """@param header: of the message it is about."""
         if "@" not in to:
             to = f"{to}@{self._hostname}"
         return Notice(
-            id=self._make_id(),
+            id=notice_id(kind, self._make_id()),
             hostname=self._hostname,
             sender_name=self._bounce.sender_name,
             to=to,

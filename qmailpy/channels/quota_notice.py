@@ -14,6 +14,7 @@ from qmailpy.local.usage import Filling
 from qmailpy.values import Envelope, MemoryContent, NewMail, Notify, Recipient
 from qmailpy.wire.dsn import Notice, note
 from qmailpy.wire.mime_values import subject_in
+from qmailpy.wire.notice_id import NoticeKind, notice_id
 from qmailpy.wire.wording import LANGUAGES
 
 
@@ -43,7 +44,7 @@ class QuotaNotice:
         words, _ = thd_wordings(config.home)
         language = config.bounce.language
         notice = Notice(
-            id=secrets.token_hex(12),
+            id=notice_id(NoticeKind.QUOTA, secrets.token_hex(12)),
             hostname=config.server.hostname,
             sender_name=config.bounce.sender_name,
             to=address,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from typing import Protocol
 
 import click
@@ -20,6 +21,7 @@ from qmailpy.disk.files import RealFiles
 from qmailpy.errors import CommandError
 from qmailpy.stats import show as shows
 from qmailpy.stats.counters import CHANNELS, CountersError, Sizes, create, thd_clear, thd_read, total
+from qmailpy.stats.items import Table, zeros
 from qmailpy.stats.today import thd_today
 from qmailpy.stats.verify import Verdict, thd_verify
 
@@ -53,29 +55,60 @@ def counters() -> None:
 
 
 @counters.command("show")
+@click.argument("names", metavar="[CHANNEL]...", nargs=-1)
 @click.option("-channels/-nochannels", "channels", default=True, help="The counts of messages (default).")
 @click.option("-associations/-noassociations", "associations", default=True, help="Connections too (default).")
 @click.option("-headers/-noheaders", "headers", default=True, help="The two lines on top (default).")
 @click.option("-output", "output", type=click.Path(dir_okay=False), help="Write to a file.")
 @_as_json
 @click.pass_obj
-def show(context: Homed, channels: bool, associations: bool, headers: bool, output: str | None, as_json: bool) -> None:
-    """Show the counters of all channels."""
+def show(
+    context: Homed,
+    names: tuple[str, ...],
+    channels: bool,
+    associations: bool,
+    headers: bool,
+    output: str | None,
+    as_json: bool,
+) -> None:
+    """Show the counters of all channels, or of those named; a name may have stars: 'tcp_*'."""
     need(context.home)
     try:
         sizes, lanes = thd_read(_path(context.home))
     except CountersError as error:
         raise CommandError(str(error)) from error
+    table = _chosen(total(lanes), names, context.home)
     if as_json:
-        print_json(shows.as_json(sizes, lanes))
+        print_json(shows.as_json(sizes, lanes, table))
         return
-    text = shows.text(total(lanes), channels=channels, associations=associations, headers=headers)
+    text = shows.text(table, channels=channels, associations=associations, headers=headers)
     if output is None:
         for line in text.splitlines():
             print_line(line)
         return
     with open(output, "w", encoding="utf-8") as file:
         file.write(text)
+
+
+def _chosen(table: Table, names: tuple[str, ...], home: str) -> Table:
+    """
+    The rows of the channels that are named.
+
+    @raise CommandError: a name stands for no channel, neither counted nor configured.
+    """
+    if not names:
+        return table
+    found: Table = {}
+    for name in names:
+        fitting = [channel for channel in table if fnmatchcase(channel, name)]
+        if not fitting:
+            configured = load(home).channels
+            if any(fnmatchcase(channel, name) for channel in configured):
+                fitting = [channel for channel in configured if fnmatchcase(channel, name)]  # nothing came there yet
+            else:
+                raise CommandError(f"no channel is called {name}; there are {', '.join(sorted({*configured, *table}))}")
+        found |= {channel: table.get(channel) or zeros() for channel in fitting}
+    return found
 
 
 @counters.command("clear")

@@ -53,6 +53,7 @@ WORDS = {
     "summarize": Word("qmailpy.cli.qm_list:summarize", "One line a channel: messages, size, oldest."),
     "top": Word("qmailpy.cli.qm_clean:top", "Show the most frequent subjects, senders or recipients."),
     "trace": Word("qmailpy.cli.qm_trace:trace", "Write down what is said in the protocol."),
+    "view": Word("qmailpy.cli.qm_list:view", "Tell where listings come from."),
     "why": Word("qmailpy.cli.qm_why:why", "Tell what happened to messages, what is next and when."),
 }
 

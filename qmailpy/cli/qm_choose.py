@@ -6,18 +6,21 @@ C{-from} and C{-to} are one choice between them, as with the ancestor (C{-match}
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
+from attrs import frozen
 
 from qmailpy.cli.when import Moment
 from qmailpy.queue.entries import QueueFilter
 
 F = TypeVar("F", bound=Callable[..., Any])
+UNUSED = ("database", "directory_tree", "threads")
 T = TypeVar("T")
 
 PROGRESS_S = 0.5
@@ -39,6 +42,42 @@ class Size(click.ParamType[int]):
         return int(match[1]) * _FACTORS[match[2].lower()]
 
 
+@frozen
+class Span:
+    """A part of a text, in characters."""
+
+    start: int = 1  # the first one
+    length: int = (1 << 31) - 1
+
+    @property
+    def end(self) -> int:
+        """The last one."""
+        return self.start + self.length - 1
+
+    def of(self, value: str) -> str:
+        """That part of a text."""
+        return value[self.start - 1 : self.end]
+
+
+WHOLE = Span()
+
+
+class Range(click.ParamType[Span]):
+    """The type of an option with the ancestor's range: C{(START=1,LENGTH=20)}, either of them may be left out."""
+
+    name = "RANGE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Span:
+        given: dict[str, int] = {}
+        text = str(value).strip()
+        for one in text.removeprefix("(").removesuffix(")").split(",") if text else ():
+            name, _, number = one.strip().lower().partition("=")
+            if name not in ("start", "length") or not number.isdecimal() or not 0 < int(number[:10]) < 1 << 31:
+                self.fail(f"{value!r} is no range: (START=1,LENGTH=20)", param, ctx)
+            given[name] = int(number[:10])
+        return Span(**given)
+
+
 def selecting(command: F) -> F:
     """The options; see L{wanted}."""
     options = (
@@ -50,6 +89,7 @@ def selecting(command: F) -> F:
             default="or",
             help="Whether both -from and -to must match, or one (the default).",
         ),
+        click.option("--owner", default="", metavar="LOGIN", help="Only submitted with LOGIN."),
         click.option(
             "--domain",
             "destination",
@@ -76,6 +116,27 @@ def selecting(command: F) -> F:
     return command
 
 
+def ancestors(command: F) -> F:
+    """
+    Options of the ancestor that change nothing here: there is one source of a listing, and walks need no threads.
+    The command does not see them.
+    """
+    options = (
+        click.option("--database", is_flag=True, hidden=True),
+        click.option("--directory-tree", is_flag=True, hidden=True),
+        click.option("--threads", type=click.IntRange(1), hidden=True),
+        click.option("--no-threads", "threads", flag_value=1, type=click.IntRange(1), hidden=True),
+    )
+    for option in options:
+        command = option(command)
+
+    @functools.wraps(command)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        return command(*args, **{name: value for name, value in kwargs.items() if name not in UNUSED})
+
+    return cast(F, called)
+
+
 def wanted(
     *,
     channel: str,
@@ -83,6 +144,7 @@ def wanted(
     sender: str,
     recipient: str,
     match: str,
+    owner: str,
     destination: str,
     subject: str,
     content: str,
@@ -102,6 +164,7 @@ def wanted(
         failed=ignore_zz,
         sender=sender,
         recipient=recipient,
+        owner=owner,
         match_all=match.lower() == "and",
         destination=destination,
         subject=subject,
@@ -160,4 +223,4 @@ class Progress:
             self.clear()
 
 
-__all__ = ["Progress", "Size", "chosen_by", "selecting", "wanted"]
+__all__ = ["WHOLE", "Progress", "Range", "Size", "Span", "ancestors", "chosen_by", "selecting", "wanted"]

@@ -8,18 +8,20 @@ its time.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, TypeVar
 
 import click
 
 from qmailpy.cli.output import print_json, print_line
-from qmailpy.cli.qm_choose import Progress
+from qmailpy.cli.qm_choose import WHOLE, Progress, Range, Span, ancestors
 from qmailpy.cli.qm_corrupt import settle_corrupt
 from qmailpy.cli.qm_session import Session, warn
 from qmailpy.cli.queueview import BATCH
 from qmailpy.errors import CommandError
 from qmailpy.queue.entries import CONTENT, DONE, ActionResult, QueueEntry, QueueFilter, Target, to_json
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 VALUES = 1_000_000
 """Different values that are counted of each kind: as many as there are messages, mostly."""
@@ -44,45 +46,59 @@ def _values(entry: QueueEntry, kinds: Collection[str]) -> dict[str, tuple[str, .
     return {kind: values for kind, values in found.items() if kind in kinds}
 
 
+def _counting(option: str, name: str, text: str) -> Callable[[F], F]:
+    """An option that asks for a kind to be counted, perhaps by a part of the values."""
+    return click.option(option, name, type=Range(), is_flag=False, flag_value="", metavar="[=RANGE]", help=text)
+
+
 @click.command()
 @click.argument("channel", default="")
-@click.option("--subject", is_flag=True, help="Count subjects (the default).")
-@click.option("--from", "by_from", is_flag=True, help="Count senders.")
-@click.option("--to", "by_to", is_flag=True, help="Count recipients.")
-@click.option("--domain-to", is_flag=True, help="Count domains of recipients.")
-@click.option("--content", is_flag=True, help=f"Count beginnings of bodies ({CONTENT} octets).")
+@_counting("--subject", "subject", "Count subjects (the default).")
+@_counting("--from", "by_from", "Count senders.")
+@_counting("--to", "by_to", "Count recipients.")
+@_counting("--domain-to", "domain_to", "Count domains of recipients.")
+@_counting("--content", "content", f"Count beginnings of bodies ({CONTENT} octets).")
 @click.option("--held/--no-held", default=None, help="Only messages that are held; or only others.")
 @click.option("--ignore-zz", is_flag=True, help="Not those that were never tried yet.")
 @click.option("--min-count", type=click.IntRange(1), default=2, show_default=True, help="Show what is there so often.")
 @click.option("--top", "most", type=click.IntRange(1), default=20, show_default=True, help="Show so many of a kind.")
+@click.option("--verbose", is_flag=True, help="Also how many messages were looked at.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@ancestors
 @click.pass_obj
 def top(
     session: Session,
     channel: str,
-    subject: bool,
-    by_from: bool,
-    by_to: bool,
-    domain_to: bool,
-    content: bool,
+    subject: Span | None,
+    by_from: Span | None,
+    by_to: Span | None,
+    domain_to: Span | None,
+    content: Span | None,
     held: bool | None,
     ignore_zz: bool,
     min_count: int,
     most: int,
+    verbose: bool,
     as_json: bool,
 ) -> None:
-    """Show the most frequent subjects (or senders, recipients...) of what is queued, of all channels or of CHANNEL."""
+    """
+    Show the most frequent subjects (or senders, recipients...) of what is queued, of all channels or of CHANNEL.
+
+    -subject=(START=1,LENGTH=20) compares the first 20 characters alone; so with the others.
+    """
     asked = dict(zip(KINDS, (subject, by_from, by_to, domain_to, content), strict=True))
-    kinds = {kind for kind, wanted in asked.items() if wanted} or {"subject"}
+    if content is not None and content.end > CONTENT and content != WHOLE:
+        raise click.UsageError(f"of a body the first {CONTENT} octets are compared: START + LENGTH must not go beyond")
+    kinds = {kind: part for kind, part in asked.items() if part is not None} or {"subject": WHOLE}
     left_out: Counter[str] = Counter()
     counts: dict[str, Counter[str]] = {kind: Counter() for kind in KINDS if kind in kinds}
-    texts = not kinds.isdisjoint({"subject", "content"})
+    texts = not kinds.keys().isdisjoint({"subject", "content"})
     asked_for = QueueFilter(channel=channel, held=held, failed=ignore_zz, envelope=True, texts=texts)
     progress = Progress()
     for entry in session.view.entries(asked_for, progress.add):
         for kind, values in _values(entry, kinds).items():
             counter = counts[kind]
-            for value in values:
+            for value in map(kinds[kind].of, values):
                 if value in counter or len(counter) < VALUES:
                     counter[value] += 1
                 else:
@@ -97,6 +113,8 @@ def top(
     if as_json:
         print_json({kind: [{"value": value, "count": count} for value, count in rows] for kind, rows in shown.items()})
         return
+    if verbose:
+        print_line(f"{progress.count} messages looked at")
     for kind, rows in shown.items():
         print_line(f"{'Count':>10}  {kind}")
         for value, count in rows:
@@ -105,6 +123,7 @@ def top(
 
 @click.command()
 @click.argument("channel", default="")
+@ancestors
 @click.option("--subject", default="", metavar="TEXT", help="Text in the subject (with * and ?: the whole of it).")
 @click.option("--from", "by_from", default="", metavar="ADDRESS", help="The sender.")
 @click.option("--to", "by_to", default="", metavar="ADDRESS", help="A recipient.")

@@ -16,9 +16,9 @@ from typing import Any, TypeVar
 import click
 
 from qmailpy.cli.output import print_json, print_line
-from qmailpy.cli.qm_choose import Progress, selecting, wanted
+from qmailpy.cli.qm_choose import Progress, ancestors, selecting, wanted
 from qmailpy.cli.qm_session import LISTED, Session, heading, when
-from qmailpy.queue.entries import QueueEntry, Target, to_json
+from qmailpy.queue.entries import QueueEntry, QueueFilter, Target, to_json
 from qmailpy.values import blocks
 
 RULE = "-" * 62
@@ -32,13 +32,11 @@ def _listing(command: F) -> F:
         click.option("--envelope/--no-envelope", help="Also the sender and the recipients; -from and -to imply it."),
         click.option("--file-info/--no-file-info", default=True, help="Size and date (the default)."),
         click.option("--total/--no-total", default=True, help="Total sizes (the default)."),
-        click.option("--database", is_flag=True, hidden=True, help="There is one source, so this changes nothing."),
-        click.option("--directory-tree", is_flag=True, hidden=True, help="As --database."),
         click.option("--json", "as_json", is_flag=True, help="As JSON."),
     )
     for option in reversed(options):
         command = option(command)
-    return selecting(command)
+    return selecting(ancestors(command))
 
 
 @click.command()
@@ -55,10 +53,13 @@ def directory(session: Session, /, held: bool | None, **options: Any) -> None:
 
 
 @click.command()
+@click.option("--held/--no-held", default=True, hidden=True, help="That is what this command is for.")
 @_listing
 @click.pass_obj
-def held(session: Session, /, **options: Any) -> None:
+def held(session: Session, /, held: bool, **options: Any) -> None:
     """List the messages that are held, each with the reason."""
+    if not held:
+        raise click.UsageError("held lists held messages; directory -noheld lists the others")
     _directory(session, held=True, reasons=True, **options)
 
 
@@ -67,8 +68,6 @@ def _directory(
     *,
     file_info: bool,
     total: bool,
-    database: bool,
-    directory_tree: bool,
     as_json: bool,
     reasons: bool = False,
     **options: Any,
@@ -149,6 +148,7 @@ def _print_envelope(entry: QueueEntry) -> None:
 @click.command()
 @click.argument("channel", default="")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@ancestors
 @selecting
 @click.pass_obj
 def messages(session: Session, /, as_json: bool, **options: Any) -> None:
@@ -177,8 +177,9 @@ def _next(entry: QueueEntry) -> str:
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @click.pass_obj
 def jobs(session: Session, channel: str, as_json: bool) -> None:
-    """List the attempts under way, of all channels or of CHANNEL: which message goes where."""
-    found = [job for job in session.view.jobs() if channel in ("", job.channel)]
+    """List the attempts under way, of all channels or of CHANNEL (which may hold * and ?): which message goes where."""
+    asked = QueueFilter(channel=channel)
+    found = [job for job in session.view.jobs() if asked.admits_channel(job.channel)]
     if as_json:
         print_json([to_json(job) for job in found])
         return
@@ -193,20 +194,30 @@ def jobs(session: Session, channel: str, as_json: bool) -> None:
 
 
 @click.command()
+@click.argument("what", type=click.Choice(["database", "directory_tree"], case_sensitive=False), required=False)
+@click.pass_obj
+def view(session: Session, what: str | None) -> None:
+    """
+    Tell where listings come from.
+
+    The ancestor could be told to take them from its database or from the directory tree. Here there is one source,
+    which is always right: the daemon's memory, or the files when it does not run; so WHAT changes nothing.
+    """
+    print_line(f"%QM-I-VIEW, listings are gathered from {session.view.source}")
+
+
+@click.command()
 @click.option("--heading/--no-heading", "head", default=True, help="The heading (the default).")
 @click.option("--trailing/--no-trailing", default=True, help="The totals (the default).")
 @click.option("--held/--no-held", "show_held", default=False, help="Also how many are held.")
-@click.option("--database", is_flag=True, hidden=True)
-@click.option("--directory-tree", is_flag=True, hidden=True)
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@ancestors
 @click.pass_obj
 def summarize(
     session: Session,
     head: bool,
     trailing: bool,
     show_held: bool,
-    database: bool,
-    directory_tree: bool,
     as_json: bool,
 ) -> None:
     """One line a channel: messages, their size in blocks, and since when the oldest is queued."""

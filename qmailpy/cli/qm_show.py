@@ -6,37 +6,77 @@ from __future__ import annotations
 
 import codecs
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import click
 
 from qmailpy.cli.output import print_json, print_line
+from qmailpy.cli.qm_choose import Progress
 from qmailpy.cli.qm_session import Session, warn, when
 from qmailpy.cli.queueview import QueuedMessage
 from qmailpy.errors import CommandError
-from qmailpy.queue.entries import MessageEnvelope, to_json
+from qmailpy.queue.entries import MessageEnvelope, QueueFilter, to_json
 from qmailpy.values import Priority, blocks
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 LINE_LIMIT = 100_000
 """Characters of a line that are shown; mail has shorter ones."""
 
 
-def _ids(session: Session, words: tuple[str, ...], channel: str) -> list[str]:
-    return list(dict.fromkeys(target.id for target in session.select(words, channel).targets))
+def _ids(session: Session, words: tuple[str, ...], channel: str, everything: bool, confirm: bool) -> list[str]:
+    """
+    The messages that are meant, once each.
+
+    @raise CommandError: words that name none, or a no to the question.
+    """
+    if bool(words) == everything:
+        raise click.UsageError("-all and ids exclude each other" if words else "give ids or numbers, or -all")
+    if everything:
+        progress = Progress()
+        entries = progress.over(session.view.entries(QueueFilter(channel=channel), progress.add))
+        found = list(dict.fromkeys(entry.id for entry in entries))
+    else:
+        found = list(dict.fromkeys(target.id for target in session.select(words, channel).targets))
+    if confirm:
+        session.confirm(f"Show {len(found)} message{'s' * (len(found) != 1)}?")
+    return found
+
+
+def _showing(command: F) -> F:
+    """How both are told which messages."""
+    options = (
+        click.argument("ids", nargs=-1),
+        click.option("--channel", default="", metavar="NAME", help="Only in this channel."),
+        click.option("--all", "everything", is_flag=True, help="All messages, or all of the channel."),
+        click.option("--confirm/--no-confirm", default=False, help="Ask before; or do not (the default)."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 @click.command()
-@click.argument("ids", nargs=-1, required=True)
-@click.option("--channel", default="", metavar="NAME", help="Only in this channel.")
+@_showing
 @click.option("--content/--no-content", default=True, help="Also the header and body (the default).")
 @click.option("--raw", is_flag=True, help="The content alone, octet for octet.")
 @click.option("--json", "as_json", is_flag=True, help="The envelopes as JSON.")
 @click.pass_obj
-def read(session: Session, ids: tuple[str, ...], channel: str, content: bool, raw: bool, as_json: bool) -> None:
+def read(
+    session: Session,
+    ids: tuple[str, ...],
+    channel: str,
+    everything: bool,
+    confirm: bool,
+    content: bool,
+    raw: bool,
+    as_json: bool,
+) -> None:
     """Show the envelope and the content of messages. What a terminal might act upon is shown as an escape."""
     messages: list[QueuedMessage] = []
     missing: list[str] = []
-    for queue_id in _ids(session, ids, channel):
+    for queue_id in _ids(session, ids, channel, everything, confirm):
         found = session.view.read(queue_id)
         if found is None:
             missing.append(queue_id)
@@ -118,15 +158,16 @@ def _text_lines(pieces: Iterator[bytes]) -> Iterator[str]:
 
 
 @click.command()
-@click.argument("ids", nargs=-1, required=True)
-@click.option("--channel", default="", metavar="NAME", help="Only in this channel.")
+@_showing
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @click.pass_obj
-def history(session: Session, ids: tuple[str, ...], channel: str, as_json: bool) -> None:
+def history(
+    session: Session, ids: tuple[str, ...], channel: str, everything: bool, confirm: bool, as_json: bool
+) -> None:
     """Show what happened to messages so far, oldest first."""
     missing: list[str] = []
     found = []
-    for queue_id in _ids(session, ids, channel):
+    for queue_id in _ids(session, ids, channel, everything, confirm):
         events = session.view.history(queue_id)
         if events is None:
             missing.append(queue_id)

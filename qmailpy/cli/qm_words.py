@@ -89,7 +89,7 @@ def rewritten(ctx: click.Context, command: click.Command, args: Sequence[str]) -
         name = unique(args[0], names) or args[0]
         inner = command.get_command(ctx, name) if name in names else None
         return [name, *(args[1:] if inner is None else rewritten(ctx, inner, args[1:]))]
-    options, valued = _options(ctx, command)
+    options, valued, perhaps = _options(ctx, command)
     result: list[str] = []
     rest = iter(args)
     for arg in rest:
@@ -105,6 +105,9 @@ def rewritten(ctx: click.Context, command: click.Command, args: Sequence[str]) -
         if real is None:
             result.append(arg)  # for click to complain about in its own words
             continue
+        if real in perhaps:
+            result.append(f"{real}={value}")  # what follows is no value of it
+            continue
         result.append(real + equals + value)
         if real in valued and not equals:
             result += [each for each in [next(rest, None)] if each is not None]
@@ -116,14 +119,17 @@ def _plain(option: str) -> str:
     return option.lstrip("-").replace("-", "").replace("_", "").lower()
 
 
-def _options(ctx: click.Context, command: click.Command) -> tuple[dict[str, str], set[str]]:
-    """The command's options, by their compared form; and which of them take a value."""
+def _options(ctx: click.Context, command: click.Command) -> tuple[dict[str, str], set[str], set[str]]:
+    """The command's options, by their compared form; which of them take a value; which may have one behind a C{=}."""
     options: dict[str, str] = {}
     valued: set[str] = set()
+    perhaps: set[str] = set()
     for parameter in command.get_params(ctx):
         if isinstance(parameter, click.Option):
             for name in (*parameter.opts, *parameter.secondary_opts):
                 options[_plain(name)] = name
-                if not parameter.is_flag and not parameter.count:
+                if parameter.metavar is not None and parameter.metavar.startswith("[="):
+                    perhaps.add(name)
+                elif not parameter.is_flag and not parameter.count:
                     valued.add(name)
-    return options, valued
+    return options, valued, perhaps

@@ -9,10 +9,21 @@ from collections.abc import Sequence
 from qmailpy.queue.entries import DELETED
 from qmailpy.records.index import Indexed
 from qmailpy.records.record import Action, LogRecord
+from qmailpy.wire.notice_id import NoticeKind, kind_of
 
 _LEFT = frozenset({Action.DEQUEUED, Action.FAILED, Action.SILENCED})
 _PROTOCOLS = (("L", "LMTP"), ("E", "ESMTP"))
 NULL = "<> (a notice)"
+
+_MADE = {
+    NoticeKind.BOUNCE: "bounce of",
+    NoticeKind.DOUBLE_BOUNCE: "double bounce of",
+    NoticeKind.DELAY: "delay notice about",
+    NoticeKind.SUCCESS: "success report about",
+    NoticeKind.REPLY: "automatic reply to",
+    NoticeKind.QUOTA: "quota warning after",
+}
+"""What a title calls mail that was made here, with the queue id of the message it comes from behind it."""
 
 # dns;HOST (TCP|our ip|our port|ip|port) (banner) (TLS, if there was) smtp;REPLY: qmailpy.remote.delivery.
 _PEER = re.compile(
@@ -60,7 +71,8 @@ def _title(mail: Indexed, first: LogRecord, related: dict[str, Indexed]) -> str:
     kind = "message"
     parent = related.get(mail.parent)
     if mail.parent and first.message_id and (parent is None or parent.message_id != first.message_id):
-        kind = f"notice about {mail.parent}"
+        made = kind_of(first.message_id)
+        kind = f"{_MADE[made] if made else 'notice about'} {mail.parent}"
     elif mail.parent:
         kind = f"{mail.parent} handed on"
     elif not first.sender:

@@ -33,6 +33,7 @@ from qmailpy.records.family import MOST, family
 from qmailpy.records.index import Indexed, LogIndex, thd_index
 from qmailpy.records.record import LogRecord
 from qmailpy.records.text import LineFormat, Unreadable
+from qmailpy.wire.notice_id import kind_of
 
 _PATIENCE_S = 3.0  # with the daemon's indexer
 _QUEUE_ID = re.compile(r"[0-9a-v]{15}")
@@ -106,10 +107,10 @@ def trace(
         members = family(index, found)
         form = LineFormat(config.log, config.server.hostname)
         told = [(mail, _records(form, index.lines(mail))) for mail in members]
-    if as_json:
-        print_json({"messages": [_json(mail, records) for mail, records in told]})
-        return
     related = {mail.id: mail for mail, _ in told if mail.id}
+    if as_json:
+        print_json({"messages": [_json(mail, records, related.get(mail.parent)) for mail, records in told]})
+        return
     for at, (mail, records) in enumerate(told):
         if at:
             print_line()
@@ -184,11 +185,15 @@ def _records(form: LineFormat, lines: list[str]) -> list[LogRecord]:
     return found
 
 
-def _json(mail: Indexed, records: list[LogRecord]) -> dict[str, Any]:
+def _json(mail: Indexed, records: list[LogRecord], parent: Indexed | None) -> dict[str, Any]:
+    made = kind_of(mail.message_id) if mail.parent else None
+    if parent is not None and parent.message_id == mail.message_id:
+        made = None  # it was handed on
     return {
         "id": mail.id,
         "message_id": mail.message_id,
         "parent": mail.parent,
+        "notice": made.value if made is not None else "",
         "subject": next((record.subject for record in records if record.subject), ""),
         "first": stamp(mail.time),
         "events": [

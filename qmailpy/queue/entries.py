@@ -264,6 +264,7 @@ class QueueFilter:
     failed: bool = False  # only those with an attempt that failed
     sender: str = ""  # as for pattern(); "" = any
     recipient: str = ""
+    owner: str = ""  # the login it was submitted with; as for pattern(); "" = any
     destination: str = ""  # a next hop or domain, or ".domain" for all below it, or with * and ?; "" = any
     match_all: bool = False  # sender and recipient must both match; otherwise one of them suffices
     envelope: bool = False  # entries are to carry recipients
@@ -298,16 +299,20 @@ class QueueFilter:
         hosts: Iterable[str] = (),
         arrival: float = 0.0,
         size_octets: int = 0,
+        user: str = "",
     ) -> bool:
         """
         Whether a copy is meant, as far as can be told without its text.
 
         @param recipients: addresses still to be served; walked over only if they matter, several times perhaps.
         @param hosts: their next hops and domains; walked over once.
+        @param user: login of who submitted it; "" = nobody had logged in.
         """
         if not self.admits_channel(channel) or (self.held is not None and held != self.held):
             return False
         if (self.failed and not attempts) or not self._in_range(attempts, arrival, size_octets):
+            return False
+        if self.owner and not pattern(self.owner)(user):
             return False
         if self.destination and not any(map(destined(self.destination), hosts)):
             return False

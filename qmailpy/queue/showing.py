@@ -80,6 +80,7 @@ def entry(
         ),
         arrival=envelope.arrival,
         size_octets=size,
+        user=envelope.user,
     ):
         return None
     times = [item.next_attempt for number, item in copy.pending.items() if not busy or number not in copy.flying]

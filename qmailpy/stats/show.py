@@ -87,14 +87,16 @@ def _associations(row: Row, *, apart: bool) -> list[str]:
     ]
 
 
-def as_json(sizes: Sizes, lanes: list[LaneState]) -> dict[str, Any]:
+def as_json(sizes: Sizes, lanes: list[LaneState], table: Table | None = None) -> dict[str, Any]:
     """
     The same for programs: plain dicts, lists and numbers.
+
+    @param table: of the channels that are wanted; by default all of them.
 
     C{stored} has C{minimum}, the smallest value since the last clear, and C{true} = value - minimum: what is in the
     queue once all that was there at the clear has left (mission C6).
     """
-    table = total(lanes)
+    table = total(lanes) if table is None else table
     return {
         "channels": {channel: _row_json(table[channel]) for channel in sorted(table)},
         "lanes": [

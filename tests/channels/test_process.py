@@ -70,7 +70,7 @@ class NoticesTests(SynchronousTestCase):
             notice.recipients,
             (Recipient(address="bob@example.com", original="bob@example.com", channel="process"),),
         )
-        self.assertEqual(notice.message_id, "<c0ffee@mx.example.org>")
+        self.assertEqual(notice.message_id, "<bounce.c0ffee@mx.example.org>")
         self.assertEqual(octets.count(b"Action: failed"), 2)
         self.assertIn(b"To: bob@example.com\r\n", octets)
         self.assertIn(MESSAGE, octets)

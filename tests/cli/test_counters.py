@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.cli import counters as module
 from qmailpy.cli.counters import counters
-from qmailpy.config.schema import Config, ServerConfig
+from qmailpy.config.schema import ChannelConfig, Config, ServerConfig
 from qmailpy.disk.files import RealFiles
 from qmailpy.errors import CommandError
 from qmailpy.stats.lanes import Lane
@@ -36,7 +36,12 @@ class CountersCase(SynchronousTestCase):
             return self.running
 
         self.patch(module, "control_clear", ask)
-        self.patch(module, "load", lambda home: Config(home=home, server=ServerConfig(hostname="h"), log=OPTIONS))
+        channels = {"hold": ChannelConfig(name="hold", kind="hold")}
+        self.patch(
+            module,
+            "load",
+            lambda home: Config(home=home, server=ServerConfig(hostname="h"), log=OPTIONS, channels=channels),
+        )
         recorder = self.recorder()
         now = time.time()
         recorder.write([evolve(record, time=now) for record in (enqueue(1), enqueue(2), dequeue(1))])
@@ -81,6 +86,18 @@ class CountersTests(CountersCase):
         self.assertEqual(self.done("show", f"-output={self.home}/out"), "")
         with open(f"{self.home}/out") as file:
             self.assertEqual(file.read(), self.done("show"))
+
+    def test_show_takes_names_of_channels_and_patterns(self) -> None:
+        """C9, imta.md 3: each once, in the order of names; one where nothing came yet is shown with zeros."""
+        everything = self.done("show")
+        self.assertIn("\ntcp_local\n", everything)
+        only = self.done("show", "local")
+        self.assertIn("\nlocal\n   Received           2 ", only)
+        self.assertNotIn("tcp_local", only)
+        self.assertEqual(self.done("show", "*local", "local"), everything)
+        self.assertEqual(list(json.loads(self.done("show", "tcp_*", "--json"))["channels"]), ["tcp_local"])
+        self.assertIn("hold\n   Received           0 ", self.done("show", "hold"))
+        self.assertIn("no channel is called nowhere; there are hold, local", self.refused("show", "local", "nowhere"))
 
     def test_clear_goes_to_zero_and_keeps_stored(self) -> None:
         """C9; neither option means both (imta.md 2.3), so Stored is the queue's content."""

@@ -127,6 +127,12 @@ class DirectoryTests(QmCase):
         self.assertIn(IDS[0], self.out("dir", "-from=s2@*", "-to", "r1@"))
         self.assertIn("No messages.", self.out("dir", "-from=s2@*", "-to", "r1@", "-match=and"))
 
+    def test_owner_is_the_login_it_was_submitted_with(self) -> None:
+        """Nobody has logged in for these; the filter itself: tests.queue.test_entries."""
+        self.assertIn("No messages.", self.out("dir", "-owner=joe"))
+        self.assertIn("directory -noheld lists the others", self.fails("held", "-noheld"))
+        self.assertEqual(self.out("held", "-held", "-nototal").count("HELD"), 1)
+
     def test_held_lists_held_messages_with_reasons(self) -> None:
         """And nothing else; so does directory -held, without reasons."""
         found = self.out("held")
@@ -339,6 +345,16 @@ class ShowTests(QmCase):
             f"Message {IDS[1]}\n  24-Feb-1999 19:51:57  ims-ms           deferred, 1 recipient: 450 later\n",
         )
         self.assertEqual(json.loads(self.out("hist", IDS[1], "--json"))[0]["events"][0]["text"], "450 later")
+
+    def test_all_may_be_shown_or_all_of_a_channel(self) -> None:
+        """imta.md 3.1: -all or ids; asked only when that is wished."""
+        self.assertEqual(self.out("read", "-all", "-nocontent").count("Sender:"), 3)
+        found = self.out("history", "-all", "-channel=ims-ms", "-noconfirm")
+        self.assertEqual([IDS[at] in found for at in range(3)], [True, True, False])
+        self.assertIn("give ids or numbers", self.fails("history"))
+        self.assertIn("exclude each other", self.fails("read", "-all", IDS[0]))
+        self.terminal = True
+        self.assertIn("nothing was done", self.fails("read", "-all", "-confirm", typed="n\n"))
 
     def test_missing_message_is_told(self) -> None:
         """The others are shown."""

@@ -41,6 +41,22 @@ class TopTests(CleanCase):
             },
         )
 
+    def test_a_range_compares_a_part_alone(self) -> None:
+        """imta.md 3.1; what stands behind an option without one is the channel."""
+        self.assertEqual(self.out("top", "-subject=(START=2,LENGTH=3)"), "     Count  subject\n         7  ell\n")
+        self.assertEqual(self.out("top", "-to=start=3", "tcp*"), "     Count  to\n         6  @example.net\n")
+        self.assertIn("Count  subject", self.out("top", "-subject", "nowhere"))
+        for wrong in ("-subject=(BEGIN=2)", "-subject=(START=0)", "-content=(START=250,LENGTH=50)"):
+            self.assertEqual(self.run_qm("top", wrong).exit_code, 2)
+
+    def test_what_the_ancestor_took_is_taken(self) -> None:
+        """Options that change nothing here, and -verbose."""
+        expected = self.out("top")
+        self.assertEqual(self.out("top", "-database", "-threads=5"), expected)
+        self.assertEqual(self.out("top", "-verbose", "-nothreads"), "7 messages looked at\n" + expected)
+        self.assertEqual(self.out("clean", f"-from={SPAM}", "-directory_tree", "-threads=4"), "6 messages held.\n")
+        self.assertIn("gathered from the queue directory tree", self.out("view", "database"))
+
     def test_control_characters_of_a_body_do_not_reach_the_terminal(self) -> None:
         """Nor its line ends."""
         found = self.out("top", "-content")

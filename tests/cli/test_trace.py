@@ -107,6 +107,36 @@ class TraceTests(SynchronousTestCase):
         self.assertIn("1 recipients did not get it", output)
         self.assertNotIn("delivered to", output)
 
+    def test_what_the_server_wrote_is_called_by_its_name(self) -> None:
+        """By its Message-ID, of mail that comes from other mail here: a stranger may write any Message-ID."""
+        names = {
+            "bounce": "bounce of",
+            "double-bounce": "double bounce of",
+            "delay": "delay notice about",
+            "success": "success report about",
+            "reply": "automatic reply to",
+            "quota": "quota warning after",
+            "other": "notice about",
+        }
+        more = Log(time.time() - 10)
+        made = {name: f"06kq9q5g5k3l1{at:x}0" for at, name in enumerate(names, 1)}
+        for name, queue_id in made.items():
+            note = {"sender": "", "message_id": f"<{name}.0a1b2c@h>", "destination": "process"}
+            more.add(Action.ENQUEUED, queue_id, "local", "eve@far.example", source_system=MAIL, **note)
+            more.add(Action.ENQUEUED, f"{queue_id[:-1]}1", "process", "eve@far.example", source_system=queue_id, **note)
+        foreign = {"sender": "eve@far.example", "message_id": "<quota.0a@far.example>", "destination": "local"}
+        more.add(Action.ENQUEUED, "06kq9q5g5k3l1f0", "tcp_local", "bob@here.example", **foreign)
+        self.write(more)
+        output = self.call(MAIL).output
+        for name, words in names.items():
+            self.assertIn(f"  {made[name]}: {words} {MAIL} from <>", output)
+            self.assertIn(f": {made[name]} handed on from <>", output)
+        self.assertIn(": message from eve@far.example", self.call("06kq9q5g5k3l1f0").output)
+        told = {one["id"]: one["notice"] for one in json.loads(self.call(MAIL, "--json").output)["messages"]}
+        self.assertEqual({told[queue_id] for queue_id in made.values()}, {*names, ""} - {"other"})
+        self.assertEqual(told[MAIL], "")
+        self.assertEqual({told[f"{queue_id[:-1]}1"] for queue_id in made.values()}, {""})
+
     def test_refused_mail_is_found_by_address(self) -> None:
         more = Log(time.time() - 10)
         more.add(

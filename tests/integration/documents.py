@@ -8,7 +8,7 @@ the shell of the earlier ones. What is printed is compared loosely:
   - a queue id of the document stands for the one that is found where it is first shown, in later commands, too;
   - a line C{...} stands for any lines; in a line, for any text;
   - the reader's own directory is /home/joe;
-  - a backslash at the end goes on in the next line.
+  - a backslash at the end goes on in the next line; so does a line behind C{> }, as the shell shows it.
 
 A command that only asks is asked again until it says what is shown, for the daemon may not be so far yet. It must end
 with status 0.
@@ -71,6 +71,9 @@ def steps(path: str, text: str) -> Iterator[Step]:
                 number += 1
                 command = command[:-1] + lines[number].lstrip()
             number += 1
+            while number < len(lines) and (lines[number] == ">" or lines[number].startswith("> ")):
+                command += f"\n{lines[number][2:]}"
+                number += 1
             shown = []
             while number < len(lines) and not lines[number].startswith("$ "):
                 shown.append(lines[number])

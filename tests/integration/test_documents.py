@@ -32,7 +32,7 @@ cat "$home/../twistd.out"; exit 1
 
 class DocumentTests(SynchronousTestCase):
     timeout = 240
-    order: ClassVar[tuple[str, ...]] = ("README.md", "docs/operations.md", "docs/channels.md")
+    order: ClassVar[tuple[str, ...]] = ("README.md", "docs/operations.md", "docs/channels.md", "docs/policy.md")
 
     def setUp(self) -> None:
         self.home = tempfile.mkdtemp(prefix="qmailpy-test-")
@@ -57,9 +57,9 @@ class DocumentTests(SynchronousTestCase):
                 until(lambda pid=pid: gone(pid), 30)  # type: ignore[misc]
 
     def test_commands_print_what_the_documents_show(self) -> None:
-        """The first steps, the day of an operator, and what is told of channels."""
+        """The first steps, the day of an operator, and what is told of channels and of access tables."""
         counts = {name: self.reader.read(os.path.join(ROOT, name), name) for name in self.order}
-        for name, least in zip(self.order, (6, 20, 1), strict=True):
+        for name, least in zip(self.order, (6, 20, 1, 5), strict=True):
             self.assertGreaterEqual(counts[name], least, counts)
 
 
@@ -75,6 +75,8 @@ class ReaderTests(SynchronousTestCase):
                 Step(where="x:8", command="three", shown=()),
             ],
         )
+        text = "```\n$ cat <<E\n> a\n>\n> E\na\n\n```\n"
+        self.assertEqual(list(steps("x", text)), [Step(where="x:2", command="cat <<E\na\n\nE", shown=("a",))])
 
     def test_numbers_times_and_columns_may_differ_and_words_may_not(self) -> None:
         self.assertEqual(loose("tcp_local   2  24-Nov-2026 06:49:34"), loose("tcp_local 13 01-Jan-2030 16:49:34"))

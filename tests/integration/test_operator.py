@@ -44,7 +44,7 @@ class Operator(NodeCase):
                 f"{queue_id}: message from alice@example.org",
                 "given up for gone@traced.example by tcp_local",
                 "550 5.1.1 unknown here",
-                f"notice about {queue_id} from <>",
+                f"bounce of {queue_id} from <>",
                 "delivered to alice@example.org by local",
                 "all have it",
             ):

@@ -39,7 +39,7 @@ class StoryTests(NodeCase):
             "into the queue of local",
             "for far@gone.example",
             "550 5.1.1 unknown here",
-            "notice about",
+            "bounce of",
             "delivered to alice@example.org by local",
         ):
             self.assertIn(text, told)

@@ -84,6 +84,8 @@ class FilterTests(SynchronousTestCase):
         self.assertFalse(admits(QueueFilter(held=True)))
         self.assertFalse(admits(QueueFilter(held=False), held=True))
         self.assertFalse(admits(QueueFilter(failed=True), attempts=0))
+        self.assertFalse(admits(QueueFilter(owner="joe")))
+        self.assertTrue(admits(QueueFilter(owner="joe*"), user="joe@example.org"))
 
     def test_sender_or_recipient_suffices_unless_both_are_asked_for(self) -> None:
         """imta.md 3.1: OR unless -match=and."""
