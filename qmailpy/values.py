@@ -167,7 +167,7 @@ class Job:
     recipients: tuple[Recipient, ...]
     numbers: tuple[int, ...]
     attempt: int  # 1 for the first attempt
-    released: bool = False  # an operator has let it go since it was held; may be forgotten over a restart
+    released: bool = False  # an operator has let it go since it was held
     said: tuple[str, ...] = ()  # of a replay: what was recorded of each recipient's delivery
     places: tuple[str, ...] = ()  # of a replay: the C{Disposition.place} of each, "" where none is known
 

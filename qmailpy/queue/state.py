@@ -66,7 +66,7 @@ class Copy:
     pending: dict[int, Pending]  # by number in the envelope
     done: dict[int, Done] = Factory(dict)
     held: str | None = None  # the reason
-    released: bool = False  # an operator's word since then; in memory only
+    released: bool = False  # an operator's word since then
     warned: int = 0  # delay notices sent
     sequence: int = 0  # of the journal record that changed it last
     filed: int = 0  # the same, as the file says it; 0 = there is no file

@@ -145,15 +145,17 @@ class FileFormTests(SynchronousTestCase):
         st.lists(st.tuples(recipients(lines), st.integers(0, 50), times, lines), max_size=4),
         st.lists(st.tuples(recipients(lines), st.sampled_from(Outcome), times), max_size=4),
         st.one_of(st.none(), lines),
+        st.booleans(),
     )
     def test_a_chan_file_comes_back_as_it_was_written(
         self,
         pending: list[tuple[Recipient, int, float, str]],
         done: list[tuple[Recipient, Outcome, float]],
         held: str | None,
+        released: bool,
     ) -> None:
         """Recipients to do and done, with their numbers."""
-        copy = Copy("tcp_local", {}, held=held, warned=2, sequence=99)
+        copy = Copy("tcp_local", {}, held=held, released=released and held is None, warned=2, sequence=99)
         for number, item in enumerate(pending):
             copy.pending[2 * number] = Pending(*item)
         for number, past in enumerate(done):
@@ -161,6 +163,7 @@ class FileFormTests(SynchronousTestCase):
         found = decode_copy(encode_copy(copy), "tcp_local")
         self.assertEqual(encode_copy(found), encode_copy(copy))
         self.assertEqual((found.sequence, found.filed, found.held, found.warned), (99, 99, held, 2))
+        self.assertEqual(found.released, copy.released)
 
     @given(st.data())
     def test_a_file_with_one_octet_changed_is_known_for_damaged(self, data: st.DataObject) -> None:

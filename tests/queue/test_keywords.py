@@ -93,7 +93,7 @@ class KeywordTests(SynchronousTestCase):
         self.check_books(world)
 
     def test_what_was_released_and_put_off_is_not_held_again(self) -> None:
-        """The word of an operator is forgotten when a message leaves memory, the attempt is not."""
+        """Neither the word of an operator nor the attempt is forgotten when a message leaves memory."""
         world = self.world(holdlimit=1)
         queue_id = world.send("later@out.example", "later@two.example")
         self.release(world, queue_id)
@@ -102,6 +102,24 @@ class KeywordTests(SynchronousTestCase):
         world.wait(3600.0)
         self.assertEqual(world.stored(), {})
         self.assertEqual(self.held(world), [])
+
+    def test_what_was_released_and_not_tried_yet_is_not_held_again_by_a_restart(self) -> None:
+        """Whether the word is in the journal or in the copy's file when the power fails; held anew it is gone."""
+        for settled in (0, 1, 2):
+            world = self.world(holdlimit=1)
+            queue_id = world.send("ok1@out.example", "ok2@two.example")
+            for _ in range(settled - 1):
+                world.settle()
+            assert world.shard is not None
+            world.shard.runners["tcp_local"].stop()
+            self.release(world, queue_id)
+            for _ in range(settled):
+                world.settle()
+            after = world.crash("none")
+            after.up()
+            after.wait(10)
+            self.assertEqual((after.stored(), self.held(after)), ({}, []), settled)
+            self.check_books(after)
 
     def test_held_is_held_after_a_crash_too(self) -> None:
         world = self.world(holdlimit=1)
