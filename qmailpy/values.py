@@ -192,6 +192,7 @@ class NewMail:
 
     envelope: Envelope  # the queue sets source, source_system and arrival, and clears user; recipients are routed
     content: Content
+    courtesy: bool = False  # when it cannot be queued it is left out: what it comes with has happened all the same
 
 
 @frozen(kw_only=True)

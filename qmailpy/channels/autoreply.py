@@ -115,6 +115,7 @@ class Answers:
                 protocol=envelope.protocol,
             ),
             content=content,
+            courtesy=True,
         )
 
 

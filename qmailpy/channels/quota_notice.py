@@ -76,4 +76,4 @@ class QuotaNotice:
             message_id=f"<{notice.id}@{config.server.hostname}>",
             subject=subject_in(octets),
         )
-        return NewMail(envelope=envelope, content=MemoryContent(octets))
+        return NewMail(envelope=envelope, content=MemoryContent(octets), courtesy=True)

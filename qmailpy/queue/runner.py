@@ -401,7 +401,9 @@ class Runner:
                 self._unsettled -= 1
                 self._tell_drained()
             elif problem is not None and told is None:  # not even room for a mark
-                self._clock.callLater(1.0, self._commit, message, settlement, told, heard)
+                if settlement.courtesies:
+                    self._log.error("no room for an answer to message {id}: it is left out", id=message.id)
+                self._clock.callLater(1.0, self._commit, message, settlement.bare(), told, heard)
                 return
             else:
                 self._unclaim(message, settlement.over)

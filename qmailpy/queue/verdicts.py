@@ -59,6 +59,12 @@ class Settlement:
 
     ops: list[Op]
     over: dict[str, list[int]]  # channel: numbers of recipients
+    courtesies: tuple[Op, ...] = ()  # ops that may be left out, were there no room for all
+
+    def bare(self) -> Settlement:
+        """The same without courtesies."""
+        left_out = {id(op) for op in self.courtesies}
+        return Settlement([op for op in self.ops if id(op) not in left_out], self.over)
 
 
 @define(eq=False)
@@ -67,6 +73,7 @@ class _Made:
 
     room: int  # octets of content its transaction still takes: it has to fit into a segment
     mails: dict[int, Op | OSError] = Factory(dict)  # by identity of a NewMail: several recipients may share one
+    courtesies: list[Op] = Factory(list)  # those that nothing depends on
 
 
 class Verdicts:
@@ -151,7 +158,7 @@ class Verdicts:
         mine[:0] = [result for result, _ in tried]
         ops = onward + notice + await self._arrived(message, arrived, now) + _attempts(message, results, now)
         ops += await self._warning(message, copy, tried, now)
-        return Settlement(ops + held, over)
+        return Settlement(ops + held, over, tuple(made.courtesies))
 
     async def release(self, message: Message) -> Settlement:
         """The recipients of a message that failed have waited long enough for the others."""
@@ -201,6 +208,9 @@ class Verdicts:
                 raise before
             if before is not None:
                 continue
+            if mail.courtesy:
+                ops += await self._courtesy(message, mail, now, made)
+                continue
             try:
                 fresh[id(mail)] = op = await self._made(message, mail, now, made)
             except OSError as problem:
@@ -210,6 +220,17 @@ class Verdicts:
             ops.append(op)
         made.mails.update(fresh)
         return ops
+
+    async def _courtesy(self, message: Message, mail: NewMail, now: float, made: _Made) -> list[Op]:
+        """An answer or a warning beside a delivery, which must not be done again for want of it."""
+        try:
+            op = await self._made(message, mail, now, made)
+        except Exception:
+            self._log.failure("what message {id} would have been answered is left out", id=message.id)
+            return []
+        made.mails[id(mail)] = op
+        made.courtesies.append(op)
+        return [op]
 
     async def _made(self, message: Message, mail: NewMail, now: float, made: _Made) -> Op:
         envelope = evolve(
