@@ -5,7 +5,7 @@ tests as the real part.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 from attrs import frozen
 from twisted.internet.defer import Deferred
@@ -428,6 +428,7 @@ class IRecorder(Interface):
 
     lane: str = Attribute("The lane's name: the shard's.")
     behind: bool = Attribute("Whether lines wait in memory: after L{flush} because the log cannot be written.")
+    sequence: int = Attribute("Number of the lane's last line in the log.")
 
     def write(records: Iterable[LogRecord]) -> None:
         """Add records, in order; they go out with one write(2) for everything of this reactor turn."""
@@ -444,11 +445,12 @@ class IRecorder(Interface):
     def thd_sync() -> None:
         """Make the log durable up to the last flush (fdatasync of the file, and of a just rolled one). Blocks."""
 
-    def thd_recover(base: BooksCheckpoint | None) -> Sequence[LogRecord]:
+    def thd_recover(base: BooksCheckpoint | None, ids: Container[str] | None = None) -> Sequence[LogRecord]:
         """
         Take up the lane after a restart, before anything else: rebuild its counters from C{base} (C{None}: from
         nothing) and the lane's lines that the log holds after it.
 
-        Repairs a torn last line. Returns the lane's records found after the base in order, so that the queue can
-        tell which of its journalled transitions still lack their lines. Blocks.
+        Repairs a torn last line. Returns the lane's records found after the base in order, those of the messages with
+        these ids (C{None}: all; they take four times as long), so that the queue can tell which of its journalled
+        transitions still lack their lines. Blocks.
         """

@@ -8,7 +8,7 @@ lets them, and settled afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Container, Coroutine, Iterable, Sequence
 from random import Random
 from typing import Any, TypeVar, cast
 
@@ -89,6 +89,7 @@ class NoRecorder:
 
     lane = ""
     behind = False
+    sequence = 0
 
     def write(self, records: Iterable[LogRecord]) -> None:
         """Lines that a crash has swallowed are for the next who takes up the shard."""
@@ -105,7 +106,7 @@ class NoRecorder:
     def thd_sync(self) -> None:
         """Nothing was written."""
 
-    def thd_recover(self, base: BooksCheckpoint | None) -> Sequence[LogRecord]:
+    def thd_recover(self, base: BooksCheckpoint | None, ids: Container[str] | None = None) -> Sequence[LogRecord]:
         return ()
 
 

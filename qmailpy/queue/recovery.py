@@ -35,6 +35,7 @@ class Recovered:
     highest: int  # no message number above it has been used
     generations: list[int]  # segments that hold work, oldest first
     known: frozenset[int] = frozenset()  # numbers the journal told of, finished ones too
+    books: int = 0  # last line of the lane that the newest checkpoint knows
     messages: int = 0  # accepted ones that the journal told of
     missing: list[LogRecord] = Factory(list)  # lines the crash had swallowed, to be written before any other
     warnings: list[str] = Factory(list)
@@ -83,15 +84,19 @@ class Recovery:
         told = 0
         if newest is not None:
             base, told, highest = newest.books, newest.sequence, newest.highest
-        found = Counter(_key(record) for record in self._recorder.thd_recover(base))
         state = State(layout.code)
         state.durable = frozenset(self._durable)
         result = Recovered(state, highest, [segment.generation for segment in self._journal.closed])
+        result.books = base.sequence if base is not None else 0
+        owed: list[LogRecord] = []  # lines of what happened behind the checkpoint; most are in the log
         for position, payload in self._journal.records():
             for op in decode_ops(payload):
                 lines = self._apply(state, op, position, result)
                 if position.sequence > told:
-                    result.missing += _without(lines, found)
+                    owed += lines
+        ids = {line.file.id for line in owed if line.file is not None}
+        found = Counter(_key(record) for record in self._recorder.thd_recover(base, ids))
+        result.missing = list(_without(owed, found))
         state.sequence = max(state.sequence, self._journal.sequence)
         for message in list(state.messages.values()):
             if not message.filed and self._shelf.thd_has_files(message.number, message.channels):

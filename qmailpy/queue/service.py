@@ -175,6 +175,7 @@ class QueueShard:
             durable=durable,
             segments=config.queue.segments,
             generations=[*recovered.generations, journal.generation],
+            books=recovered.books,
         )
         self.shard.selection = Selection(config) or None
         self.shard.on_arrival = self._arrived
@@ -230,6 +231,7 @@ class QueueShard:
                 self.runner(copy.channel).take_up(message, copy)
             self.shard.evict(message)
         self.shard.retire()
+        self.shard.keep_books()
         return Deferred.fromCoroutine(self._list())
 
     async def _list(self) -> None:
@@ -448,6 +450,7 @@ class QueueService(Service):
             for shard in self.shards.values():
                 shard.shard.roll()
         for shard in self.shards.values():
+            shard.shard.keep_books()
             self.in_thread(shard.space).addCallbacks(shard.look_at_space, self._no_space)
 
     def _no_space(self, failure: Failure) -> None:

@@ -41,6 +41,9 @@ InThread = Callable[..., "Deferred[Any]"]
 Composed = tuple[Message, Filing, list[tuple[Copy, int]]]
 """A message, what its files are to become, and the sequence each copy's file will know."""
 
+BEHIND = 50_000
+"""Lines of the log that no durable checkpoint knows: with so many one is made. A start reads them, in 0.2 s or so."""
+
 SLICE = 200
 """Messages whose files are composed in one go in the reactor thread, some milliseconds."""
 
@@ -65,11 +68,13 @@ class Shard:
         durable: Mapping[str, IDurableDelivery],
         segments: int,
         generations: Iterable[int],
+        books: int = 0,
     ) -> None:
         """
         @param durable: channels whose deliveries the journal covers, by name.
         @param segments: with more segments in use than this, new mail waits for one to be retired.
         @param generations: those in use, the active one last.
+        @param books: the last line of the log that a durable checkpoint knows.
         @param later: callLater.
         """
         self.files = files
@@ -84,7 +89,9 @@ class Shard:
         self._durable = durable
         self._segments = segments
         self._generations = list(generations)
-        self._retiring = False
+        self._books = books
+        self.behind = BEHIND
+        self._retiring = False  # or keeping the books: one checkpoint at a time
         self._paused_retiring = False
         self._held_back: deque[tuple[bytes, Callable[[Position | OSError], None]]] = deque()
         self._idle: list[Deferred[None]] = []
@@ -272,7 +279,7 @@ class Shard:
         work = self.in_thread(self._thd_retire, covered, [item for _, item, _ in filings])
         work.addCallbacks(
             lambda _: self._commit_checkpoint(
-                generation, checkpoint, [(message, known) for message, _, known in filings]
+                checkpoint, lambda: self._retired(generation, [(message, known) for message, _, known in filings])
             ),
             lambda failure: self._postpone(failure.value),
         )
@@ -302,9 +309,29 @@ class Shard:
 
         self._later(5.0, again)
 
-    def _commit_checkpoint(
-        self, generation: int, checkpoint: Checkpoint, sequences: list[tuple[Message, list[tuple[Any, int]]]]
-    ) -> None:
+    def keep_books(self) -> None:
+        """
+        Make the books durable where they are, when the log has L{BEHIND} lines that no checkpoint knows. To be called
+        now and then: refused mail and connections fill the log, but not the journal, so no segment is retired for them.
+        """
+        if self._retiring or self._paused_retiring or self.broken is not None:
+            return
+        if self.recorder.sequence - self._books < self.behind:
+            return
+        books = self.recorder.checkpoint()
+        if self.recorder.behind:
+            return  # the log cannot be written; the next call tries again
+        self._retiring = True
+        # No segment goes, so neither files nor deliveries matter: the journal still tells of them.
+        checkpoint = Checkpoint(self._generations[0], self.state.sequence, self.ids.highest, books)
+        work = self.in_thread(self.recorder.thd_sync)
+        work.addCallbacks(
+            lambda _: self._commit_checkpoint(checkpoint, lambda: None),
+            lambda failure: self._postpone(failure.value),
+        )
+        work.addErrback(lambda failure: self._log.failure("bug while keeping the books", failure))
+
+    def _commit_checkpoint(self, checkpoint: Checkpoint, then: Callable[[], None]) -> None:
         def durable(result: Position | OSError) -> None:
             if isinstance(result, OSError):
                 self._failed(result)
@@ -314,8 +341,8 @@ class Shard:
                 self._tell_idle()
                 return
             self.state.sequence = result.sequence
-            self._committer.call(lambda journal: journal.recycle(generation), lambda _: None)
-            self._forget(generation, sequences)
+            self._books = checkpoint.books.sequence
+            then()
             if result.generation > self._generations[-1]:
                 self._generations.append(result.generation)
             self._retiring = False
@@ -324,7 +351,8 @@ class Shard:
 
         self._committer.submit(encode_op(checkpoint), durable, essential=True)
 
-    def _forget(self, generation: int, sequences: list[tuple[Message, list[tuple[Any, int]]]]) -> None:
+    def _retired(self, generation: int, sequences: list[tuple[Message, list[tuple[Any, int]]]]) -> None:
+        self._committer.call(lambda journal: journal.recycle(generation), lambda _: None)
         state = self.state
         self._generations.remove(generation)
         state.living.pop(generation, None)

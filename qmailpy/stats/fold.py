@@ -16,7 +16,9 @@ So Received = Delivered + Stored, always, in all three units. A copy without fil
 
 from __future__ import annotations
 
-from qmailpy.records.record import Action, LogRecord
+from typing import Protocol
+
+from qmailpy.records.record import Action
 from qmailpy.records.text import milliseconds
 from qmailpy.stats.items import (
     ATTEMPTED,
@@ -49,6 +51,45 @@ _SUBMITTED_RECIPIENTS, _SUBMITTED_BLOCKS = SUBMITTED + _RECIPIENTS, SUBMITTED + 
 _LOWEST_RECIPIENTS, _LOWEST_BLOCKS = LOWEST + _RECIPIENTS, LOWEST + _BLOCKS
 _ENQUEUED, _DEQUEUED, _OPENED = Action.ENQUEUED, Action.DEQUEUED, Action.OPENED
 
+
+class File(Protocol):
+    """What counts of a file field."""
+
+    @property
+    def attempts(self) -> int: ...
+
+    @property
+    def remaining(self) -> int: ...
+
+    @property
+    def continued(self) -> bool: ...
+
+
+class Counted(Protocol):
+    """What counts of a record: of a L{LogRecord}, or of a line that is read for it alone (L{qmailpy.stats.behind})."""
+
+    @property
+    def action(self) -> Action: ...
+
+    @property
+    def source(self) -> str: ...
+
+    @property
+    def destination(self) -> str: ...
+
+    @property
+    def direction(self) -> str: ...
+
+    @property
+    def size_octets(self) -> int: ...
+
+    @property
+    def file(self) -> File | None: ...
+
+    @property
+    def queue_time(self) -> float | None: ...
+
+
 _EVENT = {
     Action.DEFERRED: ATTEMPTED,
     Action.PARTLY: ATTEMPTED,
@@ -58,7 +99,7 @@ _EVENT = {
 }
 
 
-def apply(table: Table, record: LogRecord) -> None:
+def apply(table: Table, record: Counted) -> None:
     """Count one record: change the rows of its channels in C{table}, adding those that are new."""
     action = record.action
     if action is _ENQUEUED:
@@ -87,7 +128,7 @@ def _new(table: Table, channel: str) -> Row:
     return row
 
 
-def _enqueued(table: Table, record: LogRecord) -> None:
+def _enqueued(table: Table, record: Counted) -> None:
     source, destination, file = record.source, record.destination, record.file
     first = file is None or not file.continued
     size = blocks(record.size_octets) if first else 0
@@ -108,7 +149,7 @@ def _enqueued(table: Table, record: LogRecord) -> None:
         row[_STORED_BLOCKS] += size
 
 
-def _leave(row: Row, record: LogRecord, *, delivered: bool) -> None:
+def _leave(row: Row, record: Counted, *, delivered: bool) -> None:
     """A recipient leaves the queue, and the copy with its last one."""
     file = record.file
     row[_DELIVERED_RECIPIENTS] += 1

@@ -13,7 +13,7 @@ no harm. What a power cut took from the log is not counted; the queue writes tho
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Sequence
 from contextlib import suppress
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -23,10 +23,10 @@ from zope.interface import implementer
 from qmailpy.config.schema import LogConfig
 from qmailpy.disk.files import Files
 from qmailpy.interfaces import BooksCheckpoint, IRecorder
-from qmailpy.records.logfile import CUMULATIVE, CURRENT, YESTERDAY, LogFile, file_number
-from qmailpy.records.reading import last_lines, lines
+from qmailpy.records.logfile import LogFile
 from qmailpy.records.record import LogRecord
-from qmailpy.records.text import CONNECTION, LineFormat, Unreadable, process_field
+from qmailpy.records.text import CONNECTION, LineFormat, process_field
+from qmailpy.stats.behind import LinesBehind
 from qmailpy.stats.counters import Position
 from qmailpy.stats.fold import apply, restart_lowest
 from qmailpy.stats.items import ITEMS, STORED, Row, Table
@@ -96,6 +96,11 @@ class Recorder:
     def lost(self) -> int:
         """Records that could neither be written nor kept, since the log could last be written."""
         return self._lost
+
+    @property
+    def sequence(self) -> int:
+        """See L{IRecorder}."""
+        return self._written
 
     @property
     def waiting(self) -> bool:
@@ -232,7 +237,7 @@ class Recorder:
         self._file.close()
         self._map.close()
 
-    def thd_recover(self, base: BooksCheckpoint | None) -> Sequence[LogRecord]:
+    def thd_recover(self, base: BooksCheckpoint | None, ids: Container[str] | None = None) -> Sequence[LogRecord]:
         """
         See L{IRecorder.thd_recover}.
 
@@ -251,15 +256,19 @@ class Recorder:
             table = {channel: _row(values) for channel, values in base.counters.items()}
         found: deque[LogRecord] = deque(maxlen=RECOVERED)
         pending_clear = cleared_at >= last
-        for record in self._lines_behind(base):
-            if record.lane != self.lane or record.sequence <= last:
+        behind = LinesBehind(self._files, self._directory, self.lane, self._options, self._format)
+        for sequence, counted, queue_id, line in behind.facts(base):
+            if sequence <= last:
                 continue
-            if pending_clear and record.sequence > cleared_at:
+            if pending_clear and sequence > cleared_at:
                 restart_lowest(table)
                 pending_clear = False
-            last = record.sequence
-            apply(table, record)
-            found.append(record)
+            last = sequence
+            apply(table, counted)
+            if ids is None or queue_id.decode() in ids:
+                record = behind.record(line)
+                if record is not None:
+                    found.append(record)
         if pending_clear:
             restart_lowest(table)
         self._table = table
@@ -271,60 +280,6 @@ class Recorder:
             self._map.clear(table, self._position(), keep)
         self._map.store_all(table, self._position())
         return list(found)
-
-    def _lines_behind(self, base: BooksCheckpoint | None) -> Iterator[LogRecord]:
-        """All records of the log from some line on that is not behind the base's last one."""
-        files = self._files
-        handles: list[int] = []
-        try:
-            for name in (CURRENT, YESTERDAY, CUMULATIVE):  # the newest first: a roll meanwhile moves lines, to the next
-                path = f"{self._directory}/{name}"
-                if not files.exists(path):
-                    continue
-                handle = files.open(path)
-                handles.insert(0, handle)
-            start, offset = self._start(handles, base)
-            for handle in handles[start:]:
-                for line in lines(files, handle, offset):
-                    if self._marker not in line:
-                        continue
-                    try:
-                        yield self._format.record(line)
-                    except Unreadable:
-                        continue
-                offset = 0
-        finally:
-            for handle in handles:
-                files.close(handle)
-
-    @property
-    def _marker(self) -> bytes:
-        """What every line of the lane holds; most others do not."""
-        return self._process[self._process.index(".") :].encode()
-
-    def _start(self, handles: list[int], base: BooksCheckpoint | None) -> tuple[int, int]:
-        """The file (an index) and the offset to read from: backwards from the end to a line the base has counted."""
-        if base is None:
-            return 0, 0
-        for index in range(len(handles) - 1, -1, -1):
-            handle = handles[index]
-            size = self._files.size(handle)
-            stop = 0
-            if base.file and base.file == file_number(self._files, handle) and base.offset <= size:
-                stop = base.offset
-            for at, line in last_lines(self._files, handle, size):
-                if at < stop:
-                    return index, stop
-                if self._marker in line:
-                    try:
-                        record = self._format.record(line)
-                    except Unreadable:
-                        continue
-                    if record.lane == self.lane and record.sequence <= base.sequence:
-                        return index, at
-            if stop:
-                return index, stop
-        return 0, 0
 
 
 def _row(values: Sequence[int]) -> Row:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 from attrs import define, evolve, field
 from zope.interface import implementer
@@ -46,8 +46,13 @@ class MemoryRecorder:
     def thd_sync(self) -> None:
         self.synced = len(self.records)
 
-    def thd_recover(self, base: BooksCheckpoint | None) -> Sequence[LogRecord]:
-        return self.records[base.offset if base is not None else 0 :]
+    @property
+    def sequence(self) -> int:
+        return len(self.records)
+
+    def thd_recover(self, base: BooksCheckpoint | None, ids: Container[str] | None = None) -> Sequence[LogRecord]:
+        behind = self.records[base.offset if base is not None else 0 :]
+        return [one for one in behind if ids is None or (one.file.id if one.file is not None else "") in ids]
 
     def actions(self) -> str:
         """The action letters in order, C{"OEC"}: the shortest way to say what happened."""
