@@ -4,7 +4,9 @@ One attempt at a message for one destination: finds the peers, tries them in ord
   1. A connection kept for the destination is used at once. Was it stale, nothing is lost but a turn.
   2. Else the peers of the destination are asked for, and each is tried, those known to be dead passed over, until one
      has taken or refused every recipient, or there is none left.
-  3. A recipient that a peer has answered for is done with. The others go on to the next peer while nothing of the
+  3. A peer that says how much it takes at once (RFC 9422) gets so much, and the others in further transactions, over
+     further connections if need be: none of them waits for it in the queue.
+  4. A recipient that a peer has answered for is done with. The others go on to the next peer while nothing of the
      message can have arrived (L{qmailpy.remote.trouble}).
 """
 
@@ -55,6 +57,7 @@ class _Attempt:
     short: tuple[Content, Content] | None = None  # a content, and the same with short lines
     plain_header: bool | None = None  # whether it is US-ASCII; asked when a peer takes nothing else
     left: list[int]  # recipients without an answer of their own
+    later: list[int] = field(factory=list)  # more of them, for whom a transaction had no room
     found: dict[int, Disposition] = field(factory=dict)
     last: Disposition | None = None  # for those still left at the end
 
@@ -64,6 +67,21 @@ class _Attempt:
         """
         if self.last is None or _weight(disposition) >= _weight(self.last):
             self.last = disposition
+
+    def divide(self, session: Session) -> bool:
+        """Put off those for whom the session's next transaction has no room; whether anybody is left."""
+        if len(chosen := session.fitting(self.transaction.recipients, self.left)) == len(self.left):
+            return True
+        now = set(chosen)
+        self.later = [index for index in self.left if index not in now]
+        self.left = list(chosen)
+        return bool(chosen)
+
+    def gather(self) -> None:
+        """Those put off have their turn."""
+        if self.later:
+            self.left = sorted((*self.left, *self.later))  # for_left goes by their order
+            self.later = []
 
     def for_left(self) -> Transaction:
         if len(self.left) == len(self.transaction.recipients):
@@ -210,6 +228,9 @@ class Remote:
                     kind = doubt.kind if doubt else "" if session.core.secure else "starttls-not-supported"
                     self._note(attempt, each, kind, doubt.why if doubt else "", session.ends)
                 judged = await self._use(session, attempt)
+                if judged is _FURTHER:
+                    deadline = self._seconds() + CONNECT_BUDGET * self._config.connect_timeout_s
+                    continue  # the same host takes the others over another connection
                 if judged is None or not judged.next_host:
                     return
                 if not reused or judged is _NO_PROMISE:
@@ -226,6 +247,9 @@ class Remote:
             self._traced(session, attempt)
         try:
             while True:
+                if not attempt.divide(session):
+                    session.used_up = True
+                    return _FURTHER
                 transaction = attempt.for_left()
                 if transaction.require_tls and "REQUIRETLS" not in session.core.extensions:
                     attempt.note(_without_promise(session.peer, session))
@@ -235,6 +259,9 @@ class Remote:
                 if transaction.utf8 and not session.core.utf8:
                     refusal = await self._plain(attempt, session)
                     if refusal is None:
+                        if not attempt.left and attempt.later:
+                            attempt.gather()
+                            continue
                         if not attempt.left:
                             return None
                         transaction = evolve(attempt.for_left(), utf8=False)
@@ -258,7 +285,7 @@ class Remote:
                 if refusal is not None:
                     verdict = Verdict.FAILED if refusal.permanent else Verdict.DEFERRED
                     own = Disposition(verdict=verdict, reply=refusal, remote_mta=_name(session.peer))
-                    attempt.found.update(dict.fromkeys(attempt.left, own))
+                    attempt.found.update(dict.fromkeys((*attempt.left, *attempt.later), own))
                     return None
                 delivery = await session.deliver(transaction, content)
                 again = self._take_answers(session, delivery, attempt)
@@ -266,13 +293,17 @@ class Remote:
                     judged = judge(delivery.trouble)
                     attempt.note(_of_trouble(delivery.trouble, judged, session.peer, session, delivery.sent))
                     return judged
-                if not again or not session.usable:
-                    return None
+                if not session.usable:
+                    return _FURTHER if attempt.later else None
                 attempt.left = again  # fewer than before: some were delivered
+                attempt.gather()
+                if not attempt.left:
+                    return None
         except BaseException:
             session.drop("given up")
             raise
         finally:
+            attempt.gather()
             self._pool.give(session, attempt.destination)
 
     def _traced(self, session: Session, attempt: _Attempt) -> None:
@@ -393,6 +424,10 @@ def thd_seven_bit(content: Content, binary: bool = False) -> bytes | None:
 
 
 _NO_PROMISE = Judgement(scope=Scope.HOST, verdict=Verdict.FAILED, reply=Reply(550, "5.7.30", ""), next_host=True)
+
+
+_FURTHER = Judgement(scope=Scope.CONNECTION, verdict=Verdict.DEFERRED, reply=Reply(451, "4.4.1", ""), next_host=True)
+"""The session has no room for the others, its host may have (RFC 9422)."""
 
 
 def _without_promise(peer: Peer, session: Session | None) -> Disposition:

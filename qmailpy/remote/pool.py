@@ -203,7 +203,7 @@ class Pool:
             if session.core.stage is Stage.IDLE:
                 session.quit()
             return
-        spent = session.transactions >= self._config.messages_per_connection
+        spent = session.spent or session.transactions >= self._config.messages_per_connection
         if self._stopped or spent or self._config.connections_idle_s <= 0:
             self._leave(session)
             session.quit()

@@ -9,7 +9,7 @@ straight to the socket is for plain TCP.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Protocol as Seam
 from typing import cast
 
@@ -50,6 +50,7 @@ from qmailpy.wire.client_events import (
     Stage,
     Transaction,
 )
+from qmailpy.wire.client_limits import NO_LIMITS, domain_of
 from qmailpy.wire.sasl_client import Derive, Login, thd_derive
 from qmailpy.wire.smtp_client import SmtpClient
 from qmailpy.wire.tlsa import Mismatch
@@ -117,6 +118,7 @@ class Session(Protocol):
         self.tls = ""  # what protects it: "TLSv1.3/TLS_AES_256_GCM_SHA384 dane"
         self.doubt: Mismatch | None = None  # what is wrong with a certificate that was only watched
         self.transactions = 0  # begun so far
+        self.used_up = False  # it is not to be used again, having no room for what was wanted
         self.application = ""  # how records name the conversation; the watcher's to use
         self.ends = ""  # "TCP|our ip|our port|their ip|their port"
         self.ended: Callable[[Session], None] | None = None
@@ -133,6 +135,7 @@ class Session(Protocol):
         self._delivering: Deferred[Delivery] | None = None
         self._content: Content | None = None
         self._sent = 0
+        self._domains: set[str] = set()  # of recipients so far, where the peer has a limit of them
         self._roomy: Deferred[None] | None = None  # set while the transport has no room
         self._write_some: Callable[[bytes], object] | None = None
         self._buffered = False  # the transport may hold octets not yet sent
@@ -144,6 +147,19 @@ class Session(Protocol):
     def usable(self) -> bool:
         """Whether a transaction may begin now."""
         return self._connected and self.core.stage is Stage.IDLE and not self.core.broken and not self._why
+
+    @property
+    def spent(self) -> bool:
+        """Whether it has had all the messages its peer takes (RFC 9422 MAILMAX), or is done with anyhow."""
+        most = self.core.limits.messages
+        return self.used_up or (most > 0 and self.transactions >= most)
+
+    def fitting(self, recipients: Sequence[str], indexes: Sequence[int]) -> Sequence[int]:
+        """Those of C{indexes} whom the next transaction has room for, by what the peer takes at once (RFC 9422)."""
+        limits = self.core.limits
+        if limits is NO_LIMITS:
+            return indexes
+        return [] if self.spent else limits.fitting(recipients, indexes, self._domains)
 
     def open(self) -> Deferred[Trouble | None]:
         """Fires when the peer is ready for mail, or with what prevented it; called once, before connecting."""
@@ -159,6 +175,8 @@ class Session(Protocol):
         self.transactions += 1
         self._sent = 0
         self._content = content
+        if self.core.limits.domains:
+            self._domains.update(map(domain_of, transaction.recipients))
         delivering: Deferred[Delivery] = Deferred()
         self._delivering = delivering
         self.core.begin(transaction)

@@ -1,6 +1,6 @@
 """
 The client half of SMTP and LMTP without I/O: a peer's octets in, events and octets out (RFC 5321, RFC 1870, RFC 2033,
-RFC 2920, RFC 3030, RFC 3207, RFC 3461, RFC 4954, RFC 6152).
+RFC 2920, RFC 3030, RFC 3207, RFC 3461, RFC 4954, RFC 6152, RFC 9422).
 
 States, told by C{SmtpClient.stage}, which is always what is being waited for::
 
@@ -28,6 +28,7 @@ away, and what EHLO said is asked again (RFC 3207 s.4.2).
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping
 
 from qmailpy.values import Reply
@@ -46,6 +47,7 @@ from qmailpy.wire.client_events import (
     Tls,
     Transaction,
 )
+from qmailpy.wire.client_limits import NO_LIMITS, limits
 from qmailpy.wire.client_options import options, refusal
 from qmailpy.wire.client_path import path, wished
 from qmailpy.wire.client_reply import ReplyReader
@@ -57,6 +59,9 @@ CHUNKS_FROM = 65536
 Octets from which content goes out by BDAT to peers that offer it together with PIPELINING: the peer need not look for
 the end in it. Smaller messages go by DATA, whose 354 comes along with the replies to the recipients.
 """
+
+
+_KEYWORD_END = re.compile("[ =]")
 
 
 class SmtpClient:
@@ -91,6 +96,7 @@ class SmtpClient:
         "broken",
         "esmtp",
         "extensions",
+        "limits",
         "lmtp",
         "secure",
         "stage",
@@ -107,6 +113,7 @@ class SmtpClient:
         self.banner = ""  # text of the greeting
         self.esmtp = False  # EHLO was accepted
         self.extensions: Mapping[str, str] = {}
+        self.limits = NO_LIMITS
         self.authenticated = False
         self.secure = False  # the session is under TLS
         self._helo = helo.encode("ascii")
@@ -148,6 +155,7 @@ class SmtpClient:
         self.secure = True
         self.esmtp = False
         self.extensions = {}
+        self.limits = NO_LIMITS
         if self.answers:
             self.stage = Stage.EHLO
             self._out = self._hello()
@@ -323,6 +331,8 @@ class SmtpClient:
             self.esmtp = True
             self.extensions = _extensions(reply.text)
             self._pipelining = "PIPELINING" in self.extensions
+            if "LIMITS" in self.extensions:
+                self.limits = limits(self.extensions["LIMITS"])
             if self.secure or (self._tls is Tls.NONE and self._login is None):
                 self._authenticate(events)
             elif "STARTTLS" in self.extensions:
@@ -551,9 +561,9 @@ def _extensions(text: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for line in text.split("\n")[1:]:
         # "AUTH=PLAIN" and "SIZE=1000" are forms of servers older than the RFC.
-        keyword, _, parameters = line.strip().replace("=", " ", 1).partition(" ")
+        keyword, *parameters = _KEYWORD_END.split(line.strip(), maxsplit=1)
         if keyword:
-            found.setdefault(keyword.upper(), parameters.strip())
+            found.setdefault(keyword.upper(), parameters[0].strip() if parameters else "")
     return found
 
 
