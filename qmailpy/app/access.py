@@ -21,6 +21,7 @@ from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from qmailpy.app import figures
+from qmailpy.app.alarm import Alarm
 from qmailpy.app.context import ChildContext
 from qmailpy.app.listeners import OpenListeners, thd_certificates
 from qmailpy.app.lookups import Lookups
@@ -59,7 +60,10 @@ class MailAccess(Service):
         self._context = context
         self._reactor = context.reactor
         self._config = context.config
-        self._events = EventLog(context.config.path("log", events.FILE_NAME), context.name, time.time)
+        self._alarm = Alarm(self._reactor, context.config)
+        self._events = EventLog(
+            context.config.path("log", events.FILE_NAME), context.name, time.time, told=self._alarm.told
+        )
         self._pools = {name: ThreadPool(0, most, name) for name, most in THREADS.items()}
         self._listeners: OpenListeners[Pop3Factory] = OpenListeners(context)
         self._tracing = Tracing(context, context.config)
@@ -137,6 +141,7 @@ class MailAccess(Service):
 
     async def _reload(self, config: Config) -> None:
         self._lookups.reconfigure(config)
+        self._alarm.reconfigure(config)
         self._elsewhere.use(config, await self._in_thread(self._thd_secrets, config))
         self._config = config
         listeners = {listener.name: listener for listener in config.listeners}
@@ -158,6 +163,7 @@ class MailAccess(Service):
         for pool in self._pools.values():
             pool.stop()
         await self._lookups.stop()
+        self._alarm.stop()
 
     def stopService(self) -> Deferred[None]:
         """Fires when no mailbox is held any more."""

@@ -23,6 +23,7 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
 from qmailpy.app import figures, monitor, queue_figures
+from qmailpy.app.alarm import Alarm
 from qmailpy.app.context import ChildContext
 from qmailpy.app.drops import Drops
 from qmailpy.app.expiry import CertificateWatch
@@ -85,7 +86,10 @@ class MailWorker(Service):
         self._reactor = context.reactor
         self._config = context.config
         self._files = RealFiles()
-        self._events = EventLog(context.config.path("log", events.FILE_NAME), context.name, time.time)
+        self._alarm = Alarm(self._reactor, context.config)
+        self._events = EventLog(
+            context.config.path("log", events.FILE_NAME), context.name, time.time, told=self._alarm.told
+        )
         self._switches = Switches(self._files, context.config.path("queue", "stopped"))
         self._ports: list[IListeningPort] = []
         self._channels: list[IChannel] = []
@@ -362,6 +366,7 @@ class MailWorker(Service):
         self._marks = marks
         self._router.reconfigure(config)
         self._tracing.reconfigure(config)
+        self._alarm.reconfigure(config)
         self._published.reconfigure(config)
         if self._reports is not None:
             self._reports.config = config
@@ -426,6 +431,7 @@ class MailWorker(Service):
         for recorder in self._recorders.values():
             recorder.close()
         await self._lookups.stop()
+        self._alarm.stop()
         if indexed is not None:
             await indexed
 

@@ -254,8 +254,10 @@ class Supervisor:
         silence_s: float = SILENCE_S,
         more: Callable[[str, Config], Message] = lambda role, config: {},
         events: IEvents | None = None,
+        besides: tuple[Callable[[Config], None], Callable[[], None]] = (lambda config: None, lambda: None),
     ) -> None:
         """
+        @param besides: what in this process wants a new configuration, and the end, too.
         @param on_ready: called once, when all are ready for the first time.
         @param asked: called with C{"reload"} or C{"stop"} when somebody asked a child for it.
         @param silence_s: how long a child may stay without an answer.
@@ -263,6 +265,7 @@ class Supervisor:
         @param events: is told of children that died.
         """
         self._clock = clock
+        self._reconfigured, self._ended = besides
         period = min(PING_S, silence_s / 4)
         self._kept = [
             _Kept(
@@ -350,6 +353,7 @@ class Supervisor:
     def reload(self, config: Config) -> None:
         """Give all children, now and after restarts, a new configuration."""
         self._config = config
+        self._reconfigured(config)
         for kept in self._kept:
             kept.config = config
             if kept.child is not None:
@@ -373,6 +377,7 @@ class Supervisor:
         if self._stopped is not None:
             raise RuntimeError("stopped twice")
         stopped = self._stopped = Deferred()
+        self._ended()
         if self._pings.running:
             self._pings.stop()
         if self._patience is not None:

@@ -21,6 +21,7 @@ from twisted.logger import Logger
 from twisted.python import usage
 
 from qmailpy.app import log
+from qmailpy.app.alarm import Alarm
 from qmailpy.app.daemon import Daemon, OneProcess, Running, Seat, places
 from qmailpy.app.handover import Message
 from qmailpy.app.host import ROLES
@@ -150,8 +151,20 @@ def prepare(reactor: Any, config: Config, *, console: bool, roles: str, silence_
             console=console,
             roles=roles,
         )
-        events = EventLog(config.path("log", FILE_NAME), "supervisor", time.time, owner=who)
-        return Supervisor(reactor, places(config), processes, config, ready, asked, silence_s, keys, events)
+        alarm = Alarm(reactor, config, who=who)
+        events = EventLog(config.path("log", FILE_NAME), "supervisor", time.time, owner=who, told=alarm.told)
+        return Supervisor(
+            reactor,
+            places(config),
+            processes,
+            config,
+            ready,
+            asked,
+            silence_s,
+            keys,
+            events,
+            (alarm.reconfigure, alarm.stop),
+        )
 
     in_thread = partial(deferToThreadPool, reactor, reactor.getThreadPool())
     return Daemon(reactor, config, seat, make, load, in_thread)

@@ -55,7 +55,9 @@ COMMANDS: Mapping[str, Entry] = {
     "monitor": Entry("qmailpy.cli.monitor:monitor", "A screen that shows the server at work."),
     "snmp": Entry("qmailpy.cli.snmp:snmp", "Answer snmpd: NETWORK-SERVICES-MIB and MTA-MIB."),
     "events": Entry("qmailpy.cli.events:events", "What happened that an operator may want to know of."),
-    "test": Entry("qmailpy.cli.probe:test", "Try out rewrite rules, access tables and the TLS of other domains."),
+    "test": Entry(
+        "qmailpy.cli.probe:test", "Try out rules, conversions, access tables, TLS of others, the command for events."
+    ),
 }
 
 LINKS: Mapping[str, tuple[str, ...]] = {

@@ -9,6 +9,7 @@ from qmailpy.cli.context import Context
 from qmailpy.cli.conversion import conversion
 from qmailpy.cli.mapping import mapping
 from qmailpy.cli.output import print_json, print_line
+from qmailpy.cli.probe_event import event
 from qmailpy.cli.probe_tls import tls
 from qmailpy.cli.store import open_store
 from qmailpy.config.schema import Config
@@ -23,10 +24,11 @@ from qmailpy.values import Posting, Refused, RouteResult
 
 @click.group()
 def test() -> None:
-    """Try out rewrite rules, conversions, access tables and the TLS of other domains."""
+    """Try out rewrite rules, conversions, access tables, the TLS of other domains and the command for events."""
 
 
 test.add_command(conversion)
+test.add_command(event)
 test.add_command(mapping)
 test.add_command(tls)
 

@@ -507,6 +507,12 @@ CHECKS: Mapping[type, Mapping[str, Check]] = {
         "dkim_domain": optional(domain),
     },
     schema.MonitorConfig: {"endpoint": optional(endpoint), "interval_s": between(1, 86400)},
+    schema.EventsConfig: {
+        "command": program,
+        "severity": one_of("notice", "warning", "critical"),
+        "timeout_s": between(0.1, 3600),
+        "waiting": between(1, 10000),
+    },
     schema.TrustConfig: {"networks": every(network)},
     schema.LimitsConfig: {"ipv4_network": between(1, 32), "ipv6_network": between(1, 128)},
     schema.ChecksConfig: {

@@ -311,6 +311,16 @@ class MonitorConfig:
 
 
 @frozen(kw_only=True)
+class EventsConfig:
+    """[events]: a program that is told of events (docs/monitoring.md)."""
+
+    command: tuple[str, ...] = ()  # program and arguments; empty = none
+    severity: str = "warning"  # "notice", "warning", "critical": as grave as this, or graver
+    timeout_s: float = 30.0  # then it is killed
+    waiting: int = 100  # events that wait for it, in each process; later ones are left out
+
+
+@frozen(kw_only=True)
 class TrustConfig:
     """[trust]: clients that may relay and are free of per-client limits."""
 
@@ -443,6 +453,7 @@ class Config:
     pop3: Pop3Config = Pop3Config()
     tlsrpt: TlsrptConfig = TlsrptConfig()
     monitor: MonitorConfig = MonitorConfig()
+    events: EventsConfig = EventsConfig()
     trust: TrustConfig = TrustConfig()
     listeners: tuple[ListenerConfig, ...] = ()
     channels: Mapping[str, ChannelConfig] = field(default=Factory(dict))

@@ -37,7 +37,21 @@ class Watched(NodeCase):
         "monitor.endpoint": "unix:run/monitor.sock",
         "monitor.interval_s": 1,
         "monitor.queue_messages": 1,
+        "events.command": [
+            "/bin/sh",
+            "-c",
+            'cat >>"$QMAILPY_HOME/log/told"; echo "$QMAILPY_EVENT, as it was told"; test "$QMAILPY_EVENT" != disk.full',
+        ],
     }
+
+    def told(self, name: str) -> list[dict[str, object]]:
+        """What the command has been told of such events."""
+        try:
+            with open(self.node.path("log", "told")) as source:
+                found = [json.loads(line) for line in source if line.endswith("\n")]
+        except FileNotFoundError:
+            return []
+        return [one for one in found if one["event"] == name]
 
     def wait_event(self, name: str, **fields: str) -> Event:
         found: list[Event] = []
@@ -75,6 +89,28 @@ class Watched(NodeCase):
         self.assertEqual((event.process, event.fields["how"]), ("supervisor", "signal 9"))
         self.assertIn("mta-0 died (signal 9)", self.node.qmailpy("events"))
         self.node.wait_for("mta-0 is ready", 2)
+
+    def test_a_program_is_told_by_every_process_of_what_happens_there(self) -> None:
+        """The supervisor, of a worker that died; a worker, of the queue; each line as in events.log."""
+        os.kill(self.node.pid("mta-0"), signal.SIGKILL)
+        event = self.wait_event("worker.restarted", worker="mta-0")
+        until(lambda: event.id in [one["id"] for one in self.told("worker.restarted")], 20)
+        self.node.wait_for("mta-0 is ready", 2)
+        self.queue_one()
+        event = self.wait_event("queue.size")
+        until(lambda: event.id in [one["id"] for one in self.told("queue.size")], 20)
+        self.assertEqual(self.told("queue.size")[-1]["text"], event.text)
+        self.assertEqual(self.told("trouble.over"), [])  # a notice: not grave enough
+        self.sink.answer = lambda *_: None
+        self.node.qmailpy("qm", "run")
+        self.wait_idle()
+
+    def test_the_program_can_be_tried(self) -> None:
+        said = self.node.qmailpy("test", "event", "auth.banned")
+        self.assertEqual(said, "auth.banned, as it was told\n/bin/sh has taken auth.banned\n")
+        self.assertIn("does not tell of it", self.node.qmailpy("test", "event", "directory.back"))
+        self.assertIn("/bin/sh: exit status 1", self.node.qmailpy("test", "event", "disk.full", status=1))
+        self.assertIn('did you mean "disk.low"', self.node.qmailpy("test", "event", "disk.lo", status=1))
 
     def test_a_long_queue_is_told_when_it_begins_and_when_it_is_over(self) -> None:
         self.queue_one()

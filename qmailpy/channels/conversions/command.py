@@ -251,7 +251,7 @@ def run_now(invocation: Invocation) -> Deferred[Ended]:
         process = subprocess.Popen(
             invocation.whole(),
             env=dict(invocation.environment),
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL if invocation.stdin is None else invocation.stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
@@ -271,6 +271,18 @@ def run_now(invocation: Invocation) -> Deferred[Ended]:
     why = "" if status >= 0 else f"killed by signal {-status}"
     ended.callback(Ended(status=status if status >= 0 else None, why=why, said=_line(said[-OUTPUT:])))
     return ended
+
+
+def kept_in_memory(octets: bytes) -> int:
+    """
+    A little for a command's standard input; the descriptor is the caller's.
+
+    @raise OSError: there is no descriptor left.
+    """
+    handle = os.memfd_create("stdin", os.MFD_CLOEXEC)
+    os.write(handle, octets)
+    os.lseek(handle, 0, os.SEEK_SET)
+    return handle
 
 
 def kill_group(leader: int, kill: Callable[[int, int], None] = os.killpg) -> None:
