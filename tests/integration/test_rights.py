@@ -185,6 +185,21 @@ class RightsCase(SynchronousTestCase):
 class Apart(RightsCase):
     """A user for the mail workers, another for the directory."""
 
+    def test_a_program_told_of_events_is_the_workers_users(self) -> None:
+        """Also where the supervisor, which is root's, tells it; and where root tries it."""
+        node = self.node()
+        script = 'grep -E "^(Uid|Gid|Groups)" /proc/$$/status >>"$QMAILPY_HOME/log/$QMAILPY_EVENT"; id -u'
+        node.set({"events.command": ["/bin/sh", "-c", script]})
+        node.start()
+        os.kill(node.pid("mta-0"), signal.SIGKILL)
+        told = node.path("log", "worker.restarted")
+        until(lambda: os.path.exists(told) and "Groups" in open(told).read(), 20)  # noqa: SIM115
+        with open(told) as source:
+            found = {line.split(":")[0]: {int(one) for one in line.split()[1:]} for line in source}
+        group = pwd.getpwnam(WORKER).pw_gid
+        self.assertEqual(found, {"Uid": {self.worker}, "Gid": {group}, "Groups": set()})
+        self.assertTrue(node.qmailpy("test", "event").startswith(f"{self.worker}\n"))
+
     def test_who_parses_mail_cannot_read_passwords_or_keys(self) -> None:
         """
         No process that parses mail from the network can read password hashes or private keys; nor can the directory
