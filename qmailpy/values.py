@@ -98,6 +98,9 @@ class Envelope:
     mt_priority: int = 0  # RFC 6710, -9 to 9
     require_tls: bool = False  # RFC 8689: only over verified TLS, hop by hop
     tls_optional: bool = False  # RFC 8689 s.5, "TLS-Required: No": rather without TLS than not at all
+    converted: bool = (
+        False  # a conversion channel has passed it on: what waits in a hold channel is not converted again
+    )
 
 
 class Content(Protocol):

@@ -7,7 +7,8 @@ rewrite rule that names the channel; then the router is asked again, with this c
 the transaction in which it leaves here: E to us, E from us, D by us, then D of whoever delivers it (mission row C8).
 What is not changed goes on octet for octet.
 
-A message that an entry holds stays in this channel until C{qmailpy qm release}; then it is looked at again.
+A message that an entry holds stays in this channel until C{qmailpy qm release}; then all is done with it but what
+would hold it. Only when the server was restarted between the release and that is it held once more.
 """
 
 from __future__ import annotations
@@ -140,6 +141,7 @@ class ConversionChannel:
             in_channel=envelope.source,
             out_channel=channel,
             message_id=envelope.message_id,
+            released=job.released,
         )
         try:
             outcome = await converter.convert(mail)
@@ -224,4 +226,4 @@ def _in_pool(reactor: Any, function: Callable[..., Any], *arguments: Any) -> Def
 
 
 def _for(envelope: Envelope, recipients: tuple[Recipient, ...]) -> Envelope:
-    return evolve(envelope, recipients=recipients)
+    return evolve(envelope, recipients=recipients, converted=True)

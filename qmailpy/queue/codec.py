@@ -90,6 +90,8 @@ def encode_envelope(envelope: Envelope) -> bytes:
         parts.append(b"Z\0")
     if envelope.tls_optional:
         parts.append(b"z\0")
+    if envelope.converted:
+        parts.append(b"V\0")
     return b"".join(parts)
 
 
@@ -156,6 +158,8 @@ def decode_envelope(octets: bytes, recipients: bytes = b"") -> Envelope:
                 found["require_tls"] = True
             elif letter == "z":
                 found["tls_optional"] = True
+            elif letter == "V":
+                found["converted"] = True
         return Envelope(recipients=tuple(decode_recipients(recipients)), **found)  # type: ignore[arg-type]
     except (ValueError, TypeError) as problem:
         raise Damaged(f"envelope: {problem}") from problem

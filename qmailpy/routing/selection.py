@@ -74,6 +74,7 @@ class Selection:
         kinds = {name: channel.kind for name, channel in config.channels.items()}
         self._converting = frozenset(name for name, kind in kinds.items() if kind == "conversion")
         self._passing = frozenset(name for name, kind in kinds.items() if kind in PASSING)
+        self._holding = frozenset(name for name, kind in kinds.items() if kind == "hold")
         self._gathering = frozenset(name for name, kind in kinds.items() if kind == "defragment")
         first = next((name for name in kinds if name in self._converting), "")
         self._choices = [
@@ -94,8 +95,8 @@ class Selection:
         @param content: at least its header; C{None} when it is not at hand.
         """
         source = envelope.source
-        if source in self._converting:
-            return envelope
+        if source in self._converting or (envelope.converted and source in self._holding):
+            return envelope  # it only waited in between for an operator's word
         piece = self._partial and (content is None or piece_of(MemoryContent(content).header()) is not None)
         choices = [choice for choice in self._choices if choice.fits(envelope, size, piece)]
         if source in self._gathering:

@@ -137,6 +137,14 @@ class ConversionChannelTests(SynchronousTestCase):
             self.assertEqual("because" in said.reply.text, action != "discard")
             self.assertEqual(self.mails([said]), [])
 
+    def test_what_an_operator_has_released_is_converted_and_not_held_again(self) -> None:
+        """And its envelope says that it was converted."""
+        job, entries = job_for(recipient("a@x.example")), (entry("hold", whole=True), entry("delete", file=("*.exe",)))
+        self.assertEqual([one.verdict for one in self.said(job, *entries)], [Verdict.HELD])
+        (mail,) = self.mails(self.said(evolve(job, released=True), *entries))
+        self.assertNotIn(b"TVq", mail.content.read())
+        self.assertTrue(mail.envelope.converted)
+
     def test_trouble_with_files_makes_mail_wait(self) -> None:
         with open(self.home, "w") as target:
             target.write("no directory")

@@ -142,6 +142,15 @@ class Conversion(NodeCase):
         self.got()
         self.wait_idle()
 
+    def test_what_is_released_is_converted_as_the_rest_and_held_no_more(self) -> None:
+        """The table is as it was when the message was held."""
+        self.table(entries('action = "hold"\nwhole = true') + entries('action = "disclaimer"\ntext = "with care"'))
+        self.send()
+        self.until(lambda: bool(self.held()))
+        self.node.qmailpy("qm", "release", str(self.held()[0]["id"]))
+        self.assertIn(b"with care", self.got())
+        self.wait_idle()
+
     def held(self) -> list[dict[str, object]]:
         found = json.loads(self.node.qmailpy("qm", "held", "--json"))
         return list(found["messages"] if isinstance(found, dict) else found)

@@ -75,6 +75,7 @@ def envelopes(draw: st.DrawFn, text: st.SearchStrategy[str] = words) -> Envelope
         **draw(st.just({}) | st.builds(lambda until, mode: {"deliver_by": until, "by_mode": mode}, soon, modes)),
         mt_priority=draw(st.integers(-9, 9)),
         require_tls=draw(st.booleans()),
+        converted=draw(st.booleans()),
     )
 
 

@@ -73,6 +73,16 @@ class SelectionTests(SynchronousTestCase):
             envelope = evolve(MAIL, source=source)
             self.assertIs(selection({}, {"source": source}).redirect(envelope, 1), envelope)
 
+    def test_what_was_converted_and_then_held_is_not_converted_again(self) -> None:
+        """It only waited for an operator; a forward is another thing, and what was never converted too."""
+        for source, converted, names in (
+            ("hold", True, []),
+            ("hold", False, ["ann", "joe"]),
+            ("process", True, ["ann", "joe"]),
+        ):
+            envelope = evolve(MAIL, source=source, converted=converted)
+            self.assertEqual(self.converted({}, envelope=envelope), names, (source, converted))
+
     def test_what_is_passed_on_is_converted_when_it_has_its_way(self) -> None:
         """Notices on their way to process, mail that is held: later, or when it is asked for."""
         for channel in ("process", "hold", "conversion"):

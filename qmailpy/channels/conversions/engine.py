@@ -101,9 +101,11 @@ class Converter:
         entries = [
             entry
             for entry in self.entries
-            if entry.for_mail(mail) and all(entry.recipient.fit(one) for one in mail.recipients[:1])
+            if entry.for_mail(mail)
+            and all(entry.recipient.fit(one) for one in mail.recipients[:1])
+            and not (mail.released and entry.config.action == "hold")
         ]
-        if not entries and note is None and not self._hold_broken:
+        if not entries and note is None and (mail.released or not self._hold_broken):
             return Outcome(kind=Kind.SAME)
         conversion = _Conversion(self, mail, entries, note, Scratch(self._root))
         try:
@@ -147,6 +149,7 @@ class _Conversion:
         self._attachments = 0
         self._held = 0
         self._header = b""  # the message's own
+        self._holds_broken = converter.hold_broken and not mail.released
 
     async def outcome(self, in_thread: InThread, run: Run | None) -> Outcome:
         """
@@ -162,7 +165,7 @@ class _Conversion:
                 self._decide(entry)
             if not entry.config.go_on:
                 break
-        if self._parts or self._note is not None or self._converter.hold_broken:
+        if self._parts or self._note is not None or self._holds_broken:
             await in_thread(self._thd_walk)
             while self._waiting:
                 waiting, self._waiting = self._waiting, []
@@ -217,7 +220,7 @@ class _Conversion:
                     self._gather(collected, event.octets)
         if walker.verdict is not MimeVerdict.OK:
             self._say("", "structure", self._content.size, None, walker.verdict.value)
-            if self._converter.hold_broken:
+            if self._holds_broken:
                 raise Decided(Kind.HOLD, f"the structure of the message is {walker.verdict.value}")
 
     def _events(self, walker: MimeWalker) -> Iterator[list[Any]]:
@@ -362,13 +365,22 @@ class _Conversion:
         part = Part(ordinal=0, path="", type="message", subtype="rfc822", encoding="")
         invocation = await in_thread(self._thd_ask, entry, part, None, None)
         ended = await run(invocation)
-        text, found = await in_thread(thd_judge, entry, invocation, ended)
+        text, found = await in_thread(self._thd_judged, entry, invocation, ended)
         if found in (Answer.NO_CHANGE, Answer.DELETE):
             self._say("", "message", size, entry, found.value)
             if found is Answer.DELETE:
                 raise Decided(Kind.DISCARD, text)
             return False
         return bool(await in_thread(self._thd_new_message, entry, invocation))
+
+    def _thd_judged(self, entry: Entry, invocation: Invocation, ended: Ended) -> tuple[str, Answer]:
+        """What a command has decided; that it holds what an operator has released means that nothing changes."""
+        try:
+            return thd_judge(entry, invocation, ended)
+        except Decided as decided:
+            if self._mail.released and decided.kind is Kind.HOLD:
+                return "", Answer.NO_CHANGE
+            raise
 
     def _thd_ask(self, entry: Entry, part: Part, header: bytes | None, path: str | None) -> Invocation:
         top = self._header or self._content.header()
@@ -401,7 +413,7 @@ class _Conversion:
 
     def _thd_take(self, entry: Entry, draft: Draft, invocation: Invocation, ended: Ended) -> None:
         """What a command has made of a part."""
-        _, found = thd_judge(entry, invocation, ended)
+        _, found = self._thd_judged(entry, invocation, ended)
         environment = invocation.environment
         did = found.value
         if found is Answer.DELETE:

@@ -48,6 +48,7 @@ class Mail:
     in_channel: str
     out_channel: str
     message_id: str = ""
+    released: bool = False  # an operator has seen it: nothing holds it any more
 
 
 @frozen(kw_only=True)

@@ -297,6 +297,21 @@ class CommandTests(ConverterCase):
         self.made(entry("command", file=("*.exe",)), message=message, program=program, limits={"part_octets": 1024})
         self.assertEqual(size, [6000])
 
+    def test_what_an_operator_has_released_is_held_by_nothing(self) -> None:
+        """Neither an entry, nor a command for a part or the whole, nor the structure; the rest is done."""
+        hold = entry("hold", file=("*.exe",))
+        commands = (entry("command", whole=True, go_on=True), entry("command", type=("text/*",)))
+        rest = (entry("delete", file=("*.exe",)),)
+        for holding in ((hold,), commands):
+            self.assertIs(self.outcome(*holding, *rest, program=lambda _: 82).kind, Kind.HOLD)
+            octets = self.made(*holding, *rest, program=lambda _: 82, released=True)
+            self.assertNotIn(b"TVq", octets)
+            self.assertIn(TEXT, octets)
+        self.assertIs(self.outcome(commands[0], program=lambda _: 83, released=True).kind, Kind.RETURN)
+        broken = MULTI.replace(b"--b--", b"")
+        self.assertIs(self.outcome(message=broken, limits={"broken": "hold"}).kind, Kind.HOLD)
+        self.assertIs(self.outcome(message=broken, limits={"broken": "hold"}, released=True).kind, Kind.SAME)
+
     def test_without_a_runner_nothing_is_run(self) -> None:
         self.assertEqual(self.made(entry("command", whole=True), entry("command", body=True)), MULTI)
         self.assertEqual(self.did(), [("", "would run /bin/prog"), ("1", "would run /bin/prog")])
