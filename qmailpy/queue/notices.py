@@ -11,12 +11,20 @@ That a notice is never sent to the null sender is for the caller to see to, who 
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Container, Sequence
 
 from attrs import evolve
 
-from qmailpy.values import Disposition, Notify, Recipient, Verdict
+from qmailpy.values import Disposition, Notify, Recipient, Reply, Verdict
+
+# The text of an attempt: dns;HOST (connection) (banner) smtp;REPLY, or our own words, with or without a code.
+_PEER = re.compile(r"dns;(\S+) \(")
+_REPLY = re.compile(r"(4\d\d) (?:(4\.\d{1,3}\.\d{1,3})(?: |$))?(.*)", re.DOTALL)
+NOT_TRIED = Disposition(
+    verdict=Verdict.DEFERRED, reply=Reply(451, "4.4.5", "not tried yet: there is much mail for this destination")
+)
 
 
 def warnings_passed(warn_s: Sequence[float], age: float, passed: int = 0) -> int:
@@ -37,6 +45,22 @@ def warnings_passed(warn_s: Sequence[float], age: float, passed: int = 0) -> int
 def wants_delay(notify: int) -> bool:
     """Whether a delay notice may be sent for a recipient with these NOTIFY bits."""
     return notify == 0 or bool(notify & Notify.DELAY)
+
+
+def last_word(text: str) -> Disposition:
+    """
+    What came of an earlier attempt for a recipient that waits, from the text that is kept of it.
+
+    @param text: as the transaction log has it, "dns;mx (TCP|a|p|b|q) (banner) smtp;450 4.2.0 later", or what we said
+        ourselves; "" when there was no attempt.
+    """
+    if not text:
+        return NOT_TRIED
+    peer = _PEER.match(text)
+    before, smtp, said = text.rpartition("smtp;") if peer else ("", "", text)
+    reply = _REPLY.match(said)
+    found = Reply(int(reply[1]), reply[2] or "", reply[3]) if reply else Reply(451, "4.4.0", said.rpartition(") ")[2])
+    return Disposition(verdict=Verdict.DEFERRED, reply=found, remote_mta=peer[1] if peer and smtp else "")
 
 
 def wants_failure(notify: int) -> bool:

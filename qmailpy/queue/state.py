@@ -28,6 +28,7 @@ from qmailpy.queue.codec import (
 from qmailpy.queue.deadline import begins
 from qmailpy.queue.ids import to_id
 from qmailpy.queue.journal import Position
+from qmailpy.queue.notices import wants_delay
 from qmailpy.records.record import Action, LogRecord, QueueFile
 from qmailpy.values import Content, Disposition, Envelope, Recipient
 
@@ -324,7 +325,8 @@ def _dequeue_line(
 
 def _warned_lines(message: Message, copy: Copy, op: Warned) -> Iterator[LogRecord]:
     envelope = message.envelope
-    for ordinal, item in enumerate(copy.pending.values()):
+    told = [item for item in copy.pending.values() if wants_delay(item.recipient.notify)]
+    for ordinal, item in enumerate(told):
         recipient = item.recipient
         yield LogRecord(
             action=Action.WARNED,

@@ -10,7 +10,7 @@ Success waits for nobody, since to forget it would deliver twice: recipients of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from random import Random
 from typing import Protocol
 
@@ -20,7 +20,7 @@ from twisted.logger import Logger
 from qmailpy.config.schema import QueueConfig
 from qmailpy.queue import deadline
 from qmailpy.queue.codec import Attempted, Enqueued, Held, Op, Outcome, Result, Warned
-from qmailpy.queue.notices import shared_mails, success, wants_delay, wants_failure, warnings_passed
+from qmailpy.queue.notices import last_word, shared_mails, success, wants_delay, wants_failure, warnings_passed
 from qmailpy.queue.retry import Schedule, expired_reply
 from qmailpy.queue.shard import Shard
 from qmailpy.queue.state import Copy, Message, Withheld
@@ -157,7 +157,9 @@ class Verdicts:
         mine = results.setdefault(self._name, [])
         mine[:0] = [result for result, _ in tried]
         ops = onward + notice + await self._arrived(message, arrived, now) + _attempts(message, results, now)
-        ops += await self._warning(message, copy, tried, now)
+        ended = {*job.numbers, *(one.recipient for some in results.values() for one in some)}
+        ended.update(each.result.recipient for each in message.withheld)
+        ops += await self._warning(message, copy, tried, ended, now)
         return Settlement(ops + held, over, tuple(made.courtesies))
 
     async def release(self, message: Message) -> Settlement:
@@ -297,9 +299,19 @@ class Verdicts:
         return []
 
     async def _warning(
-        self, message: Message, copy: Copy, tried: Sequence[tuple[Result, Disposition]], now: float
+        self,
+        message: Message,
+        copy: Copy,
+        tried: Sequence[tuple[Result, Disposition]],
+        ended: Container[int],
+        now: float,
     ) -> list[Op]:
-        """The delay notice that may be due after a deferral."""
+        """
+        The delay notice that may be due after a deferral: of all recipients of the copy that wait, since they are tried
+        at times of their own and the notice is one.
+
+        @param ended: numbers that were in this attempt, or have failed.
+        """
         envelope = message.envelope
         delayed = [
             (copy.pending[result.recipient].recipient, disposition)
@@ -312,6 +324,9 @@ class Verdicts:
         passed = warnings_passed(deadline.warned_at(envelope, self.queue.warn_s), age, copy.warned)
         if passed <= copy.warned:
             return []
+        delayed += [
+            (one.recipient, last_word(one.error)) for number, one in copy.pending.items() if number not in ended
+        ]
         wanting = [item for item in delayed if wants_delay(item[0].notify)]
         ops: list[Op] = [Warned(message.number, self._name, now, passed)]
         if wanting:
