@@ -116,7 +116,8 @@ def _sentences(one: Standing, message: MessageStanding, now: float) -> Iterator[
         yield f"But {one.trouble}."
     yield f"If nothing helps it goes back to its sender at {when(one.ends)}."
     if one.state == "waiting" and one.next_attempt > now:
-        yield f"To try it now: qm flush {message.id}"
+        verb = "release" if now < message.hold_until <= one.next_attempt else "flush"
+        yield f"To try it now: qm {verb} {message.id}"
 
 
 def _remedy(one: Standing) -> str:

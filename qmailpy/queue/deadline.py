@@ -21,6 +21,15 @@ def begins(envelope: Envelope) -> float:
     return max(envelope.arrival, envelope.hold_until)
 
 
+def kept(envelope: Envelope, next_attempt: float, now: float) -> bool:
+    """
+    Whether its sender wants a message to wait still, and no operator has let it go.
+
+    @param next_attempt: that of a copy; before the release it is the release's, and sooner once an operator has spoken.
+    """
+    return now < envelope.hold_until <= next_attempt
+
+
 def overdue(envelope: Envelope, now: float) -> bool:
     """Whether a message is to go back, its time being over (mode R)."""
     return envelope.by_mode.startswith("R") and now >= envelope.deliver_by

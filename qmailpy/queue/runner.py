@@ -22,7 +22,7 @@ from qmailpy.config.schema import ChannelConfig, QueueConfig
 from qmailpy.events.log import NoEvents
 from qmailpy.interfaces import IChannel, IEvents, IForgiving, IRecorded, IShaped
 from qmailpy.queue.codec import Attempted, Op, Outcome, Result
-from qmailpy.queue.deadline import TOO_LATE, overdue
+from qmailpy.queue.deadline import TOO_LATE, kept, overdue
 from qmailpy.queue.due import DueList
 from qmailpy.queue.fair import FairQueue, Unit
 from qmailpy.queue.journal import JournalBroken
@@ -264,7 +264,7 @@ class Runner:
         copy = message.copies.get(self.name)
         if copy is not None:
             copy.waiting = False
-            if hurried and message.envelope.hold_until <= now:
+            if hurried and (copy.flying or not kept(message.envelope, copy.next_attempt(), now)):
                 for item in copy.pending.values():
                     item.next_attempt = min(item.next_attempt, now)
             self._launch(message, copy, now)

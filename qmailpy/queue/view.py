@@ -17,6 +17,7 @@ from qmailpy.config.schema import Config
 from qmailpy.errors import QmailpyError
 from qmailpy.queue.aside import SETTLED, leaving_lines, thd_aside, thd_put_away
 from qmailpy.queue.codec import Held, Op, Released
+from qmailpy.queue.deadline import kept
 from qmailpy.queue.entries import BUSY, DELETED, DONE, REFUSED, UNKNOWN, ActionResult, Leaving, QueueFilter, Target
 from qmailpy.queue.ids import shard_of, to_number
 from qmailpy.queue.reading import LIMIT, Part, QueueReading
@@ -267,6 +268,8 @@ class QueueOperations(QueueReading):
                 return _result(message, copy, REFUSED, f"channel {copy.channel} is stopped")
             if runner.trying(message, copy):
                 return _result(message, copy, BUSY, _BUSY)
+            if not copy.flying and kept(message.envelope, copy.next_attempt(), self._seconds()):
+                return _result(message, copy, REFUSED, "its sender wants it to wait; release it")
             for host in {item.recipient.host for item in copy.pending.values()} - {""}:
                 runner.forgive(host)
             runner.hurry([message.number])

@@ -155,6 +155,7 @@ class WhyTests(SynchronousTestCase):
         self.assertIn("3 jobs wait for that destination, 2 at once", self.told(state="ready", ahead=3, limit=2))
         self.assertIn("being tried at this moment", self.told(state="trying"))
         self.assertIn("wants it to go at", self.told(next_attempt=NOW + 50))
+        self.assertIn(f"To try it now: qm release {IDS[0]}", self.told(next_attempt=NOW + 50))
         self.assertIn("But x.example asked for less", self.told(trouble="x.example asked for less"))
 
 

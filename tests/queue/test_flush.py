@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from qmailpy.queue.entries import destined
+from qmailpy.queue.entries import ActionResult, Target, destined
 from qmailpy.queue.view import QueueOperations, parts_of
 from tests.queue.test_deadline import HOUR, send, world
 from tests.queue.world import START, World, in_thread
@@ -59,6 +60,27 @@ class FlushTests(SynchronousTestCase):
         self.assertEqual(self.asked(node), {})
         node.wait(HOUR + 1)
         self.assertEqual(self.asked(node), {"ok@a.example": 1})
+
+    def test_a_message_by_its_id(self) -> None:
+        """What its sender holds is not said to be tried; once an operator has let it go it can be."""
+        node = world()
+        queue_id = send(node, "later@a.example", hold_until=START + HOUR)
+        shard = node.shard
+        assert shard is not None
+        queue = QueueOperations(
+            lambda: parts_of({"0": shard}), node.config, node.clock.seconds, node.switches, in_thread
+        )
+
+        def outcome(done: Coroutine[Deferred[Any], Any, list[ActionResult]]) -> list[str]:
+            results = Deferred.fromCoroutine(done)
+            node.pump()
+            return [one.outcome for one in self.successResultOf(results)]
+
+        self.assertEqual(outcome(queue.try_now([Target(queue_id)])), ["refused"])
+        self.assertEqual(outcome(queue.release([Target(queue_id)])), ["done"])
+        self.assertEqual(self.asked(node), {"later@a.example": 1})
+        self.assertEqual(outcome(queue.try_now([Target(queue_id)])), ["done"])
+        self.assertEqual(self.asked(node), {"later@a.example": 2})
 
     def test_patterns(self) -> None:
         self.assertTrue(destined("A.example")("a.EXAMPLE"))
