@@ -20,7 +20,7 @@ from attrs import evolve
 from qmailpy.values import Disposition, Notify, Recipient, Reply, Verdict
 
 # The text of an attempt: dns;HOST (connection) (banner) smtp;REPLY, or our own words, with or without a code.
-_PEER = re.compile(r"dns;(\S+) \(")
+_PEER = re.compile(r"dns;(\S+) \(.*?\) smtp;(?=4\d\d )", re.DOTALL)
 _REPLY = re.compile(r"(4\d\d) (?:(4\.\d{1,3}\.\d{1,3})(?: |$))?(.*)", re.DOTALL)
 NOT_TRIED = Disposition(
     verdict=Verdict.DEFERRED, reply=Reply(451, "4.4.5", "not tried yet: there is much mail for this destination")
@@ -57,10 +57,9 @@ def last_word(text: str) -> Disposition:
     if not text:
         return NOT_TRIED
     peer = _PEER.match(text)
-    before, smtp, said = text.rpartition("smtp;") if peer else ("", "", text)
-    reply = _REPLY.match(said)
-    found = Reply(int(reply[1]), reply[2] or "", reply[3]) if reply else Reply(451, "4.4.0", said.rpartition(") ")[2])
-    return Disposition(verdict=Verdict.DEFERRED, reply=found, remote_mta=peer[1] if peer and smtp else "")
+    reply = _REPLY.match(text, peer.end()) if peer else _REPLY.match(text)
+    found = Reply(int(reply[1]), reply[2] or "", reply[3]) if reply else Reply(451, "4.4.0", text.rpartition(") ")[2])
+    return Disposition(verdict=Verdict.DEFERRED, reply=found, remote_mta=peer[1] if peer else "")
 
 
 def wants_failure(notify: int) -> bool:

@@ -63,6 +63,8 @@ class LastWordTests(SynchronousTestCase):
     def test_what_a_host_said_is_told_as_its_word(self) -> None:
         said = last_word("dns;mx.example (TCP|a|1|b|25) (mx smtp;x) (TLSv1.3/X) smtp;450 4.2.0 not yet")
         self.assertEqual((said.remote_mta, said.reply), ("mx.example", Reply(450, "4.2.0", "not yet")))
+        said = last_word("dns;mx.example (TCP|a|1|b|25) (mx) smtp;450 see (a) smtp;451 b")
+        self.assertEqual(said.reply, Reply(450, "", "see (a) smtp;451 b"))
 
     def test_our_own_words_are_ours(self) -> None:
         for text, reply in (
