@@ -127,6 +127,7 @@ class ListenerConfig:
     connections_per_client: int = 100  # at once, a client address; trusted clients are free of it
     command_timeout_s: float = 300.0
     data_timeout_s: float = 600.0  # between two arrivals of message data
+    data_rate: float = 100.0  # octets a second of a message, over some minutes; who is slower is cut off; 0 = any
     errors: int = 20  # refused or bad commands before the session is ended (421)
     messages: int = 1000  # a session
     login_delay_s: float = 0.0  # pop3: least time between two logins of a mailbox; 0 = none

@@ -128,6 +128,14 @@ class Connection:
         """The client was silent for too long: end the session."""
         raise NotImplementedError
 
+    def _dawdling(self, now: float) -> bool:
+        """Whether the client sends, but slower than it must; asked once in a while."""
+        return False
+
+    def _too_slow(self) -> None:
+        """It does: end the session."""
+        raise NotImplementedError
+
     def _let_go(self) -> None:
         """The session is over: end what is under way. May be called again."""
         raise NotImplementedError
@@ -348,7 +356,9 @@ class Connection:
             self._heard = now
         limit = min(self._limit(), HANDSHAKE_S) if self._shaking else self._limit()
         left = self._heard + limit - now
-        if left > 0:
+        if self._dawdling(now):
+            self._too_slow()
+        elif left > 0:
             self._arm(min(left, self._shortest()))
         elif self._shaking:
             self.abort()  # there is no way to tell it anything

@@ -28,6 +28,7 @@ from qmailpy.records.record import Action
 from qmailpy.servers.clients import plain_address
 from qmailpy.servers.connection import ANSWER, FLOW, Connection, TurnedAway, near
 from qmailpy.servers.fronts import NOTHING, Claims
+from qmailpy.servers.pace import LOOK_S, Pace
 from qmailpy.servers.site import Offers, Site
 from qmailpy.servers.smtp_records import Origin, connection_record, ends, session_record, why_ended
 from qmailpy.servers.tls import Secured, bindings
@@ -41,6 +42,7 @@ STOPPING = Reply(421, "4.3.2", "Server is stopping")
 
 _NOT_KNOWN = Reply(421, "4.7.0", "Your certificate is not known here")
 _TIMEOUT = Reply(421, "4.4.2", "Timeout")
+_TOO_SLOW = Reply(421, "4.4.2", "Timeout: the message comes too slowly")
 TURNED_AWAY = {
     TurnedAway.STOPPING: STOPPING,
     TurnedAway.FULL: Reply(421, "4.3.2", "Too many connections"),
@@ -70,6 +72,7 @@ class Conversation(Connection):
         "_front",
         "_greeting",
         "_opened",
+        "_pace",
         "_running",
         "_secured",
         "_user",
@@ -97,6 +100,7 @@ class Conversation(Connection):
         self._front = False  # it may tell who is behind it
         self._claims = NOTHING  # what it has told
         self._certified = ""  # whose certificate it has shown
+        self._pace: Pace | None = None  # of a message that is being sent for a while
 
     # For the session to say
 
@@ -237,6 +241,29 @@ class Conversation(Connection):
     def _limit(self) -> float:
         listener = self._site.listener
         return listener.data_timeout_s if self._core.in_data else listener.command_timeout_s
+
+    def _shortest(self) -> float:
+        shortest = super()._shortest()
+        return min(shortest, LOOK_S) if self._site.listener.data_rate else shortest
+
+    def _dawdling(self, now: float) -> bool:
+        rate = self._site.listener.data_rate
+        arriving = self._core.arriving
+        if arriving is None or not rate or self._trusted:
+            self._pace = None
+            return False
+        message, octets = arriving
+        pace = self._pace
+        if pace is None or pace.message is not message:
+            self._pace = Pace(message, octets, now)
+        elif self._working():
+            pace.excuse(octets, now)
+        else:
+            return pace.too_slow(octets, now, rate)
+        return False
+
+    def _too_slow(self) -> None:
+        self._shut(_TOO_SLOW)
 
     def _timed_out(self) -> None:
         self._shut(_TIMEOUT)

@@ -91,12 +91,14 @@ class Conversation(Connection):
         self._flush()
 
     def dataReceived(self, data: bytes) -> None:
-        self._heard = self._site.reactor.seconds()
         if self._trace is not None:
             self._trace.commands(data)
         core = self._core
         early = core.waiting
         events = core.receive(data)
+        if events or early or core.pending:
+            # Not for a part of a line: who sends an octet now and then would hold the connection for ever.
+            self._heard = self._site.reactor.seconds()
         if early and not events:
             self._pause(ANSWER)
         else:

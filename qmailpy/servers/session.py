@@ -90,6 +90,7 @@ class SmtpSession(Conversation):
         self._pause(FLOW)
 
     def resume(self) -> None:
+        self._pace = None  # our disk was slow, not the client
         self._resume(FLOW)
 
     # For the conversation

@@ -57,6 +57,11 @@ class Pop3Core(Pop3State):
         return self.asked != IDLE
 
     @property
+    def pending(self) -> bool:
+        """Whether L{take} has something: a command was answered."""
+        return self.out is not None or self.rows is not None
+
+    @property
     def listing(self) -> bool:
         """There is more of a listing to be taken now."""
         return self.asked == LISTING

@@ -98,6 +98,17 @@ class SmtpCore(SmtpState):
         return self.data is not None or self.left > 0
 
     @property
+    def arriving(self) -> tuple[object, int] | None:
+        """
+        The message that is being sent, also between two of its chunks: what tells it from others, and its octets so
+        far. C{None}: there is none.
+        """
+        reader = self.data or self.chunks
+        if reader is not None:
+            return reader, reader.size
+        return (None, -self.left) if self.left else None  # chunks that were refused, and come all the same
+
+    @property
     def pending(self) -> bool:
         """Whether L{take} has something."""
         return self._out is not None

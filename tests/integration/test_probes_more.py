@@ -10,6 +10,7 @@ import socket
 import time
 from threading import Thread
 
+from qmailpy.servers import conversation, pace
 from qmailpy.wire.client_data import Stuffer
 from tests.integration.probing import BEGIN, EVIL, HEAD, HELLO, MAIL, RCPT, Probing
 from tests.integration.test_probes import ENDS
@@ -161,3 +162,44 @@ class MoreProbeTests(Probing):
 def _sent(*pieces: bytes) -> bytes:
     stuffer = Stuffer()
     return b"".join(map(stuffer.feed, pieces)) + stuffer.end()
+
+
+class DripTests(Probing):
+    """One octet every 10 s, with minutes made tenths of a second."""
+
+    async def test_whoever_lets_a_message_drip_is_sent_away(self) -> None:
+        """By DATA, by BDAT, and with an end of line now and then; whoever sends at once is served meanwhile."""
+        self.patch(conversation, "LOOK_S", 0.2)
+        self.patch(pace, "GRACE_S", 0.5)
+
+        def drip(begin: bytes, octets: bytes) -> tuple[bytes, float]:
+            with self.connect() as client:
+                client.sendall(begin)
+                said, begun = b"", time.monotonic()
+                client.settimeout(0.05)
+                while time.monotonic() - begun < 15:
+                    time.sleep(0.05)
+                    try:
+                        client.sendall(octets)
+                        piece = client.recv(4096)
+                    except TimeoutError:
+                        continue
+                    except ConnectionError:
+                        break
+                    if not piece:
+                        break
+                    said += piece
+                return said, time.monotonic() - begun
+
+        for begin, octets in (
+            (BEGIN + b"DATA\r\n", b"x"),
+            (BEGIN + b"DATA\r\n", b"\r\n"),
+            (BEGIN, b"BDAT 1\r\nx"),
+            (BEGIN + b"BDAT 1000000\r\n", b"x"),
+        ):
+            dripping = self.in_thread(lambda begin=begin, octets=octets: drip(begin, octets))  # type: ignore[misc]
+            codes = await self.in_thread(lambda: self.talk([BEGIN + b"DATA\r\n", HEAD + b"x\r\n.\r\n"], 5))
+            self.assertEqual(codes[-1], "250")
+            said, seconds = await dripping
+            self.assertTrue(said.endswith(b"421 4.4.2 Timeout: the message comes too slowly\r\n"), said[-100:])
+            self.assertLess(seconds, 10)

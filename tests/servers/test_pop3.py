@@ -382,6 +382,20 @@ class EndTests(SessionTestCase):
         self.assertTrue(transport.gone)
         self.assertEqual((transport.value(), len(self.there())), (b"", 3))
 
+    def test_an_octet_now_and_then_does_not_hold_a_session(self) -> None:
+        """A line must be whole within the limit for commands; each whole one begins it anew."""
+        transport = self.entered()
+        for _ in range(10):
+            self.clock.advance(300)
+            self.assertIn(b"+OK", self.ask(transport, b"NOOP\r\n"))
+            self.clock.advance(200)
+            self.ask(transport, b"LIST\r\n")
+        for _ in range(61):
+            if not transport.gone:
+                transport.session.dataReceived(b"N")
+                self.clock.advance(10)
+        self.assertTrue(transport.gone)
+
     def test_a_client_that_takes_nothing_is_cut_off(self) -> None:
         transport = self.entered(data_timeout_s=50.0)
         transport.session.pauseProducing()

@@ -20,6 +20,7 @@ from qmailpy.config.schema import ListenerConfig, LogConfig, QueueConfig, TrustC
 from qmailpy.errors import Temporary
 from qmailpy.interfaces import IFlow
 from qmailpy.records.record import Action, LogRecord
+from qmailpy.servers.pace import GRACE_S, LOOK_S
 from qmailpy.servers.session import SmtpSession
 from qmailpy.servers.smtp import SmtpFactory
 from qmailpy.testing.memory_queue import MemoryQueue
@@ -467,7 +468,7 @@ class TimeTests(SmtpTestCase):
         self.assertTrue(transport.disconnecting)
 
     def test_message_data_has_a_limit_of_its_own(self) -> None:
-        transport = self.ready()
+        transport = self.ready(data_rate=0.0)
         self.ask(transport, MAIL + RCPT + b"DATA\r\n")
         for _ in range(3):
             self.clock.advance(599)
@@ -477,6 +478,82 @@ class TimeTests(SmtpTestCase):
         self.assertTrue(transport.disconnecting)
         self.assertEqual(self.queue.intakes[0].ended, "abort")
         self.assertEqual(len(self.records(Action.ABORTED)), 1)
+
+    def drip(self, transport: LosableTransport, octets: bytes, every_s: float, limit_s: float) -> float:
+        """Send the same now and then, for as long as we are let; for how long that was."""
+        begun = self.clock.seconds()
+        while not transport.disconnecting and self.clock.seconds() - begun < limit_s:
+            transport.session.dataReceived(octets)
+            self.clock.advance(every_s)
+        return self.clock.seconds() - begun
+
+    def test_an_octet_of_a_message_now_and_then_does_not_hold_a_session(self) -> None:
+        """Issue 3: one byte every 10 s."""
+        transport = self.ready()
+        self.ask(transport, MAIL + RCPT + b"DATA\r\n")
+        transport.clear()
+        self.assertLess(self.drip(transport, b"x", 10, 3600), LOOK_S * 2 + GRACE_S + 20)
+        self.assertEqual(transport.value(), b"421 4.4.2 Timeout: the message comes too slowly\r\n")
+        self.assertEqual(self.queue.intakes[0].ended, "abort")
+        self.assertEqual(len(self.records(Action.ABORTED)), 1)
+        self.clock.advance(60)
+        closed = self.records(Action.CLOSED)[0]
+        self.assertEqual(closed.diagnostic, "421 4.4.2 Timeout: the message comes too slowly")
+
+    def test_chunks_are_looked_at_together(self) -> None:
+        """Each is a command of its own, refused ones as well (RFC 3030)."""
+        transport = self.ready()
+        self.ask(transport, MAIL + RCPT)
+        self.assertLess(self.drip(transport, b"BDAT 1\r\nx", 10, 3600), LOOK_S * 2 + GRACE_S + 20)
+        transport = self.ready()
+        self.ask(transport, b"BDAT 100000\r\n")
+        self.assertLess(self.drip(transport, b"x", 10, 3600), LOOK_S * 2 + GRACE_S + 20)
+
+    def test_a_slow_line_that_keeps_up_the_rate_is_borne(self) -> None:
+        """And one that is dead for some minutes now and then."""
+        transport = self.ready()
+        self.ask(transport, MAIL + RCPT + b"DATA\r\n")
+        self.drip(transport, b"x" * 998 + b"\r\n", 10, 7200)
+        for _ in range(10):
+            self.drip(transport, b"x" * 998 + b"\r\n", 1, 60)
+            self.clock.advance(GRACE_S - 60)
+        self.assertFalse(transport.disconnecting)
+        self.assertEqual(self.ask(transport, b"\r\n.\r\n"), ["250"])
+
+    def test_what_came_at_once_is_not_saved_up(self) -> None:
+        transport = self.ready()
+        self.ask(transport, MAIL + RCPT + b"DATA\r\n")
+        self.clock.advance(LOOK_S * 2)
+        transport.session.dataReceived((b"x" * 998 + b"\r\n") * 1000)
+        self.assertLess(self.drip(transport, b"x", 10, 3600), LOOK_S * 3 + GRACE_S + 20)
+
+    def test_each_message_has_its_own_pace(self) -> None:
+        """Small ones now and then, as monitors send them."""
+        transport = self.ready()
+        for _ in range(100):
+            self.assertEqual(self.ask(transport, MAIL + RCPT + b"DATA\r\n")[-1], "354")
+            self.clock.advance(50)
+            self.assertEqual(self.ask(transport, b"x\r\n.\r\n"), ["250"])
+
+    def test_who_is_trusted_may_be_slow(self) -> None:
+        """A program that takes its time over what it sends; and all, where the listener says so."""
+        for ip, rate in ((FRIEND, 100.0), (STRANGER, 0.0)):
+            transport = self.ready(ip, data_rate=rate)
+            self.ask(transport, MAIL + RCPT + b"DATA\r\n")
+            self.assertGreaterEqual(self.drip(transport, b"x", 10, 3600), 3600)
+
+    def test_a_slow_disk_is_no_fault_of_the_client(self) -> None:
+        transport = self.ready()
+        self.ask(transport, MAIL + RCPT + b"DATA\r\n")
+        flow = self.queue.intakes[0].flow
+        assert flow is not None
+        for _ in range(60):
+            transport.session.dataReceived(b"x")
+            flow.pause()
+            self.clock.advance(50)
+            flow.resume()
+            self.clock.advance(5)
+        self.assertFalse(transport.disconnecting)
 
     def test_a_session_has_one_timer_and_leaves_none(self) -> None:
         transport = self.ready()
