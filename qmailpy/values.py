@@ -89,7 +89,7 @@ class Envelope:
     priority: Priority = Priority.NORMAL
     message_id: str = ""  # the Message-ID field's value, for the log only
     subject: str = ""  # the Subject field's, decoded and cut (wire.mime_values.subject_of), for the log only
-    protocol: str = "ESMTP"  # RFC 3848 keyword: SMTP, ESMTP, ESMTPS, ESMTPA, ESMTPSA, LMTP...
+    protocol: str = "ESMTP"  # RFC 3848 keyword: SMTP, ESMTP, ESMTPS, ESMTPA, ESMTPSA, LMTP...; "": a notice of ours
     user: str = ""  # authenticated login, "" when none
     source_system: str = ""  # "helo-name (rdns [ip])", the form of the transaction log; of our own making: queue id
     hold_until: float = 0.0  # RFC 4865: no attempt before; 0 = at once

@@ -185,6 +185,7 @@ class Notices:
             smtputf8=not all(one.isascii() for one in told),
             message_id=f"<{notice.id}@{self._hostname}>",
             subject=subject_in(octets),
+            protocol="",  # routing.selection knows it by that
         )
 
     def _is_postmaster(self, recipient: Recipient) -> bool:

@@ -4,6 +4,9 @@ Which mail goes through a conversion channel: the C{[[conversion]]} tables, as i
 Asked once when a message is enqueued, after routing. A recipient that is selected gets the conversion channel for its
 own, and its way from there is remembered in C{Recipient.host}: the channel, a blank, and the next hop there. So mail
 leaves a conversion where it would have gone without, whatever rules look at and whoever has a forward.
+
+Notices of our own are only selected by tables that name where they come from. They enclose the message they are about:
+an entry that returns or discards it would do the same to them, and nobody would hear of it.
 """
 
 from __future__ import annotations
@@ -60,7 +63,7 @@ class _Choice:
         table = self.table
         return (
             (piece or not table.partial)
-            and (not table.source or table.source == envelope.source)
+            and (table.source == envelope.source if table.source else bool(envelope.protocol))
             and size >= table.min_octets
             and (not table.max_octets or size <= table.max_octets)
             and self.senders.fit(envelope.sender or NULL)

@@ -71,6 +71,7 @@ class NoticesTests(SynchronousTestCase):
             (Recipient(address="bob@example.com", original="bob@example.com", channel="process"),),
         )
         self.assertEqual(notice.message_id, "<bounce.c0ffee@mx.example.org>")
+        self.assertEqual(notice.protocol, "")  # it came by none, and is not converted
         self.assertEqual(octets.count(b"Action: failed"), 2)
         self.assertIn(b"To: bob@example.com\r\n", octets)
         self.assertIn(MESSAGE, octets)

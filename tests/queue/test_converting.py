@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
@@ -12,10 +13,11 @@ from qmailpy.channels.parts import Parts
 from qmailpy.config.conversion_schema import ConversionConfig
 from qmailpy.config.schema import ChannelConfig, Config
 from qmailpy.interfaces import IChannel
+from qmailpy.queue.verdicts import INotices
 from qmailpy.routing.selection import way
 from qmailpy.testing.crashdisk import CrashDisk
-from qmailpy.values import Disposition, Job, NewMail, Reply, Verdict
-from tests.queue.world import HOME, World, configuration
+from qmailpy.values import Disposition, Envelope, Job, NewMail, Reply, Verdict
+from tests.queue.world import HOME, PlainNotices, World, configuration
 
 
 @implementer(IChannel)
@@ -26,9 +28,13 @@ class PassingOn:
 
     def __init__(self) -> None:
         self.jobs: list[Job] = []
+        self.returned = False  # instead
 
     async def dequeue(self, job: Job) -> Sequence[Disposition]:
         self.jobs.append(job)
+        if self.returned:
+            said = Disposition(verdict=Verdict.FAILED, reply=Reply(554, "5.7.1", "returned"))
+            return [said] * len(job.recipients)
         onward = tuple([evolve(one, channel=way(one)[0], host=way(one)[1]) for one in job.recipients])
         mail = NewMail(envelope=evolve(job.envelope, recipients=onward), content=job.content)
         said = Disposition(verdict=Verdict.FORWARDED, reply=Reply(250, "2.6.0", "ok"), mails=(mail,))
@@ -36,6 +42,14 @@ class PassingOn:
 
     async def stop(self) -> None:
         """Nothing to end."""
+
+
+class OurNotices(PlainNotices):
+    """Notices that say what they are."""
+
+    def build_failure(self, *args: Any, **more: Any) -> tuple[Envelope, bytes] | None:
+        found = super().build_failure(*args, **more)
+        return found and (evolve(found[0], protocol=""), found[1])
 
 
 class Converting(World):
@@ -49,6 +63,9 @@ class Converting(World):
         channels = {**plain.channels, "conversion": conversion}
         super().__init__(disk, config or evolve(plain, channels=channels, selections=(self.table,)))
         self.passing = PassingOn()
+
+    def notices(self) -> INotices:
+        return OurNotices(self)
 
     def channels(self, parts: Parts) -> dict[str, IChannel]:
         return {**super().channels(parts), "conversion": self.passing}
@@ -87,13 +104,15 @@ class ConvertingTests(SynchronousTestCase):
         self.assertEqual(hosts, ["tcp_local a.example", "tcp_local b.example", "tcp_local c.example"])
         self.assertEqual(len(world.outside.taken), 3)
 
-    def test_mail_of_our_own_making_is_selected_as_well(self) -> None:
-        """A notice to a sender elsewhere."""
+    def test_a_notice_is_not_selected_and_reaches_the_sender_of_what_was_returned(self) -> None:
+        """It encloses what a conversion has returned, which would return it as well."""
         world = self.world()
-        world.send("bad@out.example", sender="joe@out.example")
+        world.passing.returned = True
+        world.send("ok@out.example", sender="joe@out.example")
         lines = self.lines(world)
-        self.assertEqual(lines.count(("tcp_local", "conversion", "E")), 2)
-        self.assertEqual([len(job.envelope.sender) > 0 for job in world.passing.jobs], [True, False])
+        self.assertEqual(lines.count(("tcp_local", "conversion", "E")), 1)
+        self.assertEqual([job.envelope.sender for job in world.passing.jobs], ["joe@out.example"])
+        self.assertEqual(lines[-1], ("tcp_local", "", "D"))  # the notice
 
     def test_another_table_counts_from_the_next_message_on(self) -> None:
         world = self.world()

@@ -94,6 +94,15 @@ class SelectionTests(SynchronousTestCase):
     def test_the_null_sender_is_spoken_of(self) -> None:
         self.assertEqual(self.converted({"sender": ("<>",)}, envelope=evolve(MAIL, sender="")), ["ann", "joe"])
 
+    def test_our_notices_are_converted_only_where_that_is_asked_for(self) -> None:
+        """They enclose what they are about: what returned that would return them, and nobody would hear of it."""
+        notice = evolve(MAIL, sender="", source="process", protocol="")
+        for table in ({}, {"sender": ("<>",)}, {"destination": "local"}):
+            self.assertEqual(self.converted(table, envelope=notice), [], table)
+        self.assertEqual(self.converted({"source": "process"}, envelope=notice), ["ann", "joe"])
+        bounce = evolve(MAIL, sender="", source="process")  # somebody else's, that one of ours has forwarded
+        self.assertEqual(self.converted({}, envelope=bounce), ["ann", "joe"])
+
     def test_without_tables_or_channels_there_is_nothing_to_ask(self) -> None:
         self.assertFalse(selection())
         self.assertFalse(selection({}, kinds={"local": "local"}))
