@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 
 from qmailpy.queue.entries import DELETED
+from qmailpy.queue.ids import is_id
 from qmailpy.records.index import Indexed
 from qmailpy.records.record import Action, LogRecord
 from qmailpy.wire.notice_id import NoticeKind, kind_of
@@ -141,7 +142,7 @@ def _origin(record: LogRecord) -> str:
     how += ["TLS"] if "S" in letters else []
     how += [f"login {record.user}"] if record.user else []
     system = record.source_system
-    text = f" from {system}" if system and "(" in system else f" from message {system}" if system else ""
+    text = f" from message {system}" if is_id(system) else f" from {system}" if system else ""
     return f"{text} on {record.source}{' by ' if how else ''}{', '.join(how)}"
 
 
@@ -166,7 +167,7 @@ def _end(records: Sequence[LogRecord], onward: Sequence[str]) -> str:
         more = f" and {len(waiting) - 10} more" if len(waiting) > 10 else ""
         return f"still in the queue for {', '.join(names)}{more}, by the log"
     took = span(max(0.0, records[-1].time - records[0].time))
-    failed = f"{given_up} recipients did not get it"
+    failed = f"{given_up} recipient{'s' * (given_up != 1)} did not get it"
     if onward:
         return f"finished after {took}: handed on as {', '.join(onward[:10])}" + (f"; {failed}" if given_up else "")
     return f"finished after {took}: {failed if given_up else 'all have it'}"

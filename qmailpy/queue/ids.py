@@ -66,6 +66,11 @@ def numbers_of(names: Iterable[str]) -> list[int]:
     return sorted([int(name[:13], 32) for name in names if _ID(name)])
 
 
+def is_id(name: str) -> bool:
+    """Whether this is an id by its looks."""
+    return _ID(name) is not None
+
+
 def shard_of(queue_id: str) -> str:
     """
     The name of the shard an id belongs to.

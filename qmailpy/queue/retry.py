@@ -110,6 +110,10 @@ def resumed(due: float, now: float, draw: float, spread_s: float = SPREAD_S) -> 
     return due if due >= now else now + min(now - due, spread_s) * draw
 
 
-def expired_reply(last: Reply) -> Reply:
-    """The permanent failure that the last attempt's temporary one becomes; it still tells what the trouble was."""
-    return Reply(554, "5.4.7", f"delivery time expired; last answer: {last}")
+def expired_reply(last: Reply, host: str = "") -> Reply:
+    """
+    The permanent failure that the last attempt's temporary one becomes; it still tells what the trouble was.
+
+    @param host: who gave the last answer, "" when it was us.
+    """
+    return Reply(554, "5.4.7", f"delivery time expired; last answer{f' of {host}' if host else ''}: {last}")

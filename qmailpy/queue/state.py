@@ -26,7 +26,7 @@ from qmailpy.queue.codec import (
     Warned,
 )
 from qmailpy.queue.deadline import begins
-from qmailpy.queue.ids import to_id
+from qmailpy.queue.ids import is_id, to_id
 from qmailpy.queue.journal import Position
 from qmailpy.queue.notices import wants_delay
 from qmailpy.records.record import Action, LogRecord, QueueFile
@@ -235,7 +235,8 @@ def enqueued_lines(message: Message) -> Iterator[LogRecord]:
 
 
 def _enqueued_copy(message: Message, copy: Copy, envelope: Envelope) -> Iterator[LogRecord]:
-    modifiers = _modifiers(envelope.protocol)
+    # What comes from a message here came by no protocol, whatever that one came by.
+    modifiers = "" if is_id(envelope.source_system) else _modifiers(envelope.protocol)
     for ordinal, item in enumerate(copy.pending.values()):
         recipient = item.recipient
         yield LogRecord(

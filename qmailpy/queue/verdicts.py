@@ -185,7 +185,8 @@ class Verdicts:
             )
             if age is not None and not deadline.overdue(envelope, now):
                 return Outcome.DEFERRED, deadline.limited(envelope, begun + age, now), said
-            said = evolve(said, verdict=Verdict.FAILED, reply=expired_reply(said.reply), diagnostic="")
+            reply = expired_reply(said.reply, said.remote_mta)  # our words, and not the peer's any more
+            said = evolve(said, verdict=Verdict.FAILED, reply=reply, remote_mta="", diagnostic="")
         elif said.verdict is not Verdict.FAILED:
             return Outcome.DELIVERED, 0.0, said
         recipient = copy.pending[number].recipient

@@ -46,7 +46,7 @@ class TraceTests(SynchronousTestCase):
             "delivered to bob@here.example by local (attempt 1), 0.30 s in the queue",
             "not yet delivered to cat@far.example by tcp_local (attempt 1): smtp;450 4.2.0 Come back later",
             "given up for cat@far.example by tcp_local (attempt 2), 7 min in the queue: smtp;550 5.1.1 No such user",
-            "finished after 7 min: 1 recipients did not get it",
+            "finished after 7 min: 1 recipient did not get it",
             f"{NOTICE}: notice about {MAIL} from <>",
             f"finished after 0.30 s: handed on as {SECOND}",
             f"{SECOND}: {NOTICE} handed on",
@@ -104,7 +104,7 @@ class TraceTests(SynchronousTestCase):
         self.write(more)
         output = self.call(OTHER).output
         self.assertIn("deleted by the operator, for bob@here.example in the queue of local", output)
-        self.assertIn("1 recipients did not get it", output)
+        self.assertIn("1 recipient did not get it", output)
         self.assertNotIn("delivered to", output)
 
     def test_what_the_server_wrote_is_called_by_its_name(self) -> None:

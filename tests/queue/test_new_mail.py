@@ -73,6 +73,7 @@ class NewMailTests(SynchronousTestCase):
         world.up()
         world.send("new@out.example")
         self.assertEqual(world.actions(), "EEDD")
+        self.assertEqual([one.modifiers for one in world.log()][:2], ["E", ""])  # by SMTP; by nothing
         self.assertEqual(world.mailbox("bob"), [b"Subject: new\r\n\r\nnew\r\n"])
         self.assertEqual(world.stored(), {})
 

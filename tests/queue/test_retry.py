@@ -129,6 +129,8 @@ class LifetimeTests(SynchronousTestCase):
         self.assertTrue(reply.permanent)
         self.assertEqual(reply.enhanced, "5.4.7")
         self.assertIn("no answer from mx.example.org", reply.text)
+        later = expired_reply(Reply(450, "4.2.0", "later"), "mx.example.org")
+        self.assertEqual(later.text, "delivery time expired; last answer of mx.example.org: 450 4.2.0 later")
 
     @given(
         st.floats(0, 604799),
