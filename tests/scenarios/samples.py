@@ -30,7 +30,7 @@ _KINDS = {
     "seconds": r"\d+\.\d+",
     "port": r"\d{1,5}",
     "nn": r"[0-9a-f]{2}",
-    "notice": r"[0-9a-f]{24}",
+    "notice": r"[a-z-]+\.[0-9a-f]{24}",
     "text": r".*",
 }
 _WORD = re.compile(r"<(id:[a-z]|" + "|".join(_KINDS) + ")>")
