@@ -17,8 +17,7 @@ Programs are run by C{/bin/sh -c}, as qmail does, and only where C{[local] progr
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
 from attrs import evolve, frozen
 from twisted.internet.defer import DeferredSemaphore
@@ -58,6 +57,9 @@ LOCK_S = 30.0
 
 Deliver = Callable[[Delivery], Awaitable[Disposition]]
 
+Find = Callable[[str, str, Sequence[int]], Found | None]
+"""As L{thd_find}."""
+
 
 def _later(why: str) -> Disposition:
     """What the log says of a file that is not followed; senders need not know what users write."""
@@ -93,12 +95,22 @@ class DotQmail:
     log = Logger()
 
     def __init__(
-        self, config: Config, name: str, parts: Parts, in_thread: InThread, programs: IPrograms, deliver: Deliver
+        self,
+        config: Config,
+        name: str,
+        parts: Parts,
+        in_thread: InThread,
+        programs: IPrograms,
+        deliver: Deliver,
+        find: Find = thd_find,
     ) -> None:
         """
         @param name: of the channel.
         @param deliver: carries out a delivery into a Maildir below HOME/mail.
+        @param find: for tests: reads the .qmail files.
         """
+        self._find = find
+        self._started = parts.reactor.seconds()
         self._name = name
         self._parts = parts
         self._clock: IReactorTime = parts.reactor
@@ -149,7 +161,7 @@ class DotQmail:
         return said
 
     async def _done(self, case: Case) -> Disposition:
-        found: Found | None = await self._in_thread(thd_find, self.home(case.mailbox), case.extension, self._owners)
+        found: Found | None = await self._in_thread(self._find, self.home(case.mailbox), case.extension, self._owners)
         if found is None or found.empty:
             if found is None and case.extension and not case.mailbox.subfolders:
                 return _NOBODY
@@ -268,11 +280,15 @@ class DotQmail:
             await deferLater(self._clock, 0.5)
 
     def _thd_mbox(self, case: Case, path: str) -> bool:
-        def pieces() -> Any:
-            yield from_line(case.delivery.sender, self._parts.seconds())
-            yield from quoted(thd_octets(case.delivery))
+        delivery = case.delivery
 
-        return thd_append(path, pieces())
+        def text() -> Iterator[bytes]:
+            # The time of arrival, so that it is the same at each attempt.
+            yield from_line(delivery.sender, delivery.arrival)
+            yield from quoted(thd_octets(delivery))
+
+        former = delivery.arrival < self._started
+        return thd_append(self._parts.files, path, text, again=case.job.attempt > 1, former=former)
 
     # --- forwards --------------------------------------------------------------------------------------------
 

@@ -25,13 +25,14 @@ from zope.interface import implementer
 from qmailpy.channels.autoreply import Answers
 from qmailpy.channels.conversions.command import ReactorRun
 from qmailpy.channels.covered import Covered, delivery_of, place_of
-from qmailpy.channels.dotqmail import Case, DotQmail
+from qmailpy.channels.dotqmail import Case, DotQmail, Find
 from qmailpy.channels.parts import Parts
-from qmailpy.channels.programs import Programs, gathered, in_pool
+from qmailpy.channels.programs import InThread, Programs, gathered, in_pool
 from qmailpy.channels.quota_notice import QuotaNotice
 from qmailpy.config.schema import ChannelConfig, Config
 from qmailpy.errors import Temporary
 from qmailpy.interfaces import IChannel, IDurableDelivery, IReconfigured
+from qmailpy.local.dotqmail import thd_find
 from qmailpy.local.loops import delivered_to
 from qmailpy.local.maildir import Delivered, Delivery, Store, trouble
 from qmailpy.local.quota import named_size
@@ -79,9 +80,20 @@ class LocalChannel:
 
     log = Logger()
 
-    def __init__(self, config: Config, channel: ChannelConfig, parts: Parts, threads: Threads | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        channel: ChannelConfig,
+        parts: Parts,
+        threads: Threads | None = None,
+        *,
+        in_thread: InThread | None = None,
+        find: Find = thd_find,
+    ) -> None:
         """
         @param threads: for tests: what carries out the blocking work; by default a thread of the channel's own.
+        @param in_thread: the same of what .qmail files say; by default the reactor's pool.
+        @param find: reads the .qmail files.
         """
         self.name = channel.name
         self._directory = parts.directory
@@ -94,9 +106,9 @@ class LocalChannel:
         self._notice = QuotaNotice(config, channel.name, parts.seconds)
         self._answers = Answers(config, parts.seconds)
         self._run = ReactorRun(parts.reactor)
-        in_thread = in_pool(parts.reactor)
+        in_thread = in_thread or in_pool(parts.reactor)
         programs = Programs(self._run, in_thread, config.path("run", "programs"))
-        self._dots = DotQmail(config, channel.name, parts, in_thread, programs, self._deliver_one)
+        self._dots = DotQmail(config, channel.name, parts, in_thread, programs, self._deliver_one, find)
         self.reconfigure(config)
         self._covered = Covered(self.name, self._store, self._usage, self._thd_lookup)
 

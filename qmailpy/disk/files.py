@@ -13,6 +13,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
@@ -35,6 +36,15 @@ class Files(Protocol):
 
     def open_for_reading(self, path: str) -> int:
         """Open a plain file that others may have made: no link is followed, and a pipe does not keep us waiting."""
+
+    def open_shared(self, path: str) -> int | None:
+        """
+        Open a plain file for appending (making it) that other programs write as well, and lock it by C{flock} until
+        C{close}.
+
+        @return: C{None} when somebody else has it locked.
+        @raise OSError: as well when it is no plain file.
+        """
 
     def close(self, handle: int) -> None: ...
 
@@ -111,6 +121,21 @@ class RealFiles:
 
     def open_for_reading(self, path: str) -> int:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+    def open_shared(self, path: str) -> int | None:
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
+        handle = os.open(path, flags, 0o600)
+        try:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise OSError(errno.EINVAL, "is no file", path)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            return None
+        except BaseException:
+            os.close(handle)
+            raise
+        return handle
 
     def close(self, handle: int) -> None:
         os.close(handle)

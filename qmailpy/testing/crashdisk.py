@@ -244,6 +244,14 @@ class CrashDisk:
     def open_for_reading(self, path: str) -> int:
         return self.open(path)
 
+    def open_shared(self, path: str) -> int | None:
+        handle = self.open(path, create=True, append=True)
+        try:
+            self._take(handle, path)
+        except BlockingIOError:
+            return None
+        return handle
+
     def close(self, handle: int) -> None:
         with self._guard:
             self._alive()
@@ -425,6 +433,10 @@ class CrashDisk:
 
     def lock(self, path: str) -> int:
         handle = self.open(path, create=True)
+        self._take(handle, path)
+        return handle
+
+    def _take(self, handle: int, path: str) -> None:
         with self._guard:
             found = self._handles[handle]
             if id(found.file) in self._locks:
@@ -432,7 +444,6 @@ class CrashDisk:
                 raise BlockingIOError(errnos.EWOULDBLOCK, os.strerror(errnos.EWOULDBLOCK), path)
             self._locks.add(id(found.file))
             found.locked = True
-        return handle
 
     # The machinery.
 

@@ -15,6 +15,7 @@ from qmailpy.channels.conversions.command import Ended
 from qmailpy.channels.dotqmail import Case, DotQmail
 from qmailpy.channels.programs import Limits
 from qmailpy.config.schema import LocalConfig
+from qmailpy.disk.files import RealFiles
 from qmailpy.local.maildir import Delivery
 from qmailpy.testing.memory_directory import MemoryDirectory
 from qmailpy.testing.scripted_router import ScriptedRouter, local, remote, unknown_user
@@ -61,7 +62,7 @@ class DotQmailTests(SynchronousTestCase):
         config = evolve(make_config(), home=self.root, local=LocalConfig(programs=programs))
         directory = MemoryDirectory(["example.org"], [ANN, BEA])
         parts = make_parts(config, directory=directory, router=self.router, clock=self.clock)
-        parts = evolve(parts, srs_secret=SECRET, seconds=lambda: NOW)
+        parts = evolve(parts, files=RealFiles(), srs_secret=SECRET, seconds=lambda: NOW)
         return DotQmail(config, "local", parts, maybeDeferred, Scripted(self), self._deliver)
 
     async def _deliver(self, delivery: Delivery) -> Disposition:

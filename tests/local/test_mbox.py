@@ -13,7 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from qmailpy.disk.files import RealFiles
 from qmailpy.local.mbox import from_line, quoted, thd_append
+
+FILES = RealFiles()
 
 TEXT = b"Subject: x\n\nFrom me\n>From you\n>>From\nFromage\n From\nFrom us"
 
@@ -30,7 +33,7 @@ class MboxTests(SynchronousTestCase):
         """By Python's reader of mboxrd's sort, which takes one > away."""
         for number in range(2):
             pieces = [from_line("bob@x", 1e9), *quoted([b"N: %d\n" % number, TEXT])]
-            self.assertTrue(thd_append(self.path, pieces))
+            self.assertTrue(thd_append(FILES, self.path, pieces.copy))
         wanted = (
             b"From bob@x Sun Sep  9 01:46:40 2001\nN: 0\nSubject: x\n\n>From me\n>>From you\n>>From\nFromage\n From\n"
         )
@@ -54,24 +57,24 @@ class MboxTests(SynchronousTestCase):
     def test_who_has_it_locked_is_not_disturbed(self) -> None:
         with open(self.path, "wb") as other:
             fcntl.flock(other, fcntl.LOCK_EX)
-            self.assertFalse(thd_append(self.path, [b"x\n"]))
+            self.assertFalse(thd_append(FILES, self.path, lambda: [b"x\n"]))
         self.assertEqual(self.read(), b"")
-        self.assertTrue(thd_append(self.path, [b"x\n"]))
+        self.assertTrue(thd_append(FILES, self.path, lambda: [b"x\n"]))
 
     def test_a_failure_leaves_nothing(self) -> None:
         def broken() -> Iterator[bytes]:
             yield b"From x\n"
             raise OSError(5, "gone")
 
-        thd_append(self.path, [b"x\n"])
-        self.assertRaises(OSError, thd_append, self.path, broken())
+        thd_append(FILES, self.path, lambda: [b"x\n"])
+        self.assertRaises(OSError, thd_append, FILES, self.path, broken)
         self.assertEqual(self.read(), b"x\n\n")
 
     def test_what_a_power_cut_has_torn_does_not_swallow_the_next(self) -> None:
         for torn in (b"From x\nN: 0\n\nhal", b"From x\nN: 0\n\nhalf\n", b"From x\nN: 0\n\nhalf\n\n"):
             with open(self.path, "wb") as target:
                 target.write(torn)
-            self.assertTrue(thd_append(self.path, [b"From y\nN: 1\n"]))
+            self.assertTrue(thd_append(FILES, self.path, lambda: [b"From y\nN: 1\n"]))
             self.assertEqual([one["N"] for one in mailbox.mbox(self.path)], ["0", "1"], torn)
             self.assertTrue(self.read().startswith(torn))
             self.assertEqual(self.read().count(b"\n\nFrom y"), 1)
@@ -90,8 +93,8 @@ class MboxTests(SynchronousTestCase):
             with open(name, "wb"):
                 continue
         self.patch(fcntl, "flock", late)
-        self.assertFalse(thd_append(self.path, [b"x\n"]))
-        self.assertTrue(thd_append(self.path, [b"x\n"]))
+        self.assertFalse(thd_append(FILES, self.path, lambda: [b"x\n"]))
+        self.assertTrue(thd_append(FILES, self.path, lambda: [b"x\n"]))
         self.assertEqual(self.read(), b"x\n\n")
 
     def test_a_file_is_written_to_when_its_name_is_durable(self) -> None:
@@ -102,12 +105,53 @@ class MboxTests(SynchronousTestCase):
                 raise OSError(5, "gone")
 
         self.patch(os, "fsync", broken)
-        self.assertRaises(OSError, thd_append, self.path, [b"x\n"])
+        self.assertRaises(OSError, thd_append, FILES, self.path, lambda: [b"x\n"])
         self.assertEqual(self.read(), b"")
 
     def test_what_is_no_file_takes_no_mail(self) -> None:
         os.mkfifo(self.path)
         reader = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
         self.addCleanup(os.close, reader)
-        self.assertRaises(OSError, thd_append, self.path, [b"x\n"])
+        self.assertRaises(OSError, thd_append, FILES, self.path, lambda: [b"x\n"])
         self.assertEqual(os.read(reader, 1), b"")
+
+    def write(self, octets: bytes) -> None:
+        with open(self.path, "wb") as target:
+            target.write(octets)
+
+    def test_what_an_attempt_has_left_is_taken_away_by_the_next(self) -> None:
+        """Whole, or cut short anywhere, or with zeros for sectors that were not written; what is before it stays."""
+        before = b"From bob@x Sun Sep  9 01:46:40 2001\n\nother\n\n"
+        text = [from_line("bob@x", 1e9), b"N: 0\n\n\n", b"x" * 300 + b"\n\n", b"\n\0\n\nFrag\n" * 20]
+        whole = b"".join(text) + b"\n"
+        for first in (b"", before):
+            for end in range(len(whole) + 1):
+                holes = whole[: end // 3] + b"\0" * (end - end // 3)
+                middle = whole[: end // 3] + b"\0" * (end // 3) + whole[end // 3 * 2 : end]
+                for torn in (whole[:end], holes, middle):
+                    self.write(first + torn)
+                    self.assertTrue(thd_append(FILES, self.path, lambda: text, again=True))
+                    self.assertEqual(self.read(), first + whole, (end, torn))
+
+    def test_what_is_not_the_beginning_of_it_stays(self) -> None:
+        """Another message of the same sender and second, or what somebody has changed; zeros at the end never stay."""
+        text = [from_line("bob@x", 1e9), b"N: 0\n\nx\n"]
+        for other in (b"N: 1\n\nx\n\n", b"N: 0\nStatus: RO\n\nx\n\n", b"N: 0\n\nx\n\nmore\n\n"):
+            for again in (True, False):
+                for zeros in (b"", b"\0" * 70000):
+                    self.write(text[0] + other + zeros)
+                    self.assertTrue(thd_append(FILES, self.path, lambda: text, again=again))
+                    self.assertEqual(self.read(), text[0] + other + b"".join(text) + b"\n")
+        self.write(b"\0" * 200000)
+        self.assertTrue(thd_append(FILES, self.path, lambda: text))
+        self.assertEqual(self.read(), b"".join(text) + b"\n")
+
+    def test_a_large_end_is_looked_through_in_pieces(self) -> None:
+        """Blank lines and From lines without number; the beginning on either side of a border of pieces."""
+        for shift in range(-3, 4):
+            line = from_line("bob@x", 1e9)
+            text = [line, b"y" * (65536 + shift - len(line)) + b"\n\n", b">From z\n\n" * 30000]
+            before = line + b"a\n\n" + (b"From me\n\n" * 50000)
+            self.write(before + b"".join(text)[:-70000])
+            self.assertTrue(thd_append(FILES, self.path, lambda text=text: text, again=True))  # type: ignore[misc]
+            self.assertEqual(self.read(), before + b"".join(text) + b"\n", shift)
