@@ -22,6 +22,7 @@ from qmailpy.control.client import Json
 from qmailpy.directory.service import cached, follow, ldap_directory, reconfigured
 from qmailpy.directory.setup import SERVICE, thd_read_secret
 from qmailpy.interfaces import IEvents
+from qmailpy.policy.shared import FILE_NAME, SharedCounts
 
 MARKS = "logins"
 """What the brake counts, below HOME/run."""
@@ -75,6 +76,15 @@ class Lookups:
         marks = [SharedMarks(area, lane, self._derived(b"marks ")) for lane in range(lanes)]
         own = marks.pop(mine)
         return Throttle(self._reactor.seconds, own=own, others=marks, told=self._banned)
+
+    def shared_counts(self, index: int) -> SharedCounts:
+        """
+        Where mail workers count together what clients and users do.
+
+        @param index: which worker this one is.
+        """
+        path = self._config.path("run", FILE_NAME)
+        return SharedCounts(path, index, max(1, self._config.server.workers), self._derived(b"limits "))
 
     def _banned(self, kind: str, client: str, account: str, failures: int) -> None:
         if kind == "client":

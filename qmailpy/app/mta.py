@@ -123,7 +123,15 @@ class MailWorker(Service):
             self._reactor, config, self._files, self._resolver, context.name, first=context.index == 0
         )
         self._published.startService()
-        self._gate = Gate(self._reactor, config, self._access_lists(), self._resolver, self._events, self._in_thread)
+        self._gate = Gate(
+            self._reactor,
+            config,
+            self._access_lists(),
+            self._resolver,
+            self._events,
+            self._in_thread,
+            self._lookups.shared_counts(context.index),
+        )
         self.queue = QueueService(
             reactor=self._reactor,
             shards={name: partial(self._surroundings, name) for name in context.shards},

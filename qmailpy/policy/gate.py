@@ -31,6 +31,7 @@ from qmailpy.policy.greylist import FILE_NAME, Greylist
 from qmailpy.policy.limits import Limits
 from qmailpy.policy.lists import Lists
 from qmailpy.policy.ruling import DISCARD, HOLD, Facts, Ruling
+from qmailpy.policy.shared import SharedCounts
 from qmailpy.policy.tables import Table, tables
 from qmailpy.policy.visit import Letter, Visit
 from qmailpy.policy.visitors import Inquiry, Look, Visitors
@@ -69,16 +70,21 @@ class Gate:
         resolver: IResolver,
         events: IEvents,
         in_thread: InThread,
+        counts: SharedCounts | None = None,
     ) -> None:
         """
         @param lists: those the tables name.
         @param in_thread: calls a function in a thread; for the greylist.
+        @param counts: what all workers count of [limits]; C{None} = this one counts for itself.
         """
         self._reactor = reactor
         self._resolver = resolver
         self._in_thread = in_thread
         self.counts: Counter[str] = Counter()
-        self.limits = Limits(config.limits, reactor.seconds, events)
+        if counts is None:
+            self.limits = Limits(config.limits, reactor.seconds, events)
+        else:
+            self.limits = Limits(config.limits, reactor.seconds, events, counts.window)
         self._greylist: Greylist | None = None
         self._take(config, lists)
 

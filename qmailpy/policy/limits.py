@@ -1,9 +1,9 @@
 """
 How much clients, networks and users may do: [limits].
 
-Counted in windows that slide with the clock, in twelve steps each, for one worker and since its start. Memory is
-bounded: beyond L{MOST} of a kind, who was not seen for longest is forgotten. Pure but for the clock it asks and the
-event it tells.
+Counted in windows that slide with the clock, in twelve steps each: in a file of all workers (L{qmailpy.policy.shared}),
+or in the memory of one. That is bounded: beyond L{MOST} of a kind, who was not seen for longest is forgotten. Who is
+here at once is counted by each worker for itself. Pure but for the clock it asks and the event it tells.
 
 A client is an IP address, a network the address's /24 or /64 ([limits] ipv4_network, ipv6_network). Who has logged in
 is counted as a user and no more as a client.
@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
+from typing import Protocol
 
 from twisted.logger import Logger
 
@@ -33,6 +34,19 @@ _LOGINS = Reply(421, "4.7.28", "Too many connections with this login")
 _MESSAGES = Reply(450, "4.7.28", "Too many messages within an hour")
 _RECIPIENTS = Reply(452, "4.7.28", "Too many recipients within an hour")
 _SENDS = Reply(450, "4.7.28", "Too many recipients within a day")
+
+
+class Counts(Protocol):
+    """What was counted for one limit."""
+
+    def get(self, key: str, now: float) -> int:
+        """How many there were; at least those of the last period, at most those of a twelfth more."""
+
+    def add(self, key: str, now: float) -> None:
+        """One more."""
+
+    def __len__(self) -> int:
+        """Keys that this process remembers in its memory."""
 
 
 class Window:
@@ -106,13 +120,24 @@ class Limits:
 
     _log = Logger()
 
-    def __init__(self, config: LimitsConfig, seconds: Callable[[], float], events: IEvents) -> None:
+    def __init__(
+        self,
+        config: LimitsConfig,
+        seconds: Callable[[], float],
+        events: IEvents,
+        window: Callable[[str, float], Counts] = lambda name, period_s: Window(period_s),
+    ) -> None:
+        """
+        @param seconds: the time; since the epoch where workers count together.
+        @param window: makes what counts for a limit, by its name and the seconds it is about.
+        """
         self.config = config
+        self._new_window = window
         self._seconds = seconds
         self._events = events
         self._networks = Present()
         self._users = Present()
-        self._windows: dict[str, Window] = {}  # by the name of the limit
+        self._windows: dict[str, Counts] = {}  # by the name of the limit
         self._network = lru_cache(maxsize=4096)(self._look_network)
 
     def reconfigure(self, config: LimitsConfig) -> None:
@@ -186,7 +211,7 @@ class Limits:
     def _rate(self, what: str, ip: str, network: str, user: str, refusal: Reply) -> Reply | None:
         """Count, unless that would be too much for one of those concerned."""
         now = self._seconds()
-        concerned: list[tuple[Window, str]] = []
+        concerned: list[tuple[Counts, str]] = []
         for kind, key in (("user", user),) if user else (("client", ip), ("network", network)):
             name = f"{kind}_{what}_per_hour"
             most: int = getattr(self.config, name)
@@ -201,10 +226,10 @@ class Limits:
             window.add(key, now)
         return None
 
-    def _window(self, name: str, period_s: float) -> Window:
+    def _window(self, name: str, period_s: float) -> Counts:
         window = self._windows.get(name)
         if window is None:
-            window = self._windows[name] = Window(period_s)
+            window = self._windows[name] = self._new_window(name, period_s)
         return window
 
     def _broken(self, who: str, limit: str, most: int) -> None:

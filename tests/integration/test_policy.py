@@ -109,3 +109,38 @@ class PolicyNode(NodeCase):
         self.assertEqual(found["decides"]["action"], "accept")
         with open(found["decides"]["file"]) as source:
             self.assertEqual(source.readlines()[found["decides"]["line"] - 1], "[[mail_access]]\n")
+
+
+class LimitsOfAllWorkers(NodeCase):
+    """[limits] with two workers."""
+
+    settings: ClassVar[Settings] = {
+        "trust.networks": ["127.0.0.1/32"],
+        "server.workers": 2,
+        "limits.client_messages_per_hour": 6,
+    }
+
+    def send(self, times: int) -> list[str]:
+        """Codes of MAIL, each over a connection of its own: the kernel gives them to both workers."""
+        found = []
+        for _ in range(times):
+            with socket.create_connection(("127.0.0.1", self.node.port), 20, source_address=("127.0.0.9", 0)) as client:
+                client.sendall(b"EHLO x.example\r\nMAIL FROM:<a@example.net>\r\nQUIT\r\n")
+                said = b""
+                while more := client.recv(65536):
+                    said += more
+            found.append(said.split(b"\r\n")[-3][:3].decode())
+        return found
+
+    def test_so_many_are_so_many_for_all_workers_and_over_restarts(self) -> None:
+        self.assertEqual(self.send(4), ["250"] * 4)
+        self.node.stop()
+        self.node.start()
+        codes = self.send(20)
+        self.assertEqual(codes.count("250"), 2)
+        self.assertEqual(set(codes[2:]), {"450"})
+        assert self.node.process is not None
+        self.node.process.send_signal(signal.SIGHUP)
+        for worker in ("mta-0", "mta-1"):
+            self.node.wait_for(f"{worker} has the new configuration")
+        self.assertEqual(self.send(4), ["450"] * 4)
