@@ -63,7 +63,7 @@ class Halted:
 
     def watch(self) -> None:
         """Look again until the file can be read; called when the runners are there."""
-        if self._unknown:
+        if self._unknown and self._timer is None:
             self._timer = self._clock.callLater(AGAIN_S, self._look)
 
     def _look(self) -> None:

@@ -355,17 +355,26 @@ class MailWorker(Service):
         return None
 
     async def _reload(self, config: Config) -> None:
-        """Take another configuration: a channel to other hosts is made anew when its settings have changed."""
+        """
+        Take another configuration: a channel to other hosts is made anew when its settings have changed, and one that
+        was not there is made.
+        """
         lists = await self.queue.in_thread(thd_read_lists, config)
         clients = await self.queue.in_thread(thd_read_clients, config)
         marks = await self.queue.in_thread(thd_marks_of_all, config)
         before = self._config
         changed = to_remake(config, before, marks, self._marks)
         # What may fail comes first: then nothing has changed.
+        new = {shard: queue.lacking(config) for shard, queue in self.queue.shards.items()}
+        stopped = await self._stopped() if any(new.values()) else None
+        for shard, queue in self.queue.shards.items():
+            if new[shard]:
+                await self.queue.in_thread(queue.shelf.thd_make, new[shard])
         made = {
             shard: {
-                name: factory(channel.kind)(config, channel, self._parts(recorder, config))
-                for name, channel in changed.items()
+                name: factory(config.channels[name].kind)(config, config.channels[name], self._parts(recorder, config))
+                for name in config.channels
+                if name in new[shard] or (name in changed and name in self.queue.shards[shard].runners)
             }
             for shard, recorder in self._recorders.items()
         }
@@ -392,18 +401,25 @@ class MailWorker(Service):
         for shard, queue in self.queue.shards.items():
             channels = made[shard]
             former = {name: queue.runners[name].channel for name in channels if name in queue.runners}
-            ended = queue.reconfigure(config, channels)
+            ended = queue.reconfigure(config, channels, stopped or (lambda name: False))
             self._channels += channels.values()
             for name, old in former.items():
                 if old is not None:
                     ended[name].addCallback(partial(self._end_channel, old))
         for name in config.channels.keys() - before.channels.keys():
-            self._log.warn("channel {name} is new: it is there after a restart", name=name)
+            if config.channels[name].kind == "local":
+                self._log.warn("channel {name} is new: it is there after a restart", name=name)
         for notices in self._notices:
             await self.queue.in_thread(notices.thd_configure, config)
         self._listeners.reconfigure(config, clients)
         if self._listeners.secured:
             self._listeners.use(await self.queue.in_thread(self._context.thd_pairs))
+
+    async def _stopped(self) -> Callable[[str], bool]:
+        """Which channels an operator has stopped, for those that are new."""
+        stopped: Callable[[str], bool] = await self.queue.in_thread(self._halted.thd_stopped)
+        self._halted.watch()
+        return stopped
 
     async def _end(self, channel: IChannel) -> None:
         self._channels.remove(channel)

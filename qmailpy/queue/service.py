@@ -182,7 +182,7 @@ class QueueShard:
         self.shard.on_wait = lambda message, copy: self.runner(copy.channel).wait(copy, message.number)
         self.runners: dict[str, Runner] = {}
         for channel in config.channels.values():
-            self._runner(channel, around.channels.get(channel.name))
+            self._runner(channel, around.channels.get(channel.name), around.stopped(channel.name))
         self._budget = Budget(MEMORY)
         self._ids = ids
         self.short: str = ""  # what there is too little of on the disk
@@ -197,18 +197,18 @@ class QueueShard:
                 lines=len(recovered.missing),
             )
 
-    def _runner(self, channel: ChannelConfig, way: IChannel | None) -> Runner:
+    def _runner(self, channel: ChannelConfig, way: IChannel | None, stopped: bool = False) -> Runner:
         around = self._around
         runner = self.runners[channel.name] = Runner(
             shard=self.shard,
             channel=way,
             config=channel,
-            queue=around.config.queue,
+            queue=self.config.queue,
             notices=around.notices,
             clock=around.clock,
             seconds=around.seconds,
             chance=around.chance,
-            stopped=around.stopped(channel.name),
+            stopped=stopped,
             events=around.events,
         )
         return runner
@@ -293,20 +293,40 @@ class QueueShard:
             large=size_hint > spill,
         )
 
-    def reconfigure(self, config: Config, channels: Mapping[str, IChannel]) -> Mapping[str, Deferred[None]]:
+    def lacking(self, config: Config) -> tuple[str, ...]:
+        """The channels of a configuration that nothing is made for yet; of kind C{local} they wait for a restart."""
+        return tuple(
+            [
+                name
+                for name, channel in config.channels.items()
+                if channel.kind != "local" and (name not in self.runners or self.runners[name].channel is None)
+            ]
+        )
+
+    def reconfigure(
+        self, config: Config, channels: Mapping[str, IChannel], stopped: Callable[[str], bool] = lambda name: False
+    ) -> Mapping[str, Deferred[None]]:
         """
         Go on with another configuration.
 
-        @param channels: those that were made anew for it, by name.
-        @return: by channel: fires when the former one has nothing out any more.
+        @param channels: those that were made anew for it, by name; the directories of new ones are there.
+        @param stopped: whether an operator has stopped a channel, asked of those that were not there.
+        @return: by channel that was there: fires when the former one has nothing out any more.
         """
         self.config = config
         self.shard.selection = Selection(config) or None
-        return {
-            name: self.runners[name].reconfigure(channels.get(name), channel, config.queue)
-            for name, channel in config.channels.items()
-            if name in self.runners
-        }
+        ended: dict[str, Deferred[None]] = {}
+        for name, channel in config.channels.items():
+            runner = self.runners.get(name)
+            if runner is None:
+                if name in channels:
+                    self._runner(channel, channels[name], stopped(name))
+                continue
+            waits = runner.channel is None
+            ended[name] = runner.reconfigure(channels.get(name), channel, config.queue)
+            if waits and not channel.stopped and not stopped(name):
+                runner.start()
+        return ended
 
     # --- upkeep ----------------------------------------------------------------------------------------------
 

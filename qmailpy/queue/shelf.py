@@ -107,11 +107,14 @@ class Shelf:
                 self._put(layout.info(item.number), item.info, written)
             for channel, held, octets in item.copies:
                 path = layout.chan(channel, item.number, held)
-                if item.new:
-                    self._put(path, octets, written)
-                else:
-                    self._put(path + ".tmp", octets, written)
-                    renames.append((path + ".tmp", path))
+                where = path if item.new else path + ".tmp"
+                try:
+                    self._put(where, octets, written)
+                except FileNotFoundError:  # a channel of a former configuration, or a hand has removed its directory
+                    self.thd_make((channel,))
+                    self._put(where, octets, written)
+                if not item.new:
+                    renames.append((where, path))
                 removals.append(layout.chan(channel, item.number, not held))
             for channel in item.gone:
                 removals += [layout.chan(channel, item.number), layout.chan(channel, item.number, True)]

@@ -310,7 +310,9 @@ class QueueOperations(QueueReading):
         return evolve(result, outcome=DONE, text=f"{count} taken out of the books; the files are in corrupt/{SETTLED}")
 
     async def _known(self, channel: str) -> bool:
-        return channel in self._config.channels or channel in await self._channels(self._parts())
+        if channel in self._config.channels or any(channel in part.runners for part in self._parts()):
+            return True
+        return channel in await self._channels(self._parts())
 
 
 def parts_of(shards: Mapping[str, QueueShard]) -> list[Part]:

@@ -1,0 +1,54 @@
+"""A channel that a reload brings: the real daemon carries mail by it at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import ClassVar
+
+from qmailpy.records.record import Action
+from tests.integration.node import NodeCase, Settings
+from tests.integration.peers.client import message
+
+ALICE = "alice@example.org"
+
+
+class NewChannelTests(NodeCase):
+    """The journal is turned over within a second, so that mail of the new channel has to get its files."""
+
+    settings: ClassVar[Settings] = {"queue.roll_s": 1.0}
+
+    def reload(self, times: int) -> None:
+        assert self.node.process is not None
+        os.kill(self.node.process.pid, signal.SIGHUP)
+        self.node.wait_for("mta-0 has the new configuration", times)
+
+    def send(self, recipient: str) -> None:
+        with self.node.talk() as talk:
+            self.assertTrue(talk.mail(ALICE, [recipient], message("new")).startswith("250"))
+
+    def test_it_carries_mail_can_be_stopped_and_goes_on(self) -> None:
+        self.node.set(
+            {
+                "channel.tcp_new.kind": "smtp",
+                "channel.tcp_new.relay": f"127.0.0.1:{self.sink.port}",
+                "channel.tcp_new.backoff": [1.0],
+                "rewrite": [{"pattern": "new.example", "channel": "tcp_new"}],
+            }
+        )
+        self.reload(1)
+        self.send("x@new.example")
+        self.sink.wait_mails(1)
+        self.wait_idle()
+        gone = [one for one in self.node.records(Action.DEQUEUED) if one.current_to == "x@new.example"]
+        self.assertEqual([one.source for one in gone], ["tcp_new"])
+        self.node.qmailpy("qm", "stop", "tcp_new")
+        self.send("y@new.example")
+        # In its own file: the segment it came in was retired.
+        self.until(
+            lambda: bool([name for _, _, names in os.walk(self.node.path("queue/0/chan/tcp_new")) for name in names])
+        )
+        self.node.qmailpy("qm", "start", "tcp_new")
+        self.sink.wait_mails(2)
+        self.wait_idle()
+        self.assertNotIn("cannot settle", self.node.printed())
