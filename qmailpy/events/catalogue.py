@@ -162,6 +162,12 @@ CATALOGUE: Mapping[str, Kind] = {
         remedy="The disk: journalctl -k, smartctl -a; what was acknowledged is safe as far as the disk is",
         interval_s=60.0,
     ),
+    "message.lost": Kind(
+        severity=Severity.CRITICAL,
+        fields=("id", "channel"),
+        text="the content of message {id} is gone from mess/: what is left of it in {channel} has failed",
+        remedy="Somebody has removed a file of the queue: qmailpy qm history {id} tells whose mail it was",
+    ),
     "log.behind": Kind(
         severity=Severity.WARNING,
         fields=("worker", "lost"),

@@ -83,6 +83,7 @@ class Runner:
         self._shard = shard
         self._config = config
         self._relay = _relay(config)
+        self._events: IEvents = events or NoEvents()
         self._verdicts = Verdicts(
             name=config.name,
             shard=shard,
@@ -91,8 +92,8 @@ class Runner:
             chance=chance,
             schedule=schedule_of(config, queue),
             queue=queue_of(config, queue),
+            events=self._events,
         )
-        self._events: IEvents = events or NoEvents()
         self._keywords = keywords_of(config, shard.in_thread, self._events)
         self._clock = clock
         self._seconds = seconds

@@ -256,6 +256,20 @@ class Shelf:
             raise Damaged("the checksum of its content is wrong")
         return MemoryContent(octets)
 
+    def thd_lost(self, number: int) -> bool:
+        """
+        Whether the content of a message is gone by whatever hand: its name is missing in a directory that is there, for
+        a file system that is not mounted comes back. Where that cannot be found out it is not.
+        """
+        path = self._layout.mess(number)
+        try:
+            self._files.close(self._files.open(path))
+        except FileNotFoundError:
+            return self._files.exists(path.rpartition("/")[0])
+        except OSError:
+            return False
+        return False
+
     def thd_scan(self, kind: str, channel: str) -> Iterator[int]:
         """
         The numbers that have a file of this kind, in no order.

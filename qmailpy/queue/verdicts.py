@@ -18,6 +18,8 @@ from attrs import Factory, define, evolve, frozen
 from twisted.logger import Logger
 
 from qmailpy.config.schema import QueueConfig
+from qmailpy.events.log import NoEvents
+from qmailpy.interfaces import IEvents
 from qmailpy.queue import deadline
 from qmailpy.queue.codec import Attempted, Enqueued, Held, Op, Outcome, Result, Warned
 from qmailpy.queue.notices import last_word, shared_mails, success, wants_delay, wants_failure, warnings_passed
@@ -30,6 +32,7 @@ TEXT = 1000  # characters of a diagnostic kept
 UNTOLD_S = 300.0  # when a notice cannot be made its recipients are tried again after this
 UNREADABLE = Reply(451, "4.3.0", "the message cannot be handed on now; it is kept")
 BUG = Disposition(verdict=Verdict.DEFERRED, reply=Reply(451, "4.3.0", "internal error; the message is kept"))
+LOST = Reply(554, "5.3.0", "The content of the message has been lost")
 Failures = Sequence[tuple[Recipient, Disposition]]
 Successes = Sequence[tuple[Recipient, Disposition, str]]  # the last is the Action of RFC 3464 s.2.3.3
 
@@ -91,6 +94,7 @@ class Verdicts:
         chance: Random,
         schedule: Schedule,
         queue: QueueConfig,
+        events: IEvents | None = None,
     ) -> None:
         """@ivar schedule: may be replaced, as C{queue} may."""
         self.schedule = schedule
@@ -100,6 +104,7 @@ class Verdicts:
         self._notices = notices
         self._seconds = seconds
         self._chance = chance
+        self._events: IEvents = events or NoEvents()
 
     async def settle(
         self, message: Message, copy: Copy, job: Job, dispositions: Sequence[Disposition], *, at_once: bool = False
@@ -112,6 +117,7 @@ class Verdicts:
         now = self._seconds()
         onward: list[Op] = []  # what is enqueued goes before what it follows from
         made = _Made(self.queue.segment_octets // 4)
+        lost: list[bool] = []
         held: list[Op] = []
         tried: list[tuple[Result, Disposition]] = []
         failed: list[Withheld] = []
@@ -122,6 +128,8 @@ class Verdicts:
                 held = [Held(message.number, self._name, said.reply.text)]
                 continue
             action = ""
+            if said.verdict is Verdict.DEFERRED and not message.content.in_memory:
+                said = await self._unless_lost(message, said, lost)  # noqa: PLW2901
             if recipient.notify and message.envelope.sender:
                 action, said = success(recipient, said, shared)  # noqa: PLW2901
             if said.onward or said.mails:
@@ -130,6 +138,7 @@ class Verdicts:
                 except OSError as problem:
                     self._log.error("message {id} cannot go on: {problem}", id=message.id, problem=str(problem))
                     said = evolve(said, verdict=Verdict.DEFERRED, reply=UNREADABLE)  # noqa: PLW2901
+                    said = await self._unless_lost(message, said, lost)  # noqa: PLW2901
                     action = ""
             if action:
                 arrived.append((recipient, said, action))
@@ -161,6 +170,20 @@ class Verdicts:
         ended.update(each.result.recipient for each in message.withheld)
         ops += await self._warning(message, copy, tried, ended, now)
         return Settlement(ops + held, over, tuple(made.courtesies))
+
+    async def _unless_lost(self, message: Message, said: Disposition, lost: list[bool]) -> Disposition:
+        """
+        What is said of a deferral: that it has failed, when the content of the message is gone for good.
+
+        @param lost: whether it is, once somebody has looked.
+        """
+        if message.content.in_memory:
+            return said
+        if not lost:
+            lost.append(await self._shard.in_thread(self._shard.shelf.thd_lost, message.number))
+            if lost[0]:
+                self._events.happened("message.lost", id=message.id, channel=self._name)
+        return evolve(said, verdict=Verdict.FAILED, reply=LOST, diagnostic="") if lost[0] else said
 
     async def release(self, message: Message) -> Settlement:
         """The recipients of a message that failed have waited long enough for the others."""
