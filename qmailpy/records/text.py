@@ -51,10 +51,10 @@ CONNECTION = frozenset({Action.OPENED, Action.CLOSED, Action.REFUSED, Action.UNR
 """Actions whose line has the second form."""
 
 _E, _U = Action.ENQUEUED, Action.AUTHENTICATED
-_WITHOUT_FILE = frozenset({Action.BAD_COMMAND, Action.ABORTED})
-_WITH_SYSTEM = frozenset({Action.ENQUEUED, Action.REJECTED, Action.BAD_COMMAND, Action.ABORTED})
-_WITH_REASON = frozenset({Action.FAILED, Action.SILENCED})
-_WITH_QUEUE_TIME = frozenset({Action.DEQUEUED, Action.FAILED, Action.SILENCED})
+WITHOUT_FILE = frozenset({Action.BAD_COMMAND, Action.ABORTED})
+WITH_SYSTEM = frozenset({Action.ENQUEUED, Action.REJECTED, Action.BAD_COMMAND, Action.ABORTED})
+WITH_REASON = frozenset({Action.FAILED, Action.SILENCED})
+WITH_QUEUE_TIME = frozenset({Action.DEQUEUED, Action.FAILED, Action.SILENCED})
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 MONTH_OF = {name: number for number, name in enumerate(_MONTHS, 1)}
@@ -63,10 +63,9 @@ MONTH_OF = {name: number for number, name in enumerate(_MONTHS, 1)}
 _LAST_SECOND = 253402214399  # a day before the year 10000: four digits in every time zone
 _STAMP = 24  # width of the time stamp with its blank
 _ACTIONS = {action.value: action for action in Action}
-_LETTERS = {action: action.value for action in Action}
 
 # Inside a time stamp and nowhere else in a line, so that a line glued to a torn one can be told apart.
-_DATE = re.compile(r"-(?=[A-Z][a-z][a-z]-\d{4} )")
+DATE = re.compile(r"-(?=[A-Z][a-z][a-z]-\d{4} )")
 _INNER = re.compile(rb"-[A-Z][a-z][a-z]-\d{4} \d\d:\d\d:\d\d\.\d\d ")
 
 _SHORT = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
@@ -75,12 +74,12 @@ _UNSHORT = {"\\": "\\", "n": "\n", "r": "\r", "t": "\t"}
 _PREFIX = re.compile(r"(\d\d)-([A-Z][a-z][a-z])-(\d{4}) (\d\d):(\d\d):(\d\d)\.", re.ASCII)
 _SYSTEM = re.compile(r"([^ ]*) \(([^()]*)\)")
 
-_CODES = [a + b for a in "ZYXWVUTSRQPONMLKJIHGFEDCBA" for b in "ZYXWVUTSRQPONMLKJIHGFEDCBA"]
+CODES = [a + b for a in "ZYXWVUTSRQPONMLKJIHGFEDCBA" for b in "ZYXWVUTSRQPONMLKJIHGFEDCBA"]
 _CODE = re.compile(r"[A-Z]{2,}")
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuv"
 # The sub-directory of a queue file: bits 20-25 of the message number, which two digits of the id hold.
-_SPLIT = {a + b: f"{(i & 1) << 5 | j:02x}" for i, a in enumerate(_DIGITS) for j, b in enumerate(_DIGITS)}
+SPLIT = {a + b: f"{(i & 1) << 5 | j:02x}" for i, a in enumerate(_DIGITS) for j, b in enumerate(_DIGITS)}
 
 
 class Unreadable(ValueError):
@@ -143,18 +142,15 @@ def _text(value: str) -> str:
     return body[:-1] + "\\x20" if body[-1:] == " " else body
 
 
-@lru_cache(maxsize=256)
-def _column(name: str) -> str:
-    return f"{_word(name):<12} "
-
-
-@lru_cache(maxsize=256)
-def _code(letter: str, modifiers: str) -> str:
-    return letter + _word(modifiers)
+@lru_cache(maxsize=1024)
+def head(source: str, destination: str, letter: str, modifiers: str) -> str:
+    """The columns of a line, and its code, each with its blank. The same few again and again."""
+    return f"{_word(source):<12} {_word(destination):<12} {letter}{_word(modifiers)} "
 
 
 @lru_cache(maxsize=1024)
-def _system(value: str) -> str:
+def system(value: str) -> str:
+    """The source system field. A client comes again."""
     found = _SYSTEM.fullmatch(_cut(value))
     if found is None:
         return _word(value)
@@ -175,11 +171,11 @@ def _unescape(found: re.Match[str]) -> str:
     return chr(int(digits, 16))
 
 
-def _attempts_code(attempts: int) -> str:
-    """ZZ for none, ZY for one, ... AA, then YZZ: digits to the base 26, of which Z is 0."""
-    if attempts < len(_CODES):
-        return _CODES[max(attempts, 0)]
-    return _attempts_code(attempts // 26) + _CODES[attempts % 26][1]
+def attempts_code(attempts: int) -> str:
+    """That of a file field: ZZ for none, ZY for one, ... AA, then YZZ: digits to the base 26, of which Z is 0."""
+    if attempts < len(CODES):
+        return CODES[max(attempts, 0)]
+    return attempts_code(attempts // 26) + CODES[attempts % 26][1]
 
 
 def _attempts(code: str) -> int:
@@ -190,8 +186,8 @@ def _attempts(code: str) -> int:
 
 
 def _file(file: QueueFile) -> str:
-    code = _attempts_code(file.attempts)
-    split = _SPLIT.get(file.id[7:9], "00")
+    code = attempts_code(file.attempts)
+    split = SPLIT.get(file.id[7:9], "00")
     return f"{_word(file.channel)}/{split}/{code}{_word(file.id)}.{file.remaining:02d}{'+' if file.continued else ''}"
 
 
@@ -228,36 +224,35 @@ class LineFormat:
         @param node: our host name, for option C{node}.
         """
         self.options = options
-        self._node = _DATE.sub("\\\\x2d", _word(node)) + " " if options.node else ""
+        self._node = DATE.sub("\\\\x2d", _word(node)) + " " if options.node else ""
         self._second = -1
         self._prefix = ""
         self._read_prefix = ""
         self._read_hundredths = 0
 
-    def line(self, record: LogRecord, process: str | None = None) -> bytes:
-        """
-        The line of a record, with its LF.
+    def line(self, record: LogRecord) -> bytes:
+        """The line of a record, with its LF; lane, sequence and process are those of the record."""
+        process = ""
+        if self.options.process:
+            process = f"{process_field(record.process, record.lane)}{record.sequence} "
+        return f"{self.stamp(record.time)}{self.rest(record, process)}\n".encode()
 
-        @param process: the process field (see L{process_field}); C{None}: from the record's own lane, sequence and
-            process.
+    def rest(self, record: LogRecord, process: str) -> str:
         """
-        options = self.options
-        action = record.action
-        connection = action in CONNECTION
-        source, destination = _column(record.source), _column(record.direction if connection else record.destination)
-        code = _code(_LETTERS[action], record.modifiers)
-        field = ""
-        if options.process:
-            if process is None:
-                process = process_field(record.process, record.lane) + str(record.sequence)
-            field = process + " "
+        What follows in a line behind L{stamp}.
+
+        @param process: the process field and a blank, or nothing without option C{process}.
+        """
+        connection = record.action in CONNECTION
+        destination = record.direction if connection else record.destination
         tail = self._connection_tail(record) if connection else self._message_tail(record)
-        rest = f"{field}{source}{destination}{code} {tail}"
-        if _DATE.search(rest):
-            rest = _DATE.sub("\\\\x2d", rest)
-        return f"{self._stamp(record.time)}{self._node}{rest.rstrip(' ')}\n".encode()
+        rest = f"{process}{head(record.source, destination, record.action.value, record.modifiers)}{tail}"
+        if DATE.search(rest):
+            rest = DATE.sub("\\\\x2d", rest)
+        return rest.rstrip(" ")
 
-    def _stamp(self, at: float) -> str:
+    def stamp(self, at: float) -> str:
+        """The beginning of a line that tells of this moment: time and node, each with its blank."""
         if not -62e9 < at < 1e12:  # also NaN
             at = 0.0
         second, hundredths = divmod(round(at * 100), 100)
@@ -268,7 +263,7 @@ class LineFormat:
                 f"{now.tm_mday:02d}-{_MONTHS[now.tm_mon - 1]}-{now.tm_year:04d}"
                 f" {now.tm_hour:02d}:{now.tm_min:02d}:{now.tm_sec:02d}."
             )
-        return f"{self._prefix}{hundredths:02d} "
+        return f"{self._prefix}{hundredths:02d} {self._node}"
 
     def _message_tail(self, record: LogRecord) -> str:
         options = self.options
@@ -280,7 +275,7 @@ class LineFormat:
             sender, original, current = _word(sender), _word(original), _word(current)
             envelope_id, message_id, user = _word(envelope_id), _word(message_id), _word(user)
         tail = f"{blocks(record.size_octets)} {sender} rfc822;{original} {current}"
-        if action not in _WITHOUT_FILE:
+        if action not in WITHOUT_FILE:
             if options.notary:
                 tail += f" {record.notary}"
             if options.filename:
@@ -291,15 +286,15 @@ class LineFormat:
                 tail += " " + message_id
         if options.username:
             tail += " *" + user if user else " "
-        if options.connection and action in _WITH_SYSTEM:
-            tail += " " + _system(record.source_system)
+        if options.connection and action in WITH_SYSTEM:
+            tail += " " + system(record.source_system)
         if record.subject and options.subject and action is _E:
             tail += ' "' + _text(record.subject).replace('"', "\\x22") + '"'
-        if options.reason and action in _WITH_REASON:
+        if options.reason and action in WITH_REASON:
             tail += ' "' + _text(record.reason).replace('"', "\\x22") + '"'
         if options.diagnostics and action is not _E:
             tail += " " + _text(record.diagnostic)
-        if options.queue_time and action in _WITH_QUEUE_TIME:
+        if options.queue_time and action in WITH_QUEUE_TIME:
             spent = milliseconds(record.queue_time)
             tail += " -" if spent is None else f" {spent // 1000}.{spent % 1000:03d}"
         return tail
@@ -380,7 +375,7 @@ class LineFormat:
         process: int,
     ) -> LogRecord:
         options = self.options
-        with_file = action not in _WITHOUT_FILE
+        with_file = action not in WITHOUT_FILE
         count = 4
         if with_file:
             count += options.notary + options.filename + options.envelope_id + options.message_id
@@ -401,13 +396,13 @@ class LineFormat:
         user = _user_of(next(optional)) if options.username else ""
         system = subject = reason = diagnostic = ""
         queue_time: float | None = None
-        if options.connection and action in _WITH_SYSTEM:
+        if options.connection and action in WITH_SYSTEM:
             system, left = _take_system(left)
         if left and action is _E:
             subject, left = _take_quoted(left)
-        if options.reason and action in _WITH_REASON:
+        if options.reason and action in WITH_REASON:
             reason, left = _take_quoted(left)
-        if options.queue_time and action in _WITH_QUEUE_TIME:
+        if options.queue_time and action in WITH_QUEUE_TIME:
             left, _, spent = left.rpartition(" ")
             queue_time = None if spent == "-" else (int(spent[:-4]) * 1000 + int(spent[-3:])) / 1000
         if options.diagnostics and action is not _E:

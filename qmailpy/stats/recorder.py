@@ -23,6 +23,7 @@ from zope.interface import implementer
 from qmailpy.config.schema import LogConfig
 from qmailpy.disk.files import Files
 from qmailpy.interfaces import BooksCheckpoint, IRecorder
+from qmailpy.records.lines import Lines
 from qmailpy.records.logfile import LogFile
 from qmailpy.records.record import LogRecord
 from qmailpy.records.text import CONNECTION, LineFormat, process_field
@@ -76,6 +77,7 @@ class Recorder:
         self._format = LineFormat(options, node)
         self._options = options
         self._process = process_field(process, name)
+        self._lines = Lines(self._format, self._process)
         self._alone = alone
         self._buffer: list[LogRecord] = []
         self._call: IDelayedCall | None = None
@@ -140,23 +142,12 @@ class Recorder:
     def _number(self) -> None:
         """Write the buffer."""
         records, self._buffer = self._buffer, []
-        connections = self._options.connections
-        line, prefix, number = self._format.line, self._process, self._numbered
-        octets = []
-        written = []
-        unlogged = []
-        for record in records:
-            if not connections and record.action in CONNECTION:
-                unlogged.append(record)
-                continue
-            try:
-                octets.append(line(record, f"{prefix}{number + 1}"))
-            except Exception:  # a bug, or a value of a wrong type: the others have their lines all the same
-                self.log.failure("a record has no line")
-                continue
-            number += 1
-            written.append(record)
-        self._wrote(not octets or self._file.append(b"".join(octets)), written, number)
+        unlogged: list[LogRecord] = []
+        if not self._options.connections:
+            unlogged = [record for record in records if record.action in CONNECTION]
+            records = [record for record in records if record.action not in CONNECTION]
+        octets, written = self._lines.make(records, self._numbered)
+        self._wrote(not octets or self._file.append(octets), written, self._numbered + len(written))
         if unlogged:
             self._count(unlogged)
 
@@ -180,12 +171,10 @@ class Recorder:
 
     def _count(self, records: Sequence[LogRecord]) -> None:
         table = self._table
-        changed = set()
         for record in records:
             apply(table, record)
-            changed.add(record.source)
-            if record.destination:
-                changed.add(record.destination)
+        changed = {record.source for record in records}
+        changed.update([record.destination for record in records if record.destination])
         self._map.store(table, changed, self._position())
 
     def _position(self) -> Position:
