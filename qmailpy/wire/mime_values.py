@@ -50,6 +50,7 @@ class FieldValue:
 
     main: str  # "text/plain", in lower case
     parameters: Mapping[str, str] = Factory(dict)  # by lower-case name, decoded; the first of equal names
+    others: tuple[tuple[str, str], ...] = ()  # what was given besides of those names: other readers may prefer it
 
 
 @lru_cache(maxsize=256)
@@ -87,6 +88,7 @@ def parse_value(text: str) -> FieldValue:
     text = text[:VALUE]
     first = ""
     plain: dict[str, str] = {}
+    others: list[tuple[str, str]] = []
     segments = _Segments()
     for number, words in enumerate(_items(text)):
         if number == 0:
@@ -101,11 +103,14 @@ def parse_value(text: str) -> FieldValue:
         if match is None:
             continue
         if match[2] is None and match[3] is None:
-            plain.setdefault(name, value)
+            if plain.setdefault(name, value) != value:
+                others.append((name, value))
         else:
             segments.add(match[1], int(match[2] or 0), bool(match[3]), value)
     # RFC 2231 s.3: who can read them prefers them to the plain one.
-    return FieldValue(main=first, parameters={**plain, **segments.values()})
+    pieced = segments.values()
+    others += [(name, plain[name]) for name, value in pieced.items() if plain.get(name, value) != value]
+    return FieldValue(main=first, parameters={**plain, **pieced}, others=tuple(others))
 
 
 def _items(text: str) -> list[list[str]]:

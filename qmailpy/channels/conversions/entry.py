@@ -102,9 +102,14 @@ class Entry:
             return False
         if config.disposition and config.disposition != (part.disposition or "inline"):
             return False
-        if not self.type.fit(part.media) or not (self.file.fit(part.name) if config.file else True):
+        if not self.type.fit(part.media) or (config.file and not self._fits_name(part)):
             return False
         return self.builtin is None or bool(self.builtin.wants(part))
+
+    def _fits_name(self, part: Part) -> bool:
+        """Whether one of its names fits; to be kept as it is, all of them have to."""
+        names = part.names or (part.name,)
+        return (all if self.config.action == "keep" else any)(map(self.file.fit, names))
 
     def for_size(self, octets: int) -> bool:
         """Whether it fits a part, or a message, of that size."""

@@ -14,10 +14,11 @@ from qmailpy.wire.headers import find
 from qmailpy.wire.mime import Entity
 from qmailpy.wire.mime_encoding import Survey, encoded
 from qmailpy.wire.mime_rewrite import Replacement, edit_header
-from qmailpy.wire.mime_values import decode_words, parse_value
+from qmailpy.wire.mime_values import FieldValue, decode_words, parse_value
 
 PIECE = 65536
 ENDS = 200  # characters at each end of a longer file name that are kept
+NAMES = 10  # of a part that are looked at
 NAME = 60  # characters of a file name that we write
 _SAFE = frozenset("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz !#$&'()+,-.=@[]^_`{}~")
 
@@ -33,6 +34,7 @@ class Part:
     encoding: str
     charset: str = ""
     name: str = ""  # file name, decoded; one line
+    names: tuple[str, ...] = ()  # all that some reader may take for its file name, C{name} the first of them
     disposition: str = ""  # "attachment", "inline", ""
     description: str = ""
     container: bool = False
@@ -56,7 +58,8 @@ def part_of(entity: Entity, attachments: int) -> Part:
     """
     found = find(entity.header, "content-disposition", "content-description")
     disposition = parse_value(found.get("content-disposition", ""))
-    name = disposition.parameters.get("filename") or entity.value.parameters.get("name", "")
+    names = _names(disposition, entity.value)
+    name = names[0] if names else ""
     attached = bool(name) or disposition.main == "attachment"
     signed = alternative = False
     body = entity.type == "text" and not attached
@@ -77,7 +80,8 @@ def part_of(entity: Entity, attachments: int) -> Part:
         subtype=entity.subtype,
         encoding=entity.encoding,
         charset=entity.value.parameters.get("charset", ""),
-        name=_shortened(one_line(decode_words(name), 8192)),
+        name=name,
+        names=names,
         disposition=disposition.main,
         description=one_line(decode_words(found.get("content-description", "")), 255),
         container=entity.container,
@@ -87,6 +91,26 @@ def part_of(entity: Entity, attachments: int) -> Part:
         attachment=attachments + 1 if attached and not entity.container else 0,
         parameters=dict(entity.value.parameters),
     )
+
+
+def _names(disposition: FieldValue, kind: FieldValue) -> tuple[str, ...]:
+    """
+    The file names of a part, decoded, each once: that of Content-Disposition, that of Content-Type, then those a reader
+    may take who minds a double parameter, or RFC 2231, in another way; and each without what systems cut off: blanks
+    and dots at the end, whatever is behind a NUL.
+    """
+    given = [disposition.parameters.get("filename", ""), kind.parameters.get("name", "")]
+    for value, key in ((disposition, "filename"), (kind, "name")):
+        given += [text for name, text in value.others if name == key]
+    found: dict[str, None] = {}
+    for name in given[:NAMES]:
+        if not name:
+            continue
+        whole = decode_words(name)
+        found[_shortened(one_line(whole, 8192))] = None
+        found[_shortened(one_line(whole.partition("\0")[0], 8192).rstrip(" ."))] = None
+    found.pop("", None)
+    return tuple(found)
 
 
 def _shortened(name: str) -> str:

@@ -56,6 +56,25 @@ class FittingTests(ConverterCase):
             self.outcome(entry("keep", **keys))
             self.assertEqual([path for path, _ in self.did()], fits, keys)
 
+    def test_any_name_that_a_reader_may_take_is_a_name(self) -> None:
+        """Two fields, a parameter given twice or in two ways, and what systems cut off; to be kept all must fit."""
+        for fields in (
+            b'Content-Type: text/plain; name=a.txt\r\nContent-Disposition: attachment; filename="b.exe"',
+            b'Content-Type: text/plain; name=b.exe\r\nContent-Disposition: attachment; filename="a.txt"',
+            b"Content-Type: text/plain; name=a.txt; name=b.exe",
+            b"Content-Type: text/plain; name=b.exe; name*0=a.txt",
+            b'Content-Type: text/plain; name="b.exe. "',
+            b'Content-Type: text/plain; name="b.exe\x00.txt"',
+            b"Content-Type: text/plain; name*=utf-8''b.exe%00.txt",
+        ):
+            message = b"MIME-Version: 1.0\r\n" + fields + b"\r\n\r\nMZ\r\n"
+            text = entry("replace", file=("*.exe",), text="gone\n")
+            self.assertIn(b"gone", self.made(text, message=message), fields)
+            self.assertIn(b"gone", self.made(entry("keep", file=("*.txt",)), text, message=message), fields)
+            self.assertNotIn(b"gone", self.made(entry("keep", file=("*",)), text, message=message), fields)
+        plain = b"MIME-Version: 1.0\r\nContent-Type: text/plain; name=a.txt\r\n\r\nMZ\r\n"
+        self.assertEqual(self.made(entry("delete", file=("*.exe",)), message=plain), plain)
+
     def test_the_first_entry_that_fits_is_the_one(self) -> None:
         self.outcome(entry("keep", file=("*.exe",)), entry("delete", disposition="attachment"))
         self.assertEqual(self.did(), [("2", "kept")])
