@@ -52,8 +52,7 @@ def conversion(
     """
     config = context.config
     for name in (source, destination):
-        if name not in config.channels:
-            raise CommandError(f'there is no channel "{name}"; known are {", ".join(sorted(config.channels))}')
+        known(config, name)
     octets = b"".join(with_crlf(pieces(file)))
     channel = _channel(config, sender, recipient, source, destination, len(octets))
     mail = Mail(
@@ -86,6 +85,12 @@ def conversion(
         print_line(f"from {source} to {destination} it would not be converted: no [[conversion]] table selects it")
     print_table(("Part", "What", "Octets", "Entry", "Done"), [_row(note) for note in notes], right=(2,))
     print_line(f"outcome: {outcome.kind.value}" + (f": {outcome.text}" if outcome.text else ""))
+
+
+def known(config: Config, channel: str) -> None:
+    """@raise CommandError: there is no such channel."""
+    if channel not in config.channels:
+        raise CommandError(f'there is no channel "{channel}"; known are {", ".join(sorted(config.channels))}')
 
 
 def _channel(config: Config, sender: str, recipient: str, source: str, destination: str, size: int) -> str:

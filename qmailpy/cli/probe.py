@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import click
 from twisted.internet.defer import Deferred, maybeDeferred
 
 from qmailpy.cli.context import Context
-from qmailpy.cli.conversion import conversion
+from qmailpy.cli.conversion import conversion, known
 from qmailpy.cli.mapping import mapping
 from qmailpy.cli.output import print_json, print_line
 from qmailpy.cli.probe_event import event
@@ -18,8 +20,9 @@ from qmailpy.errors import CommandError
 from qmailpy.routing import srs_secret
 from qmailpy.routing.router import Router, Trace
 from qmailpy.routing.rules import Origin
+from qmailpy.routing.selection import Selection
 from qmailpy.routing.senders import Senders
-from qmailpy.values import Posting, Refused, RouteResult
+from qmailpy.values import Envelope, Posting, Recipient, Refused, RouteResult
 
 
 @click.group()
@@ -48,14 +51,18 @@ def rewrite(
     Show where mail for ADDRESS would go, and why.
 
     With --from also what its sender is called outside, where rules make another of it; without it, rules and groups
-    that ask who sends are asked nothing.
+    that ask who sends are asked nothing, a [[conversion]] table sees the null sender, and the limits of channels
+    (expandlimit, blocklimit with --size) are not told.
     """
+    known(context.config, source)
     about = None
     if sender is not None or user or size:
         about = Posting(sender=_lower(sender or ""), user=user.strip().lower(), size_octets=size)
     trace = _traced(context, address, source, about)
     result = trace.result
     leaving = _leaving(context.config, result, source, about)
+    recipients = [] if isinstance(result, Refused) else result.recipients
+    converted = _converted(context.config, recipients, source, about)
     if as_json:
         refused = isinstance(result, Refused)
         print_json(
@@ -64,9 +71,10 @@ def rewrite(
                 "source": source,
                 "accepted": not refused,
                 "local": False if isinstance(result, Refused) else result.local,
-                "recipients": []
-                if isinstance(result, Refused)
-                else [{"address": r.address, "channel": r.channel, "host": r.host} for r in result.recipients],
+                "recipients": [
+                    {"address": one.address, "channel": one.channel, "host": one.host, "through": through}
+                    for one, through in zip(recipients, converted, strict=True)
+                ],
                 "reply": str(result.reply) if isinstance(result, Refused) else "",
                 "steps": list(trace.steps),
                 "senders": [{"channel": channel, "sender": named, "rule": rule} for channel, named, rule in leaving],
@@ -78,9 +86,10 @@ def rewrite(
     if isinstance(result, Refused):
         print_line(f"refused: {result.reply}")
         return
-    for recipient in result.recipients:
+    for recipient, through in zip(recipients, converted, strict=True):
         way = f" by {recipient.host}" if recipient.host else ""
-        print_line(f"<{recipient.address}> in channel {recipient.channel}{way}")
+        first = f", through channel {through} first" if through else ""
+        print_line(f"<{recipient.address}> in channel {recipient.channel}{way}{first}")
     for channel, named, number in leaving:
         print_line(f"its sender leaves by {channel} as <{named}>, by rewrite rule {number}")
     print_line("anybody may send there" if result.local else "only clients that may relay may send there")
@@ -103,6 +112,14 @@ def _leaving(config: Config, result: RouteResult, source: str, about: Posting | 
         if match is not None and config.channels[channel].kind in ("smtp", "lmtp"):
             found.append((channel, match.address, match.number))
     return found
+
+
+def _converted(config: Config, recipients: Sequence[Recipient], source: str, about: Posting | None) -> list[str]:
+    """For each recipient the channel that a [[conversion]] table sends it through on its way; "" for none."""
+    sender, size = (about.sender, about.size_octets) if about is not None else ("", 0)
+    envelope = Envelope(sender=sender, recipients=tuple(recipients), source=source, arrival=0.0)
+    found = Selection(config).redirect(envelope, size, b"\r\n").recipients
+    return [new.channel if new is not old else "" for new, old in zip(found, recipients, strict=True)]
 
 
 def _traced(context: Context, address: str, source: str, about: Posting | None) -> Trace:

@@ -207,7 +207,8 @@ class RewriteCommandTests(CommandTestCase):
     def test_it_prints_json(self) -> None:
         found = self.json("test", "rewrite", "bob@remote.example", "--source", "process")
         self.assertEqual(
-            found["recipients"], [{"address": "bob@remote.example", "channel": "tcp_local", "host": "remote.example"}]
+            found["recipients"],
+            [{"address": "bob@remote.example", "channel": "tcp_local", "host": "remote.example", "through": ""}],
         )
         self.assertEqual(
             (found["accepted"], found["local"], found["source"], found["reply"]), (True, False, "process", "")
@@ -216,6 +217,19 @@ class RewriteCommandTests(CommandTestCase):
         refused = self.json("test", "rewrite", "x@[127.0.0.1]")
         self.assertEqual((refused["accepted"], refused["recipients"]), (False, []))
         self.assertTrue(refused["reply"].startswith("550 5.1.2"))
+
+    def test_it_shows_which_channel_converts_it_before(self) -> None:
+        with open(f"{self.home}/etc/qmailpy.toml", "a") as target:
+            target.write('[[conversion]]\ndestination = "local"\nsender = ["*@far.example"]\nmin_octets = 10\n')
+        words = ("test", "rewrite", "postmaster@example.org")
+        self.assertNotIn("conversion", self.call(*words))
+        shown = self.call(*words, "--from", "a@far.example", "--size", "10")
+        self.assertIn("<postmaster@example.org> in channel local, through channel conversion first", shown)
+        found = self.json(*words, "--from", "a@far.example", "--size", "10")
+        self.assertEqual([one["through"] for one in found["recipients"]], ["conversion"])
+
+    def test_a_source_that_is_no_channel_is_told(self) -> None:
+        self.call("test", "rewrite", "bob@remote.example", "--source", "tcp_lokal", status=1)
 
     def test_it_shows_what_rules_make_of_a_sender(self) -> None:
         with open(f"{self.home}/etc/qmailpy.toml", "a") as target:
