@@ -7,6 +7,8 @@ asterisk. Format 2 writes C{<>} for an empty address. In format 3 each field of 
 its length before it (C{13:a@example.net}). Format 4 is an XML element a line, whose attributes have names: C{<en
 ts="2014-06-02T09:45:50.29" sc="tcp_local" ac="E" .../>}; nothing is left to guess there.
 
+Lines of connections (O, C, X, Y and U) have a C{+} or a C{-} where others have their destination.
+
 Such a line does not tell how many recipients are left, or whether it belongs to the event before; the same queue file
 and action as in the line before is taken for that.
 """
@@ -23,6 +25,7 @@ from qmailpy.values import BLOCK
 
 _ANCHOR = re.compile(r" ([EDJQRWKZBV])([A-Z]*) (\d{1,9}) ([^ ]*) (?:rfc822;)([^ ]*)(?: ([^ ]*))?(?: (.*))?$")
 _COUNTED = re.compile(r" ([EDJQRWKZBV])([A-Z]*) (\d{1,9}) (?=\d{1,6}:)")
+_CONNECTION = re.compile(r" +([+-]) +([OCXYU])([A-Z]*)(?: (.*))?$")
 _LENGTH = re.compile(r"(\d{1,6}):")
 _ATTRIBUTE = re.compile(r' ([a-z]{2})="([^"]*)"')
 _ISO = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)\.(\d\d)", re.ASCII)
@@ -30,6 +33,8 @@ _STAMP = re.compile(r"(\d\d)-([A-Z][a-z][a-z])-(\d{4}) (\d\d):(\d\d):(\d\d)\.(\d
 _FILE = re.compile(r"(?:.*/)?([^/]+)/[0-9a-f]{2,3}/([A-Z]{2})([^/.]+)\.(\d+)")
 _BLANK = "\0"  # what a blank within a counted field is meanwhile
 _CODE = re.compile(r"[EDJQRWKZBV][A-Z]*")
+_CONNECTED = re.compile(r"[OCXYU][A-Z]*")
+_HEAD = 400  # characters in which a line has its channel
 _SIZE = re.compile(r"\d{1,9}", re.ASCII)
 _TIME = re.compile(r"\d{1,9}(?:\.\d{1,3})?")
 _TIMED = frozenset({Action.DEQUEUED, Action.FAILED, Action.SILENCED})
@@ -50,9 +55,9 @@ class SunFormat:
 
     def record(self, line: bytes) -> LogRecord:
         """
-        The record of a message's line.
+        The record of a line.
 
-        @raise Unreadable: it is none, or of a connection.
+        @raise Unreadable: it is none.
         """
         text = line.decode("utf-8", "replace")
         if text.startswith("<"):
@@ -62,8 +67,10 @@ class SunFormat:
             text = text[: counted.end()] + _uncounted(text, counted.end())
         stamp = _STAMP.match(text)
         found = _ANCHOR.search(text, 23)
-        if stamp is None or found is None:
-            raise Unreadable("not a message's record")
+        if stamp is None:
+            raise Unreadable("no time stamp")
+        if found is None:
+            return self._connection(text, stamp)
         head = text[24 : found.start()]
         words = head.split()
         # The destination's column is blank for what leaves a queue: then 12 blanks end the head.
@@ -98,6 +105,33 @@ class SunFormat:
             queue_time=spent,
         )
 
+    def _connection(self, text: str, stamp: re.Match[str]) -> LogRecord:
+        """A line of a connection."""
+        # The direction stands behind the channel, and before that at most a node and a process.
+        head = text[24:_HEAD].split(maxsplit=4)
+        at = next((number for number, word in enumerate(head[1:4], 1) if word in ("+", "-")), 0)
+        found = _CONNECTION.match(text, text.index(f" {head[at]} ", 23)) if at else None
+        if found is None:
+            raise Unreadable("not a record")
+        direction, letter, modifiers, rest = found.groups(default="")
+        if _LENGTH.match(rest):
+            rest = _uncounted(rest, 0)
+        words = rest.split(" ", 3)
+        transport = words.pop(0) if "|" in words[0] else ""
+        application = words.pop(0) if words else ""
+        user = words.pop(0) if words and words[0].startswith("*") else ""
+        return LogRecord(
+            action=Action(letter),
+            time=self._time(stamp),
+            source=head[at - 1],
+            direction=direction,
+            modifiers=modifiers,
+            transport=transport.replace(_BLANK, " "),
+            application=application.replace(_BLANK, " "),
+            user=user.replace(_BLANK, " ").removeprefix("*"),
+            diagnostic=" ".join(words).replace(_BLANK, " "),
+        )
+
     def _continued(self, file: QueueFile | None, letter: str, source: str) -> QueueFile | None:
         """The file, marked when the line goes on with the event of the one before."""
         mark = (file.id if file is not None else "", letter, source)
@@ -111,6 +145,18 @@ class SunFormat:
         values = {name: html.unescape(value) for name, value in _ATTRIBUTE.findall(text)}
         stamp = _ISO.fullmatch(values.get("ts", ""))
         code, size = values.get("ac", ""), values.get("sz", "")
+        if text.startswith("<co ") and stamp is not None and _CONNECTED.fullmatch(code):
+            return LogRecord(
+                action=Action(code[0]),
+                time=_moment(*map(int, stamp.groups())),
+                source=values.get("sc", ""),
+                direction=values.get("dr", ""),
+                modifiers=code[1:],
+                transport=values.get("tr", ""),
+                application=values.get("ap", ""),
+                user=values.get("us", "").removeprefix("*"),
+                diagnostic=values.get("di", ""),
+            )
         if not text.startswith("<en ") or stamp is None or not _CODE.fullmatch(code) or not _SIZE.fullmatch(size):
             raise Unreadable("not a message's record")
         spent = values.get("qt", "")

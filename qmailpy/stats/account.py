@@ -27,7 +27,7 @@ from attrs import frozen
 
 from qmailpy.config.schema import LogConfig
 from qmailpy.records.record import LogRecord
-from qmailpy.records.text import MONTH_OF, LineFormat, Unreadable, fragment, milliseconds
+from qmailpy.records.text import CONNECTION, MONTH_OF, LineFormat, Unreadable, fragment, milliseconds
 from qmailpy.stats.sketch import FACTOR, Sketch
 from qmailpy.values import BLOCK, blocks
 
@@ -189,7 +189,7 @@ class Account:
         except Unreadable:
             self.unreadable += bool(line)
             return
-        if not self._since <= record.time < self._until:
+        if record.action in CONNECTION or not self._since <= record.time < self._until:
             return
         file = record.file
         name = b""

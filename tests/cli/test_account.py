@@ -100,9 +100,11 @@ class AccountTests(SynchronousTestCase):
 
     def test_an_ancestors_days_are_days_in_any_format(self) -> None:
         element = b'<en ts="2007-02-17T09:45:50.29" sc="ims-ms" ac="D" sz="3" so="a@b" od="rfc822;c@d" de="c@d"/>\n'
-        path = self.write("old", _SUN + element)
-        found = json.loads(self.call("--by", "day", "--format", "sun", "--json", path).output)["lines"]
-        self.assertEqual([line["key"] for line in found], ["2007-02-16", "2007-02-17"])
+        opened = b"19-Feb-2007 17:02:08.70 tcp_local    +            O TCP|192.0.2.12|25|198.51.100.66|1244 SMTP\n"
+        path = self.write("old", _SUN + element + opened)
+        found = json.loads(self.call("--by", "day", "--format", "sun", "--json", path).output)
+        self.assertEqual([line["key"] for line in found["lines"]], ["2007-02-16", "2007-02-17"])
+        self.assertEqual(found["unreadable"], 0)  # a connection's line is no mail, and nothing is wrong with it
 
     def test_following_shows_it_again_as_mail_goes_on(self) -> None:
         steps = iter([lambda: self.write("mail.log_current", _line()), lambda: None])

@@ -94,13 +94,45 @@ class SunTests(SynchronousTestCase):
         self.assertEqual(record.file and record.file.attempts, 1)
         self.assertAlmostEqual(record.time, time.mktime((2014, 6, 2, 9, 45, 50, 0, 0, -1)) + 0.29, places=3)
 
+    def test_connections_are_read(self) -> None:
+        """With a node and a process before them, counted, and as an element."""
+        ends = "TCP|192.0.2.1|25|198.51.100.5|59762"
+        u = f'<co ts="2014-06-02T09:45:50.29" sc="tcp_local" dr="+" ac="U" tr="{ends}" ap="SMTP" us="joe" di="535 no"/>'
+        for line, wanted in (
+            (
+                f"19-Feb-2007 17:02:08.70 tcp_local    +            O {ends} SMTP",
+                ("O", "tcp_local", "+", ends, "SMTP", "", ""),
+            ),
+            (
+                f"04-Sep-2007 01:00:06.49 h.example.com 1f627.3.3 tcp_local    -            C {ends} SMTP/a/b why so",
+                ("C", "tcp_local", "-", ends, "SMTP/a/b", "", "why so"),
+            ),
+            (
+                "10-Jul-2019 09:30:57.32 tcp_intranet -            Y SMTP/mx/mx",
+                ("Y", "tcp_intranet", "-", "", "SMTP/mx/mx", "", ""),
+            ),
+            (
+                f"01-Mar-2007 10:00:06.66 tcp_local    +            U {ends} SMTP *joe@example.com 535 5.7.8 Bad",
+                ("U", "tcp_local", "+", ends, "SMTP", "joe@example.com", "535 5.7.8 Bad"),
+            ),
+            (
+                f"01-Mar-2007 10:00:06.66 tcp_local    +            CS 35:{ends} 4:SMTP 8:why then",
+                ("C", "tcp_local", "+", ends, "SMTP", "", "why then"),
+            ),
+            (u, ("U", "tcp_local", "+", ends, "SMTP", "joe", "535 no")),
+        ):
+            read = _read(line)
+            found = (read.action.value, read.source, read.direction, read.transport, read.application, read.user)
+            self.assertEqual((*found, read.diagnostic), wanted, line)
+
     def test_others_are_refused(self) -> None:
         for line in (
             "",
-            "19-Feb-2007 17:02:08.70 tcp_local    +            O TCP|192.0.2.12|25|198.51.100.66|1244 SMTP",
+            "19-Feb-2007 17:02:08.70 tcp_local    +            I SMTP example.org",
+            "19-Feb-2007 17:02:08.70 +            O TCP|192.0.2.12|25|198.51.100.66|1244 SMTP",
             '<en ts="2014-06-02T09:45:50.29" sc="tcp_local" ac="E"/>',
+            '<co ts="2014-06-02T09:45:50.29" sc="tcp_local" dr="+" ac="I"/>',
             '<en ts="2014-99-02T09:45:50.29x" sc="tcp_local" ac="E" sz="1"/>',
-            '<co ts="2014-06-02T09:45:50.29" sc="tcp_local" dr="+" ac="O" sz="1"/>',
             "99-Xxx-2007 14:55:02.10 ims-ms                    D 5 a@b rfc822;b@example.com b@x",
             "16-Feb-2007 14:55:02.10             E 5 a@b rfc822;b@example.com b@x",
         ):
@@ -109,6 +141,7 @@ class SunTests(SynchronousTestCase):
     def test_what_takes_long_to_match_is_not_looked_for(self) -> None:
         """A hostile line costs time in proportion to its length."""
         hostile = "16-Feb-2007 14:55:02.10 c            " + "E 1 " * 30000
+        self.assertRaises(Unreadable, _read, "16-Feb-2007 14:55:02.10 c    +" + " " * 100_000)
         began = time.monotonic()
         self.assertRaises(Unreadable, _read, hostile)
         self.assertLess(time.monotonic() - began, 1.0)
