@@ -14,12 +14,14 @@ from rich.text import Text
 from qmailpy.cli.output import printable
 from qmailpy.events.catalogue import Severity
 from qmailpy.events.reading import Event
+from qmailpy.queue.entries import ChannelSummary
 from qmailpy.records.record import Action, LogRecord
 from qmailpy.stats.health import age_text
 from qmailpy.stats.items import DELIVERED, FAILED, RECEIVED, Row, zeros
 from qmailpy.watch.look import Look, number, rows
 
 _FAILURES = (Action.DEFERRED, Action.PARTLY, Action.FAILED, Action.REJECTED, Action.UNREACHED)
+_WIDEST = 40  # a column that is no text
 _SEVERITIES = {Severity.NOTICE: "", Severity.WARNING: "yellow", Severity.CRITICAL: "bold red"}
 
 
@@ -115,12 +117,13 @@ def render(shown: Shown, home: str, height: int) -> RenderableType:
     @param height: lines there are; what does not fit is left out, from the lists that are longest.
     """
     look = shown.look
-    left = max(6, height - 9 - len(look.channels))
+    channels = _listed(shown, height)
+    left = max(6, height - 9 - len(channels))
     each = max(2, left // 3 - 2)
     parts: list[RenderableType] = [_head(look, home)]
     if not look.running:
         parts.append(Text("the daemon is not running; waiting for it", style="bold red"))
-    parts.append(_channels(shown))
+    parts.append(_channels(shown, channels))
     if destinations := look.destinations()[:each]:
         parts.append(_destinations(destinations))
     if shown.failures:
@@ -146,24 +149,48 @@ def _head(look: Look, home: str) -> RenderableType:
     return Group(line, second)
 
 
-def _table(heads: Sequence[str], right: Mapping[int, bool]) -> Table:
-    table = Table(box=None, pad_edge=False, expand=False, header_style="bold")
+def _table(heads: Sequence[str], right: Mapping[int, bool], *, words: bool = False) -> Table:
+    """@param words: the last column is a text, which is cut so that the others have their room."""
+    table = Table(box=None, pad_edge=False, expand=words, header_style="bold")
     for at, head in enumerate(heads):
-        table.add_column(head, justify="right" if right.get(at) else "left", no_wrap=True, overflow="ellipsis")
+        table.add_column(
+            head,
+            justify="right" if right.get(at) else "left",
+            no_wrap=True,
+            overflow="ellipsis",
+            max_width=None if words and at == len(heads) - 1 else _WIDEST,
+            ratio=1 if words and at == len(heads) - 1 else None,
+        )
     return table
 
 
-def _channels(shown: Shown) -> Table:
+def _quiet(shown: Shown, one: ChannelSummary) -> bool:
+    """Whether nothing is in a channel, and nothing goes on."""
+    return not (one.messages or one.busy or any(_rates(shown, one.channel).values()) or one.stopped)
+
+
+def _listed(shown: Shown, height: int) -> list[ChannelSummary]:
+    """The channels there is room for: all of them in half of the screen, else those that are not quiet first."""
+    channels = list(shown.look.channels)
+    if len(channels) <= height // 2:
+        return channels
+    busy = [one for one in channels if not _quiet(shown, one)]
+    return busy[: max(4, height - 12)]
+
+
+def _channels(shown: Shown, listed: Sequence[ChannelSummary]) -> Table:
     heads = ("channel", "queued", "held", "jobs", "oldest", "in/s", "out/s", "failed/s", "")
     table = _table(heads, dict.fromkeys(range(1, 8), True))
-    for one in shown.look.channels:
+    for one in listed:
         rates = _rates(shown, one.channel)
-        quiet = not (one.messages or one.busy or any(rates.values()) or one.stopped)
+        quiet = _quiet(shown, one)
         oldest = "" if one.oldest is None else age_text(max(0.0, shown.look.time - one.oldest))
         cells = [one.channel, str(one.messages), str(one.held), str(one.busy), oldest]
         cells += [f"{rates[name]:.1f}" for name in ("received", "delivered", "failed")]
         cells.append("stopped" if one.stopped else "")
         table.add_row(*map(Text, cells), style="dim" if quiet else "red" if one.stopped else "")
+    if left := len(shown.look.channels) - len(listed):
+        table.add_row(Text(f"and {left} more"), style="dim")
     return table
 
 
@@ -175,7 +202,7 @@ def _destinations(found: Sequence[tuple[str, str, int, int]]) -> Table:
 
 
 def _failures(found: Sequence[LogRecord]) -> Table:
-    table = _table(("last failures", "channel", "", "recipient", "why"), {})
+    table = _table(("last failures", "channel", "", "recipient", "why"), {}, words=True)
     for one in reversed(found):
         clock = time.strftime("%H:%M:%S", time.localtime(one.time))
         cells = (
@@ -190,7 +217,7 @@ def _failures(found: Sequence[LogRecord]) -> Table:
 
 
 def _events(found: Sequence[Event]) -> Table:
-    table = _table(("events", "", ""), {})
+    table = _table(("events", "", ""), {}, words=True)
     for one in reversed(found):
         clock = time.strftime("%H:%M:%S", time.localtime(one.time))
         table.add_row(clock, Text(one.event), Text(printable(one.text)), style=_SEVERITIES[one.severity])

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import time
 from typing import Any
 
+from attrs import evolve
 from rich.console import Console
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -112,6 +115,29 @@ class FrameTests(SynchronousTestCase):
             lines = self.text(_shown(), width, height)
             self.assertLessEqual(len(lines), height, (width, height))
             self.assertLessEqual(max(map(len, lines)), width)
+
+    def test_long_words_leave_the_other_columns_their_room(self) -> None:
+        event = evolve(_shown().events[0], text="and so on " * 40)
+        record = evolve(_shown().failures[0], diagnostic="550 no " * 40, current_to="u" * 200 + "@x.example")
+        lines = self.text(_shown(events=[event], failures=[record]), 80)
+        clock = time.strftime("%H:%M:%S", time.localtime(_NOW))
+        self.assertTrue(any(re.match(f"{clock} +queue.age +and so on", line) for line in lines), lines)
+        self.assertTrue(any(re.match(f"{clock} +tcp_local +R +u+… +550", line) for line in lines), lines)
+
+    def test_many_channels_leave_room_on_a_small_terminal(self) -> None:
+        """Those in which something is come first; the others are counted."""
+        quiet = ChannelSummary(channel="local", messages=0, recipients=0, size_octets=0)
+        channels = [evolve(quiet, channel=f"c{number}") for number in range(30)]
+        channels[25] = evolve(channels[25], messages=5)
+        small = self.text(_shown(look=_look(10, channels=channels)), 80, 24)
+        self.assertLessEqual(len(small), 24)
+        self.assertTrue(any(line.startswith("c25 ") for line in small))
+        self.assertIn("and 29 more", [line.strip() for line in small])
+        for part in ("queue by destination", "last failures", "events"):
+            self.assertTrue(any(line.startswith(part) for line in small), part)
+        self.assertTrue(
+            any(line.startswith("c29 ") for line in self.text(_shown(look=_look(10, channels=channels)), 80, 99))
+        )
 
     def test_nothing_a_peer_says_reaches_the_terminal(self) -> None:
         self.assertNotIn("\x1b", "".join(self.text(_shown(), 300)))
