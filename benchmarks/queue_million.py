@@ -24,7 +24,7 @@ from zlib import crc32
 from benchmarks import processes
 from benchmarks.node import Node
 from benchmarks.places import free_port
-from qmailpy.cli.offline import OpenShards
+from qmailpy.cli.opened import OpenShards
 from qmailpy.config.load import load
 from qmailpy.disk.files import RealFiles
 from qmailpy.queue.codec import Attempted, Enqueued, Outcome, Result

@@ -8,33 +8,22 @@ journal, records, files; the books are kept. Nothing is delivered.
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from random import Random
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING
 
 from attrs import evolve
-from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from qmailpy.channels.local import LocalChannel
-from qmailpy.channels.parts import Parts
-from qmailpy.channels.process import Notices
 from qmailpy.cli.output import print_error
-from qmailpy.cli.queueview import CONTENT_OCTETS, PAGE, Looked, QueuedMessage, ignored
-from qmailpy.cli.store import as_keeper, store_of
+from qmailpy.cli.queueview import CONTENT_OCTETS, FIRST_PAGE, PAGE, Looked, QueuedMessage, ignored
 from qmailpy.config.schema import Config
 from qmailpy.control.client import NotRunningError
-from qmailpy.directory.embedded import EmbeddedDirectory
 from qmailpy.disk.files import Files, RealFiles
 from qmailpy.disk.rights import acting_as, owner
 from qmailpy.errors import CommandError, QmailpyError
-from qmailpy.interfaces import IChannel
-from qmailpy.local.inline import InlineThreads
 from qmailpy.queue.aside import thd_aside
-from qmailpy.queue.committer import StepCommitter
 from qmailpy.queue.entries import (
     ActionResult,
     ChannelSummary,
@@ -48,18 +37,15 @@ from qmailpy.queue.entries import (
     Target,
 )
 from qmailpy.queue.ids import shard_code, shard_of
-from qmailpy.queue.journal import Journal
 from qmailpy.queue.layout import Layout, check_channel
-from qmailpy.queue.offline import at_once, finished, shard_names, thd_look
+from qmailpy.queue.offline import finished, shard_names, thd_look
 from qmailpy.queue.reading import Part, QueueReading
-from qmailpy.queue.service import QueueShard, ShardBusy, Surroundings, thd_open
+from qmailpy.queue.service import ShardBusy
 from qmailpy.queue.standing import stopped
 from qmailpy.queue.switches import Switches
-from qmailpy.queue.view import QueueOperations, parts_of
-from qmailpy.stats.lanes import Lane
-from qmailpy.stats.recorder import Recorder
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from qmailpy.cli.opened import OpenShards
 
 _NOTHING_TRIED = "the daemon is not running: nothing can be tried now"
 _BUSY = "the daemon is just starting or stopping, or another command is at work; try again"
@@ -83,7 +69,8 @@ class OfflineQueueView:
             cursor: str | None = None
             while True:
                 with self._rights():  # not while somebody else's code runs
-                    page, cursor = finished(queue.page(wanted, cursor, PAGE, looked), clock)
+                    limit = FIRST_PAGE if cursor is None else PAGE
+                    page, cursor = finished(queue.page(wanted, cursor, limit, looked), clock)
                 yield from page
                 if cursor is None:
                     return
@@ -150,7 +137,7 @@ class OfflineQueueView:
 
     @contextmanager
     def _looking(self) -> Iterator[tuple[QueueReading, Clock]]:
-        clock = _clock()
+        clock = clock_of_now()
         parts: list[Part] = []
         with ExitStack() as locks:
             with self._rights():
@@ -161,7 +148,7 @@ class OfflineQueueView:
                         raise CommandError(f"{problem}: {_BUSY}") from problem
                     locks.callback(self._files.close, lock)
                     parts.append(part)
-                    _warn(warnings)
+                    warn(warnings)
             yield QueueReading(lambda: parts, self._config, time.time), clock
 
     # --- changing --------------------------------------------------------------------------------------------
@@ -196,6 +183,8 @@ class OfflineQueueView:
     @contextmanager
     def _changing(self, targets: Sequence[Target]) -> Iterator[OpenShards]:
         """The shards that have these messages, opened; settled and closed in the end."""
+        from qmailpy.cli.opened import OpenShards  # all that delivers mail: looking does not wait for it
+
         with self._rights():
             there = shard_names(self._files, self._queue)
             names = sorted({_shard(target) for target in targets} & set(there), key=int)
@@ -254,116 +243,15 @@ class OfflineQueueView:
             yield
 
 
-class OpenShards:
-    """
-    Shards that are open for changes, and what they need around them; everything else must have let go of them.
-
-    @ivar shards: by name.
-    @ivar queue: the operations on them.
-    """
-
-    def __init__(self, config: Config, files: Files, switches: Switches, alone: bool) -> None:
-        """@param alone: nobody else can write the log meanwhile."""
-        self._config = config
-        self._files = files
-        self._alone = alone
-        self._clock = _clock()
-        self._committers: list[StepCommitter] = []
-        self._recorders: list[Recorder] = []
-        self.shards: dict[str, QueueShard] = {}
-        self._store = store_of(config)
-        self.queue = QueueOperations(lambda: parts_of(self.shards), config, time.time, switches, at_once)
-
-    def done(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of a change, once it is durable."""
-        return finished(work, self._clock, self._committers)
-
-    def step(self) -> None:
-        """Do what waits to be done: for whoever has handed the shards new mail."""
-        waiting: Deferred[None] = Deferred()
-        for committer in self._committers[-1:]:
-            committer.call(lambda journal: None, lambda _: waiting.callback(None))
-        finished(waiting, self._clock, self._committers)
-
-    def open(self, name: str) -> None:
-        """
-        Lock and recover a shard.
-
-        @raise ShardBusy: somebody has it.
-        @raise OSError: it cannot be read or written.
-        """
-        config, files, clock = self._config, self._files, self._clock
-        recorder = Recorder(
-            clock,
-            files,
-            config.path("log"),
-            Lane(config.path("run", "counters"), name, time.time),
-            name,
-            config.log,
-            node=config.server.hostname,
-            process=os.getpid(),
-            alone=self._alone,
-        )
-        self._recorders.append(recorder)
-        parts = Parts(
-            reactor=cast(Any, clock),
-            files=files,
-            directory=EmbeddedDirectory(self._store, as_keeper(config.home)),
-            router=cast(Any, None),  # for deliveries only, and there are none
-            resolver=cast(Any, None),
-            recorder=recorder,
-            config=config,
-        )
-        # Deliveries that the journal covers have to be there and durable before it forgets them.
-        local: dict[str, IChannel] = {
-            channel.name: LocalChannel(config, channel, parts, InlineThreads())
-            for channel in config.channels.values()
-            if channel.kind == "local"
-        }
-        around = Surroundings(
-            config=config,
-            files=files,
-            recorder=recorder,
-            channels=local,
-            notices=Notices(config),
-            clock=clock,
-            seconds=time.time,
-            chance=Random(),  # noqa: S311 - spreads ids
-            in_thread=at_once,
-            committer=self._committer,
-            replay=True,
-            stopped=lambda channel: True,
-        )
-        opened = thd_open(name, around)
-        _warn(opened.recovered.warnings)
-        self.shards[name] = QueueShard(opened, around)
-
-    def _committer(self, journal: Journal) -> StepCommitter:
-        committer = StepCommitter(journal)
-        self._committers.append(committer)
-        return committer
-
-    def close(self) -> None:
-        """Settle what can be settled (all of it is in the journal anyway) and let go."""
-        try:
-            for shard in self.shards.values():
-                for _ in range(2):  # the second for what the checkpoint of the first left touched
-                    finished(shard.settle(), self._clock, self._committers)
-        finally:
-            for shard in self.shards.values():
-                shard.close()
-            for recorder in self._recorders:
-                recorder.close()
-            self._store.thd_close()
-
-
-def _clock() -> Clock:
+def clock_of_now() -> Clock:
+    """A clock that stands at the present time."""
     clock = Clock()
     clock.advance(time.time())
     return clock
 
 
-def _warn(warnings: Sequence[str]) -> None:
+def warn(warnings: Sequence[str]) -> None:
+    """Tell the person what is wrong with a shard."""
     for warning in warnings:
         print_error(warning)
 

@@ -101,6 +101,9 @@ from qmailpy.queue.entries import (
 PAGE = 500
 """Entries asked for at once."""
 
+FIRST_PAGE = 50
+"""... at the beginning: something to look at while the next ones are found."""
+
 BATCH = 200
 """Targets sent at once."""
 
@@ -222,8 +225,9 @@ class LiveQueueView:
         )
 
     def _entries_of(self, worker: str, wanted: QueueFilter, looked: Looked) -> Iterator[QueueEntry]:
-        arguments: dict[str, Json] = {"filters": to_json(wanted), "limit": PAGE}
+        arguments: dict[str, Json] = {"filters": to_json(wanted), "limit": FIRST_PAGE}
         for answer in self._pages(worker, "queue.list", arguments, looked):
+            arguments["limit"] = PAGE
             yield from _values(QueueEntry, answer.get("entries"))
 
     def ages(

@@ -223,8 +223,15 @@ class RealFiles:
         return os.stat(path).st_mtime
 
     def read(self, path: str) -> bytes:
-        with open(path, "rb") as source:
-            return source.read()
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # open() takes twice as long, and the queue has many files
+        try:
+            size = os.fstat(handle).st_size + 1
+            pieces = []
+            while octets := os.read(handle, size):
+                pieces.append(octets)
+        finally:
+            os.close(handle)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def space(self, path: str) -> Space:
         found = os.statvfs(path)

@@ -118,7 +118,7 @@ class Journal:
             octets = self._files.read(path)
             segment = self._read_header(name, octets)
             if segment is None:
-                if octets.strip(b"\0") == b"":
+                if octets == bytes(len(octets)):
                     self._free.append((name, len(octets)))  # made, never used
                 else:
                     self._set_aside(name, "has a header that cannot be read")

@@ -213,27 +213,32 @@ class QueueReading:
                 number = to_number(place)
                 if code > place[-len(code) :]:
                     number -= 1  # the same number in this shard comes after it
-            walk = await self._walk(part, channel, held)
+            walk = await self._walk(part, channel, held, number)
             found += [(to_id(one, code), part, one) for one in walk.after(number, LOOK)]
         found.sort(key=lambda item: item[0])
         return found[:LOOK]
 
-    async def _walk(self, part: Part, channel: str, held: bool | None) -> Walk:
-        walk: Walk = await self._walking.run(self._walk_now, part, channel, held)
+    async def _walk(self, part: Part, channel: str, held: bool | None, number: int) -> Walk:
+        """A walk that knows what comes after a number."""
+        walk: Walk = await self._walking.run(self._walk_now, part, channel, held, number)
         return walk
 
-    async def _walk_now(self, part: Part, channel: str, held: bool | None) -> Walk:
+    async def _walk_now(self, part: Part, channel: str, held: bool | None, number: int) -> Walk:
         self._attend(part)
         key = (part.name, channel, held)
         now = self._seconds()
         kept = self._walks.pop(key, None)
-        if kept is not None and not kept[0].overfull:
+        if kept is not None and not kept[0].overfull and kept[0].knows(number, LOOK):
             self._walks[key] = (kept[0], now)
             return kept[0]
-        walk = Walk(part.shard, channel, held)
+        # One that does not know it goes on as a whole one: what it was told of meanwhile counts.
+        walk = kept[0] if kept is not None and not kept[0].overfull else Walk(part.shard, channel, held)
         self._taking = part.name, walk
         try:
-            await walk.take()
+            if kept is None:
+                await walk.take(number)
+            if not walk.knows(number, LOOK):
+                await walk.complete()
         finally:
             self._taking = None
         self._walks[key] = (walk, self._seconds())
@@ -460,7 +465,7 @@ class QueueReading:
     async def _counted(self, part: Part, channel: str, looked: Callable[[int], None]) -> ChannelSummary:
         """The same without books: every copy is looked at."""
         walk = Walk(part.shard, channel, None)
-        await walk.take()
+        await walk.complete()
         wanted = QueueFilter()
         messages = recipients = size = held = 0
         oldest: float | None = None

@@ -286,10 +286,14 @@ class Shelf:
 
     def thd_numbers(self, kind: str, channel: str, splits: Sequence[str]) -> list[int]:
         """The same of some sub-directories, ascending: all of them at once, which is much faster."""
+        return numbers_of(self.thd_names(kind, channel, splits))
+
+    def thd_names(self, kind: str, channel: str, splits: Sequence[str]) -> list[str]:
+        """What is in these sub-directories, in no order; nearly all of it ids."""
         names: list[str] = []
         for split in splits:
             names += self._files.listdir(f"{self._layout.root}/{kind}/{channel}/{split}")
-        return numbers_of(names)
+        return names
 
     def thd_next_attempt(self, channel: str, number: int) -> float | None:
         """When a copy that is not held is due; C{None} when it has gone meanwhile or is damaged (set aside)."""

@@ -11,7 +11,8 @@ from typing import ClassVar
 
 from twisted.internet.defer import Deferred
 
-from qmailpy.cli.offline import OfflineQueueView, OpenShards
+from qmailpy.cli.offline import OfflineQueueView
+from qmailpy.cli.opened import OpenShards
 from qmailpy.cli.queueview import open_view
 from qmailpy.config.load import load
 from qmailpy.disk.files import RealFiles
