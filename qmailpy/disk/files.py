@@ -103,6 +103,7 @@ class Files(Protocol):
         """
 
 
+_MORE = 1 << 16  # octets read at once behind what was the size of a file
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -229,6 +230,7 @@ class RealFiles:
             pieces = []
             while octets := os.read(handle, size):
                 pieces.append(octets)
+                size = _MORE
         finally:
             os.close(handle)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
