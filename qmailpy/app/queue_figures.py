@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 
 from qmailpy.control.client import Json
 from qmailpy.interfaces import IChannel, IConnected
-from qmailpy.queue.service import QueueService
+from qmailpy.queue.service import QueueService, QueueShard
+from qmailpy.stats import activity
 from qmailpy.stats.histogram import Histogram
 from qmailpy.stats.recorder import Recorder
 
@@ -37,6 +38,11 @@ def of_queue(queue: QueueService) -> dict[str, Json]:
             name: sum(len(shard.runners[name].due) for shard in shards if name in shard.runners)
             for name in sorted({name for shard in shards for name in shard.runners})
         },
+        "next": {
+            name: min(times)
+            for name in sorted({name for shard in shards for name in shard.runners})
+            if (times := [at for shard in shards if (at := _earliest(shard, name)) is not None])
+        },
         "short": next((shard.short for shard in shards if shard.short), ""),
         "journal": {
             "segments": max((shard.shard.generations for shard in shards), default=0),
@@ -64,9 +70,15 @@ def of_channels(channels: Iterable[IChannel]) -> dict[str, Json]:
 
 
 def of_log(recorders: Iterable[Recorder]) -> dict[str, Json]:
-    """Of the transaction log: whether lines wait for it, and how many are lost so far."""
+    """Of the transaction log: whether lines wait for it, how many are lost so far, and what those written tell."""
     found = list(recorders)
-    return {"log": {"waiting": any(one.waiting for one in found), "lost": sum(one.lost for one in found)}}
+    log: Json = {"waiting": any(one.waiting for one in found), "lost": sum(one.lost for one in found)}
+    return {"log": log, "activity": activity.as_json([one.activity for one in found])}
+
+
+def _earliest(shard: QueueShard, channel: str) -> float | None:
+    runner = shard.runners.get(channel)
+    return runner.due.earliest() if runner is not None else None
 
 
 def _sum(histograms: Sequence[Histogram]) -> Json:

@@ -81,6 +81,7 @@ class ChannelSummary:
     ready: int = 0  # messages that would be tried at once, were it not for the limits
     busy: int = 0  # jobs out
     oldest: float | None = None  # arrival of the oldest message
+    oldest_message: str = ""  # its Message-ID; "" when it has none, or it was not looked at
     stopped: bool = False
 
 
@@ -94,7 +95,7 @@ def by_channel(summaries: Iterable[ChannelSummary]) -> list[ChannelSummary]:
 
 
 def _sum(one: ChannelSummary, other: ChannelSummary) -> ChannelSummary:
-    ages = [age for age in (one.oldest, other.oldest) if age is not None]
+    older = min((one, other), key=lambda each: each.oldest if each.oldest is not None else float("inf"))
     return evolve(
         one,
         messages=one.messages + other.messages,
@@ -103,7 +104,8 @@ def _sum(one: ChannelSummary, other: ChannelSummary) -> ChannelSummary:
         held=one.held + other.held,
         ready=one.ready + other.ready,
         busy=one.busy + other.busy,
-        oldest=min(ages, default=None),
+        oldest=older.oldest,
+        oldest_message=older.oldest_message,
         stopped=one.stopped or other.stopped,
     )
 

@@ -37,7 +37,7 @@ from qmailpy.queue.standing import standing
 from qmailpy.queue.state import Copy, Message
 from qmailpy.queue.texts import thd_texts, with_text
 from qmailpy.queue.walk import Walk
-from qmailpy.values import BLOCK, Content
+from qmailpy.values import BLOCK, Content, Envelope
 
 LIMIT = 1000
 """Entries of an answer at most, whatever is asked for."""
@@ -413,7 +413,8 @@ class QueueReading:
         found = []
         for channel in channels:
             sums = [await self._sum(part, channel, looked) for part in parts]
-            ages = [one.oldest for one in sums if one.oldest is not None]
+            ages = [(one.oldest, one.oldest_message) for one in sums if one.oldest is not None]
+            oldest, oldest_message = min(ages, default=(None, ""))
             runners = [part.runners[channel] for part in parts if channel in part.runners]
             found.append(
                 ChannelSummary(
@@ -424,7 +425,8 @@ class QueueReading:
                     held=sum(one.held for one in sums),
                     ready=sum(runner.fair.messages for runner in runners),
                     busy=sum(len(runner.jobs) for runner in runners),
-                    oldest=min(ages, default=None),
+                    oldest=oldest,
+                    oldest_message=oldest_message,
                     stopped=any(runner.stopped for runner in runners),
                 )
             )
@@ -439,19 +441,20 @@ class QueueReading:
         state = shard.state
         filed = await shard.in_thread(_thd_held, shard, channel)
         held = sum(1 for number in filed if number not in state.messages and not state.finished(number))
-        oldest: float | None = None
+        oldest: Envelope | None = None
         for message in state.messages.values():
             copy = message.copies.get(channel)
             if copy is not None:
                 held += copy.held is not None
-                oldest = message.envelope.arrival if oldest is None else min(oldest, message.envelope.arrival)
+                if oldest is None or message.envelope.arrival < oldest.arrival:
+                    oldest = message.envelope
         numbers = await shard.in_thread(_thd_lowest, shard, channel)
         numbers = [number for number in numbers if number not in state.messages and not state.finished(number)]
         for number in numbers:
             one = await shard.in_thread(shard.shelf.thd_copy, channel, number)
             if one is not None:
-                arrival = one[0].envelope.arrival
-                oldest = arrival if oldest is None else min(oldest, arrival)
+                if oldest is None or one[0].envelope.arrival < oldest.arrival:
+                    oldest = one[0].envelope
                 break
         return ChannelSummary(
             channel=channel,
@@ -459,7 +462,8 @@ class QueueReading:
             recipients=recipients,
             size_octets=size * BLOCK,
             held=held,
-            oldest=oldest if messages else None,
+            oldest=oldest.arrival if messages and oldest is not None else None,
+            oldest_message=oldest.message_id if messages and oldest is not None else "",
         )
 
     async def _counted(self, part: Part, channel: str, looked: Callable[[int], None]) -> ChannelSummary:

@@ -27,6 +27,7 @@ from qmailpy.records.lines import Lines
 from qmailpy.records.logfile import LogFile
 from qmailpy.records.record import LogRecord
 from qmailpy.records.text import CONNECTION, LineFormat, process_field
+from qmailpy.stats.activity import Activity
 from qmailpy.stats.behind import LinesBehind
 from qmailpy.stats.counters import Position
 from qmailpy.stats.fold import apply, restart_lowest
@@ -88,6 +89,7 @@ class Recorder:
         self._written = 0  # last line in the log, and counted
         self._table: Table = {}
         self._lost = 0
+        self.activity = Activity()
 
     @property
     def table(self) -> Table:
@@ -176,6 +178,7 @@ class Recorder:
         changed = {record.source for record in records}
         changed.update([record.destination for record in records if record.destination])
         self._map.store(table, changed, self._position())
+        self.activity.count(records)
 
     def _position(self) -> Position:
         at = self._file.position()

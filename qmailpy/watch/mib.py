@@ -5,17 +5,17 @@ A L{Look} as the objects of NETWORK-SERVICES-MIB (RFC 2788) and MTA-MIB (RFC 278
     .1.3.6.1.2.1.27.2.1.COLUMN.APPL.ASSOC        assocTable: deliveries under way
     .1.3.6.1.2.1.28.1.1.COLUMN.APPL              mtaTable: sums of the channels
     .1.3.6.1.2.1.28.2.1.COLUMN.APPL.GROUP        mtaGroupTable
+    .1.3.6.1.2.1.28.3.1.1.APPL.GROUP.ASSOC       mtaGroupAssociationTable: which of assocTable are a channel's
+    .1.3.6.1.2.1.28.5.1.COLUMN.APPL.GROUP.CODE   mtaGroupErrorTable: inbound, internal, outbound, by status code
 
-Volumes are in units of 1024 octets, intervals in hundredths of a second. Columns of which we know nothing are left out,
-as are mtaGroupAssociationTable and mtaGroupErrorTable (docs/rfc.md says why).
+Volumes are in units of 1024 octets, intervals in hundredths of a second. docs/monitoring.md has a table of all objects:
+where each comes from, and why the few that are left out are.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
-
-from attrs import frozen
 
 from qmailpy.config.schema import Config
 from qmailpy.stats.items import (
@@ -29,9 +29,9 @@ from qmailpy.stats.items import (
     Row,
     zeros,
 )
+from qmailpy.watch.activity import Activities
 from qmailpy.watch.look import Look, number, rows
-
-Oid = tuple[int, ...]
+from qmailpy.watch.snmp_value import Oid, Value, counter, gauge, integer, interval, name_of, text, ticks
 
 APPL = (1, 3, 6, 1, 2, 1, 27)
 MTA = (1, 3, 6, 1, 2, 1, 28)
@@ -44,15 +44,6 @@ _PEER_INITIATOR = 3  # assocApplicationType
 _INDEX = {"mta": 1, "directory": 2, "access": 3}  # applIndex by role
 _WORDS = {"mta": "mail transfer agent", "directory": "LDAP directory", "access": "POP3 server"}
 _BREAKDOWN = -1  # mtaGroupHierarchy: the channels together are the whole of the MTA
-_TEXT = 255  # octets of an SnmpAdminString
-
-
-@frozen
-class Value:
-    """What an object has, in the words of net-snmp's pass_persist."""
-
-    kind: str  # "integer", "gauge", "counter", "timeticks", "string" or "objectid"
-    text: str
 
 
 class Objects:
@@ -77,42 +68,6 @@ class Objects:
         return found, self._values[found]
 
 
-def counter(value: float) -> Value:
-    """A Counter32, which wraps."""
-    return Value("counter", str(max(0, int(value)) % (1 << 32)))
-
-
-def gauge(value: float) -> Value:
-    """A Gauge32, which sticks to its ends; Stored may be below 0 for a while (mission C6)."""
-    return Value("gauge", str(min(max(0, int(value)), (1 << 32) - 1)))
-
-
-def interval(seconds: float) -> Value:
-    """A TimeInterval."""
-    return Value("integer", str(min(max(0, int(seconds * 100)), (1 << 31) - 1)))
-
-
-def ticks(seconds: float) -> Value:
-    """A TimeStamp: what sysUpTime was then; 0 for before the agent's start."""
-    return Value("timeticks", str(max(0, int(seconds * 100)) % (1 << 32)))
-
-
-def text(value: str) -> Value:
-    """An SnmpAdminString: one line of at most 255 octets of UTF-8."""
-    line = "".join(char if char.isprintable() else "?" for char in value)
-    return Value("string", line.encode("utf-8", "replace")[:_TEXT].decode("utf-8", "ignore"))
-
-
-def integer(value: int) -> Value:
-    """An INTEGER."""
-    return Value("integer", str(value))
-
-
-def name_of(value: Oid) -> Value:
-    """An OBJECT IDENTIFIER."""
-    return Value("objectid", "." + ".".join(map(str, value)))
-
-
 class Mib:
     """Remembers which channel has which index, which must not change."""
 
@@ -132,6 +87,7 @@ class Mib:
         """
         self._group_of(look.table)
         self._group_of(one.channel for one in look.channels)
+        self._group_of(one.channel for one in look.jobs)
         found: dict[Oid, Value] = {}
         self._applications(look, agent_start, found)
         self._associations(look, found)
@@ -140,6 +96,8 @@ class Mib:
         held = 0
         summaries = {one.channel: one for one in look.channels}
         inbound, rejected = self._inbound(look)
+        activity = Activities(look)
+        uptime = _uptime(look, "mta")
         for channel, index in self._groups.items():
             row = look.table.get(channel) or zeros()
             for at, value in enumerate(row):
@@ -151,6 +109,7 @@ class Mib:
             values[14] = gauge(_outbound(look, channel))
             values[15] = counter(row[IN_ASSOCIATIONS])
             values[16] = counter(row[OUT_ASSOCIATIONS])
+            values |= activity.columns(channel)
             values[19] = counter(rejected.get(channel, 0))
             one = self._config.channels.get(channel)
             kind = one.kind if one is not None else ""
@@ -167,9 +126,13 @@ class Mib:
             values[31] = integer(_BREAKDOWN)
             values[33] = counter(summary.held if summary is not None else 0)
             held += summary.held if summary is not None else 0
-            uptime = _uptime(look, "mta")
+            if summary is not None and summary.oldest_message:
+                values[32] = text(summary.oldest_message)
             if uptime is not None:
                 values[30] = interval(uptime)
+            for code, counts in activity.errors(channel):
+                for column, count in enumerate(counts, 1):
+                    found[(*MTA, 5, 1, column, _INDEX["mta"], index, code)] = counter(count)
             for column, one_value in values.items():
                 found[(*MTA, 2, 1, column, _INDEX["mta"], index)] = one_value
         total = _volumes(sums, 1, rejected=False)
@@ -196,6 +159,10 @@ class Mib:
                 16: text(f"{self._config.server.hostname} {_WORDS[role]}"),
             }
             if role == "mta":
+                activity = Activities(look)
+                for column, at in ((12, activity.last_in), (13, activity.last_out)):
+                    values[column] = ticks(at - agent_start if at else 0)
+                values[15] = counter(activity.failed)
                 values[9] = gauge(sum(_outbound(look, channel) for channel in self._groups))
                 values[11] = counter(sum(row[OUT_ASSOCIATIONS] for row in look.table.values()))
             for column, value in values.items():
@@ -208,6 +175,7 @@ class Mib:
             found[(*APPL, 2, 1, 2, *at)] = text(job.host)
             found[(*APPL, 2, 1, 3, *at)] = name_of((*_TCP, remote[job.channel]))
             found[(*APPL, 2, 1, 4, *at)] = integer(_PEER_INITIATOR)
+            found[(*MTA, 3, 1, 1, _INDEX["mta"], self._groups[job.channel], index)] = integer(index)
 
     def _inbound(self, look: Look) -> tuple[dict[str, float], dict[str, float]]:
         """By channel: sessions at its listeners, and clients they had no room for."""

@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TextIO
 
-from qmailpy.watch.mib import Objects, Oid
+from qmailpy.watch.mib import Objects
+from qmailpy.watch.snmp_value import Oid
 
 _LINE = 4096  # characters
 _PARTS = 128  # of a name (RFC 2578 s.3.5)

@@ -11,7 +11,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from qmailpy.cli import snmp as module
 from qmailpy.cli.snmp import FRESH_S, STALE_S, Kept, parent_start
 from qmailpy.errors import CommandError
-from qmailpy.watch.mib import APPL, Objects, integer
+from qmailpy.watch.mib import APPL, Objects
+from qmailpy.watch.snmp_value import integer
 
 
 class KeptTests(SynchronousTestCase):

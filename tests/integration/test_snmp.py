@@ -11,6 +11,7 @@ from typing import ClassVar
 from tests.integration.daemon_process import ROOT, until
 from tests.integration.node import BIN, NodeCase, Settings
 from tests.integration.peers.client import message
+from tests.integration.peers.sink import always
 
 _APPL = ".1.3.6.1.2.1.27"
 _MTA = ".1.3.6.1.2.1.28"
@@ -90,6 +91,43 @@ class Snmp(NodeCase):
         self.assertEqual([line.split(" = ")[0] for line in lines], list(self.walk(_APPL)))
         delivered = sum(row["delivered"]["messages"] for row in self.node.counters().values())
         self.assertEqual(found[f"{_MTA}.1.1.3.1"], f"Counter32: {delivered}")
+
+    def test_what_became_of_connections_and_messages_is_told(self) -> None:
+        """RFC 2789: times, reasons, the next attempt, and errors by their codes; each of the type it is to have."""
+        self.sink.answer = always("RCPT", "451 4.2.1 not now")
+        with self.node.talk() as talk:
+            talk.mail("alice@example.org", ["x@waits.example"], message("oldest"))
+            talk.say("MAIL FROM:<bob@example.org>")
+            self.assertTrue(talk.say("RCPT TO:<nobody-such@example.org>").startswith("550 5.1.1"))
+        until(lambda: self.node.counters()["tcp_local"]["attempted"]["messages"] > 0, 20)
+        found: dict[str, str] = {}
+
+        def told() -> bool:  # a look is good for some seconds
+            found.clear()
+            found.update(self.walk(_MTA))
+            return any(name.startswith(f"{_MTA}.5.1.3.") and name.endswith(".4002001") for name in found)
+
+        until(told, 30)
+        group = next(
+            name.rpartition(".")[2]
+            for name, value in found.items()
+            if name.startswith(f"{_MTA}.2.1.25.1.") and value == 'STRING: "tcp_local"'
+        )
+        types = {
+            **dict.fromkeys((17, 18, 23, 34), "INTEGER"),
+            **dict.fromkeys((20,), "Counter32"),
+            **dict.fromkeys((21, 32), "STRING"),
+        }
+        for column, kind in types.items():
+            self.assertTrue(found[f"{_MTA}.2.1.{column}.1.{group}"].startswith(f"{kind}: "), column)
+        self.assertIn("oldest@client.example", found[f"{_MTA}.2.1.32.1.{group}"])
+        self.assertEqual(found[f"{_MTA}.2.1.22.1.{group}"], '""')  # it was made
+        self.assertGreater(int(found[f"{_MTA}.2.1.23.1.{group}"].split()[-1]), 0)
+        self.assertEqual(found[f"{_MTA}.5.1.3.1.{group}.4002001"], "Counter32: 1")
+        self.assertEqual(found[f"{_MTA}.5.1.1.1.{group}.5001001"], "Counter32: 1")
+        self.sink.answer = lambda *_: None
+        self.node.qmailpy("qm", "run")
+        self.wait_idle()
 
     def test_one_object_at_a_time(self) -> None:
         self.assertIn('STRING: "qmailpy mta"', self.ask("snmpget", f"{_APPL}.1.1.2.1"))

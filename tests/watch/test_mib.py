@@ -12,8 +12,9 @@ from qmailpy.config.schema import ChannelConfig, Config, ListenerConfig, ServerC
 from qmailpy.queue.entries import ChannelSummary, QueueJob
 from qmailpy.stats.items import ITEMS, STORED
 from qmailpy.watch.look import Look, Process
-from qmailpy.watch.mib import APPL, MTA, Mib, Objects, Oid, Value, counter, gauge, integer, interval, text, ticks
+from qmailpy.watch.mib import APPL, MTA, Mib, Objects
 from qmailpy.watch.pass_persist import parsed, serve
+from qmailpy.watch.snmp_value import Oid, Value, counter, gauge, integer, interval, text, ticks
 
 _NOW = 2_000_000.0
 _GROUPS = {"conversion": 1, "local": 2, "tcp_local": 3}
@@ -34,16 +35,44 @@ def _look() -> Look:
     local = [5] * len(ITEMS)
     local[STORED] = -3
     site = {"listener": "smtp", "sessions": 7, "connections": 90, "turned_away": 4}
-    figures = {"listeners": [site], "connections": {"tcp_local": {"open": 6, "idle": 2}}}
+    figures = {
+        "listeners": [site],
+        "connections": {"tcp_local": {"open": 6, "idle": 2}},
+        "next": {"tcp_local": _NOW + 12},
+        "activity": {
+            "tcp_local": {
+                "in": _NOW - 3,
+                "out": _NOW - 4,
+                "attempt": _NOW - 1,
+                "failed": 8,
+                "refused": "554 5.7.1 no",
+                "unreached": "no route to host",
+                "errors": {"5001001": [1, 2, 3], "nonsense": [1]},
+            },
+            "local": {"in": 0.0, "out": _NOW - 9, "attempt": 0.0, "failed": 0, "errors": {}},
+        },
+    }
+    other = {
+        "activity": {"tcp_local": {"in": _NOW - 7, "out": _NOW - 2, "failed": 1, "errors": {"5001001": [0, 0, 1]}}}
+    }
     return Look(
         time=_NOW,
         processes=[
             Process(name="mta-0", role="mta", uptime=50.0, figures=figures),
+            Process(name="mta-1", role="mta", uptime=40.0, figures=other),
             Process(name="directory-0", role="directory", uptime=60.0),
         ],
         missing=(),
         channels=[
-            ChannelSummary(channel="tcp_local", messages=2, recipients=2, size_octets=9, held=1, oldest=_NOW - 33.5)
+            ChannelSummary(
+                channel="tcp_local",
+                messages=2,
+                recipients=2,
+                size_octets=9,
+                held=1,
+                oldest=_NOW - 33.5,
+                oldest_message="<o@x>",
+            )
         ],
         jobs=[QueueJob(channel="tcp_local", id="A", attempt=1, recipients=1, host="mx.example")],
         table={"tcp_local": row, "local": local},
@@ -87,6 +116,28 @@ class MibTests(SynchronousTestCase):
         self.assertEqual((self.group(25), self.group(28)), ("tcp_local", "mail.example MTA tcp_local channel"))
         self.assertEqual((self.group(30), self.group(33)), ("5000", "1"))
         self.assertIsNone(self.objects.get((*MTA, 2, 1, 24, 1, _GROUPS["local"])))
+        self.assertEqual(self.group(32), "<o@x>")
+
+    def test_what_the_workers_tell_besides_is_in_columns_of_its_own(self) -> None:
+        """Of all workers together: the last activity is the latest, the reason that of the last attempt."""
+        for column, value in ((17, "300"), (18, "200"), (34, "100"), (20, "9"), (23, "1200")):
+            self.assertEqual(self.group(column), value, column)
+        self.assertEqual((self.group(21), self.group(22)), ("554 5.7.1 no", "no route to host"))
+        self.assertEqual(
+            [self.group(column, "local") for column in (18, 20, 21, 22, 23)], ["900", "0", "never", "never", "0"]
+        )
+        for column in (17, 34, 32):  # never: there is no value
+            self.assertIsNone(self.objects.get((*MTA, 2, 1, column, 1, _GROUPS["local"])), column)
+        self.assertEqual(self.group(21, "conversion"), "never")
+        # The times of applTable are those of snmpd's clock, which began 55 s ago.
+        self.assertEqual((self.value(*APPL, 1, 1, 12, 1), self.value(*APPL, 1, 1, 13, 1)), ("5200", "5300"))
+        self.assertEqual(self.value(*APPL, 1, 1, 15, 1), "9")
+
+    def test_errors_and_associations_are_tables_of_their_own(self) -> None:
+        errors = [self.value(*MTA, 5, 1, column, 1, _GROUPS["tcp_local"], 5001001) for column in (1, 2, 3)]
+        self.assertEqual(errors, ["1", "2", "4"])
+        self.assertEqual(self.value(*MTA, 3, 1, 1, 1, _GROUPS["tcp_local"], 1), "1")
+        self.assertEqual(self.value(*APPL, 2, 1, 2, 1, 1), "mx.example")
 
     def test_the_mta_is_the_sum_of_its_channels(self) -> None:
         for column, item in ((1, "received_messages"), (3, "delivered_messages"), (9, "delivered_recipients")):
