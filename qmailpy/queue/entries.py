@@ -8,7 +8,8 @@ between processes are described in L{qmailpy.cli.queueview}.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from attrs import asdict, evolve, fields, frozen
@@ -365,21 +366,42 @@ def from_json(kind: type[Any], value: object) -> Any:
     if not isinstance(value, Mapping):
         raise ValueError(f"no {kind.__name__}")
     found: dict[str, Any] = {}
-    for one in fields(kind):
-        if one.name not in value:
+    for name, simple, annotation in _plan(kind):
+        if name not in value:
             continue
-        given = value[one.name]
-        if not _fits(str(one.type), given):
-            raise ValueError(f"{kind.__name__}.{one.name} has the wrong type")
-        inner = _INNER.get(str(one.type))
+        given = value[name]
+        if type(given) in simple:
+            found[name] = given
+            continue
+        if not _fits(annotation, given):
+            raise ValueError(f"{kind.__name__}.{name} has the wrong type")
+        inner = _INNER.get(annotation)
         if inner is not None:
             given = (from_json(inner, each) for each in given)
-        found[one.name] = tuple(given) if str(one.type).startswith("tuple[") else given
+        found[name] = tuple(given) if annotation.startswith("tuple[") else given
     try:
         return kind(**found)
     except TypeError as error:
         raise ValueError(str(error)) from None
 
+
+def _plan(kind: type[Any]) -> Sequence[tuple[str, frozenset[type], str]]:
+    """The fields of a kind: name, types that fit as they are, annotation. Kept: a listing asks a million times."""
+    plan = _PLANS.get(kind)
+    if plan is None:
+        plan = _PLANS[kind] = [
+            (
+                one.name,
+                frozenset(chain.from_iterable(_TYPES.get(name, ()) for name in annotation.split(" | "))),
+                annotation,
+            )
+            for one in fields(kind)
+            for annotation in (str(one.type),)
+        ]
+    return plan
+
+
+_PLANS: dict[type[Any], list[tuple[str, frozenset[type], str]]] = {}
 
 _INNER: Mapping[str, type[Any]] = {
     "tuple[MessageRecipient, ...]": MessageRecipient,

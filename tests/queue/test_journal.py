@@ -50,6 +50,19 @@ class JournalTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.disk = CrashDisk(directories=[WHERE, ASIDE])
 
+    def test_only_zeros_alone_are_a_segment_that_was_never_used(self) -> None:
+        """Whatever their number, and wherever there is another octet."""
+        for size in (0, 1, 1000, 1 << 16, 3 << 16, (3 << 16) + 5):
+            for at in (None, *{0, size // 2, size - 1}):
+                octets = bytearray(size)
+                if at is not None and 0 <= at < size:
+                    octets[at] = 1
+                disk = CrashDisk(directories=[WHERE, ASIDE])
+                handle = disk.open(f"{WHERE}/00000001", create=True)
+                disk.pwrite(handle, bytes(octets), 0)
+                journal(disk).recover()
+                self.assertEqual(disk.listdir(ASIDE), ["journal-00000001"] if any(octets) else [], (size, at))
+
     @given(st.lists(st.lists(payloads, min_size=1, max_size=5), max_size=8))
     def test_what_was_written_is_found_in_order(self, batches: list[list[bytes]]) -> None:
         """Over as many segments as it takes."""
