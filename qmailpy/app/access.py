@@ -33,7 +33,7 @@ from qmailpy.disk.files import RealFiles
 from qmailpy.events import log as events
 from qmailpy.events.log import EventLog
 from qmailpy.local.mailstore import MailStore
-from qmailpy.remote.dns_wire import resolver
+from qmailpy.remote.dns_wire import resolver, servers
 from qmailpy.remote.pop3_node import Nodes, NodeSecrets, thd_read_secrets
 from qmailpy.servers.pop3 import Pop3Factory
 from qmailpy.servers.pop3_nodes import Elsewhere
@@ -89,9 +89,10 @@ class MailAccess(Service):
         Deferred.fromCoroutine(self._open()).addErrback(self._cannot_open)
 
     async def _open(self) -> None:
+        self._resolver = resolver(self._reactor, self._config.dns)
         self._certificates = await self._in_thread(thd_certificates, self._context, self._log)
         self._elsewhere = Elsewhere(
-            Nodes(self._reactor, resolver(self._reactor, self._config.dns)),
+            Nodes(self._reactor, self._resolver),
             self._config,
             await self._in_thread(self._thd_secrets, self._config),
         )
@@ -143,6 +144,8 @@ class MailAccess(Service):
         self._lookups.reconfigure(config)
         self._alarm.reconfigure(config)
         self._elsewhere.use(config, await self._in_thread(self._thd_secrets, config))
+        named = await self._in_thread(servers, config.dns)
+        self._resolver.use(named, config.dns.timeout_s, trusted=config.dns.trusted)
         self._config = config
         listeners = {listener.name: listener for listener in config.listeners}
         for factory in self._listeners.factories:

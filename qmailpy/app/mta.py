@@ -60,7 +60,7 @@ from qmailpy.queue.service import QueueService, Surroundings
 from qmailpy.queue.shard import InThread
 from qmailpy.queue.switches import Switches
 from qmailpy.queue.view import QueueOperations, parts_of
-from qmailpy.remote.dns_wire import resolver
+from qmailpy.remote.dns_wire import resolver, servers
 from qmailpy.remote.tls_results import ResultFiles
 from qmailpy.routing import srs_secret
 from qmailpy.routing.router import Router
@@ -362,6 +362,7 @@ class MailWorker(Service):
         lists = await self.queue.in_thread(thd_read_lists, config)
         clients = await self.queue.in_thread(thd_read_clients, config)
         marks = await self.queue.in_thread(thd_marks_of_all, config)
+        named = await self.queue.in_thread(servers, config.dns)
         before = self._config
         changed = to_remake(config, before, marks, self._marks)
         # What may fail comes first: then nothing has changed.
@@ -378,6 +379,7 @@ class MailWorker(Service):
             }
             for shard, recorder in self._recorders.items()
         }
+        self._resolver.use(named, config.dns.timeout_s, trusted=config.dns.trusted)
         self._lookups.reconfigure(config)
         self._config = config
         self._marks = marks

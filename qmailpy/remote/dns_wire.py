@@ -131,7 +131,7 @@ def _late(answer: Deferred[bytes]) -> None:
 
 def servers(config: DnsConfig, resolv_conf: str = RESOLV_CONF) -> Sequence[tuple[str, int]]:
     """
-    The name servers to ask. Reads a small file when the configuration names none: call it at start.
+    The name servers to ask. Reads a small file when the configuration names none: for a thread, or the start.
 
     @raise ValueError: a server is not C{ADDRESS} or C{ADDRESS:PORT} (an IPv6 address with port in brackets).
     """

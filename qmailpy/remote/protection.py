@@ -87,7 +87,7 @@ class Protection:
         @param no_trust: why certificates of authorities cannot be verified here, "" when they can.
         @param watch: whether somebody wants to know what would have failed (MTA-STS C{testing}).
         """
-        self._dns = resolver if ISecureResolver.providedBy(resolver) and resolver.validating else None
+        self._dns = resolver if ISecureResolver.providedBy(resolver) else None
         self._sts = sts
         self._no_trust = no_trust
         self._watch = watch
@@ -109,7 +109,7 @@ class Protection:
         danes: dict[tuple[str, int], _Dane | Barred | None] = {}
         secure = False
         wanted = policy.dane or any(hop.policy is not None and hop.policy.dane for hop in destination.hops)
-        if self._dns is not None and wanted and not policy.optional:
+        if self._dns is not None and self._dns.validating and wanted and not policy.optional:
             secure = not domain or await self._secure_mx(domain)
             if secure:
                 for peer in peers:

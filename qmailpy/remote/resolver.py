@@ -120,6 +120,12 @@ class Resolver:
         self._cache: dict[tuple[str, int], Answer] = {}
         self._asking: dict[tuple[str, int], list[Deferred[Answer]]] = {}
 
+    def use(self, servers: Sequence[tuple[str, int]], timeout_s: float, *, trusted: bool) -> None:
+        """Ask others from now on, as the constructor has it; what was not found with the former ones is forgotten."""
+        if (tuple(servers), trusted) != (self._servers, self.validating):
+            self._cache.clear()
+        self._servers, self._timeout_s, self.validating = tuple(servers), timeout_s, trusted
+
     async def mx(self, domain: str) -> Sequence[tuple[int, str]]:
         return (await self._find(domain, _MX)).values
 

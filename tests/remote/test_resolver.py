@@ -113,6 +113,19 @@ class ResolverTests(SynchronousTestCase):
         )
         self.assertEqual(self.get(resolver.addresses("m.example")), ("2001:db8::1", "192.0.2.1"))
 
+    def test_other_servers_are_asked_from_a_reload_on(self) -> None:
+        """What the former ones had said is forgotten; with the same ones it is not."""
+        one = records("m.example. 60 IN MX 10 one.example.")
+        resolver = self.resolver(m_example_MX=[one, records("m.example. 60 IN MX 10 two.example.")])
+        self.assertEqual(self.get(resolver.mx("m.example")), ((10, "one.example"),))
+        resolver.use(SERVERS, 5.0, trusted=False)
+        self.assertEqual(self.get(resolver.mx("m.example")), ((10, "one.example"),))
+        resolver.use([("192.0.2.99", 53)], 5.0, trusted=False)
+        self.assertEqual(self.get(resolver.mx("m.example")), ((10, "two.example"),))
+        self.assertEqual(self.asked.questions, ["m.example MX 192.0.2.53", "m.example MX 192.0.2.99"])
+        resolver.use([("192.0.2.99", 53)], 5.0, trusted=True)
+        self.assertTrue(resolver.validating)
+
     def test_one_family_failing_leaves_the_other(self) -> None:
         """Broken servers answer AAAA with SERVFAIL."""
         resolver = self.resolver(

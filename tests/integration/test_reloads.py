@@ -1,4 +1,4 @@
-"""A channel that a reload brings: the real daemon carries mail by it at once."""
+"""What a reload brings counts at once, in the real daemon: a channel that was not there, other name servers."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from typing import ClassVar
 from qmailpy.records.record import Action
 from tests.integration.node import NodeCase, Settings
 from tests.integration.peers.client import message
+from tests.integration.peers.dns import NameServer
 
 ALICE = "alice@example.org"
 
 
-class NewChannelTests(NodeCase):
-    """The journal is turned over within a second, so that mail of the new channel has to get its files."""
-
-    settings: ClassVar[Settings] = {"queue.roll_s": 1.0}
+class ReloadCase(NodeCase):
+    """A node and its reloads."""
 
     def reload(self, times: int) -> None:
         assert self.node.process is not None
@@ -26,6 +25,12 @@ class NewChannelTests(NodeCase):
     def send(self, recipient: str) -> None:
         with self.node.talk() as talk:
             self.assertTrue(talk.mail(ALICE, [recipient], message("new")).startswith("250"))
+
+
+class NewChannelTests(ReloadCase):
+    """The journal is turned over within a second, so that mail of the new channel has to get its files."""
+
+    settings: ClassVar[Settings] = {"queue.roll_s": 1.0}
 
     def test_it_carries_mail_can_be_stopped_and_goes_on(self) -> None:
         self.node.set(
@@ -52,3 +57,24 @@ class NewChannelTests(NodeCase):
         self.sink.wait_mails(2)
         self.wait_idle()
         self.assertNotIn("cannot settle", self.node.printed())
+
+
+class NameServerTests(ReloadCase):
+    """The name server has gone; the operator names another one."""
+
+    settings: ClassVar[Settings] = {
+        "channel.tcp_local.relay": "",
+        "channel.tcp_local.allow_loopback": True,
+        "dns.servers": ["127.0.0.1:9"],
+        "dns.timeout_s": 1.0,
+    }
+
+    def test_another_one_is_asked_from_a_reload_on(self) -> None:
+        self.send("x@far.example")
+        self.until(lambda: "DNS lookup" in self.node.qmailpy("qm", "messages", "tcp_local", "--json"))
+        server = NameServer({"far.example": "127.0.0.1"})
+        self.addCleanup(server.close)
+        self.node.set({"dns.servers": [f"127.0.0.1:{server.port}"], "channel.tcp_local.port": self.sink.port})
+        self.reload(1)
+        self.sink.wait_mails(1)
+        self.wait_idle()
