@@ -6,20 +6,24 @@ from __future__ import annotations
 
 import codecs
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import click
 
 from qmailpy.cli.output import print_json, print_line
 from qmailpy.cli.qm_choose import Progress
+from qmailpy.cli.qm_past import past, whole
 from qmailpy.cli.qm_session import Session, warn, when
 from qmailpy.cli.queueview import QueuedMessage
 from qmailpy.errors import CommandError
-from qmailpy.queue.entries import MessageEnvelope, QueueFilter, to_json
+from qmailpy.queue.entries import HistoryEvent, MessageEnvelope, QueueFilter, to_json
 from qmailpy.values import Priority, blocks
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+TOGETHER = 100
+"""Messages whose histories are looked up at once."""
 
 LINE_LIMIT = 100_000
 """Characters of a line that are shown; mail has shorter ones."""
@@ -164,24 +168,35 @@ def _text_lines(pieces: Iterator[bytes]) -> Iterator[str]:
 def history(
     session: Session, ids: tuple[str, ...], channel: str, everything: bool, confirm: bool, as_json: bool
 ) -> None:
-    """Show what happened to messages so far, oldest first."""
+    """Show what happened to messages, oldest first, as the log tells; then how they stand in the queue."""
     missing: list[str] = []
     found = []
-    for queue_id in _ids(session, ids, channel, everything, confirm):
-        events = session.view.history(queue_id)
+    for queue_id, events in _histories(session, list(_ids(session, ids, channel, everything, confirm))):
         if events is None:
             missing.append(queue_id)
             continue
-        if channel:
-            events = [event for event in events if event.channel in ("", channel)]
+        shown = [event for event in events if not channel or event.channel in ("", channel)]
         if as_json:
-            found.append({"id": queue_id, "events": [to_json(event) for event in events]})
+            found.append({"id": queue_id, "events": [to_json(event) for event in shown]})
             continue
         print_line(f"Message {queue_id}")
-        for event in events:
-            count = "" if not event.recipients else f", {event.recipients} recipient{'s' * (event.recipients != 1)}"
-            text = f": {event.text}" if event.text else ""
-            print_line(f"  {when(event.time)}  {event.channel:<16} {event.event}{count}{text}")
+        for event in shown:
+            print_line(_history_line(event))
     if as_json:
         print_json(found)
     _complain(missing)
+
+
+def _histories(session: Session, ids: Sequence[str]) -> Iterator[tuple[str, list[HistoryEvent] | None]]:
+    for at in range(0, len(ids), TOGETHER):
+        remembered = {queue_id: session.view.history(queue_id) for queue_id in ids[at : at + TOGETHER]}
+        with past(session.home) as told:
+            found = [(queue_id, whole(told(queue_id), events)) for queue_id, events in remembered.items()]
+        yield from found
+
+
+def _history_line(event: HistoryEvent) -> str:
+    count = "" if not event.recipients else f", {event.recipients} recipient{'s' * (event.recipients != 1)}"
+    text = f": {event.text}" if event.text else ""
+    clock = "now" if event.event == "held" else when(event.time)  # since when it is nobody remembers
+    return f"  {clock:<20}  {event.channel:<16} {event.event}{count}{text}"

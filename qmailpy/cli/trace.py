@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -133,6 +133,17 @@ def index_command(context: Homed, rebuild: bool) -> None:
             print_line(f"{index.added} lines were added to the index")
     except BlockingIOError:
         raise CommandError("another process is reading the log into the index") from None
+
+
+@contextmanager
+def lines_of(home: str) -> Iterator[Callable[[str], list[LogRecord]]]:
+    """What gives the lines of the log about a message by its id, none when there are none; the index up to date."""
+    config = load(home)
+    form = LineFormat(config.log, config.server.hostname)
+    with opened(home, config) as index:
+        yield lambda queue_id: [
+            record for mail in index.by_id(queue_id)[:1] for record in _records(form, index.lines(mail))
+        ]
 
 
 def found_lines(home: str, queue_id: str) -> tuple[Indexed, list[LogRecord]] | None:

@@ -186,7 +186,7 @@ class HistoryEvent:
 
     time: float
     channel: str
-    event: str  # "enqueued", "delivered", "failed", "deleted", "waiting", "held"
+    event: str  # "enqueued", "delivered", "failed", "deleted", "waiting", "held"; of the log also "deferred", "delayed"
     recipients: int = 0  # how many it concerned
     text: str = ""  # reply or reason
 

@@ -6,16 +6,21 @@ import builtins
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
+from attrs import evolve
 from click.testing import CliRunner, Result
 from twisted.trial.unittest import SynchronousTestCase
 
-from qmailpy.cli import qm_session
+from qmailpy.cli import qm_past, qm_session
 from qmailpy.cli.context import Context
 from qmailpy.cli.qm import WORDS, execute, qm
 from qmailpy.cli.qm_session import Session
 from qmailpy.errors import CommandError
+from qmailpy.queue.entries import HistoryEvent
+from qmailpy.records.record import Action, LogRecord
 from tests.cli.fakequeue import IDS, FakeQueue, entry
 
 LISTING = """\
@@ -323,6 +328,46 @@ class ChangeTests(QmCase):
 
 class ShowTests(QmCase):
     """read and history."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.log: list[LogRecord] = []
+        told: Callable[[str], list[LogRecord]] = lambda queue_id: self.log  # noqa: E731
+        self.patch(qm_past, "lines_of", lambda home: nullcontext(told))
+
+    def test_history_is_what_the_log_tells_and_how_it_stands(self) -> None:
+        """Recipients with the same outcome in a line; of the queue only how it stands now."""
+
+        def line(action: Action, time: float, diagnostic: str = "", **more: Any) -> LogRecord:
+            return LogRecord(action=action, time=time, source="tcp_local", diagnostic=diagnostic, **more)
+
+        new = {"destination": "ims-ms", "source_system": "relay ([192.0.2.1])"}
+        self.log = [line(Action.ENQUEUED, 1e9, **new), line(Action.ENQUEUED, 1e9, **new)]
+        self.log += [line(Action.DEFERRED, 1e9 + 1, "450 later"), line(Action.DEQUEUED, 1e9 + 9, "250 ok")]
+        self.log += [line(Action.DEQUEUED, 1e9 + 99, "deleted by the operator"), line(Action.OPENED, 1e9 + 99)]
+        found = [text.split("  ", 2)[2] for text in self.out("history", "0" * 15).splitlines()[1:]]
+        self.assertEqual(
+            found,
+            [
+                "tcp_local        enqueued, 2 recipients: to ims-ms, from relay ([192.0.2.1])",
+                "tcp_local        deferred, 1 recipient: 450 later",
+                "tcp_local        delivered, 1 recipient: 250 ok",
+                "tcp_local        deleted, 1 recipient: deleted by the operator",
+            ],
+        )
+        held = HistoryEvent(time=2e9, channel="ims-ms", event="held", recipients=1, text="why")
+        told = qm_past.whole(qm_past.events(self.log), [evolve(held, event="enqueued"), held])
+        assert told is not None
+        self.assertEqual([one.event for one in told], ["enqueued", "deferred", "delivered", "deleted", "held"])
+
+    def test_a_log_that_cannot_be_read_is_told_of(self) -> None:
+        def broken(home: str) -> AbstractContextManager[Any]:
+            raise OSError(13, "Permission denied")
+
+        self.patch(qm_past, "lines_of", broken)
+        found = self.out("history", IDS[1])
+        self.assertIn("the log cannot be read: [Errno 13] Permission denied", found)
+        self.assertIn("deferred, 1 recipient: 450 later", found)
 
     def test_read_shows_envelope_and_harmless_content(self) -> None:
         """Text as UTF-8, escapes as text."""
