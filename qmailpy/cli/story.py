@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Sequence
 
+from qmailpy.queue.aside import SET_ASIDE, TEXT
 from qmailpy.queue.entries import DELETED
 from qmailpy.queue.ids import is_id
 from qmailpy.records.index import Indexed
@@ -103,6 +104,8 @@ def _event(record: LogRecord) -> str:
     secure = f"{there}{secured or (', TLS' if 'S' in record.modifiers else '')}"
     if action is Action.ENQUEUED:
         return f"accepted{_origin(record)} for {to}, into the queue of {record.destination}"
+    if action is Action.DEQUEUED and record.diagnostic in (SET_ASIDE, TEXT):
+        return f"not delivered to {to} from {record.source}: {record.diagnostic}"
     if action is Action.DEQUEUED and words == DELETED:
         return f"deleted by the operator, for {to} in the queue of {record.source}{spent}"
     if action is Action.DEQUEUED:
@@ -156,7 +159,7 @@ def _end(records: Sequence[LogRecord], onward: Sequence[str]) -> str:
         if record.action is Action.ENQUEUED:
             waiting[key] = waiting.get(key, 0) + 1
         elif record.action in _LEFT:
-            given_up += record.action is not Action.DEQUEUED or record.diagnostic == DELETED
+            given_up += record.action is not Action.DEQUEUED or record.diagnostic in (DELETED, SET_ASIDE, TEXT)
             left = waiting.get(key, 0) - 1
             if left > 0:
                 waiting[key] = left

@@ -162,6 +162,13 @@ CATALOGUE: Mapping[str, Kind] = {
         remedy="The disk: journalctl -k, smartctl -a; what was acknowledged is safe as far as the disk is",
         interval_s=60.0,
     ),
+    "message.aside": Kind(
+        severity=Severity.CRITICAL,
+        fields=("id", "why"),
+        text="the files of message {id} in the queue cannot be understood ({why}): they were moved to corrupt/, whole",
+        remedy="qmailpy qm history {id} tells whose mail it was, qmailpy inject sends it on; then: qmailpy qm clean "
+        "-corrupt",
+    ),
     "message.lost": Kind(
         severity=Severity.CRITICAL,
         fields=("id", "channel"),

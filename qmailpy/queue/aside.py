@@ -1,15 +1,18 @@
 """
-Messages whose files could not be understood and were moved to corrupt/: they are in nobody's hands, yet the books count
-them as stored. When an operator has done with them what can be done, they are taken out of the books: a D line for each
-recipient that had none, and the files go on to corrupt/settled/. Nothing is deleted.
+Messages whose files could not be understood and were moved to corrupt/: they are in nobody's hands. A D line takes each
+recipient that is known to be left out of the books, as far as the other files of the message tell (L{Aside}).
 
-What is left of such a message only the log can tell; the command that asks for this looks it up (C{qm clean -corrupt}).
+What they do not tell only the log can, and where recovery finds the damage the journal knows more: that stays counted
+until an operator has done what can be done, and the command (C{qm clean -corrupt}) has looked it up: a D line for each
+recipient that had none. The files go on to corrupt/settled/ then. Nothing is deleted.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+
+from attrs import frozen
 
 from qmailpy.disk.files import Files
 from qmailpy.queue.entries import Leaving
@@ -19,8 +22,19 @@ from qmailpy.records.record import Action, LogRecord, QueueFile
 
 SETTLED = "settled"
 TEXT = "its files cannot be understood; taken out of the books by the operator"
+SET_ASIDE = "its files cannot be understood; set aside in corrupt/"
 
 _FINAL = frozenset({Action.DEQUEUED, Action.FAILED, Action.SILENCED})
+
+
+@frozen
+class Aside:
+    """A message that has just been set aside."""
+
+    id: str
+    why: str
+    leavings: tuple[Leaving, ...]  # the recipients that are known to be left, all of a copy or none
+    whole: bool  # those are all of them
 
 
 def thd_aside(files: Files, layout: Layout) -> list[str]:
@@ -81,8 +95,8 @@ def left_of(queue_id: str, records: Iterable[LogRecord]) -> list[Leaving]:
     return found
 
 
-def leaving_lines(queue_id: str, leavings: Sequence[Leaving], now: float) -> list[LogRecord]:
-    """The lines that take them out of the books, a channel after the other."""
+def leaving_lines(queue_id: str, leavings: Sequence[Leaving], now: float, text: str = TEXT) -> list[LogRecord]:
+    """The lines that take them out of the books, a channel after the other. @param text: their diagnostic."""
     lines: list[LogRecord] = []
     before = ""
     left = Counter(one.channel for one in leavings)
@@ -106,7 +120,7 @@ def leaving_lines(queue_id: str, leavings: Sequence[Leaving], now: float) -> lis
                 ),
                 envelope_id=one.envelope_id,
                 message_id=one.message_id,
-                diagnostic=TEXT,
+                diagnostic=text,
                 queue_time=max(0.0, now - one.arrival),
             )
         )

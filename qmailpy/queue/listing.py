@@ -111,6 +111,4 @@ class Listing:
                 messages=self.messages,
                 removed=self.removed,
             )
-        for warning in self._shard.shelf.warnings:
-            self._log.error("queue shard {root}: {text}", root=self._shard.layout.root, text=warning)
-        self._shard.shelf.warnings.clear()
+        self._shard.tell_of_aside()

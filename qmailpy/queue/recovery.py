@@ -107,8 +107,13 @@ class Recovery:
         elif not self._thd_trust():
             self._thd_replay(doubtful=True)
         result.known = frozenset(self._born) | frozenset(state.messages)
-        result.warnings = self._journal.warnings + self._shelf.warnings
-        self._shelf.warnings.clear()
+        # Not taken out of the books here: the journal may know more than the files did.
+        result.warnings = self._journal.warnings + [
+            f"message {one.id}: {one.why}; its files were moved to {self._layout.corrupt}, and it stays counted until "
+            "qm clean -corrupt"
+            for one in self._shelf.aside
+        ]
+        self._shelf.aside.clear()
         return result
 
     def _apply(self, state: State, op: Op, position: Position, result: Recovered) -> Iterable[LogRecord]:

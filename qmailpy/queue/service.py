@@ -175,6 +175,8 @@ class QueueShard:
             durable=durable,
             segments=config.queue.segments,
             generations=[*recovered.generations, journal.generation],
+            events=around.events,
+            seconds=around.seconds,
             books=recovered.books,
         )
         self.shard.selection = Selection(config) or None

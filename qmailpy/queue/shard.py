@@ -11,6 +11,7 @@ scheduler (queue.service); this module only keeps the promises of docs/queue.md:
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from errno import ENOSPC
@@ -23,7 +24,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from qmailpy.disk.files import Files
-from qmailpy.interfaces import IDurableDelivery, IRecorder
+from qmailpy.events.log import NoEvents
+from qmailpy.interfaces import IDurableDelivery, IEvents, IRecorder
+from qmailpy.queue.aside import SET_ASIDE, leaving_lines
 from qmailpy.queue.codec import Checkpoint, Enqueued, Op, encode_op
 from qmailpy.queue.committer import ICommitter
 from qmailpy.queue.content import FileContent
@@ -69,6 +72,8 @@ class Shard:
         segments: int,
         generations: Iterable[int],
         books: int = 0,
+        events: IEvents | None = None,
+        seconds: Callable[[], float] = time.time,
     ) -> None:
         """
         @param durable: channels whose deliveries the journal covers, by name.
@@ -76,7 +81,10 @@ class Shard:
         @param generations: those in use, the active one last.
         @param books: the last line of the log that a durable checkpoint knows.
         @param later: callLater.
+        @param seconds: wall clock.
         """
+        self._events: IEvents = events or NoEvents()
+        self._wall = seconds
         self.files = files
         self.layout = layout
         self.state = state
@@ -394,6 +402,7 @@ class Shard:
         absent = [number for number in numbers if number not in state.messages and not state.finished(number)]
 
         def adopt(found: list[Message]) -> list[Message]:
+            self.tell_of_aside()
             for message in found:
                 self.state.messages[message.number] = message
                 for copy in message.copies.values():
@@ -402,6 +411,21 @@ class Shard:
             return [messages[number] for number in numbers if number in messages]
 
         return self.in_thread(self._thd_load, absent).addCallback(adopt) if absent else succeed(adopt([]))
+
+    def tell_of_aside(self) -> None:
+        """Report the messages that were set aside, and take them out of the books as far as is known what is left."""
+        while self.shelf.aside:
+            one = self.shelf.aside.pop(0)  # threads add to it
+            self._log.error(
+                "queue shard {root}: message {id}: {why}; its files were moved to {corrupt}{counted}",
+                root=self.layout.root,
+                id=one.id,
+                why=one.why,
+                corrupt=self.layout.corrupt,
+                counted="" if one.whole else ", and it stays counted until qm clean -corrupt",
+            )
+            self._events.happened("message.aside", id=one.id, why=one.why)
+            self.recorder.write(leaving_lines(one.id, one.leavings, self._wall(), SET_ASIDE))
 
     def _thd_load(self, numbers: Sequence[int]) -> list[Message]:
         return [message for message in map(self.shelf.thd_load, numbers) if message is not None]

@@ -14,8 +14,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from attrs import frozen
 
 from qmailpy.disk.files import Files
+from qmailpy.queue.aside import Aside
 from qmailpy.queue.codec import Damaged
 from qmailpy.queue.content import FileContent
+from qmailpy.queue.entries import Leaving
 from qmailpy.queue.ids import born, numbers_of, to_number
 from qmailpy.queue.layout import Layout
 from qmailpy.queue.papers import Info, decode_copy, decode_info, encode_copy, encode_info
@@ -77,7 +79,7 @@ class Shelf:
         self._files = files
         self._layout = layout
         self.memory_octets = memory_octets
-        self.warnings: list[str] = []
+        self.aside: list[Aside] = []  # what was set aside and nobody has been told of
 
     def thd_make(self, channels: tuple[str, ...]) -> None:
         """
@@ -335,6 +337,7 @@ class Shelf:
         layout, files = self._layout, self._files
         queue_id = self._id(number)
         channels = {name for kind in ("chan", "hold") for name in files.listdir(f"{layout.root}/{kind}")}
+        leavings, whole = self._leavings(number, channels)
         pieces = [("info", layout.info(number)), ("mess", layout.mess(number))]
         pieces += [
             (f"{kind}-{name}", layout.chan(name, number, kind == "hold"))
@@ -345,7 +348,45 @@ class Shelf:
             if files.exists(path):
                 files.rename(path, f"{layout.corrupt}/{queue_id}.{suffix}")
         files.sync_directory(layout.corrupt)
-        self.warnings.append(f"message {queue_id}: {why}; its files were moved to {layout.corrupt}")
+        self.aside.append(Aside(queue_id, why, leavings, whole))
+
+    def _leavings(self, number: int, channels: Iterable[str]) -> tuple[tuple[Leaving, ...], bool]:
+        """The recipients that are left of a message, and whether these are all, as far as its files tell."""
+        files, layout = self._files, self._layout
+        found: list[Leaving] = []
+        whole = True
+        try:
+            try:
+                info = decode_info(files.read(layout.info(number)))
+                envelope, size = info.envelope, info.size
+                channels = info.channels
+            except (FileNotFoundError, Damaged):
+                envelope = Envelope(sender="", recipients=(), source="", arrival=born(number))
+                handle = files.open(layout.mess(number))
+                size = files.size(handle)
+                files.close(handle)
+            for channel in sorted(channels):
+                try:
+                    copy = self._load_copy(channel, number)
+                except Damaged:
+                    whole = False
+                    continue
+                found += [
+                    Leaving(
+                        channel=channel,
+                        recipient=item.recipient.address,
+                        original=item.recipient.original,
+                        sender=envelope.sender,
+                        size_octets=size,
+                        message_id=envelope.message_id,
+                        envelope_id=envelope.envid,
+                        arrival=envelope.arrival,
+                    )
+                    for item in (copy.pending.values() if copy is not None else ())
+                ]
+        except OSError:
+            return (), False
+        return tuple(found), whole
 
     def _id(self, number: int) -> str:
         return self._layout.mess(number).rpartition("/")[2]

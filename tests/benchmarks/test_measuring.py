@@ -225,4 +225,4 @@ class WaitingTests(SynchronousTestCase):
             assert message is not None
             self.assertEqual(list(message.copies), ["tcp_local"])
             self.assertEqual(message.copies["tcp_local"].next_attempt(), shelf.thd_next_attempt("tcp_local", number))
-        self.assertEqual(shelf.warnings, [])
+        self.assertEqual(shelf.aside, [])

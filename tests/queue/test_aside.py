@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from qmailpy.queue.aside import left_of
-from qmailpy.queue.entries import DONE, REFUSED, UNKNOWN
+from qmailpy.queue.aside import SET_ASIDE, left_of
+from qmailpy.queue.entries import DONE, REFUSED, UNKNOWN, Target
 from qmailpy.queue.ids import to_number
 from tests.queue.test_view import ViewCase
 
 
 class AsideTests(ViewCase):
-    def damaged(self) -> str:
-        """A message with two recipients, one of them served, whose file is cut short."""
+    def damaged(self, what: str = "chan") -> str:
+        """A message with two recipients, one of them served, of which a file is cut short (or removed: mess)."""
         queue_id = self.world.send("later@a.example", "ok@b.example")
         self.world.send("later@c.example")
         self.world.settle()
@@ -18,14 +18,22 @@ class AsideTests(ViewCase):
         shard = self.world.shard
         assert shard is not None
         self.world.down()
-        path = shard.layout.info(to_number(queue_id))
-        handle = self.world.disk.open(path)
-        self.world.disk.truncate(handle, 5)
-        self.world.disk.fsync(handle)
-        self.world.disk.close(handle)
+        number = to_number(queue_id)
+        layout = shard.layout
+        path = {"info": layout.info(number), "mess": layout.mess(number), "chan": layout.chan("tcp_local", number)}[
+            what
+        ]
+        if what == "mess":
+            self.world.disk.unlink(path)
+        else:
+            handle = self.world.disk.open(path)
+            self.world.disk.truncate(handle, 5)
+            self.world.disk.fsync(handle)
+            self.world.disk.close(handle)
         self.world = self.world.crash("all")
         self.up()
         self.world.wait(2000)
+        self.assertEqual([name for name, _ in self.world.events.happenings], ["message.aside"])
         return queue_id
 
     def stored(self) -> tuple[int, int, int]:
@@ -48,6 +56,39 @@ class AsideTests(ViewCase):
         self.assertEqual(self.do(self.view.settle(queue_id, left)).outcome, UNKNOWN)
         folded, counted = self.world.books()
         self.assertEqual(folded, counted)
+
+    def test_what_its_other_files_tell_leaves_the_books_at_once(self) -> None:
+        """And there is nothing left to be taken out by hand, but files to be put away."""
+        for what in ("info", "mess"):
+            queue_id = self.damaged(what)
+            self.assertEqual(self.stored(), (0, 0, 0), what)
+            line = next(one for one in self.world.log() if one.diagnostic == SET_ASIDE)
+            self.assertEqual((line.action.value, line.current_to), ("D", "later@a.example"))
+            self.assertEqual(line.sender, "" if what == "info" else "ann@here.example")
+            self.assertEqual(self.do(self.view.aside()), [queue_id])
+            left = left_of(queue_id, self.world.log())
+            self.assertEqual(left, [])
+            self.assertEqual(self.do(self.view.settle(queue_id, left)).outcome, DONE)
+            folded, counted = self.world.books()
+            self.assertEqual(folded, counted)
+            self.setUp()
+
+    def test_what_recovery_finds_stays_counted(self) -> None:
+        """Its file says less than the journal: what has left already would leave twice."""
+        queue_id = self.world.send("later@a.example", "later@b.example")
+        self.world.settle()
+        self.world.settle()
+        shard = self.world.shard
+        assert shard is not None
+        self.do(self.view.hold([Target(queue_id)], "wait"))
+        self.world.disk.unlink(shard.layout.mess(to_number(queue_id)))
+        self.world = self.world.crash("all")
+        self.up()
+        self.world.wait(100)
+        self.assertEqual((self.do(self.view.aside()), self.stored()[1]), ([queue_id], 2))
+        left = left_of(queue_id, self.world.log())
+        self.do(self.view.settle(queue_id, left))
+        self.assertEqual(self.stored(), (0, 0, 0))
 
     def test_what_is_in_the_queue_is_not_touched(self) -> None:
         queue_id = self.world.send("never@a.example")
