@@ -4,7 +4,7 @@ One connection to one peer: moves octets between L{SmtpClient} and a transport, 
 It is opened, serves one transaction after the other, and is closed. Content that is in memory goes out in one write;
 content in a file is read piece by piece in a thread, the next piece when the transport has room for it.
 TLS begins with the connection, or when L{SmtpClient} says so. The transport may be any, only the shortcut of writing
-straight to the socket is for plain TCP.
+straight to the socket, and TLS of our own (L{SecureLayer}), are for those of Twisted's that have one.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Protocol as Seam
 from typing import cast
 
 from attrs import frozen
+from twisted.internet import tcp
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import (
@@ -35,6 +36,7 @@ from qmailpy.events.traces import Session as Trace
 from qmailpy.remote import tls
 from qmailpy.remote.mx import is_socket
 from qmailpy.remote.peers import Peer
+from qmailpy.remote.secure import SecureLayer
 from qmailpy.remote.trouble import Fault, Trouble
 from qmailpy.values import Content
 from qmailpy.wire.client_events import (
@@ -137,6 +139,7 @@ class Session(Protocol):
         self._sent = 0
         self._domains: set[str] = set()  # of recipients so far, where the peer has a limit of them
         self._roomy: Deferred[None] | None = None  # set while the transport has no room
+        self._layer: SecureLayer | None = None  # TLS, when it is ours and not the transport's
         self._write_some: Callable[[bytes], object] | None = None
         self._buffered = False  # the transport may hold octets not yet sent
         self._why = ""
@@ -200,6 +203,8 @@ class Session(Protocol):
     def drop(self, why: str) -> None:
         """Close at once, in the middle of whatever there is."""
         self._note(why)
+        if self._layer is not None:
+            self._layer.forsake()
         if self._connected:
             self._transport.abortConnection()
 
@@ -223,7 +228,7 @@ class Session(Protocol):
             self._wait(self._config.greeting_timeout_s)
 
     def handshakeCompleted(self) -> None:
-        wrong = tls.mismatch(self._transport, self.peer)
+        wrong = tls.mismatch(self._secured_by, self.peer)
         if wrong is not None and self.peer.watched:
             self.doubt = wrong
         elif wrong is not None:
@@ -231,7 +236,7 @@ class Session(Protocol):
             self.drop(wrong.why)
             self._end(Trouble(stage=stage, fault=Fault.UNTRUSTED, why=wrong.why, kind=wrong.kind))
             return
-        self.tls = tls.secured(self._transport)
+        self.tls = tls.secured(self._secured_by)
         if self.peer.how:
             self.tls = f"{self.tls} {self.peer.how}"
         if self.trace is not None:
@@ -260,7 +265,7 @@ class Session(Protocol):
         fault, kind = Fault.LOST, ""
         if self.core.stage is Stage.TLS and not self._why:
             fault = Fault.UNTRUSTED
-            said = tls.why(self._transport, reason)
+            said = tls.why(self._secured_by, reason)
             kind, why = said.kind, said.why or why or Fault.LOST.value
         self._end(Trouble(stage=self.core.stage, fault=fault, why=why, kind=kind))
         self._watcher.closed(self, self._why)
@@ -321,13 +326,30 @@ class Session(Protocol):
             )
             self._end(trouble)
         elif isinstance(event, Goodbye):
+            if self._layer is not None:
+                self.send_sealed(self._layer.seal(b"", last=True))
             self._transport.loseConnection()
 
     def _begin_tls(self) -> None:
-        """From here on the transport is TLS; it tells by C{handshakeCompleted}, or is lost."""
-        self._write_some = None
-        self._transport.startTLS(self._contexts.creator(self.peer))
+        """From here on all is under TLS, of which L{handshakeCompleted} tells; or the connection is lost."""
         self._wait(self._config.connect_timeout_s)
+        transport: object = self._transport
+        if isinstance(transport, tcp.Connection):
+            layer = self._layer = SecureLayer(self, self._contexts.connection(self.peer), client=True)
+            transport.protocol = layer
+            layer.begin()
+        else:
+            self._write_some = None
+            self._transport.startTLS(self._contexts.creator(self.peer))
+
+    @property
+    def _secured_by(self) -> object:
+        """What knows of TLS."""
+        return self._transport if self._layer is None else self._layer
+
+    def tls_over(self) -> None:
+        """The peer has ended TLS, or there is no going on with it."""
+        self._transport.loseConnection()
 
     async def _derive(self, wanted: Derive) -> None:
         """The key of a login, which takes too long for the reactor's thread."""
@@ -437,6 +459,12 @@ class Session(Protocol):
             return
         if self.trace is not None:
             self.trace.commands(octets)
+        self.send_sealed(octets if self._layer is None else self._layer.seal(octets))
+
+    def send_sealed(self, octets: bytes) -> None:
+        """Octets as they go over the wire."""
+        if not octets or not self._connected:
+            return
         if self._write_some is not None and not self._buffered:
             count = self._write_some(octets)
             if count == len(octets):

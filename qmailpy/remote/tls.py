@@ -72,12 +72,19 @@ class Contexts:
                 raise
             self.missing = str(error)
 
+    def connection(self, peer: Peer) -> SSL.Connection:
+        """A new connection, as L{creator} makes them."""
+        return self._creator(peer).clientConnectionForTLS(None)
+
     def creator(self, peer: Peer) -> IOpenSSLClientConnectionCreator:
         """
         What C{startTLS} wants.
 
         The name for SNI (RFC 6066 s.3) is the peer's, or with DANE that of its records; addresses are not sent.
         """
+        return self._creator(peer)
+
+    def _creator(self, peer: Peer) -> _Creator:
         context = self._strict if peer.tls is Tls.VERIFY or peer.watched else self._loose
         if context is None:
             raise RuntimeError("verification without a trust store")

@@ -24,8 +24,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from qmailpy.events.traces import Session as Trace
+from qmailpy.remote.secure import SecureLayer
 from qmailpy.servers.clients import plain_address
-from qmailpy.servers.secure import SecureLayer
 from qmailpy.servers.sessions import ListenerSite
 from qmailpy.servers.tls import Certificates
 

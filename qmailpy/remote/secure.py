@@ -1,9 +1,9 @@
 """
-TLS of one connection, between its transport and its session.
+TLS of one connection, between its transport and its session: at a server, or towards one.
 
     transport --octets of the wire--> dataReceived --what was sealed in them--> the session
     the session --> seal --> octets of the wire, which the session writes itself
-    shaking --> up --> over        over: the client has said goodbye, TLS has failed, or we have said the last word
+    shaking --> up --> over        over: the peer has said goodbye, TLS has failed, or we have said the last word
 
 It takes the place of Twisted's own layer, which costs a session of one message about as much as the session itself:
 that one writes in the reactor's next turn and asks epoll for it, makes a transport of interfaces and reads everything
@@ -32,7 +32,7 @@ class Secured(Protocol):
     """The session, as far as the layer needs it."""
 
     def dataReceived(self, data: bytes) -> None:
-        """What the client has said under TLS."""
+        """What the peer has said under TLS."""
 
     def connectionLost(self, reason: Failure) -> None:
         """The connection is gone."""
@@ -55,19 +55,33 @@ class SecureLayer:
     @ivar up: whether the handshake is done, and what is written leaves under TLS.
     """
 
-    __slots__ = ("_connection", "_ended", "_head", "_left", "_over", "_reason", "_session", "up")
+    __slots__ = ("_client", "_connection", "_ended", "_head", "_left", "_over", "_reason", "_session", "up")
 
-    def __init__(self, session: Secured, connection: SSL.Connection) -> None:
-        """@param connection: new, with memory for its ends."""
+    def __init__(self, session: Secured, connection: SSL.Connection, *, client: bool = False) -> None:
+        """
+        @param connection: new, with memory for its ends.
+        @param client: we are the one who begins: L{begin} must follow.
+        """
         self._session = session
         self._connection = connection
         self._reason: Failure | None = None
         self._over = False
-        self._ended = False  # the client has said goodbye, and what it said before is being heard
+        self._client = client
+        self._ended = False  # the peer has said goodbye, and what it said before is being heard
         self._head = b""  # the beginning of a record's header
         self._left = 0  # octets to come of the record that has begun
         self.up = False
-        connection.set_accept_state()
+        if client:
+            connection.set_connect_state()
+        else:
+            connection.set_accept_state()
+
+    def begin(self) -> None:
+        """Say the first word, as a client does."""
+        try:
+            self._shake()
+        except SSL.Error:
+            self._fail()
 
     def getHandle(self) -> SSL.Connection:
         """For who wants to know of TLS: its names are those of Twisted's layer."""
@@ -98,7 +112,7 @@ class SecureLayer:
         if text:
             self._session.dataReceived(text)
         if self._ended:
-            self._leave()  # behind the client's last words: they may be a QUIT, with all it asks for
+            self._leave()  # behind the peer's last words: they may be a QUIT, with all it asks for
 
     def connectionLost(self, reason: Failure) -> None:
         self._over = True
@@ -125,6 +139,10 @@ class SecureLayer:
             self._fail()
         return self._pending()
 
+    def forsake(self) -> None:
+        """The connection is being cut: nothing more is said or heard."""
+        self._over = True
+
     # Within
 
     def _shake(self) -> bool:
@@ -135,11 +153,14 @@ class SecureLayer:
             self._session.send_sealed(self._pending())
             return False
         self.up = True
-        # The last word of a handshake is ours with TLS 1.2, and the client waits for it. With 1.3 there are tickets
-        # left, which nobody waits for: they leave with what the session says next and wake nobody themselves.
-        if self._connection.get_protocol_version() != SSL.TLS1_3_VERSION:
+        # The last word of a handshake is the server's with TLS 1.2, and the client waits for it. With 1.3 a server has
+        # tickets left, which nobody waits for: they leave with what the session says next and wake nobody themselves.
+        # The client's last word leaves with what it says next as well; if it says nothing, by itself.
+        if not self._client and self._connection.get_protocol_version() != SSL.TLS1_3_VERSION:
             self._session.send_sealed(self._pending())
         self._session.handshakeCompleted()
+        if self._client and not self._over and (left := self._pending()):
+            self._session.send_sealed(left)
         return True
 
     def _alone(self, data: bytes) -> bool:
@@ -155,7 +176,7 @@ class SecureLayer:
         return False
 
     def _open(self, single: bool) -> bytes:
-        """All that the client has said."""
+        """All that the peer has said."""
         connection = self._connection
         parts = []
         try:

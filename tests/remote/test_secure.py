@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from qmailpy.cli.certificate import self_signed
-from qmailpy.servers.secure import SecureLayer
+from qmailpy.remote.secure import SecureLayer
 from qmailpy.servers.tls import OWN, Certificates, Pair, Secured
 
 _CERTIFICATE, _KEY = self_signed("mx.example.org", datetime.datetime.now(datetime.UTC))
@@ -235,3 +235,116 @@ class LayerTests(SynchronousTestCase):
         octets[-1] ^= 1
         self.feed(bytes(octets))
         self.assertEqual((self.session.heard, self.session.told), (b"", ["up", "over"]))
+
+
+class Talker(Session):
+    """A client's session: says its first word when TLS is up, if it has one."""
+
+    layer: SecureLayer
+
+    def __init__(self, first: bytes = b"") -> None:
+        super().__init__()
+        self.first = first
+        self.writes: list[bytes] = []
+        self.forsakes = False
+
+    def send_sealed(self, octets: bytes) -> None:
+        super().send_sealed(octets)
+        self.writes.append(octets)
+
+    def handshakeCompleted(self) -> None:
+        super().handshakeCompleted()
+        if self.forsakes:
+            self.layer.forsake()
+        elif self.first:
+            self.send_sealed(self.layer.seal(self.first))
+
+
+class ClientTests(SynchronousTestCase):
+    """L{SecureLayer} of a client, against that of a server."""
+
+    def begin(self, first: bytes = b"", most: int = SSL.TLS1_3_VERSION, size: int = 1 << 20) -> None:
+        certificates = Certificates({OWN: Pair(certificate=_CERTIFICATE, key=_KEY)})
+        self.there = Session()
+        self.server = SecureLayer(self.there, certificates.serverConnectionForTLS(None))
+        context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+        context.set_max_proto_version(most)
+        self.here = Talker(first)
+        self.client = self.here.layer = SecureLayer(self.here, SSL.Connection(context, None), client=True)
+        self.size = size
+
+    def pump(self) -> None:
+        """Until nothing is on its way."""
+        while self.here.wire or self.there.wire:
+            out, self.here.wire = self.here.wire, b""
+            back, self.there.wire = self.there.wire, b""
+            for octets, layer in ((out, self.server), (back, self.client)):
+                for at in range(0, len(octets), self.size):
+                    layer.dataReceived(octets[at : at + self.size])
+
+    def test_both_sides_hear_each_other(self) -> None:
+        """Whatever the version, and wherever the octets are cut."""
+        for most in (SSL.TLS1_3_VERSION, SSL.TLS1_2_VERSION):
+            for size in (1, 7, 1000, 1 << 20):
+                self.begin(b"EHLO us.example\r\n", most, size)
+                self.client.begin()
+                self.pump()
+                self.assertEqual((self.here.told, self.there.told), (["up"], ["up"]))
+                self.assertEqual(self.there.heard, b"EHLO us.example\r\n")
+                self.there.send_sealed(self.server.seal(b"250 mx\r\n" * 9000))
+                self.here.send_sealed(self.client.seal(b"x" * 70_000))
+                self.pump()
+                self.assertEqual(self.here.heard, b"250 mx\r\n" * 9000)
+                self.assertEqual(self.there.heard[17:], b"x" * 70_000)
+
+    def test_its_last_word_of_the_handshake_leaves_with_its_first_command(self) -> None:
+        """In one write; with TLS 1.2 it had to leave before."""
+        self.begin(b"EHLO us.example\r\n")
+        self.client.begin()
+        self.pump()
+        self.assertEqual(len(self.here.writes), 2)  # ClientHello; Finished and EHLO
+
+    def test_it_leaves_by_itself_where_the_server_speaks_first(self) -> None:
+        """RFC 8314 s.3."""
+        for most in (SSL.TLS1_3_VERSION, SSL.TLS1_2_VERSION):
+            self.begin(most=most)
+            self.client.begin()
+            self.pump()
+            self.assertEqual((self.here.told, self.there.told), (["up"], ["up"]))
+            self.there.send_sealed(self.server.seal(b"220 mx\r\n"))
+            self.pump()
+            self.assertEqual(self.here.heard, b"220 mx\r\n")
+
+    def test_one_whose_certificate_is_wrong_is_neither_told_anything_nor_heard(self) -> None:
+        self.begin(most=SSL.TLS1_2_VERSION)
+        self.here.forsakes = True
+        self.client.begin()
+        self.pump()
+        self.there.send_sealed(self.server.seal(b"220 mx\r\n"))
+        self.pump()
+        self.assertEqual((self.here.told, self.here.heard), (["up"], b""))
+        self.assertEqual(self.client.seal(b"EHLO us.example\r\n"), b"")
+
+    def test_what_is_no_tls_is_told_of_as_such(self) -> None:
+        self.begin()
+        self.client.begin()
+        self.client.dataReceived(b"220 mx.example ESMTP\r\n")
+        self.assertEqual(self.here.told, ["over"])
+        self.client.connectionLost(Failure(ConnectionDone()))
+        assert self.here.reason is not None
+        self.assertIsInstance(self.here.reason.value, SSL.Error)
+
+    def test_goodbye_is_said_and_heard(self) -> None:
+        """RFC 8446 s.6.1."""
+        self.begin(b"QUIT\r\n")
+        self.client.begin()
+        self.pump()
+        self.here.send_sealed(self.client.seal(b"", last=True))
+        self.pump()
+        self.assertEqual(self.there.told, ["up", "over"])
+        self.begin(b"NOOP\r\n")
+        self.client.begin()
+        self.pump()
+        self.there.send_sealed(self.server.seal(b"421 bye\r\n", last=True))
+        self.pump()
+        self.assertEqual((self.here.told, self.here.heard), (["up", "over"], b"421 bye\r\n"))
