@@ -20,7 +20,7 @@ from qmailpy.config.endpoint import parse_endpoint
 from qmailpy.config.load import config_path
 from qmailpy.config.schema import Config
 from qmailpy.config.wording import thd_wordings
-from qmailpy.errors import CommandError, ConfigError
+from qmailpy.errors import CommandError, ConfigError, QmailpyError
 
 _INSIDE = ("etc", "tls", "directory")
 """Where what lies inside is looked at, too."""
@@ -73,6 +73,7 @@ def examine_home(context: Context) -> tuple[list[str], list[str]]:
     _reports(config, path, errors, warnings)
     _ports(config, path, warnings)
     _commands(config, path, warnings)
+    _rules(config, path, warnings)
     if "." not in config.server.hostname:
         text = f'hostname "{config.server.hostname}" has no domain; other servers may refuse mail from it'
         warnings.append(f"{path}: [server] {text}")
@@ -304,6 +305,47 @@ def _commands(config: Config, path: str, warnings: list[str]) -> None:
         for program in ("setsid", "prlimit"):
             if shutil.which(program, path="/usr/bin:/bin:/usr/local/bin") is None:
                 warnings.append(f"{table}: {program} is missing, which commands need: apt-get install util-linux")
+
+
+def _rules(config: Config, path: str, warnings: list[str]) -> None:
+    """Rewrite rules that no address comes to, or that send mail round in a circle."""
+    from qmailpy.routing.review import circles, covered
+
+    own = _own_domains(config)
+    lines: list[tuple[int, str]] = []
+    for one in covered(config.rules, own):
+        if one.by is None:
+            why = f"{one.rule.pattern} is a domain of ours: the directory is asked about it and not the rules"
+            right = "none"
+        else:
+            why = f"no address comes here: rule {one.by_number} ({one.by.pattern}, line {one.by.line}) has them all"
+            right = "this rule before that one, or none"
+        where = f"{path}:{one.rule.line}: [[rewrite]] {one.number} ({one.rule.pattern})"
+        lines.append((one.rule.line, f"{where}: {why}; right would be {right}"))
+    for ring in circles(config.rules, config.channels, own):
+        if ring.again == "reprocess":
+            right = "another address, or an earlier rule for it"
+        else:
+            right = f'an earlier rule with source = "{ring.way[-1]}" that says where it goes from there'
+        where = f"{path}:{ring.rule.line}: [[rewrite]] {ring.number} ({ring.rule.pattern})"
+        why = f"mail for {ring.address} goes round: {' -> '.join(ring.way)}"
+        lines.append((ring.rule.line, f"{where}: {why}; right would be {right}"))
+    warnings += [text for _, text in sorted(lines)]
+
+
+def _own_domains(config: Config) -> frozenset[str]:
+    """Domains of ours, as far as they can be had without asking anybody."""
+    from qmailpy.cli.store import open_store
+    from qmailpy.directory.accounts import Accounts
+    from qmailpy.directory.setup import store_path
+
+    if config.directory.servers or not os.path.exists(store_path(config.home)):
+        return frozenset()
+    try:
+        with open_store(config.home) as store:
+            return frozenset(one.name.lower() for one in Accounts(store, config.directory.base).thd_domains())
+    except (QmailpyError, OSError):
+        return frozenset()
 
 
 def _ports(config: Config, path: str, warnings: list[str]) -> None:

@@ -215,6 +215,7 @@ class RuleConfig:
     sender: tuple[str, ...] = ()  # only for mail of senders like these ("<>" the null sender); empty = any
     user: tuple[str, ...] = ()  # only for mail of logins like these ("<>" none); empty = any
     direction: str = "to"  # "to": where recipients lead; "from": what senders are called outside
+    line: int = field(default=0, eq=False)  # where it stands in the file; no key
 
 
 @frozen(kw_only=True)

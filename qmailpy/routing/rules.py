@@ -72,7 +72,7 @@ class _Rule:
         self.config = config
         self.sender = _Condition(config.sender) if config.sender else None
         self.user = _Condition(config.user) if config.user else None
-        self.network = _network(config.pattern)
+        self.network = network(config.pattern)
 
     def takes(self, origin: Origin) -> bool:
         if self.config.source not in ("", origin.source):
@@ -112,6 +112,10 @@ class Rules:
 
     def __bool__(self) -> bool:
         return bool(self._rules)
+
+    def rule(self, index: int) -> RuleConfig:
+        """The rule at a place in the configuration, from 0; one of this direction."""
+        return self._rules[index].config
 
     def match(self, local: str, domain: str, origin: Origin) -> Match | None:
         """
@@ -172,7 +176,8 @@ def canonical(domain: str) -> str:
     return domain if address is None else f"[{address}]"
 
 
-def _network(pattern: str) -> Network | None:
+def network(pattern: str) -> Network | None:
+    """The network that a pattern is; C{None} when it is none."""
     if not pattern.startswith("[") or "/" not in pattern:
         return None
     text = pattern[1:-1]

@@ -161,6 +161,26 @@ class CheckTests(HomeCase):
         self.assertEqual(found.status, 1)
         self.assertIn("[channel.tcp_local] relay: malformed port in 'x'; right would be", found.err)
 
+    def test_rules_no_address_comes_to_and_circles_are_warnings_with_their_lines(self) -> None:
+        """The rule of the template takes everything."""
+        start = self.text().count("\n") + 1
+        rules = (("relay.example", "tcp_local"), ("again.example", "reprocess"))
+        with open(self.file, "a", encoding="utf-8") as target:
+            target.writelines(f'[[rewrite]]\npattern = "{pattern}"\nchannel = "{name}"\n' for pattern, name in rules)
+        found = self.run_command("check")
+        self.assertEqual(found.status, 0, found.err)
+        first = self.text().split("\n").index("[[rewrite]]") + 1
+        why = f"no address comes here: rule 1 (., line {first}) has them all"
+        for at, (pattern, _) in enumerate(rules):
+            where = f"{self.file}:{start + 3 * at}: [[rewrite]] {2 + at} ({pattern})"
+            self.assertIn(f"warning: {where}: {why}; right would be this rule before that one, or none\n", found.err)
+        self.assertNotIn("goes round", found.err)
+        self.change('[[rewrite]]\npattern = "."', '[[rewrite]]\npattern = "other.example"')
+        found = self.run_command("check")
+        why = "mail for user@again.example goes round: reprocess -> reprocess; right would be another address"
+        self.assertIn(f"({rules[1][0]}): {why}", found.err)
+        self.assertNotIn("no address comes here", found.err)
+
     def test_a_mistake_in_the_words_of_notices_is_an_error(self) -> None:
         os.mkdir(os.path.join(self.home, "etc/notices"))
         path = os.path.join(self.home, "etc/notices/en.txt")
