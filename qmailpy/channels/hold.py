@@ -24,6 +24,8 @@ class HoldChannel:
 
     def __init__(self, config: Config, channel: ChannelConfig, parts: Parts) -> None:
         self.name = channel.name
+        text = f'Released, but the rules lead here again: one with source = "{self.name}" must say where else'
+        self._again = Disposition(verdict=Verdict.HELD, reply=Reply(451, "4.3.5", text))
         self._released = ProcessChannel(config, channel, parts)
 
     def reconfigure(self, config: Config) -> None:
@@ -32,7 +34,7 @@ class HoldChannel:
     async def dequeue(self, job: Job) -> Sequence[Disposition]:
         if not job.released:
             return [_HELD] * len(job.recipients)
-        return [_HELD if said == CIRCLE else said for said in await self._released.dequeue(job)]
+        return [self._again if said == CIRCLE else said for said in await self._released.dequeue(job)]
 
     async def stop(self) -> None:
         """Nothing is open."""

@@ -6,7 +6,7 @@ import time
 
 from qmailpy.config.schema import LogConfig
 from qmailpy.disk.files import Files
-from qmailpy.records.logfile import CURRENT, YESTERDAY
+from qmailpy.records.logfile import CUMULATIVE, CURRENT, YESTERDAY
 from qmailpy.records.reading import last_lines
 from qmailpy.records.text import LineFormat, Unreadable
 from qmailpy.stats.fold import apply
@@ -28,7 +28,7 @@ def thd_today(files: Files, directory: str, options: LogConfig, now: float) -> i
     midnight = time.mktime((clock.tm_year, clock.tm_mon, clock.tm_mday, 0, 0, 0, 0, 0, -1))
     form = LineFormat(options)
     table: Table = {}
-    for name in (CURRENT, YESTERDAY):
+    for name in (CURRENT, YESTERDAY, CUMULATIVE):  # somebody may have rolled them
         path = f"{directory}/{name}"
         if not files.exists(path):
             continue

@@ -55,3 +55,4 @@ class RegistryTests(SynchronousTestCase):
         found = self.successResultOf(Deferred.fromCoroutine(channel.dequeue(job)))
         self.assertEqual([one.verdict for one in found], [Verdict.FORWARDED, Verdict.HELD])
         self.assertEqual([one.channel for one in found[0].onward], ["local"])
+        self.assertIn('one with source = "hold" must say where else', found[1].reply.text)

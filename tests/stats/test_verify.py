@@ -197,3 +197,6 @@ class TodayTests(SynchronousTestCase):
             if at == now - 11 * 3600:
                 roll(home.disk, LOG)
         self.assertEqual(thd_today(home.disk, LOG, OPTIONS, now), 2)
+        roll(home.disk, LOG)  # by hand, for some reason
+        roll(home.disk, LOG)
+        self.assertEqual(thd_today(home.disk, LOG, OPTIONS, now), 2)
