@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
+from fnmatch import fnmatchcase
 from itertools import groupby
 from typing import Any, TypeVar
 
@@ -17,7 +18,7 @@ import click
 
 from qmailpy.cli.output import print_json, print_line
 from qmailpy.cli.qm_choose import Progress, ancestors, selecting, wanted
-from qmailpy.cli.qm_session import LISTED, Session, heading, when
+from qmailpy.cli.qm_session import LISTED, Session, heading, warn, when
 from qmailpy.queue.entries import QueueEntry, QueueFilter, Target, to_json
 from qmailpy.values import blocks
 
@@ -101,10 +102,17 @@ def _directory(
             grand += size
         if not number:
             print_line("No messages.")
+            _no_channel(session, asked.channel)
         elif total:
             print_line(f"Grand total size: {grand:>20}")
     finally:
         session.remember(listed)
+
+
+def _no_channel(session: Session, pattern: str) -> None:
+    """Tell of a name, or pattern, that no channel has: that nothing was found may be for a slip of the pen."""
+    if pattern and not any(fnmatchcase(one.channel, pattern) for one in session.view.summary()):
+        warn(f"there is no channel {pattern}")
 
 
 def _print_json_list(items: Iterable[object]) -> None:

@@ -136,4 +136,5 @@ def flush(session: Session, what: tuple[str, ...], channel: str, as_json: bool) 
     if as_json:
         print_json({"channel": channel, "destination": what[0] if what else "", "waiting": count})
         return
-    print_line(f"%QM-I-FLUSHED, {f'channel {channel}' if channel else what[0]}: {count} waiting, tried now")
+    found = f"{count} waiting, tried now" if count else "nothing waits but what is held or in a stopped channel"
+    print_line(f"%QM-I-FLUSHED, {f'channel {channel}' if channel else what[0]}: {found}")

@@ -122,7 +122,8 @@ class DirectoryTests(QmCase):
         self.assertNotIn("otal", found)
         self.assertNotIn("Size", found)
         self.assertNotIn("local", found)
-        self.assertIn("No messages.", self.out("dir", "nowhere"))
+        self.assertIn("No messages.\nqmailpy: there is no channel nowhere\n", self.out("dir", "nowhere"))
+        self.assertNotIn("there is no channel", self.out("dir", "ims-*", "-from=nobody@*"))
 
     def test_from_implies_the_envelope(self) -> None:
         """-from alone, or -to too with -match."""

@@ -101,6 +101,8 @@ class FlushTests(QmCase):
 
     def test_destination_channel_or_ids(self) -> None:
         self.assertIn("%QM-I-FLUSHED, x.example: 2 waiting", self.out("flush", "x.example"))
+        self.patch(self.queue, "flush", lambda destination: 0)
+        self.assertIn("y.example: nothing waits but what is held", self.out("flush", "y.example"))
         self.out("flush", "-channel=local")
         self.out("directory")
         self.out("flush", "1-2")
