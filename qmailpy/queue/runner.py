@@ -8,7 +8,7 @@ copy's C{flying}), held, or done. Every attempt ends in one commit; only then ma
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from errno import EIO
 from random import Random
 from typing import Any
@@ -20,27 +20,23 @@ from twisted.python.failure import Failure
 
 from qmailpy.config.schema import ChannelConfig, QueueConfig
 from qmailpy.events.log import NoEvents
-from qmailpy.interfaces import IChannel, IEvents, IForgiving, IRecorded, IShaped
+from qmailpy.interfaces import IChannel, IEvents, IForgiving, IShaped
 from qmailpy.queue.codec import Attempted, Op, Outcome, Result
 from qmailpy.queue.deadline import TOO_LATE, kept, overdue
 from qmailpy.queue.due import DueList
 from qmailpy.queue.fair import FairQueue, Unit
-from qmailpy.queue.journal import JournalBroken
 from qmailpy.queue.keywords import keywords_of, queue_of
 from qmailpy.queue.retry import resumed, schedule_of
+from qmailpy.queue.settling import Settling, Told
 from qmailpy.queue.shard import Shard
 from qmailpy.queue.state import Copy, Message
-from qmailpy.queue.verdicts import BUG, TEXT, INotices, Settlement, Verdicts, others_out
+from qmailpy.queue.verdicts import BUG, TEXT, INotices, Settlement, Verdicts
 from qmailpy.values import Disposition, Job, Priority, Reply, Verdict
 
 READY = 2000  # units that may be ready at once; what is due beyond that stays on disk
 LOADING = 100  # messages read from their files at once
 PARKED_S = 15.0  # how long a copy for several destinations waits when one of them has too many ready ones
 UNPARK = READY // 8  # units of a destination that are left when parked ones come back
-WITHHELD_S = 60.0  # how long failures wait for the rest of their message to be told of together
-
-Told = Callable[[OSError | None], None]
-"""Called once a change is durable, or with why it is not and will not be."""
 
 
 class Runner:
@@ -84,7 +80,7 @@ class Runner:
         self._config = config
         self._relay = _relay(config)
         self._events: IEvents = events or NoEvents()
-        self._verdicts = Verdicts(
+        verdicts = Verdicts(
             name=config.name,
             shard=shard,
             notices=notices,
@@ -94,6 +90,7 @@ class Runner:
             queue=queue_of(config, queue),
             events=self._events,
         )
+        self._settling = Settling(shard=shard, verdicts=verdicts, clock=clock, ended=self._tell_drained)
         self._keywords = keywords_of(config, shard.in_thread, self._events)
         self._clock = clock
         self._seconds = seconds
@@ -105,7 +102,6 @@ class Runner:
         self._loading = 0
         self._draining = False
         self._drained: list[Deferred[None]] = []
-        self._unsettled = 0  # attempts that ended and whose record is not durable yet
 
     # --- coming in -------------------------------------------------------------------------------------------
 
@@ -349,87 +345,12 @@ class Runner:
         self.fair.done(unit)
         if self._parked:
             self._unpark(unit.destination)
-        self._unsettled += 1
         if not isinstance(outcome, Sequence) or len(outcome) != len(job.recipients):
             reason = outcome if isinstance(outcome, Failure) else Failure(ValueError("dispositions do not match"))
             self._log.failure("bug in channel {name}, message {id}", reason, name=self.name, id=job.id)
             outcome = [BUG] * len(job.recipients)
-        Deferred.fromCoroutine(self._settle(message, copy, job, outcome)).addErrback(
-            lambda failure: self._log.failure("bug while settling message {id}", failure, id=job.id)
-        )
+        self._settling.attempt(message, copy, job, outcome, way)
         self.pump()
-
-    async def _settle(
-        self,
-        message: Message,
-        copy: Copy,
-        job: Job,
-        dispositions: Sequence[Disposition],
-        told: Told | None = None,
-    ) -> None:
-        try:
-            settlement = await self._verdicts.settle(message, copy, job, dispositions, at_once=told is not None)
-        except Exception:
-            if told is not None:
-                raise
-            self._log.failure("bug while settling message {id}: it is tried again", id=message.id)
-            settlement = self._verdicts.put_off(message, job)
-        if message.withheld:
-            self._clock.callLater(WITHHELD_S, self._release, message)
-        way: Any = self.channel
-        if told is None and IRecorded.providedBy(way):
-            self._commit(message, settlement, None, _recorded(way, copy, job))
-            return
-        self._commit(message, settlement, told)
-
-    def _release(self, message: Message) -> None:
-        """Failures have waited long enough for the rest of their message."""
-        if message.withheld:
-            self._unsettled += 1
-            Deferred.fromCoroutine(self._verdicts.release(message)).addCallback(
-                lambda settlement: self._commit(message, settlement, None)
-            ).addErrback(lambda failure: self._log.failure("bug while settling message {id}", failure, id=message.id))
-
-    def _commit(self, message: Message, settlement: Settlement, told: Told | None, heard: Told | None = None) -> None:
-        """
-        Make it durable; without C{told} keep at it until it is.
-
-        @param heard: told of the end of it, however often it had to be tried.
-        """
-
-        def done(problem: OSError | None) -> None:
-            if isinstance(problem, JournalBroken):  # nothing more is tried in this life; but it may end
-                self._unsettled -= 1
-                self._tell_drained()
-            elif problem is not None and told is None:  # not even room for a mark
-                if settlement.courtesies:
-                    self._log.error("no room for an answer to message {id}: it is left out", id=message.id)
-                self._clock.callLater(1.0, self._commit, message, settlement.bare(), told, heard)
-                return
-            else:
-                self._unclaim(message, settlement.over)
-            if heard is not None:
-                heard(problem)
-            if told is not None:
-                told(problem)
-
-        if settlement.ops:
-            self._shard.commit(settlement.ops, done)
-        else:
-            done(None)
-
-    def _unclaim(self, message: Message, over: Mapping[str, Sequence[int]]) -> None:
-        """Attempts, or whatever else recipients were taken out for, are over."""
-        for channel, numbers in over.items():
-            copy = message.copies.get(channel)
-            if copy is not None:
-                copy.flying.difference_update(numbers)
-                self._shard.on_wait(message, copy)
-        if message.withheld and not others_out(message):
-            self._release(message)
-        self._shard.evict(message)
-        self._unsettled -= 1
-        self._tell_drained()
 
     def reconfigure(self, channel: IChannel | None, config: ChannelConfig, queue: QueueConfig) -> Deferred[None]:
         """
@@ -444,7 +365,8 @@ class Runner:
         self._config = config
         self._relay = _relay(config)
         self._keywords = keywords_of(config, self._shard.in_thread, self._events)
-        self._verdicts.schedule, self._verdicts.queue = schedule_of(config, queue), queue_of(config, queue)
+        verdicts = self._settling.verdicts
+        verdicts.schedule, verdicts.queue = schedule_of(config, queue), queue_of(config, queue)
         self.fair.concurrency = config.concurrency
         self.fair.destination_concurrency = config.destination_concurrency if config.kind == "smtp" else 0
         self.refill()
@@ -535,7 +457,7 @@ class Runner:
             return False
         results = tuple(Result(number, Outcome.REMOVED, text=text[:TEXT]) for number in numbers)
         ops: list[Op] = [Attempted(message.number, self.name, self._seconds(), results)]
-        self._commit(message, Settlement(ops, {self.name: list(numbers)}), told)
+        self._settling.commit(message, Settlement(ops, {self.name: list(numbers)}), told)
         return True
 
     def give_back(self, message: Message, copy: Copy, reply: Reply, told: Told) -> bool:
@@ -552,10 +474,10 @@ class Runner:
 
         def failed(failure: Failure) -> None:
             self._log.failure("cannot return message {id}", failure, id=message.id)
-            self._unclaim(message, {self.name: numbers})
+            self._settling.unclaim(message, {self.name: numbers})
             told(OSError(EIO, "its content cannot be read, or there is a bug; the daemon's log has it"))
 
-        Deferred.fromCoroutine(self._settle(message, copy, job, said, told)).addErrback(failed)
+        Deferred.fromCoroutine(self._settling.by_hand(message, copy, job, said, told)).addErrback(failed)
         return True
 
     def _claim(self, message: Message, copy: Copy) -> tuple[int, ...]:
@@ -566,7 +488,7 @@ class Runner:
             return ()
         numbers = tuple(copy.pending)
         copy.flying.update(numbers)
-        self._unsettled += 1
+        self._settling.open += 1
         return numbers
 
     def drain(self) -> Deferred[None]:
@@ -581,20 +503,10 @@ class Runner:
         return waiting
 
     def _tell_drained(self) -> None:
-        if self._draining and not self.jobs and not self._unsettled:
+        if self._draining and not self.jobs and not self._settling.open:
             waiting, self._drained = self._drained, []
             for each in waiting:
                 each.callback(None)
-
-
-def _recorded(way: Any, copy: Copy, job: Job) -> Told:
-    """Tells a channel that wants to know (L{IRecorded})."""
-
-    def told(problem: OSError | None) -> None:
-        if problem is None:
-            way.recorded(job, not any(number in copy.pending for number in job.numbers))
-
-    return told
 
 
 def _relay(config: ChannelConfig) -> str:

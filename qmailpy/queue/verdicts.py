@@ -366,12 +366,20 @@ class Verdicts:
                 return []  # with the next attempt, perhaps
         return ops
 
-    def put_off(self, message: Message, job: Job) -> Settlement:
-        """The attempt of a job of which nothing can be said has come to nothing."""
+    def put_off(self, message: Message, out: Mapping[str, Sequence[int]]) -> Settlement:
+        """
+        An attempt of which nothing can be said has come to nothing.
+
+        @param out: channel: numbers of its recipients.
+        """
         now = self._seconds()
         text = _text(BUG)
-        results = tuple(Result(number, Outcome.DEFERRED, now + UNTOLD_S, text=text) for number in job.numbers)
-        return Settlement([Attempted(message.number, self._name, now, results)], {self._name: list(job.numbers)})
+        results = {
+            channel: [Result(number, Outcome.DEFERRED, now + UNTOLD_S, text=text) for number in numbers]
+            for channel, numbers in out.items()
+        }
+        over = {channel: list(numbers) for channel, numbers in out.items()}
+        return Settlement(_attempts(message, results, now), over)
 
     async def _from(self, message: Message, notice: tuple[Envelope, bytes]) -> Enqueued:
         """A notice enters the queue; like all mail of our own making its E line names the message it comes from."""

@@ -21,8 +21,8 @@ from qmailpy.queue.deadline import kept
 from qmailpy.queue.entries import BUSY, DELETED, DONE, REFUSED, UNKNOWN, ActionResult, Leaving, QueueFilter, Target
 from qmailpy.queue.ids import shard_of, to_number
 from qmailpy.queue.reading import LIMIT, Part, QueueReading
-from qmailpy.queue.runner import Told
 from qmailpy.queue.service import QueueShard
+from qmailpy.queue.settling import Told
 from qmailpy.queue.shard import Shard
 from qmailpy.queue.state import Copy, Message
 from qmailpy.queue.switches import Switches

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Sequence
 
+from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.errors import Temporary
@@ -116,6 +117,25 @@ class WedgedTests(SynchronousTestCase):
         world.wait(20000)
         self.flushLoggedErrors()
         self.assertEqual(world.actions(), "EQQQQD")
+        self.assertTrue(drained(world))
+
+    def test_what_cannot_be_written_down_costs_an_attempt(self) -> None:
+        """A NUL in an address, from a directory say; it is not tried again at once, and an operator may return it."""
+        world = fresh()
+        nul = [Recipient(address="a\0@out.example", original="a", channel="tcp_local")]
+
+        async def dequeue(job: Job) -> list[Disposition]:
+            onward = tuple(nul) or (evolve(job.recipients[0], address="bob@here.example", channel="local"),)
+            return [Disposition(verdict=Verdict.FORWARDED, reply=Reply(250, "2.0.0", "ok"), onward=onward)]
+
+        world.outside.dequeue = dequeue  # type: ignore[method-assign]
+        world.send("ok@out.example")
+        world.wait(200)
+        self.assertEqual(world.actions(), "EQ")
+        nul.clear()
+        world.wait(2000)
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+        self.assertEqual((world.actions(), world.stored()), ("EQEDD", {}))
         self.assertTrue(drained(world))
 
     def test_a_broken_journal_does_not_keep_the_daemon_from_stopping(self) -> None:
