@@ -201,6 +201,10 @@ def _reports(config: Config, path: str, errors: list[str], warnings: list[str]) 
         thd_read_key(place)
         if os.stat(place).st_mode & 0o007:
             errors.append(f"{place}: is open to others; right would be: chmod o-rwx {place}")
+        elif not _readable(config, place):
+            group = config.server.group
+            remedy = f"right would be: chgrp {group} {place}; chmod 640 {place}"
+            errors.append(f"{place}: cannot be read by user {config.server.user}; {remedy}")
     except DkimError as error:
         errors.append(f"{place}: {error}; right would be one of: qmailpy dkim make {selector}")
     except OSError as error:
@@ -210,6 +214,21 @@ def _reports(config: Config, path: str, errors: list[str], warnings: list[str]) 
     if sender != config.report_signer and not sender.endswith("." + config.report_signer):
         what = f"{config.report_signer} is not the domain of {config.report_sender}, nor one above it"
         warnings.append(f"{path}: [tlsrpt] dkim_domain: {what}; receivers will not take the signature for the sender's")
+
+
+def _readable(config: Config, place: str) -> bool:
+    """Whether the mail workers can read a file; where we cannot tell, that we could is good enough."""
+    server = config.server
+    if os.geteuid() != 0:
+        return True
+    try:
+        workers = owners(server.user, server.group, server.directory_user).workers
+    except CommandError:
+        return True  # told of already
+    found = os.stat(place)
+    if workers.uid in (0, found.st_uid):
+        return workers.uid == 0 or bool(found.st_mode & 0o400)
+    return found.st_gid == workers.gid and bool(found.st_mode & 0o040)
 
 
 def _relays(config: Config, path: str, errors: list[str]) -> None:

@@ -7,6 +7,10 @@ import os
 import re
 import stat
 
+from qmailpy.cli import check as cli_check
+from qmailpy.cli import dkim as cli_dkim
+from qmailpy.cli.home import Owners
+from qmailpy.disk.rights import Identity
 from tests.cli.test_check_config import HomeCase
 
 
@@ -68,6 +72,21 @@ class DkimTests(HomeCase):
         with open(self.key, "w") as target:
             target.write("words")
         self.assertIn("is no PEM file", self.run_command("check").err)
+
+    def test_the_mail_workers_can_read_it_and_nobody_else(self) -> None:
+        """As root, whose it is; C{check} tells when somebody has put another file there."""
+        self.patch(os, "geteuid", lambda: 0)
+        group = os.getegid()
+        others = Owners(Identity(12345, group), Identity(12346, group))
+        self.patch(cli_dkim, "owners", lambda user, group, directory_user: others)
+        self.run_command("dkim", "make", "t1")
+        found = os.stat(self.key)
+        self.assertEqual((found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)), (os.getuid(), group, 0o640))
+        self.run_command("config", "set", "tlsrpt.dkim_selector", "t1")
+        self.patch(cli_check, "owners", lambda user, group, directory_user: others)
+        self.assertNotIn("cannot be read by", self.run_command("check").err)
+        os.chmod(self.key, 0o600)
+        self.assertIn(f"{self.key}: cannot be read by user", self.run_command("check").err)
 
     def test_check_warns_of_a_name_that_is_not_the_senders(self) -> None:
         self.run_command("dkim", "make", "t1")
