@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -64,6 +64,10 @@ class RoleHost(Service):
         @param keys: gives the certificates and keys for TLS; C{None} = the role reads them itself.
         @param control: descriptor of the control socket; C{None} = it is made here.
         """
+        self._ready = ready
+        # Reloads, one at a time, and none before the role is open: until then it has parts that are not there yet.
+        self._turn = DeferredLock()
+        self._turn.acquire()
         self.context = ChildContext(
             reactor=reactor,
             config=config,
@@ -73,7 +77,7 @@ class RoleHost(Service):
             shards=shards,
             sockets=sockets,
             session=session,
-            ready=ready,
+            ready=self._is_ready,
             control=Registry(),
             secret=secret,
             keys=keys,
@@ -100,6 +104,10 @@ class RoleHost(Service):
         self._service.privilegedStartService()
         self._service.startService()
 
+    def _is_ready(self) -> None:
+        self._ready()
+        self._turn.release()
+
     async def _halt(self) -> None:
         # The control socket last: while mail drains, people may want to look.
         try:
@@ -119,10 +127,17 @@ class RoleHost(Service):
 
     async def reload(self, config: Config) -> None:
         """
-        Give the role a new configuration.
+        Give the role a new configuration, as soon as it is open and has taken those before.
 
         @raise CommandError: a part could not take it; the others have it.
         """
+        await self._turn.acquire()
+        try:
+            await self._take(config)
+        finally:
+            self._turn.release()
+
+    async def _take(self, config: Config) -> None:
         failed: list[str] = []
         for hook in self.context.hooks.reload:
             try:
