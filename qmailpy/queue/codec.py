@@ -206,6 +206,8 @@ class Outcome(Enum):
     SILENCED = 4  # failed, and the sender wants no notice
     REMOVED = 5  # deleted by an operator
 
+    __hash__ = object.__hash__  # as that of L{qmailpy.records.record.Action}, and for the same reason
+
 
 @frozen
 class Enqueued:

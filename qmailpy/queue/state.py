@@ -32,6 +32,7 @@ from qmailpy.queue.notices import wants_delay
 from qmailpy.records.record import Action, LogRecord, QueueFile
 from qmailpy.values import Content, Disposition, Envelope, Recipient
 
+_DEFERRED = Outcome.DEFERRED  # asked for with each recipient; an Enum's attribute is dear
 _ACTIONS = {
     Outcome.DELIVERED: Action.DEQUEUED,
     Outcome.REMOVED: Action.DEQUEUED,
@@ -280,9 +281,16 @@ def _modifiers(protocol: str) -> str:
 
 def _attempted_lines(message: Message, copy: Copy, op: Attempted) -> Iterator[LogRecord]:
     """The lines of an attempt; before it is applied. Those that leave come first, grouped by their letter."""
-    leaving = [result for result in op.results if result.outcome is not Outcome.DEFERRED]
-    deferred = [result for result in op.results if result.outcome is Outcome.DEFERRED]
     remaining = len(copy.pending)
+    if len(op.results) == 1:  # most messages have one recipient
+        result = op.results[0]
+        if result.outcome is _DEFERRED:
+            yield _dequeue_line(message, copy, op, result, Action.DEFERRED, remaining, False)
+        else:
+            yield _dequeue_line(message, copy, op, result, _ACTIONS[result.outcome], remaining - 1, False)
+        return
+    leaving = [result for result in op.results if result.outcome is not _DEFERRED]
+    deferred = [result for result in op.results if result.outcome is _DEFERRED]
     if len(leaving) > 1:
         leaving.sort(key=lambda result: _ACTIONS[result.outcome].value)  # stable: envelope order within a letter
     before: Action | None = None
@@ -303,7 +311,7 @@ def _dequeue_line(
     envelope = message.envelope
     item = copy.pending[result.recipient]
     recipient = item.recipient
-    stays = result.outcome is Outcome.DEFERRED
+    stays = result.outcome is _DEFERRED
     return LogRecord(
         action=action,
         time=op.time,

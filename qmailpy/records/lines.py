@@ -22,7 +22,6 @@ from twisted.logger import Logger
 from qmailpy.config.schema import LogConfig
 from qmailpy.records.record import Action, LogRecord, QueueFile
 from qmailpy.records.text import (
-    CODES,
     CONNECTION,
     DATE,
     LIMIT,
@@ -35,7 +34,7 @@ from qmailpy.records.text import (
     attempts_code,
     head,
     milliseconds,
-    system,
+    system_field,
 )
 from qmailpy.values import BLOCK
 
@@ -93,7 +92,8 @@ class Lines:
                     self.log.failure("a record has no line")
                     number -= 1
                     continue
-            pieces += (before, rest)
+            pieces.append(before)
+            pieces.append(rest)
             made.append(record)
         if not made:
             return b"", made
@@ -205,7 +205,7 @@ def _messages(options: LogConfig, action: Action) -> Rest:
                 return None
             line += f" *{user}" if user else " "
         if with_system:
-            line += " " + system(record.source_system)
+            line += " " + system_field(record.source_system)
         if with_subject and record.subject:
             subject = record.subject
             if subject[0] == "(" or subject[-1] == " " or '"' in subject:
@@ -232,6 +232,6 @@ def _messages(options: LogConfig, action: Action) -> Rest:
 
 def _file(file: QueueFile) -> str:
     attempts, remaining = file.attempts, file.remaining
-    code = CODES[attempts] if 0 <= attempts < len(CODES) else attempts_code(attempts)
+    code = attempts_code(attempts) if attempts else "ZZ"
     count = _TWO_DIGITS[remaining] if 0 <= remaining < 100 else f"{remaining:02d}"
     return f"{file.channel}/{SPLIT.get(file.id[7:9], '00')}/{code}{file.id}.{count}{'+' if file.continued else ''}"

@@ -86,6 +86,7 @@ class LogFile:
         self._path = f"{directory}/{CURRENT}"
         self._limit = pending_octets
         self._handle = -1
+        self._inode = 0  # of the open file, which keeps it
         self._number = 0
         self._retired: list[int] = []  # rolled away, not yet synced
         self._guard = threading.Lock()  # for the two above
@@ -155,7 +156,7 @@ class LogFile:
         self.end = files.append(self._handle, batch)
         self._torn = False
         for _ in range(3):
-            mine = files.identity(self._handle)
+            mine = self._inode
             if files.identity(self._path) == mine:
                 return
             self._open()
@@ -174,10 +175,12 @@ class LogFile:
         files = self._files
         files.mkdir(self._directory)
         handle = files.open(self._path, create=True, append=True)
+        inode = files.identity(handle)
         with self._guard:
             if self._handle >= 0:
                 self._retired.append(self._handle)
             self._handle = handle
+            self._inode = inode
             self._named = False
         self._number = 0
         self.end = files.size(handle)
@@ -185,7 +188,7 @@ class LogFile:
     def reopen(self) -> None:
         """Change over to what C{mail.log_current} names now; harmless at any time. Errors wait for the next write."""
         try:
-            if self._handle < 0 or self._files.identity(self._path) != self._files.identity(self._handle):
+            if self._handle < 0 or self._files.identity(self._path) != self._inode:
                 self._open()
         except OSError:
             return  # the next write will meet it too, and tell

@@ -74,7 +74,7 @@ _UNSHORT = {"\\": "\\", "n": "\n", "r": "\r", "t": "\t"}
 _PREFIX = re.compile(r"(\d\d)-([A-Z][a-z][a-z])-(\d{4}) (\d\d):(\d\d):(\d\d)\.", re.ASCII)
 _SYSTEM = re.compile(r"([^ ]*) \(([^()]*)\)")
 
-CODES = [a + b for a in "ZYXWVUTSRQPONMLKJIHGFEDCBA" for b in "ZYXWVUTSRQPONMLKJIHGFEDCBA"]
+_CODES = [a + b for a in "ZYXWVUTSRQPONMLKJIHGFEDCBA" for b in "ZYXWVUTSRQPONMLKJIHGFEDCBA"]
 _CODE = re.compile(r"[A-Z]{2,}")
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuv"
@@ -149,7 +149,7 @@ def head(source: str, destination: str, letter: str, modifiers: str) -> str:
 
 
 @lru_cache(maxsize=1024)
-def system(value: str) -> str:
+def system_field(value: str) -> str:
     """The source system field. A client comes again."""
     found = _SYSTEM.fullmatch(_cut(value))
     if found is None:
@@ -173,9 +173,9 @@ def _unescape(found: re.Match[str]) -> str:
 
 def attempts_code(attempts: int) -> str:
     """That of a file field: ZZ for none, ZY for one, ... AA, then YZZ: digits to the base 26, of which Z is 0."""
-    if attempts < len(CODES):
-        return CODES[max(attempts, 0)]
-    return attempts_code(attempts // 26) + CODES[attempts % 26][1]
+    if attempts < len(_CODES):
+        return _CODES[max(attempts, 0)]
+    return attempts_code(attempts // 26) + _CODES[attempts % 26][1]
 
 
 def _attempts(code: str) -> int:
@@ -287,7 +287,7 @@ class LineFormat:
         if options.username:
             tail += " *" + user if user else " "
         if options.connection and action in WITH_SYSTEM:
-            tail += " " + system(record.source_system)
+            tail += " " + system_field(record.source_system)
         if record.subject and options.subject and action is _E:
             tail += ' "' + _text(record.subject).replace('"', "\\x22") + '"'
         if options.reason and action in WITH_REASON:
