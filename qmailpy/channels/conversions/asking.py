@@ -94,6 +94,11 @@ def thd_judge(entry: Entry, invocation: Invocation, ended: Ended) -> tuple[str, 
         last = ended.said.rpartition(" / ")[2]
         why = ended.why or text or f"exit status {ended.status}"
         raise Decided(Kind.AGAIN, f"{invocation.argv[0]}: {why}" + (f": {last}" if last else ""))
+    output = invocation.environment["OUTPUT_FILE"]
+    if found is Answer.DONE and thd_is_there(output) and os.path.getsize(output) >= invocation.output_octets:
+        # A program that minds no error of a write has ended well, and left a piece.
+        why = f"its output has reached the {invocation.output_octets} octets of output_octets"
+        raise Decided(Kind.AGAIN, f"{invocation.argv[0]}: {why}")
     return text, found
 
 

@@ -210,6 +210,15 @@ class CommandTests(ConverterCase):
         octets = self.made(entry("command", file=("*.exe",)), program=leaving(OUTPUT_FILE=b"safe"))
         self.assertEqual(octets, MULTI.replace(b"TVqQAAM=\r\n", b"c2FmZQ=="))
 
+    def test_what_may_be_cut_off_is_not_taken(self) -> None:
+        """A program may not have minded that it could not write more."""
+        for keys in ({"file": ("*.exe",)}, {"whole": True}):
+            one = entry("command", output_octets=2000, **keys)
+            self.assertIs(self.outcome(one, program=leaving(OUTPUT_FILE=b"x" * 1999)).kind, Kind.CHANGED)
+            found = self.outcome(one, program=leaving(OUTPUT_FILE=b"x" * 2000))
+            self.assertIs(found.kind, Kind.AGAIN)
+            self.assertIn("has reached the 2000 octets", found.text)
+
     def test_text_is_given_and_taken_with_lf(self) -> None:
         def program(invocation: Invocation) -> int:
             with open(invocation.environment["INPUT_FILE"], "rb") as source:
