@@ -97,14 +97,14 @@ CATALOGUE: Mapping[str, Kind] = {
     "channel.stopped": Kind(
         severity=Severity.WARNING,
         fields=("channel", "messages"),
-        text="{channel} was stopped by an operator, and {messages} messages wait there",
+        text="{channel} was stopped by an operator; messages that wait there: {messages}",
         remedy="When it may go on: qmailpy qm start {channel}",
         interval_s=86400.0,
     ),
     "channel.held": Kind(
         severity=Severity.WARNING,
         fields=("channel", "messages"),
-        text="{messages} messages in {channel} are held until somebody decides",
+        text="messages in {channel} that are held until somebody decides: {messages}",
         remedy="qmailpy qm held; then qmailpy qm release, return or delete",
         interval_s=86400.0,
     ),

@@ -101,7 +101,7 @@ def queue(channels: Sequence[Queued], limits: Limits) -> Finding:
         level = Level.WARNING
     if messages >= limits.messages or oldest >= limits.age_s:
         level = Level.CRITICAL
-    text = f"{messages} messages queued" + (f" ({held} held)" if held else "")
+    text = f"{messages} message{'s' * (messages != 1)} queued" + (f" ({held} held)" if held else "")
     if ages:
         text += f", the oldest {age_text(oldest)} old in {channel}"
     values = {"queue": float(messages), "held": float(held), "oldest": round(oldest, 1)}
@@ -113,7 +113,7 @@ def channels(found: Sequence[Queued]) -> Finding:
     stopped = [one.channel for one in found if one.stopped]
     if stopped:
         waiting = sum(one.messages for one in found if one.stopped)
-        text = f"{', '.join(stopped)} stopped, {waiting} messages waiting there"
+        text = f"{', '.join(stopped)} stopped, {waiting} message{'s' * (waiting != 1)} waiting there"
         return Finding(name="channels", level=Level.WARNING, text=text, values={"stopped": float(len(stopped))})
     return Finding(name="channels", level=Level.OK, text="no channel is stopped", values={"stopped": 0.0})
 

@@ -64,6 +64,7 @@ class HealthTests(SynchronousTestCase):
         self.assertEqual(found.values, {"queue": 10.0, "held": 3.0, "oldest": 30.0})
         self.assertEqual(found.text, "10 messages queued (3 held), the oldest 30 s old in tcp_local")
         self.assertEqual(queue([], _LIMITS).text, "0 messages queued")
+        self.assertIn("1 message queued, ", queue([_queued()], _LIMITS).text)
 
     def test_a_stopped_channel_is_a_warning(self) -> None:
         self.assertEqual(channels([_queued()]).level, Level.OK)
