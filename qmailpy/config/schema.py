@@ -135,6 +135,7 @@ class ListenerConfig:
     binary: bool = True  # messages with octets that are no lines (RFC 3030 BINARYMIME)
     mt_priority: bool = True  # RFC 6710; more than 0 from trusted clients and users only
     hold_s: float = 2592000.0  # submission: longest time a message may be held (RFC 4865 FUTURERELEASE); 0 = none
+    dsn: bool = True  # RFC 3461: the client says which reports its sender wants
     deliver_by: bool = True  # RFC 2852: the client says until when
     require_tls: bool = True  # RFC 8689: the client may ask for TLS all the way; under TLS only
     checks: bool = True  # smtp: strangers are looked at as [checks], [[dnslist]] and [greylist] say

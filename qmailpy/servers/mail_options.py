@@ -24,7 +24,7 @@ from qmailpy.wire.smtp_extensions import (
     TOO_LATE,
 )
 from qmailpy.wire.smtp_fronts import ETRN
-from qmailpy.wire.smtp_service import EXTENSIONS, Extension
+from qmailpy.wire.smtp_service import DSN, EXTENSIONS, Extension
 
 
 def hold_s(listener: ListenerConfig) -> int:
@@ -35,7 +35,7 @@ def hold_s(listener: ListenerConfig) -> int:
 def extensions(listener: ListenerConfig, *, secured: bool) -> tuple[Extension, ...]:
     """What a listener announces. @param secured: under TLS."""
     return (
-        *EXTENSIONS,
+        *(EXTENSIONS if listener.dsn else [one for one in EXTENSIONS if one is not DSN]),
         *((BINARYMIME,) if listener.binary else ()),
         *((MT_PRIORITY,) if listener.mt_priority else ()),
         *((FUTURERELEASE,) if hold_s(listener) else ()),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from attrs import evolve
+
 from qmailpy.config.schema import ListenerConfig
 from qmailpy.servers.mail_options import extensions, level
 from qmailpy.values import Envelope, Priority
@@ -52,6 +54,17 @@ class OptionTests(SmtpTestCase):
             require_tls=False,
         )
         self.assertEqual(announced(off, True), set())
+
+    def test_reports_can_be_left_to_whoever_sends(self) -> None:
+        """What is not announced is not known: no reports for senders that a stranger has made up."""
+        self.assertIn("DSN", {row.keyword for row in extensions(SMTP, secured=False)})
+        transport = self.ready(dsn=False)
+        self.assertNotIn(
+            b"DSN", b"".join(row.keyword.encode() for row in extensions(evolve(SMTP, dsn=False), secured=True))
+        )
+        self.assertEqual(self.ask(transport, b"MAIL FROM:<a@example.net> RET=HDRS\r\n"), ["555"])
+        self.assertEqual(self.ask(transport, b"MAIL FROM:<a@example.net>\r\n"), ["250"])
+        self.assertEqual(self.ask(transport, RCPT.strip() + b" NOTIFY=SUCCESS\r\n"), ["555"])
 
     def test_nothing_asked_is_nothing_noted(self) -> None:
         envelope = self.accepted(b"SIZE=1")
