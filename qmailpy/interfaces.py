@@ -128,7 +128,7 @@ class IDurableDelivery(Interface):
         @raise OSError: it may not be; each delivery has to be replayed.
         """
 
-    def thd_replay(job: Job, doubtful: bool = False) -> None:
+    def thd_replay(job: Job, doubtful: bool = False) -> bool:
         """
         After an unclean stop: see to it that each recipient of C{job}, which had been delivered, has its message
         whole, and durable on return of a later C{thd_sync_deliveries}.
@@ -139,6 +139,7 @@ class IDurableDelivery(Interface):
         @param job: its C{said} are the texts of the replies with which the channel had reported them, its C{places}
             where it had delivered them to.
         @param doubtful: what can be read of them may never reach the disk (after a failed sync).
+        @return: whether all of it is there; until then the next process has to replay again, though only we may die.
         """
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from random import Random
 from typing import Any, TypeVar, cast
@@ -230,7 +231,12 @@ class MailWorker(Service):
     def _note_session(self) -> None:
         """Only now: had we died while repeating deliveries, the next process would have to do it again."""
         for shard in self._context.shards:
-            with open(self._config.path("run", f"session-{shard}"), "w") as target:
+            path = self._config.path("run", f"session-{shard}")
+            if self.queue.shards[shard].recovered.owed:  # whoever comes after us has to do it again
+                with suppress(FileNotFoundError):
+                    os.unlink(path)
+                continue
+            with open(path, "w") as target:
                 target.write(self._context.session)
 
     def _open(self, _: object) -> None:

@@ -114,7 +114,7 @@ class Covered:
                 if not known:
                     del self._delivered[name]
 
-    def thd_replay(self, job: Job, doubtful: bool = False) -> None:
+    def thd_replay(self, job: Job, doubtful: bool = False) -> bool:
         """As L{qmailpy.interfaces.IDurableDelivery.thd_replay} says."""
         if doubtful:
             with self._guard:
@@ -148,17 +148,15 @@ class Covered:
                 )
             else:
                 self._owed.pop(job.id, None)
+        return not owed
 
     def _thd_pay(self, ids: Iterable[str]) -> None:
         """Repeat what is owed. @raise OSError: some of it is still."""
         with self._guard:
             jobs = [self._owed[name] for name in ids if name in self._owed]
-        for job in jobs:
-            self.thd_replay(job)
-        with self._guard:
-            left = [job for job in jobs if job.id in self._owed]
+        left = [job for job in jobs if not self.thd_replay(job)]
         if left:
-            addresses = sorted({one.address for job in left for one in self._owed[job.id].recipients})
+            addresses = sorted({one.address for job in left for one in job.recipients})
             raise OSError(errno.EAGAIN, f"deliveries of before the power failed wait: {', '.join(addresses[:5])}")
 
     def _thd_again(self, job: Job, number: int, recipient: Recipient, place: str) -> None:

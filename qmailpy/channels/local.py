@@ -171,8 +171,8 @@ class LocalChannel:
     def thd_sync_former(self) -> None:
         self._store.thd_sync_all()
 
-    def thd_replay(self, job: Job, doubtful: bool = False) -> None:
-        self._covered.thd_replay(job, doubtful)
+    def thd_replay(self, job: Job, doubtful: bool = False) -> bool:
+        return self._covered.thd_replay(job, doubtful)
 
     def _thd_lookup(self, address: str) -> tuple[str, str] | None:
         found = self._threads.thd_wait(partial(self._mailbox, address))

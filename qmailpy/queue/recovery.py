@@ -39,6 +39,7 @@ class Recovered:
     messages: int = 0  # accepted ones that the journal told of
     missing: list[LogRecord] = Factory(list)  # lines the crash had swallowed, to be written before any other
     warnings: list[str] = Factory(list)
+    owed: bool = False  # deliveries of before the power failed are still to be repeated
 
 
 class Recovery:
@@ -103,9 +104,9 @@ class Recovery:
                 message.filed = True  # settling it had begun
         self._clear_finished(state)
         if self._replay:
-            self._thd_replay(doubtful=False)
+            result.owed = not self._thd_replay(doubtful=False)
         elif not self._thd_trust():
-            self._thd_replay(doubtful=True)
+            result.owed = not self._thd_replay(doubtful=True)
         result.known = frozenset(self._born) | frozenset(state.messages)
         # Not taken out of the books here: the journal may know more than the files did.
         result.warnings = self._journal.warnings + [
@@ -169,11 +170,13 @@ class Recovery:
             return False
         return True
 
-    def _thd_replay(self, *, doubtful: bool) -> None:
+    def _thd_replay(self, *, doubtful: bool) -> bool:
+        """Whether all is there."""
+        whole = True
         for (number, channel), (message, recipients) in self._delivered.items():
             if not message.content.in_memory and not self._files.exists(self._layout.mess(number)):
                 continue  # its content went when the delivery was durable (docs/queue.md s.5)
-            self._durable[channel].thd_replay(
+            whole &= self._durable[channel].thd_replay(
                 Job(
                     id=message.id,
                     channel=channel,
@@ -187,6 +190,7 @@ class Recovery:
                 ),
                 doubtful,
             )
+        return whole
 
 
 def _without(lines: Iterable[LogRecord], found: Counter[Key]) -> Iterator[LogRecord]:

@@ -135,6 +135,17 @@ class ReplayTests(SynchronousTestCase):
         last = again.crash("none")
         self.assertEqual((len(last.mailbox("bob")), len(last.mailbox("eve"))), (1, 1))
 
+    def test_what_is_owed_is_owed_by_the_next_process_too(self) -> None:
+        """Though only a process dies: it had not come to write it (app.mta notes its session without that)."""
+        after = self.delivered().crash("none")
+        after.disk.fail("open", number=28, times=10**9, path=f"{HOME}/mail/here.example/bob")
+        owed = after.up().recovered.owed
+        after.send("eve@here.example")
+        last = after.crash(killed=True)
+        shard = last.up(replay=owed)
+        self.assertEqual((owed, shard.recovered.owed), (True, False))
+        self.assertEqual((len(last.mailbox("bob")), len(last.mailbox("eve"))), (1, 1))
+
     def test_what_a_killed_process_had_delivered_is_durable_before_its_segment_goes(self) -> None:
         """With the mailboxes on a file system of their own, which the sync of the queue's does not reach."""
         for broken in (False, True):
