@@ -9,13 +9,28 @@ import threading
 from collections.abc import Callable
 from random import Random
 
-from benchmarks.mailing import LATER, REFUSED, SENDER, Fate, Ledger, Mail, compose, digest_after_mark
+from benchmarks.mailing import (
+    LATER,
+    PIECES,
+    REFUSED,
+    SENDER,
+    Fate,
+    Ledger,
+    Mail,
+    compose,
+    digest_after_mark,
+    digests_of_pieces,
+    in_pieces,
+)
 from benchmarks.node import DOMAIN
 
 ANSWER_S = 20.0
 LINE_LIMIT = 4096
 IN_TURN = 60
 """So many messages for channels of every kind are not left to chance."""
+
+IN_PIECES = 15
+"""Of so many messages one is sent in pieces, where channels of every kind are busy."""
 
 SINK_LIMIT = 4 * 1024 * 1024
 
@@ -133,8 +148,17 @@ class Load:
 
     async def _message(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, chance: Random) -> None:
         self._serial += 1
+        token = f"T{self._seed}x{self._serial}"
+        if self._wide and self._serial % IN_PIECES == 0:
+            for mail in in_pieces(token, chance):
+                await self._send(reader, writer, chance, mail)
+            return
         turn = self._serial if self._wide and self._serial <= IN_TURN else -1
-        mail = compose(f"T{self._seed}x{self._serial}", chance, wide=self._wide, turn=turn)
+        await self._send(reader, writer, chance, compose(token, chance, wide=self._wide, turn=turn))
+
+    async def _send(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, chance: Random, mail: Mail
+    ) -> None:
         sent = mail.sent
         self.ledger.sent[sent.token] = sent
         await _envelope(reader, writer, mail, pipelined=chance.random() < 0.5)
@@ -207,9 +231,11 @@ class Load:
         return b"250 2.1.5 ok\r\n"
 
     def _arrived(self, octets: bytes, recipients: list[str]) -> None:
-        token, digest = digest_after_mark(octets)
         for address in recipients:
-            self.ledger.arrived.setdefault((token, address), []).append(digest)
+            parts = digests_of_pieces(octets) if address.endswith(f"@{PIECES}") else [digest_after_mark(octets)]
+            self.ledger.wholes += len(parts) > 1
+            for token, digest in parts:
+                self.ledger.arrived.setdefault((token, address), []).append(digest)
 
 
 async def _content(reader: asyncio.StreamReader) -> bytes:

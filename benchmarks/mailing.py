@@ -4,6 +4,7 @@ What was sent: every message with its checksum, who was to get it, and what the 
 
 from __future__ import annotations
 
+import re
 from enum import Enum
 from hashlib import sha256
 from random import Random
@@ -23,7 +24,9 @@ LATER = "later-"  # 451 at first
 REFUSED = "no-"  # 550: the sender gets a notice
 
 # Domains, groups and users whose mail goes through further channels (benchmarks.wide).
-CONVERTED = "converted.example"  # through a conversion, to the sink
+CONVERTED = "converted.example"  # through a conversion, to the sink; what is for REFUSED the conversion returns
+KEPT = "kept.example"  # held by the conversion until it is released at the end; then to the sink
+PIECES = "pieces.example"  # in pieces (message/partial), which are put together; to the sink
 AGAIN = "again.example"  # routed once more, as REMOTE
 STORED = "stored.example"  # to the sink, which speaks LMTP too
 HELD = "held.example"  # held until it is released at the end; then to the sink
@@ -72,6 +75,7 @@ class Ledger:
     sent: dict[str, Sent] = Factory(dict)  # by token
     arrived: dict[tuple[str, str], list[bytes]] = Factory(dict)  # (token, recipient): digests, one each time
     put_off: set[str] = Factory(set)  # recipients that had their 451
+    wholes: int = 0  # messages that came in pieces and arrived whole
 
     def accepted(self) -> int:
         """How many messages were acknowledged."""
@@ -121,6 +125,38 @@ def compose(token: str, chance: Random, *, large: bool = True, wide: bool = Fals
     return Mail(Sent(token, sha256(content).digest(), len(content), recipients), content)
 
 
+def in_pieces(token: str, chance: Random) -> list[Mail]:
+    """
+    Some pieces of one message, each with a mark of its own, so that it is known in the whole as well as alone.
+
+    @param token: of the message; its pieces have further ones.
+    """
+    total = chance.choice((2, 3, 5))
+    recipient = f"{TAKEN}{token}@{PIECES}"
+    found = []
+    for number in range(1, total + 1):
+        name = f"{token}p{number}"
+        lines = [MARK + name.encode(), *(_text(chance) for _ in range(chance.choice((1, 20, 90))))]
+        part = b"\r\n".join(lines) + b"\r\n"
+        header = [
+            f"From: <{SENDER}@{DOMAIN}>".encode(),
+            f"Subject: piece {number}".encode(),
+            f"Content-Type: message/partial; id={token}; number={number}; total={total}".encode(),
+            b"",
+        ]
+        inner = b"Subject: whole\r\n\r\n" if number == 1 else b""
+        content = b"\r\n".join([*header, b""]) + inner + part
+        found.append(Mail(Sent(name, sha256(part).digest(), len(content), (recipient,)), content))
+    return found
+
+
+def digests_of_pieces(octets: bytes) -> list[tuple[str, bytes]]:
+    """Token and checksum of each piece of L{in_pieces} in a message as it arrived, whole or not."""
+    starts = [found.start() for found in re.finditer(rb"(?m)^" + re.escape(MARK), octets)]
+    ends = [*starts[1:], len(octets)]
+    return [digest_after_mark(octets[start:end]) for start, end in zip(starts, ends, strict=True)]
+
+
 def _recipients(token: str, chance: Random, wide: bool, turn: int) -> tuple[str, ...]:
     local = [f"{user}@{DOMAIN}" for user in chance.sample(USERS, 3)]
     taken, later, refused = (f"{prefix}{token}@{REMOTE}" for prefix in (TAKEN, LATER, REFUSED))
@@ -135,12 +171,14 @@ def _recipients(token: str, chance: Random, wide: bool, turn: int) -> tuple[str,
         (2, [local[0], later, refused]),
     ]
     if wide:
-        converted, again, stored, held, piped, void = (
-            f"{TAKEN}{token}@{domain}" for domain in (CONVERTED, AGAIN, STORED, HELD, PIPED, VOID)
+        converted, kept, again, stored, held, piped, void = (
+            f"{TAKEN}{token}@{domain}" for domain in (CONVERTED, KEPT, AGAIN, STORED, HELD, PIPED, VOID)
         )
         kinds += [
             (2, [converted]),
             (2, [converted, f"{TAKEN}{token}-2@{CONVERTED}", local[0]]),
+            (1, [f"{REFUSED}{token}@{CONVERTED}", converted]),
+            (1, [kept]),
             (2, [again, piped]),
             (2, [stored]),
             (2, [stored, f"{LATER}{token}@{STORED}"]),

@@ -113,7 +113,7 @@ class Ordeal:
         problems.append(self.books("running"))
         if self.wide:
             every.collect(self.node, self.load.ledger)
-            problems += every.unused(self.node)
+            problems += every.unused(self.node, self.load.ledger)
         findings = check(self.load.ledger, thd_stored(os.path.join(self.node.home, "mail")))
         return Verdict(findings, [problem for problem in problems if problem])
 

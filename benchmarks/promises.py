@@ -24,7 +24,7 @@ from benchmarks.mailing import (
     Sent,
     digest_after_mark,
 )
-from benchmarks.node import DOMAIN, REMOTE, VOID
+from benchmarks.node import DOMAIN, VOID
 
 _RETURNED = re.compile(rb"(?im)^Final-Recipient: *rfc822; *([^\s<>]+)\r?$")
 _ANSWER = f"\r\n\r\n{AWAY_TEXT}\r\n".encode()
@@ -196,7 +196,7 @@ def _topped(octets: bytes, address: str, group: str = "") -> bool:
 
 def _token(recipient: str) -> str:
     """The token in a remote recipient's address."""
-    name = recipient.removesuffix(f"@{REMOTE}")
+    name = recipient.partition("@")[0]
     for prefix in (TAKEN, LATER, REFUSED):
         name = name.removeprefix(prefix)
     return name

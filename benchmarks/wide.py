@@ -1,8 +1,9 @@
 """
 Channels of every kind for torture, beside local and relay: what must be in the home, and what is looked at afterwards.
 
-Where mail goes is told by its domain (L{benchmarks.mailing}): LMTP, a conversion, a second routing and what was held
-end at the sink; a program writes files; a group has members here and at the sink; a user is away and answers.
+Where mail goes is told by its domain (L{benchmarks.mailing}): LMTP, a conversion, a second routing, what was held (by a
+channel or a conversion) and what came in pieces end at the sink; what a conversion returns ends at its sender; a
+program writes files; a group has members here and at the sink; a user is away and answers.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ from benchmarks.mailing import (
     AWAY_TEXT,
     CONVERTED,
     HELD,
+    KEPT,
     MEMBERS,
+    PIECES,
     PIPED,
+    REFUSED,
     STORED,
     TEAM,
     Ledger,
@@ -30,8 +34,12 @@ USERS = (AWAY.partition("@")[0],)
 
 CHANNELS = (
     "tcp_local", "local", "process", "bitbucket", "hold", "tcp_lmtp", "conversion", "reprocess", "piped", "autoreply",
+    "defragment",
 )  # fmt: skip
 """Those that must have had mail."""
+
+GATHER_S = 15.0
+"""Pieces whose others were never accepted go on alone after so long."""
 
 _TRIED_SOON = "backoff = [1.0]\njitter = 0.0\n"
 _TABLES = """
@@ -46,6 +54,10 @@ connections_idle_s = 1.0
 [channel.conversion]
 kind = "conversion"
 {soon}
+[channel.defragment]
+kind = "defragment"
+gather_s = {gather}
+{soon}
 [channel.reprocess]
 kind = "reprocess"
 {soon}
@@ -59,6 +71,14 @@ concurrency = 4
 {soon}
 [[conversion]]
 recipient_domain = "{converted}"
+
+[[conversion]]
+recipient_domain = "{kept}"
+
+[[conversion]]
+recipient_domain = "{pieces}"
+partial = true
+channel = "defragment"
 
 [[rewrite]]
 pattern = "{stored}"
@@ -82,7 +102,18 @@ address = "$U@{remote}"
 pattern = "{piped}"
 channel = "piped"
 """
-_ENTRY = """
+_ENTRIES = """
+[[entry]]
+action = "hold"
+whole = true
+recipient = ["*@{kept}"]
+
+[[entry]]
+action = "return"
+whole = true
+recipient = ["{refused}*"]
+text = "not this one"
+
 [[entry]]
 action = "command"
 command = ["/bin/cp", "$INPUT_FILE", "$OUTPUT_FILE"]
@@ -110,7 +141,10 @@ def tables(node: Node) -> str:
         soon=_TRIED_SOON,
         script=_script(node),
         files=_files(node),
+        gather=GATHER_S,
         converted=CONVERTED,
+        kept=KEPT,
+        pieces=PIECES,
         stored=STORED,
         held=HELD,
         again=AGAIN,
@@ -122,7 +156,7 @@ def tables(node: Node) -> str:
 def furnish(node: Node) -> None:
     """What is beside the configuration, in a home that does not run yet. @raise OSError: it cannot be made."""
     for path, text in (
-        (os.path.join(node.home, "etc", "conversions.toml"), _ENTRY),
+        (os.path.join(node.home, "etc", "conversions.toml"), _ENTRIES.format(kept=KEPT, refused=REFUSED)),
         (_script(node), _SCRIPT),
         (os.path.join(node.home, "away.txt"), AWAY_TEXT + "\n"),
     ):
@@ -136,7 +170,8 @@ def furnish(node: Node) -> None:
 
 def release(node: Node) -> None:
     """Let go what is held. @raise OSError: the daemon cannot be asked."""
-    node.command("qm", "release", "--channel", "hold", "--all", "--yes")
+    for channel in ("hold", "conversion"):
+        node.command("qm", "release", "--channel", channel, "--all", "--yes")
 
 
 def collect(node: Node, ledger: Ledger) -> None:
@@ -150,10 +185,11 @@ def collect(node: Node, ledger: Ledger) -> None:
         os.unlink(path)
 
 
-def unused(node: Node) -> list[str]:
-    """Channels that have delivered nothing, as problems. @raise OSError: the counters cannot be read."""
+def unused(node: Node, ledger: Ledger) -> list[str]:
+    """What has never been done, as problems. @raise OSError: the counters cannot be read."""
     counted = json.loads(node.command("qm", "counters", "show", "--json"))["channels"]
-    return [
+    idle = [] if ledger.wholes else ["no message in pieces was put together"]
+    return idle + [
         f"channel {name} was never busy"
         for name in CHANNELS
         if not counted.get(name, {}).get("delivered", {}).get("messages")

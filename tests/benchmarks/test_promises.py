@@ -13,6 +13,7 @@ from benchmarks.mailing import (
     AWAY_TEXT,
     CONVERTED,
     HELD,
+    KEPT,
     LATER,
     MEMBERS,
     PIPED,
@@ -27,6 +28,8 @@ from benchmarks.mailing import (
     Mail,
     compose,
     digest_after_mark,
+    digests_of_pieces,
+    in_pieces,
 )
 from benchmarks.node import DOMAIN, VOID
 from benchmarks.promises import Findings, Stored, check, thd_stored
@@ -208,7 +211,11 @@ class MailTests(SynchronousTestCase):
             for turn in range(30)
             for recipient in compose("T1x1", Random(turn), wide=True, turn=turn).sent.recipients
         }
-        for recipient in (TEAM, AWAY, *(f"ok-T1x1@{one}" for one in (CONVERTED, AGAIN, STORED, HELD, PIPED, VOID))):
+        for recipient in (
+            TEAM,
+            AWAY,
+            *(f"ok-T1x1@{one}" for one in (CONVERTED, KEPT, AGAIN, STORED, HELD, PIPED, VOID)),
+        ):
             self.assertIn(recipient, named)
 
     def test_maildirs_are_read_in_new_and_in_cur(self) -> None:
@@ -221,3 +228,18 @@ class MailTests(SynchronousTestCase):
                 target.write(b"x\ny\n")
         found = [(one.user, one.path.rpartition("/")[2], one.octets) for one in thd_stored(top)]
         self.assertEqual(found, [("user1", "a", b"x\r\ny\r\n"), ("user1", "b:2,S", b"x\r\ny\r\n")])
+
+
+class PiecesTests(SynchronousTestCase):
+    """Messages in pieces."""
+
+    def test_pieces_are_known_in_the_whole_and_alone(self) -> None:
+        mails = in_pieces("T1x1", Random(1))
+        whole = b"Subject: whole\r\n\r\n" + b"".join(
+            b"X-Token: " + mail.content.partition(b"X-Token: ")[2] for mail in mails
+        )
+        self.assertEqual(digests_of_pieces(whole), [(mail.sent.token, mail.sent.digest) for mail in mails])
+        for mail in mails:
+            self.assertEqual(digests_of_pieces(mail.content), [(mail.sent.token, mail.sent.digest)])
+            self.assertEqual(mail.sent.size, len(mail.content))
+        self.assertEqual(len({mail.sent.recipients for mail in mails}), 1)
