@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import errno
 from random import Random
+from typing import Any, cast
 
 from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.queue.journal import Journal
+from qmailpy.queue.service import QueueService
 from qmailpy.queue.shard import BEHIND
 from qmailpy.records.record import Action, LogRecord
 from qmailpy.stats.fold import balanced
 from qmailpy.testing.crashdisk import CrashDisk, PowerCut
 from tests.queue import test_crash
-from tests.queue.world import HOME, World
+from tests.queue.world import HOME, World, in_thread
 
 REFUSED = LogRecord(action=Action.REJECTED, time=1e9, source="tcp_local", current_to="nobody@here.example")
 
@@ -41,7 +43,8 @@ def kept(world: World) -> None:
     world.send("bob@here.example", "later@out.example")
     refuse(world)
     keep(world)
-    world.send("eve@here.example", hold=True)
+    refuse(world, 5)
+    world.send("eve@here.example", hold=True)  # on its way into the journal, in one batch with the checkpoint
     keep(world)
     world.send("bad@out.example", sender="eve@here.example")
     refuse(world)
@@ -90,6 +93,16 @@ class KeepBooksTests(SynchronousTestCase):
         recorder = after.up().shard.recorder
         self.assertEqual(recorder.sequence, 10)
         self.assertEqual(len(recorder.thd_recover(None)), 10)
+
+    def test_the_upkeep_sees_to_it(self) -> None:
+        assert self.world.shard is not None
+        service = QueueService(reactor=cast(Any, self.world.clock), shards={})
+        service.shards = {"0": self.world.shard}
+        service.in_thread = in_thread
+        refuse(self.world, 12)
+        service._look_after()
+        self.world.pump()
+        self.assertEqual(self.known(self.world), 12)
 
     def test_what_is_durable_is_counted_from_after_a_start(self) -> None:
         refuse(self.world, 15)
