@@ -67,7 +67,8 @@ def faults(checks: ChecksConfig, hostname: str, visit: Visit, letter: Letter) ->
     if look is None:
         return
     if look.zones and look.score >= checks.lists_score:
-        reply = Reply(550, "5.7.1", f"{visit.ip} is listed by {', '.join(look.zones[:5])}")
+        listed = f"{visit.ip} is listed by {', '.join(look.zones[:5])}"
+        reply = Reply(550, "5.7.1", f"{listed}: {look.reason}" if look.reason else listed)
         yield Fault(LIST, checks.lists_action, reply)
     if checks.reverse_name != "none" and not look.welcome:
         if not look.named:

@@ -24,6 +24,7 @@ from qmailpy.interfaces import IResolver
 
 _LISTS = ip_network("127.0.0.0/8")
 _ERRORS = ip_network("127.255.255.0/24")
+_REASON = 200  # characters of what a list says: the reply stays one line of RFC 5321 s.4.5.3.1.5
 
 
 @define(kw_only=True)
@@ -32,6 +33,7 @@ class Look:
 
     score: float = 0.0
     zones: tuple[str, ...] = ()  # lists of bad clients it is on
+    reason: str = ""  # what the first of them says of it, for people; printable ASCII
     welcome: bool = False  # it is on a list of good ones, and the score is below 0
     named: bool = True  # it has a name, or that cannot be told
     confirmed: bool = True  # a name of it leads back to it, or that cannot be told
@@ -94,9 +96,12 @@ class Visitors:
         async def ask() -> None:
             if one.listed(await self._resolver.ipv4(one.question(ip))):
                 found.score += one.weight
-                if one.weight > 0:
-                    found.zones = (*found.zones, one.zone)
                 found.welcome = found.score < 0
+                if one.weight > 0:
+                    first = not found.zones
+                    found.zones = (*found.zones, one.zone)
+                    if first:  # RFC 5782 s.2.1: where its owner can read why; what fails here changes nothing above
+                        found.reason = _printable(" ".join(await self._resolver.text(one.question(ip))))
 
         return ask
 
@@ -110,6 +115,10 @@ class Visitors:
                 found.confirmed = any(_same(text, ip) for text in addresses)
 
         return ask
+
+
+def _printable(text: str) -> str:
+    return "".join(c if " " <= c <= "~" else "?" for c in text[:_REASON]).strip()
 
 
 def _same(text: str, ip: str) -> bool:

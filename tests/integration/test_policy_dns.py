@@ -52,6 +52,7 @@ class Zone(CacheResolver):
             b"99.0.0.127.in-addr.arpa": dns.Record_PTR(b"host.test", ttl=60),
             b"null.test": dns.Record_MX(0, b"", ttl=60),
         }
+        self.why = dns.Record_TXT(b"see https://bad.test/?ip=66\r\n250 \xc3\xa9", b" or not", ttl=60)
         for name, address in (
             (b"66.0.0.127.bad.test", "127.0.0.2"),
             (b"77.0.0.127.bad.test", "127.0.0.2"),
@@ -65,6 +66,8 @@ class Zone(CacheResolver):
 
     def query(self, query: Any, timeout: Any = None) -> Any:
         name = query.name.name.lower()
+        if name == b"66.0.0.127.bad.test" and query.type == dns.TXT:
+            return succeed(([dns.RRHeader(name, dns.TXT, payload=self.why, ttl=60)], [], []))
         record = self.known.get(name)
         if record is None:
             return fail(DomainError(name))
@@ -128,7 +131,7 @@ class PolicyDnsTests(TestCase):
 
     async def test_lists(self) -> None:
         said = await self.talk(self.server, *((client, "") for client in (BAD, GOOD, NAMED, PLAIN)))
-        self.assertEqual(said[0], f"550 5.7.1 {BAD} is listed by bad.test")
+        self.assertEqual(said[0], f"550 5.7.1 {BAD} is listed by bad.test: see https://bad.test/?ip=66??250 ? or not")
         self.assertEqual([each[:3] for each in said[1:]], ["250", "250", "250"])
 
     async def test_names_and_domains(self) -> None:
