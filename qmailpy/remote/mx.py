@@ -188,7 +188,8 @@ class Reach:
         ip = _plain(address)
         if ip.is_loopback or ip.is_unspecified:
             return not self._allow_loopback
-        return self._is_ours(address)
+        # A socket can be bound to a group of hosts, too: no sign of this machine being one.
+        return self.is_host(address) and self._is_ours(address)
 
     def is_host(self, address: str) -> bool:
         """Whether C{address} can be that of a single host at all."""

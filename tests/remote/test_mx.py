@@ -208,6 +208,16 @@ class FinderTests(SynchronousTestCase):
         finder = self.finder(addresses={"d.example": ["224.0.0.1", "255.255.255.255", "ff02::1"]})
         self.assertEqual(self.refused(finder, "d.example", Permanent), "550 5.1.2")
 
+    def test_an_exchanger_that_is_no_host_is_passed_over(self) -> None:
+        """The machine lets sockets be bound to such addresses; that does not make it the exchanger (RFC 5321 s.5.1)."""
+        table = TablesResolver(
+            mx={"d.example": [(10, "group.example"), (20, "b.example")]},
+            addresses={"group.example": ["224.0.0.1", "255.255.255.255"], "b.example": ["192.0.2.2"]},
+        )
+        reach = Reach(allow_loopback=False, is_ours=lambda address: address != "192.0.2.2")
+        finder = Finder(table, our_names=(), reach=reach, shuffle=lambda exchanges: None)
+        self.assertEqual(self.find(finder, "d.example"), ["b.example 192.0.2.2 25"])
+
     def test_a_domain_that_does_not_exist_is_permanent(self) -> None:
         """NXDOMAIN, and a domain without any address."""
         finder = self.finder(mx={"empty.example": [(1, "x.example")], "bare.example": []})
