@@ -2,7 +2,7 @@
 The C{local} kind of channel: into the Maildirs of this node.
 
 Each recipient's mailbox is looked up in the directory at each attempt; the writing is done by one thread
-(L{qmailpy.local.writer}). Deliveries are made durable in groups, when the queue asks
+(L{qmailpy.local.writer}, L{qmailpy.channels.desk}). Deliveries are made durable in groups, when the queue asks
 (L{qmailpy.interfaces.IDurableDelivery}, L{qmailpy.channels.covered}).
 
 A user that is gone: 5.1.1. Suspended: 5.2.1, or 4.2.1 as C{[local] disabled} says. Moved to another node: forwarded to
@@ -24,34 +24,28 @@ from zope.interface import implementer
 
 from qmailpy.channels.autoreply import Answers
 from qmailpy.channels.conversions.command import ReactorRun
-from qmailpy.channels.covered import Covered, delivery_of, place_of
+from qmailpy.channels.covered import Covered, delivery_of
+from qmailpy.channels.desk import Bounded, Desk
 from qmailpy.channels.dotqmail import Case, DotQmail, Find
 from qmailpy.channels.parts import Parts
 from qmailpy.channels.programs import InThread, Programs, gathered, in_pool
 from qmailpy.channels.quota_notice import QuotaNotice
 from qmailpy.config.schema import ChannelConfig, Config
+from qmailpy.disk.placing import PlacingProcess
 from qmailpy.errors import Temporary
 from qmailpy.interfaces import IChannel, IDurableDelivery, IReconfigured
 from qmailpy.local.dotqmail import thd_find
-from qmailpy.local.loops import delivered_to
-from qmailpy.local.maildir import Delivered, Delivery, Store, trouble
-from qmailpy.local.quota import named_size
+from qmailpy.local.maildir import Delivery, Store
 from qmailpy.local.usage import Quota
 from qmailpy.local.writer import ReactorThreads, Threads
 from qmailpy.routing.expand import SUBADDRESS, is_this_node
 from qmailpy.routing.posting import accepted
 from qmailpy.routing.router import names_of_node
-from qmailpy.values import Alias, Disposition, Domain, Group, Job, Mailbox, NewMail, Recipient, Reply, Routed, Verdict
+from qmailpy.values import Alias, Disposition, Domain, Group, Job, Mailbox, Recipient, Reply, Routed, Verdict
 
-_DELIVERED = Reply(250, "2.1.5", "Delivered to the mailbox")
 _UNKNOWN = Disposition(verdict=Verdict.FAILED, reply=Reply(550, "5.1.1", "There is no such mailbox here"))
 _SUSPENDED = Disposition(verdict=Verdict.FAILED, reply=Reply(550, "5.2.1", "The mailbox is suspended"))
 _SUSPENDED_FOR_NOW = Disposition(verdict=Verdict.DEFERRED, reply=Reply(450, "4.2.1", "The mailbox is suspended"))
-_LOOP = Disposition(
-    verdict=Verdict.FAILED,
-    reply=Reply(554, "5.4.6", "Mail loop: the message has been delivered to this mailbox before"),
-)
-_BUG = Disposition(verdict=Verdict.DEFERRED, reply=Reply(451, "4.3.0", "internal error; the message is kept"))
 _AMISS = Disposition(verdict=Verdict.DEFERRED, reply=Reply(451, "4.3.5", "The address leads elsewhere"))
 
 
@@ -63,15 +57,6 @@ class _Found:
     domain: Domain | None
     tag: str = ""  # the subaddress, where there is a folder for it perhaps
     quota: Quota | None = None
-
-
-@frozen(kw_only=True)
-class _Bounded(Delivery):
-    """Into a mailbox that has a quota, or whose domain has one."""
-
-    quota: Quota
-    owner: str  # the mailbox's main address
-    warning: bool  # it is a warning of ours, which must not be kept out by what it warns of
 
 
 @implementer(IChannel, IDurableDelivery, IReconfigured)
@@ -98,19 +83,20 @@ class LocalChannel:
         self.name = channel.name
         self._directory = parts.directory
         self._router = parts.router
-        self._started = parts.reactor.seconds()
-        self._store = Store(parts.files, config.path("mail"), config.server.hostname)
+        placer = PlacingProcess() if threads is None else None
+        self._store = Store(parts.files, config.path("mail"), config.server.hostname, placer)
         self._threads = threads or ReactorThreads(parts.reactor)
-        self._writer = self._threads.writer(self._thd_work, f"{channel.name} delivery")
         self._usage = parts.usage
         self._notice = QuotaNotice(config, channel.name, parts.seconds)
+        self._covered = Covered(self.name, self._store, self._usage, self._thd_lookup)
+        desk = Desk(self.name, self._store, self._covered, self._usage, self._notice, started=parts.reactor.seconds())
+        self._writer = self._threads.writer(desk.thd_work, self._store.thd_close, f"{channel.name} delivery")
         self._answers = Answers(config, parts.seconds)
         self._run = ReactorRun(parts.reactor)
         in_thread = in_thread or in_pool(parts.reactor)
         programs = Programs(self._run, in_thread, config.path("run", "programs"))
         self._dots = DotQmail(config, channel.name, parts, in_thread, programs, self._deliver_one, find)
         self.reconfigure(config)
-        self._covered = Covered(self.name, self._store, self._usage, self._thd_lookup)
 
     def reconfigure(self, config: Config) -> None:
         self._suspended = _SUSPENDED_FOR_NOW if config.local.disabled == "defer" else _SUSPENDED
@@ -178,88 +164,6 @@ class LocalChannel:
         found = self._threads.thd_wait(partial(self._mailbox, address))
         return (found.mailbox.path, found.tag) if isinstance(found, _Found) else None
 
-    def _thd_work(self, deliveries: Sequence[Delivery]) -> list[Disposition]:
-        """The deliveries of one job: the writer's thread."""
-        passed: frozenset[str] | None = None
-        results = []
-        for wanted in deliveries:
-            delivery = wanted
-            try:
-                delivery = self._thd_into_folder(wanted)
-                if passed is None:
-                    passed = delivered_to(delivery.content.header())
-                if delivery.address.lower() in passed:
-                    results.append(_LOOP)
-                    continue
-                refusal = self._thd_refusal(delivery)
-                if refusal is not None:
-                    results.append(refusal)
-                    continue
-                if delivery.arrival < self._started:
-                    # A life before this one may have delivered it and not come to mark it.
-                    paths = self._store.thd_replay(delivery, doubtful=delivery.at_once)
-                else:
-                    paths = [self._store.thd_deliver(delivery)]
-                if delivery.at_once:
-                    self._store.thd_sync([evolve(one, fresh=True) for one in paths])
-            except OSError as error:
-                self.log.warn(
-                    "{channel}: cannot deliver {id} to {mailbox!r}: {error}",
-                    channel=self.name,
-                    id=delivery.id,
-                    mailbox=delivery.mailbox,
-                    error=str(error),
-                )
-                results.append(Disposition(verdict=Verdict.DEFERRED, reply=trouble(error)))
-            except Exception:  # what the others have got they would get again, were it the whole job's
-                self.log.failure("bug in channel {name}, message {id}", name=self.name, id=delivery.id)
-                results.append(_BUG)
-            else:
-                place = ""
-                if not delivery.at_once:
-                    self._covered.remember(delivery.id, delivery.number, paths)
-                    place = place_of(wanted, delivery)
-                mails = self._thd_counted(delivery, paths) if isinstance(delivery, _Bounded) else ()
-                results.append(Disposition(verdict=Verdict.DELIVERED, reply=_DELIVERED, mails=mails, place=place))
-        return results
-
-    def _thd_refusal(self, delivery: Delivery) -> Disposition | None:
-        """Whether there is no room for it; where that cannot be found out, there is."""
-        if self._usage is None or not isinstance(delivery, _Bounded) or delivery.warning:
-            return None
-        try:
-            reply = self._usage.thd_refusal(delivery.quota, delivery.content.size)
-            if reply is None or (delivery.arrival < self._started and self._store.thd_has(delivery)):
-                return None  # what is there already needs no room
-        except OSError as error:
-            self.log.warn(
-                "{channel}: quota of {mailbox!r}: {error}",
-                channel=self.name,
-                mailbox=delivery.mailbox,
-                error=str(error),
-            )
-            return None
-        return Disposition(verdict=Verdict.DEFERRED if reply.temporary else Verdict.FAILED, reply=reply)
-
-    def _thd_counted(self, delivery: _Bounded, paths: Sequence[Delivered]) -> tuple[NewMail, ...]:
-        """It is in the mailbox, and counts; perhaps its user is to be told how much there is by now."""
-        usage = self._usage
-        if usage is None:
-            return ()
-        try:
-            if delivery.arrival < self._started:
-                usage.thd_doubtful(delivery.quota)
-                return ()
-            filling = usage.thd_delivered(delivery.quota, named_size(paths[0].path))
-            return () if filling is None else (self._notice.thd_make(delivery.owner, filling),)
-        except Exception:  # the message is there all the same
-            self.log.failure("{channel}: quota of {mailbox!r}", channel=self.name, mailbox=delivery.mailbox)
-            usage.thd_doubtful(delivery.quota)
-            return ()
-
-    def _thd_into_folder(self, delivery: Delivery) -> Delivery:
-        return self._store.thd_into_folder(delivery) if delivery.tag else delivery
-
     async def _find(self, job: Job, recipient: Recipient) -> _Found | Disposition:
         """Where the recipient's mail goes, or what to tell instead."""
         try:
@@ -313,7 +217,7 @@ def _delivery(job: Job, number: int, recipient: Recipient, found: _Found) -> Del
         delivery = evolve(delivery, tag=found.tag)
     if found.quota is None:
         return delivery
-    return _Bounded(
+    return Bounded(
         **asdict(delivery, recurse=False),
         quota=found.quota,
         owner=found.mailbox.address,

@@ -23,7 +23,8 @@ class InlineWriter:
         self._work = work
 
     def submit(self, deliveries: Sequence[Delivery]) -> Deferred[list[Disposition]]:
-        return succeed(self._work(deliveries))
+        [said] = self._work([deliveries])
+        return succeed(said)
 
     def stop(self) -> Deferred[None]:
         return succeed(None)
@@ -32,7 +33,7 @@ class InlineWriter:
 class InlineThreads:
     """L{qmailpy.local.writer.Threads} without any; what is asked must answer without waiting."""
 
-    def writer(self, thd_work: Work, name: str) -> Writer:
+    def writer(self, thd_work: Work, thd_end: Callable[[], None], name: str) -> Writer:
         return InlineWriter(thd_work)
 
     def thd_wait(self, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:

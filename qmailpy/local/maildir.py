@@ -22,12 +22,13 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from zlib import crc32
 
 from attrs import evolve, frozen
 
 from qmailpy.disk.files import Files
+from qmailpy.disk.placing import Placement, Placer
 from qmailpy.local.folders import thd_folder
 from qmailpy.values import Content, Reply
 from qmailpy.wire.mime7 import LIMIT, Unconvertible, convert
@@ -136,11 +137,13 @@ def _thd_lines(content: Content) -> Iterator[bytes]:
 class Store:
     """The Maildirs of this node."""
 
-    def __init__(self, files: Files, root: str, hostname: str) -> None:
+    def __init__(self, files: Files, root: str, hostname: str, placer: Placer | None = None) -> None:
         """
         @param root: HOME/mail; made with the first delivery when it is not there.
+        @param placer: makes the files when there are several at once; C{None} = one after the other.
         """
         self._files = files
+        self._placer = placer
         self._root = root
         self._host = sanitised_host(hostname)
         self._known: dict[str, bool] = {}  # mailbox: whether its directories are durable
@@ -169,6 +172,60 @@ class Store:
         path = self._new(delivery, count)
         self._thd_place(temporary, path)
         return Delivered(path, delivery.mailbox, crc, fresh)
+
+    def thd_deliver_all(self, deliveries: Sequence[Delivery]) -> list[list[Delivered] | Exception]:
+        """
+        As L{thd_deliver}, for several: small ones together, by the placer.
+
+        @return: for each, where it is or why it could not be made.
+        """
+        made: dict[int, list[Delivered] | Exception] = {}
+        if self._placer is not None and len(deliveries) > 1:
+            self._thd_place_all(self._placer, deliveries, made)
+        for at, delivery in enumerate(deliveries):
+            if at not in made:
+                try:
+                    made[at] = [self.thd_deliver(delivery)]
+                except Exception as problem:
+                    made[at] = problem
+        return [made[at] for at in range(len(deliveries))]
+
+    def _thd_place_all(
+        self, placer: Placer, deliveries: Sequence[Delivery], made: dict[int, list[Delivered] | Exception]
+    ) -> None:
+        """Make those that are in memory, and note what became of them. A file that is not made is not noted."""
+        files: list[Placement] = []
+        ready: list[tuple[int, Delivered]] = []
+        for at, delivery in enumerate(deliveries):
+            if not delivery.content.in_memory or delivery.content.size > _CHUNK:
+                continue
+            try:
+                fresh = self._thd_mailbox(delivery.mailbox)
+                octets = b"".join(thd_octets(delivery))
+                count = SizeCount()
+                count.feed(octets)
+                path = self._new(delivery, count)
+                files.append(Placement(self._temporary(delivery), path, octets))
+                ready.append((at, Delivered(path, delivery.mailbox, crc32(octets), fresh)))
+            except Exception as problem:
+                made[at] = problem
+        try:
+            problems = placer.thd_place(files) if files else []
+        except OSError:  # what it has done of them is not known
+            for at, _ in ready:
+                try:
+                    made[at] = self.thd_replay(deliveries[at])
+                except Exception as problem:
+                    made[at] = problem
+            return
+        for (at, delivered), failed in zip(ready, problems, strict=True):
+            if failed is None:
+                made[at] = [delivered]
+
+    def thd_close(self) -> None:
+        """No more deliveries follow."""
+        if self._placer is not None:
+            self._placer.thd_close()
 
     def thd_into_folder(self, delivery: Delivery) -> Delivery:
         """

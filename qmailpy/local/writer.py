@@ -23,7 +23,9 @@ BATCH = 64
 """Jobs answered together at most: a few ms of work, so that the first does not wait for the last of a long queue."""
 
 T = TypeVar("T")
-Work = Callable[[Sequence[Delivery]], list[Disposition]]
+Job = Sequence[Delivery]
+Work = Callable[[Sequence[Job]], list[list[Disposition]]]
+"""Carries out several jobs: a disposition for each delivery of each."""
 
 
 class Writer(Protocol):
@@ -43,8 +45,8 @@ class Writer(Protocol):
 class Threads(Protocol):
     """Going to and fro between the reactor and the threads that block."""
 
-    def writer(self, thd_work: Work, name: str) -> Writer:
-        """A writer that carries out jobs by C{thd_work}."""
+    def writer(self, thd_work: Work, thd_end: Callable[[], None], name: str) -> Writer:
+        """A writer that carries out jobs by C{thd_work}, and at its end C{thd_end}."""
 
     def thd_wait(self, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Have the reactor carry out C{ask} and wait for its result; never called in the reactor's thread."""
@@ -56,8 +58,8 @@ class ReactorThreads:
     def __init__(self, reactor: IReactorFromThreads) -> None:
         self._reactor = reactor
 
-    def writer(self, thd_work: Work, name: str) -> Writer:
-        return ThreadWriter(self._reactor, thd_work, name)
+    def writer(self, thd_work: Work, thd_end: Callable[[], None], name: str) -> Writer:
+        return ThreadWriter(self._reactor, thd_work, thd_end, name)
 
     def thd_wait(self, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
         def begin() -> Deferred[T]:
@@ -73,16 +75,18 @@ class ThreadWriter:
     What waits is bounded by the channel's concurrency: the queue hands out no more jobs.
     """
 
-    def __init__(self, reactor: IReactorFromThreads, thd_work: Work, name: str) -> None:
+    def __init__(self, reactor: IReactorFromThreads, thd_work: Work, thd_end: Callable[[], None], name: str) -> None:
         """
-        @param thd_work: carries out one job; called in the thread; a disposition for each delivery.
+        @param thd_work: called in the thread with what waits, C{BATCH} jobs at most.
+        @param thd_end: called in the thread when it ends.
         @param name: of the thread, for whoever looks at the process.
         """
         self._reactor = reactor
         self._thd_work = thd_work
+        self._thd_end = thd_end
         self._name = name
         self._woken = threading.Condition()
-        self._waiting: list[tuple[Sequence[Delivery], Deferred[list[Disposition]]]] = []
+        self._waiting: list[tuple[Job, Deferred[list[Disposition]]]] = []
         self._thread: threading.Thread | None = None
         self._stopped: Deferred[None] | None = None
 
@@ -113,23 +117,29 @@ class ThreadWriter:
             with self._woken:
                 while not self._waiting:
                     if self._stopped is not None:
-                        self._reactor.callFromThread(self._stopped.callback, None)
-                        return
+                        break
                     self._woken.wait()
                 batch = self._waiting[:BATCH]
                 del self._waiting[:BATCH]
-            answers: list[tuple[Deferred[list[Disposition]], list[Disposition] | Failure]] = []
-            for deliveries, done in batch:
-                try:
-                    answers.append((done, self._thd_work(deliveries)))
-                except BaseException:  # whatever it is belongs to the job, and the thread goes on
-                    answers.append((done, Failure()))
-            self._reactor.callFromThread(_answer, answers)
+            if not batch:
+                break
+            outcome: list[list[Disposition]] | Failure
+            try:
+                outcome = self._thd_work([deliveries for deliveries, _ in batch])
+            except BaseException:  # whatever it is belongs to these jobs, and the thread goes on
+                outcome = Failure()
+            self._reactor.callFromThread(_answer, [done for _, done in batch], outcome)
+        assert self._stopped is not None
+        try:
+            self._thd_end()
+        finally:
+            self._reactor.callFromThread(self._stopped.callback, None)
 
 
-def _answer(answers: Sequence[tuple[Deferred[list[Disposition]], list[Disposition] | Failure]]) -> None:
-    for done, outcome in answers:
-        if isinstance(outcome, Failure):
+def _answer(jobs: Sequence[Deferred[list[Disposition]]], outcome: list[list[Disposition]] | Failure) -> None:
+    if isinstance(outcome, Failure):
+        for done in jobs:
             done.errback(outcome)
-        else:
-            done.callback(outcome)
+    else:
+        for done, said in zip(jobs, outcome, strict=True):
+            done.callback(said)

@@ -26,8 +26,11 @@ def job(number: int) -> list[Delivery]:
     ]
 
 
-def done(deliveries: Sequence[Delivery]) -> list[Disposition]:
-    return [Disposition(verdict=Verdict.DELIVERED, reply=Reply(250, "", str(one.number))) for one in deliveries]
+def done(jobs: Sequence[Sequence[Delivery]]) -> list[list[Disposition]]:
+    return [
+        [Disposition(verdict=Verdict.DELIVERED, reply=Reply(250, "", str(one.number))) for one in deliveries]
+        for deliveries in jobs
+    ]
 
 
 class CountingReactor:
@@ -44,7 +47,12 @@ class CountingReactor:
 class ThreadWriterTests(TestCase):
     def make(self, thd_work: Work) -> ThreadWriter:
         self.counting = CountingReactor()
-        writer = ThreadWriter(cast(IReactorFromThreads, self.counting), thd_work, "test delivery")
+        self.ended: list[str] = []
+
+        def thd_end() -> None:
+            self.ended.append(threading.current_thread().name)
+
+        writer = ThreadWriter(cast(IReactorFromThreads, self.counting), thd_work, thd_end, "test delivery")
         self.addCleanup(writer.stop)
         return writer
 
@@ -64,9 +72,9 @@ class ThreadWriterTests(TestCase):
     async def test_what_waits_while_the_thread_is_busy_is_answered_in_one_call(self) -> None:
         release = threading.Event()
 
-        def thd_work(deliveries: Sequence[Delivery]) -> list[Disposition]:
+        def thd_work(jobs: Sequence[Sequence[Delivery]]) -> list[list[Disposition]]:
             release.wait(10)
-            return done(deliveries)
+            return done(jobs)
 
         writer = self.make(thd_work)
         answers = [writer.submit(job(number)) for number in range(BATCH * 2)]
@@ -74,17 +82,16 @@ class ThreadWriterTests(TestCase):
         await gatherResults(answers)
         self.assertLessEqual(self.counting.calls, 3)
 
-    async def test_a_job_that_blows_up_fails_alone(self) -> None:
-        def thd_work(deliveries: Sequence[Delivery]) -> list[Disposition]:
-            if deliveries[0].number == 1:
+    async def test_work_that_blows_up_fails_for_its_jobs_and_the_thread_goes_on(self) -> None:
+        def thd_work(jobs: Sequence[Sequence[Delivery]]) -> list[list[Disposition]]:
+            if any(one.number == 1 for job in jobs for one in job):
                 raise ZeroDivisionError
-            return done(deliveries)
+            return done(jobs)
 
         writer = self.make(thd_work)
-        answers = [writer.submit(job(number)) for number in range(3)]
-        await self.assertFailure(answers[1], ZeroDivisionError)
-        await answers[0]
-        await answers[2]
+        await writer.submit(job(0))
+        await self.assertFailure(writer.submit(job(1)), ZeroDivisionError)
+        await writer.submit(job(2))
 
     async def test_stop_waits_for_what_was_submitted_and_ends_the_thread(self) -> None:
         writer = self.make(done)
@@ -94,6 +101,7 @@ class ThreadWriterTests(TestCase):
             answer.addCallback(fired.append)
         await writer.stop()
         self.assertEqual(len(fired), 100)
+        self.assertEqual(self.ended, ["test delivery"])
         self.assertRaises(RuntimeError, writer.submit, job(1))
 
     async def test_a_writer_that_never_worked_stops_at_once(self) -> None:

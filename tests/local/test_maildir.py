@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count
 from zlib import crc32
 
@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from qmailpy.disk.placing import Placement
 from qmailpy.local.maildir import FEW, Delivered, Delivery, Store, sanitised_host, thd_octets, trouble
 from qmailpy.testing.crashdisk import CrashDisk, PowerCut
 from qmailpy.values import Content, MemoryContent
@@ -285,6 +286,94 @@ class SyncTests(SynchronousTestCase):
         self.disk.pwrite(handle, b"\0", 9)
         self.disk.close(handle)
         self.assertRaises(OSError, self.store.thd_rewrite, done)
+
+
+class DiskPlacer:
+    """A placer that makes its files on a simulated disk, as far as it is let."""
+
+    def __init__(self, disk: CrashDisk) -> None:
+        self.disk = disk
+        self.batches: list[int] = []
+        self.dies_behind = 1000  # so many files
+
+    def thd_place(self, files: Sequence[Placement]) -> list[OSError | None]:
+        self.batches.append(len(files))
+        return [self._place(one) for one in files]
+
+    def _place(self, one: Placement) -> OSError | None:
+        self.dies_behind -= 1
+        if self.dies_behind < 0:
+            raise OSError(errno.EIO, "gone")
+        try:
+            handle = self.disk.open(one.temporary, exclusive=True)
+            self.disk.pwrite(handle, one.octets, 0)
+            self.disk.close(handle)
+            self.disk.rename(one.temporary, one.path)
+        except OSError as problem:
+            return problem
+        return None
+
+    def thd_close(self) -> None:
+        """There is nothing to let go of."""
+
+
+class SeveralTests(SynchronousTestCase):
+    """Several deliveries at once."""
+
+    def setUp(self) -> None:
+        self.disk = CrashDisk(directories=[HOME])
+        self.placer = DiskPlacer(self.disk)
+        self.store = Store(self.disk, f"{HOME}/mail", "mx.example.org", self.placer)
+
+    def names(self, where: str = "new") -> list[str]:
+        return sorted(name.split("Q")[1][:15] for name in self.disk.listdir(f"{WHERE}/{where}"))
+
+    def test_they_are_written_as_single_ones_are(self) -> None:
+        wanted = [delivery(name=f"abcdefghijklm{number:02}") for number in range(3)]
+        wanted.append(delivery(b"x" * 70_000, name="abcdefghijklm03"))
+        wanted.append(delivery(PiecesContent((b"a\r", b"\nb\r\n")), name="abcdefghijklm04"))
+        made = self.store.thd_deliver_all(wanted)
+        other = CrashDisk(directories=[HOME])
+        alone = store(other)
+        self.assertEqual(made[1:], [[evolve(alone.thd_deliver(one))] for one in wanted][1:])
+        for one in made:
+            assert isinstance(one, list)
+            self.assertEqual(self.disk.read(one[0].path), other.read(one[0].path))
+        self.assertEqual(self.placer.batches, [3])
+        self.store.thd_deliver_all(wanted[:1])
+        self.assertEqual(self.placer.batches, [3], "one alone is not worth a process")
+
+    def test_one_that_cannot_be_written_is_told_of_by_itself(self) -> None:
+        self.disk.fail("open", number=errno.ENOSPC, path=f"{WHERE}/tmp/1700000000.Qabcdefghijklm01", times=2)
+        made = self.store.thd_deliver_all([delivery(name=f"abcdefghijklm{number:02}") for number in range(3)])
+        self.assertEqual([isinstance(one, OSError) for one in made], [False, True, False])
+        self.assertEqual(self.names(), ["abcdefghijklm00", "abcdefghijklm02"])
+
+    def test_a_mailbox_that_was_removed_is_made_again(self) -> None:
+        wanted = [delivery(name=f"abcdefghijklm{number:02}") for number in range(2)]
+        self.store.thd_deliver_all(wanted)
+        self.disk.rename(f"{HOME}/mail/example.org", f"{HOME}/gone")
+        self.assertTrue(all(isinstance(one, list) for one in self.store.thd_deliver_all(wanted)))
+        self.assertEqual(self.names(), ["abcdefghijklm00", "abcdefghijklm01"])
+
+    def test_a_process_that_dies_amid_a_batch_costs_no_mail_and_doubles_none(self) -> None:
+        """What it has made may have been read, and moved to cur/, by then."""
+        place = self.placer.thd_place
+
+        def thd_place(files: Sequence[Placement]) -> list[OSError | None]:
+            try:
+                return place(files)
+            except OSError:
+                [name] = [name for name in self.disk.listdir(f"{WHERE}/new") if "klm00" in name]
+                self.disk.rename(f"{WHERE}/new/{name}", f"{WHERE}/cur/{name}:2,S")
+                raise
+
+        self.patch(self.placer, "thd_place", thd_place)
+        self.placer.dies_behind = 2
+        made = self.store.thd_deliver_all([delivery(name=f"abcdefghijklm{number:02}") for number in range(4)])
+        self.assertTrue(all(isinstance(one, list) for one in made))
+        self.assertEqual(self.names("cur"), ["abcdefghijklm00"])
+        self.assertEqual(self.names(), [f"abcdefghijklm{number:02}" for number in (1, 2, 3)])
 
 
 class PowerCutTests(SynchronousTestCase):
