@@ -8,6 +8,8 @@ C{logins.forgive}.
 from __future__ import annotations
 
 import hashlib
+import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -22,6 +24,8 @@ from qmailpy.control.client import Json
 from qmailpy.directory.service import cached, follow, ldap_directory, reconfigured
 from qmailpy.directory.setup import SERVICE, thd_read_secret
 from qmailpy.interfaces import IEvents
+from qmailpy.policy import present
+from qmailpy.policy.present import SharedPresent
 from qmailpy.policy.shared import FILE_NAME, SharedCounts
 
 MARKS = "logins"
@@ -85,6 +89,12 @@ class Lookups:
         """
         path = self._config.path("run", FILE_NAME)
         return SharedCounts(path, index, max(1, self._config.server.workers), self._derived(b"limits "))
+
+    def shared_present(self, index: int) -> Callable[[], SharedPresent]:
+        """The same for who is here at once: makes what counts networks, and what counts users."""
+        path = self._config.path("run", present.FILE_NAME)
+        lanes, key = max(1, self._config.server.workers), self._derived(b"present ")
+        return partial(SharedPresent, path, index, lanes, key, time.time_ns())
 
     def _banned(self, kind: str, client: str, account: str, failures: int) -> None:
         if kind == "client":

@@ -132,6 +132,7 @@ class MailWorker(Service):
             self._events,
             self._in_thread,
             self._lookups.shared_counts(context.index),
+            self._lookups.shared_present(context.index),
         )
         self.queue = QueueService(
             reactor=self._reactor,

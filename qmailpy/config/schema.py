@@ -336,8 +336,8 @@ class LimitsConfig:
 
     ipv4_network: int = 24  # bits: what is one network
     ipv6_network: int = 64
-    network_connections: int = 1000  # at once, a worker; of one client: connections_per_client of the listener
-    user_connections: int = 0  # at once, logged in, a worker
+    network_connections: int = 1000  # at once; of one client: connections_per_client of the listener
+    user_connections: int = 0  # at once, logged in
     client_connections_per_hour: int = 0
     network_connections_per_hour: int = 0
     client_messages_per_hour: int = 0  # without a login, as all limits of clients and networks

@@ -28,7 +28,7 @@ from qmailpy.config.schema import ChecksConfig, Config, ListenerConfig
 from qmailpy.interfaces import IEvents, IResolver
 from qmailpy.policy.faults import EARLY, NULL_MX, PIPELINING, TAGS, TALKS_EARLY, UNKNOWN_DOMAIN, faults
 from qmailpy.policy.greylist import FILE_NAME, Greylist
-from qmailpy.policy.limits import Limits
+from qmailpy.policy.limits import Here, Limits, Present
 from qmailpy.policy.lists import Lists
 from qmailpy.policy.ruling import DISCARD, HOLD, Facts, Ruling
 from qmailpy.policy.shared import SharedCounts
@@ -71,20 +71,22 @@ class Gate:
         events: IEvents,
         in_thread: InThread,
         counts: SharedCounts | None = None,
+        here: Callable[[], Here] = Present,
     ) -> None:
         """
         @param lists: those the tables name.
         @param in_thread: calls a function in a thread; for the greylist.
         @param counts: what all workers count of [limits]; C{None} = this one counts for itself.
+        @param here: makes what counts who is here at once.
         """
         self._reactor = reactor
         self._resolver = resolver
         self._in_thread = in_thread
         self.counts: Counter[str] = Counter()
         if counts is None:
-            self.limits = Limits(config.limits, reactor.seconds, events)
+            self.limits = Limits(config.limits, reactor.seconds, events, here=here)
         else:
-            self.limits = Limits(config.limits, reactor.seconds, events, counts.window)
+            self.limits = Limits(config.limits, reactor.seconds, events, counts.window, here)
         self._greylist: Greylist | None = None
         self._take(config, lists)
 

@@ -3,7 +3,8 @@ How much clients, networks and users may do: [limits].
 
 Counted in windows that slide with the clock, in twelve steps each: in a file of all workers (L{qmailpy.policy.shared}),
 or in the memory of one. That is bounded: beyond L{MOST} of a kind, who was not seen for longest is forgotten. Who is
-here at once is counted by each worker for itself. Pure but for the clock it asks and the event it tells.
+here at once is counted over all workers as well (L{qmailpy.policy.present}). Pure but for the clock it asks and the
+event it tells.
 
 A client is an IP address, a network the address's /24 or /64 ([limits] ipv4_network, ipv6_network). Who has logged in
 is counted as a user and no more as a client.
@@ -98,21 +99,35 @@ class Present:
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
 
-    def add(self, key: str) -> int:
-        """One more; how many there are now."""
+    def add(self, key: str, most: int = 0) -> int:
+        """One more; how many there are now. C{most}, the limit, makes no difference here."""
         count = self._counts[key] = self._counts.get(key, 0) + 1
         return count
 
-    def remove(self, key: str) -> None:
-        """One less."""
+    def remove(self, key: str) -> int:
+        """One less; how many are left."""
         count = self._counts.get(key, 0) - 1
         if count > 0:
             self._counts[key] = count
-        else:
-            self._counts.pop(key, None)
+            return count
+        self._counts.pop(key, None)
+        return 0
 
     def __len__(self) -> int:
         return len(self._counts)
+
+
+class Here(Protocol):
+    """Who is here at once."""
+
+    def add(self, key: str, most: int = 0) -> int:
+        """One more; how many there are now, as far as it matters for a limit of C{most}."""
+
+    def remove(self, key: str) -> object:
+        """One less."""
+
+    def __len__(self) -> int:
+        """How many names this process knows of."""
 
 
 class Limits:
@@ -126,17 +141,19 @@ class Limits:
         seconds: Callable[[], float],
         events: IEvents,
         window: Callable[[str, float], Counts] = lambda name, period_s: Window(period_s),
+        here: Callable[[], Here] = Present,
     ) -> None:
         """
         @param seconds: the time; since the epoch where workers count together.
         @param window: makes what counts for a limit, by its name and the seconds it is about.
+        @param here: makes what counts who is here at once.
         """
         self.config = config
         self._new_window = window
         self._seconds = seconds
         self._events = events
-        self._networks = Present()
-        self._users = Present()
+        self._networks = here()
+        self._users = here()
         self._windows: dict[str, Counts] = {}  # by the name of the limit
         self._network = lru_cache(maxsize=4096)(self._look_network)
 
@@ -166,7 +183,7 @@ class Limits:
         @return: what L{gone} wants, and what turns it away.
         """
         config, network = self.config, self.network(ip)
-        count = self._networks.add(network)
+        count = self._networks.add(network, config.network_connections)
         if 0 < config.network_connections < count:
             self._broken(network, "network_connections", config.network_connections)
             return network, _CONNECTIONS
@@ -179,7 +196,7 @@ class Limits:
     def logged_in(self, user: str) -> Reply | None:
         """A connection has become a user's; L{logged_out} must follow, also on a refusal."""
         most = self.config.user_connections
-        if 0 < most < self._users.add(user):
+        if 0 < most < self._users.add(user, most):
             self._broken(user, "user_connections", most)
             return _LOGINS
         return None

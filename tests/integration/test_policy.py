@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -118,6 +119,7 @@ class LimitsOfAllWorkers(NodeCase):
         "trust.networks": ["127.0.0.1/32"],
         "server.workers": 2,
         "limits.client_messages_per_hour": 6,
+        "limits.network_connections": 4,
     }
 
     def send(self, times: int) -> list[str]:
@@ -131,6 +133,24 @@ class LimitsOfAllWorkers(NodeCase):
                     said += more
             found.append(said.split(b"\r\n")[-3][:3].decode())
         return found
+
+    def test_so_many_at_once_are_so_many_for_all_workers(self) -> None:
+        """Whoever leaves makes room, whichever worker has had him."""
+
+        def greeting(client: socket.socket) -> str:
+            return client.recv(4)[:3].decode()
+
+        with contextlib.ExitStack() as there:
+
+            def come() -> socket.socket:
+                where = ("127.0.0.1", self.node.port)
+                return there.enter_context(socket.create_connection(where, 20, source_address=("127.0.0.9", 0)))
+
+            clients = [come() for _ in range(4)]
+            self.assertEqual([greeting(client) for client in clients], ["220"] * 4)
+            self.assertEqual([greeting(come()) for _ in range(4)], ["421"] * 4)
+            clients[0].close()
+            self.until(lambda: greeting(come()) == "220")
 
     def test_so_many_are_so_many_for_all_workers_and_over_restarts(self) -> None:
         self.assertEqual(self.send(4), ["250"] * 4)
