@@ -472,7 +472,7 @@ class QueueReading:
         await walk.complete()
         wanted = QueueFilter()
         messages = recipients = size = held = 0
-        oldest: float | None = None
+        oldest: QueueEntry | None = None
         number = -1
         while numbers := walk.after(number, LOOK):
             number = numbers[-1]
@@ -484,10 +484,25 @@ class QueueReading:
                     recipients += one.remaining
                     size += -(-one.size_octets // BLOCK) * BLOCK
                     held += one.held
-                    oldest = one.arrival if oldest is None else min(oldest, one.arrival)
+                    oldest = one if oldest is None or one.arrival < oldest.arrival else oldest
         return ChannelSummary(
-            channel=channel, messages=messages, recipients=recipients, size_octets=size, held=held, oldest=oldest
+            channel=channel,
+            messages=messages,
+            recipients=recipients,
+            size_octets=size,
+            held=held,
+            oldest=oldest.arrival if oldest is not None else None,
+            oldest_message=await self._message_id(part.shard, oldest) if oldest is not None else "",
         )
+
+    async def _message_id(self, shard: Shard, entry: QueueEntry) -> str:
+        """The Message-ID of a copy; "" when it has none, or has left."""
+        number = to_number(entry.id)
+        message = shard.state.messages.get(number)
+        if message is not None:
+            return message.envelope.message_id
+        one = await shard.in_thread(shard.shelf.thd_copy, entry.channel, number)
+        return one[0].envelope.message_id if one is not None else ""
 
     def jobs(self) -> Sequence[QueueJob]:
         """The attempts under way, by channel; at most L{JOBS}."""
