@@ -127,7 +127,10 @@ class NodeQueueTests(NodeCase):
         self.assertRegex(told, r"It was tried once in vain; the last answer: .*smtp;451 4\.2\.0 later")
         self.assertIn("Next: an attempt at", told)
         self.assertRegex(self.qm("qshape"), r"later\.example +2 +2 +0")
-        self.assertEqual(self.qm("flush", "nowhere.example"), "%QM-I-FLUSHED, nowhere.example: 0 waiting, tried now\n")
+        self.assertEqual(
+            self.qm("flush", "nowhere.example"),
+            "%QM-I-FLUSHED, nowhere.example: nothing waits but what is held or in a stopped channel\n",
+        )
         self.sink.forget()
         self.sink.answer = lambda line: None
         self.qm("flush", first)
