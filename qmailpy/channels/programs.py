@@ -29,6 +29,7 @@ from twisted.internet.threads import deferToThreadPool
 
 from qmailpy.channels.conversions.command import Ended, Invocation, Run
 from qmailpy.values import Content, Disposition, Reply, Verdict
+from qmailpy.wire.lines import to_lf
 
 PATH = "/usr/local/bin:/usr/bin:/bin"
 _FAILED = frozenset({64, 65, 67, 68, 70, 76, 77, 78, 100, 112})
@@ -117,7 +118,7 @@ def thd_file(scratch: str, content: Content) -> int:
             carry = b""
             if octets.endswith(b"\r"):  # its LF may be in the next piece
                 octets, carry = octets[:-1], b"\r"
-            target.write(octets.replace(b"\r\n", b"\n"))
+            target.write(to_lf(octets))
         target.write(carry)
         target.flush()
         handle = os.dup(target.fileno())

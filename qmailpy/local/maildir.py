@@ -31,6 +31,7 @@ from qmailpy.disk.files import Files
 from qmailpy.disk.placing import Placement, Placer
 from qmailpy.local.folders import thd_folder
 from qmailpy.values import Content, Reply
+from qmailpy.wire.lines import to_lf
 from qmailpy.wire.mime7 import LIMIT, Unconvertible, convert
 from qmailpy.wire.pop3_message import SizeCount
 
@@ -116,7 +117,7 @@ def thd_octets(delivery: Delivery) -> Iterator[bytes]:
         carry = b""
         if octets.endswith(b"\r"):  # its LF may be in the next piece
             octets, carry = octets[:-1], b"\r"
-        yield octets.replace(b"\r\n", b"\n")
+        yield to_lf(octets)
     if carry:
         yield carry
 

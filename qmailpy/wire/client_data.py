@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import re
 
+from qmailpy.wire.lines import find_dot, only_pairs
+
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 
 
@@ -32,8 +34,7 @@ class _Lines:
         if octets.endswith(b"\r"):
             octets = octets[:-1]
             self._held_cr = True
-        ends = octets.count(b"\r\n")
-        if ends != octets.count(b"\n") or ends != octets.count(b"\r"):
+        if not only_pairs(octets):
             octets = _LINE_END.sub(b"\r\n", octets)
         return octets
 
@@ -62,7 +63,7 @@ class Stuffer(_Lines):
             return b""
         stuff_first = self._at_line_start and octets.startswith(b".")
         self._at_line_start = octets.endswith(b"\n")
-        if b"\n." in octets:
+        if find_dot(octets, b"\n") >= 0:
             octets = octets.replace(b"\n.", b"\n..")
         return b"." + octets if stuff_first else octets
 

@@ -15,6 +15,7 @@ octets were cut. Memory is flat: the first L{HEAD_OCTETS} of the header and four
 from __future__ import annotations
 
 from qmailpy.values import Reply
+from qmailpy.wire.lines import find_dot, only_pairs
 
 END = b"\r\n.\r\n"
 HEAD_OCTETS = 65536
@@ -76,7 +77,7 @@ class DataReader:
             while that has not been seen. After the end the reader is spent.
         """
         text = self._carry + octets
-        dot = text.find(b"\r\n.")
+        dot = find_dot(text, b"\r\n")
         end = text.find(END, dot) if dot >= 0 else -1
         rest: bytes | None = None
         if end >= 0:
@@ -92,8 +93,7 @@ class DataReader:
 
     def _take(self, body: bytes) -> bytes:
         """Look at what is content for certain; the octets that may go on, b"" once there is a fault."""
-        pairs = body.count(b"\r\n")
-        if body.count(b"\n") != pairs or body.count(b"\r") != pairs:
+        if not only_pairs(body):
             if self._normalise:
                 body = body.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
             else:

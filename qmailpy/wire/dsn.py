@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from attrs import evolve, field, frozen
 
 from qmailpy.values import Envelope, Recipient, Reply
+from qmailpy.wire.lines import only_pairs
 from qmailpy.wire.orcpt import unicode_xtext
 from qmailpy.wire.wording import Wording, wrapped
 
@@ -285,8 +286,7 @@ def _returned(origin: Origin, *, utf8: bool) -> _Part:
 
 def _sendable(content: bytes) -> bool:
     """Whether it can be part of a message as it is: whole lines of lawful length."""
-    lines = content.count(b"\r\n")
-    if b"\0" in content or lines != content.count(b"\n") or lines != content.count(b"\r"):
+    if b"\0" in content or not only_pairs(content):
         return False
     return all(len(line) <= LINE_MAX for line in content.split(b"\r\n"))
 

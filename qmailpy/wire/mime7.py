@@ -25,6 +25,7 @@ import re
 from attrs import define
 
 from qmailpy.wire.headers import fields, unfold
+from qmailpy.wire.lines import only_pairs
 
 LIMIT = 32 * 1024 * 1024
 """Octets of the largest message that is converted."""
@@ -296,8 +297,7 @@ def _with_encoding(header: bytes, encoding: bytes) -> bytes:
 
 def _lines(body: bytes) -> bool:
     """Whether a body is what DATA may carry: lines of at most 998 octets (RFC 5321 s.4.5.3.1.6), and no NUL."""
-    ends = body.count(b"\r\n")
-    if ends != body.count(b"\r") or ends != body.count(b"\n") or b"\0" in body:
+    if b"\0" in body or not only_pairs(body):
         return False
     return len(body) <= LINE_OCTETS or max(map(len, body.split(b"\r\n"))) <= LINE_OCTETS
 

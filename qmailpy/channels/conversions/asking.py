@@ -13,6 +13,7 @@ from qmailpy.channels.conversions.entry import Decided, Entry, Kind, Mail
 from qmailpy.channels.conversions.part import Part, field_of, pieces
 from qmailpy.channels.conversions.scratch import Scratch
 from qmailpy.values import Content, one_line
+from qmailpy.wire.lines import to_lf
 
 PATH = "/usr/local/bin:/usr/bin:/bin"
 
@@ -138,5 +139,5 @@ def _with_lf(chunks: Iterable[bytes]) -> Iterator[bytes]:
     for chunk in chunks:
         octets = kept + chunk
         kept = octets[-1:] if octets.endswith(b"\r") else b""
-        yield (octets[:-1] if kept else octets).replace(b"\r\n", b"\n")
+        yield to_lf(octets[:-1] if kept else octets)
     yield kept

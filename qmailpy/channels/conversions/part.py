@@ -11,6 +11,7 @@ from attrs import define, evolve, field, frozen
 
 from qmailpy.values import one_line
 from qmailpy.wire.headers import find
+from qmailpy.wire.lines import to_lf
 from qmailpy.wire.mime import Entity
 from qmailpy.wire.mime_encoding import Survey, encoded
 from qmailpy.wire.mime_rewrite import Replacement, edit_header
@@ -129,7 +130,7 @@ def with_crlf(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """Text with LF or CRLF line ends as CRLF."""
     last = b""
     for chunk in chunks:
-        octets = chunk.replace(b"\r\n", b"\n")
+        octets = to_lf(chunk)
         if last == b"\r" and chunk.startswith(b"\n"):
             octets = octets[1:]
             yield b"\n"
