@@ -74,7 +74,7 @@ class Lookups:
         mine = 0 if context.role == "access" else 1 + context.index
         try:
             area = thd_open(self._config.path("run", MARKS), lanes)
-        except (OSError, ValueError) as error:
+        except OSError as error:
             self._log.error("{name} counts failed logins by itself: {error}", name=context.name, error=str(error))
             return Throttle(self._reactor.seconds, told=self._banned)
         marks = [SharedMarks(area, lane, self._derived(b"marks ")) for lane in range(lanes)]

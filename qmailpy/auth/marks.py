@@ -8,13 +8,12 @@ L{Mark}, a CRC-32. A name may be in any slot of its bucket of eight; where all a
 memory is bounded whatever clients do: 1.5 MiB a lane.
 
 What fails and how: a slot that is being written while another process looks is no slot for that moment (its CRC does
-not fit). The file is as good as its last moments: it is never synced, and one that is gone is made anew.
+not fit). The file is as good as its last moments: it is never synced, and one that is gone is made anew. What a full
+disk has no room for is kept in the memory of whoever counts it.
 """
 
 from __future__ import annotations
 
-import mmap
-import os
 import struct
 import zlib
 from collections import OrderedDict
@@ -22,6 +21,8 @@ from hashlib import blake2b
 from typing import Protocol
 
 from attrs import frozen
+
+from qmailpy.disk.shared_file import SharedFile
 
 KINDS = ("client", "account", "good")
 """Counted against a client; against an account; an account that was used from a client with the right password."""
@@ -76,11 +77,15 @@ class MemoryMarks:
         while len(kept) > self._most:
             kept.popitem(last=False)
 
+    def drop(self, kind: str, name: str) -> None:
+        """Forget it."""
+        self._kept[kind].pop(name, None)
+
 
 class SharedMarks:
     """A lane of the file."""
 
-    def __init__(self, area: mmap.mmap, lane: int, key: bytes) -> None:
+    def __init__(self, area: SharedFile, lane: int, key: bytes) -> None:
         """
         @param area: the file; see L{thd_open}.
         @param lane: from 0.
@@ -89,10 +94,13 @@ class SharedMarks:
         self._area = area
         self._base = lane * LANE
         self._key = key
+        self._spare: MemoryMarks | None = None  # what could not be written
 
     def get(self, kind: str, name: str) -> Mark | None:
+        if self._spare is not None and (kept := self._spare.get(kind, name)) is not None:
+            return kept
         digest, at = self._place(kind, name)
-        octets = self._area[at : at + BUCKET * SLOT]
+        octets = self._area.read(at, BUCKET * SLOT)
         for start in range(0, BUCKET * SLOT, SLOT):
             if octets.startswith(digest, start):
                 return _mark(octets[start : start + SLOT])
@@ -100,7 +108,7 @@ class SharedMarks:
 
     def put(self, kind: str, name: str, mark: Mark) -> None:
         digest, at = self._place(kind, name)
-        octets = self._area[at : at + BUCKET * SLOT]
+        octets = self._area.read(at, BUCKET * SLOT)
         best, oldest = 0, float("inf")
         for start in range(0, BUCKET * SLOT, SLOT):
             if octets.startswith(digest, start):
@@ -111,8 +119,14 @@ class SharedMarks:
             if age < oldest:
                 best, oldest = start, age
         packed = _FORM.pack(digest, mark.points, mark.when, mark.until, mark.cleared)
-        # One slice: what another process reads is as good as always the old slot or the new one.
-        self._area[at + best : at + best + SLOT] = (packed + _CRC.pack(zlib.crc32(packed))).ljust(SLOT, b"\0")
+        # One piece: what another process reads is as good as always the old slot or the new one.
+        written = self._area.write(at + best, (packed + _CRC.pack(zlib.crc32(packed))).ljust(SLOT, b"\0"))
+        if written and self._spare is not None:
+            self._spare.drop(kind, name)
+        elif not written:
+            if self._spare is None:
+                self._spare = MemoryMarks(SLOTS)
+            self._spare.put(kind, name, mark)
 
     def _place(self, kind: str, name: str) -> tuple[bytes, int]:
         octets = name.encode("utf-8", "surrogateescape")
@@ -128,17 +142,11 @@ def _mark(slot: bytes) -> Mark | None:
     return Mark(*_FORM.unpack(packed)[1:])
 
 
-def thd_open(path: str, lanes: int) -> mmap.mmap:
+def thd_open(path: str, lanes: int) -> SharedFile:
     """
-    Map the file, made or made longer where needed; it stays open as long as the map is there.
+    Open the file, made or made longer where needed.
 
     @param lanes: how many there are to be at least.
     @raise OSError: it cannot be had.
     """
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        if os.fstat(handle).st_size < lanes * LANE:
-            os.ftruncate(handle, lanes * LANE)
-        return mmap.mmap(handle, lanes * LANE)
-    finally:
-        os.close(handle)
+    return SharedFile(path, lanes * LANE)

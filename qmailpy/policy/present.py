@@ -14,7 +14,6 @@ What fails and how: without the file, or without room in it, a worker counts for
 
 from __future__ import annotations
 
-import mmap
 import os
 import struct
 import zlib
@@ -22,6 +21,7 @@ from hashlib import blake2b
 
 from twisted.logger import Logger
 
+from qmailpy.disk.shared_file import SharedFile
 from qmailpy.policy.limits import Present
 
 FILE_NAME = "present"
@@ -58,7 +58,7 @@ class SharedPresent:
         self._key = key
         self._own = Present()
         self._told: set[str] = set()  # names that are in our lane
-        self._area: mmap.mmap | None = None
+        self._area: SharedFile | None = None
         self._failed = False
         self._begun = begun
         if self._lanes > 1 and os.path.exists(path):
@@ -92,15 +92,15 @@ class SharedPresent:
 
     # Within
 
-    def _open(self) -> mmap.mmap | None:
+    def _open(self) -> SharedFile | None:
         if self._area is None and not self._failed:
             try:
-                area = _mapped(self._path, self._lanes * LANE)
-            except (OSError, ValueError) as error:
+                area = SharedFile(self._path, self._lanes * LANE)
+            except OSError as error:
                 self._failed = True
                 self._log.error("connections at once are counted by each worker for itself: {error}", error=str(error))
                 return None
-            area[self._lane * LANE : self._lane * LANE + _BEGUN.size] = _BEGUN.pack(self._begun)
+            area.write(self._lane * LANE, _BEGUN.pack(self._begun))
             self._area = area
         return self._area
 
@@ -108,22 +108,22 @@ class SharedPresent:
         digest = blake2b(key.encode("utf-8", "surrogateescape"), digest_size=16, key=self._key).digest()
         return digest, HEAD + int.from_bytes(digest[:4], "little") % (SLOTS // BUCKET) * BUCKET * SLOT
 
-    def _others(self, area: mmap.mmap, digest: bytes, at: int) -> int:
+    def _others(self, area: SharedFile, digest: bytes, at: int) -> int:
         total = 0
         for lane in range(self._lanes):
             if lane != self._lane:
                 base = lane * LANE
-                (begun,) = _BEGUN.unpack(area[base : base + _BEGUN.size])
-                octets = area[base + at : base + at + BUCKET * SLOT]
+                (begun,) = _BEGUN.unpack(area.read(base, _BEGUN.size))
+                octets = area.read(base + at, BUCKET * SLOT)
                 start = octets.find(digest)
                 if start >= 0 and start % SLOT == 0:
                     total += _count(octets[start : start + SLOT], begun)
         return total
 
-    def _tell(self, area: mmap.mmap, key: str, digest: bytes, at: int, count: int) -> None:
+    def _tell(self, area: SharedFile, key: str, digest: bytes, at: int, count: int) -> None:
         """Write our count; where all places are taken by others it is left out."""
         at += self._lane * LANE
-        octets = area[at : at + BUCKET * SLOT]
+        octets = area.read(at, BUCKET * SLOT)
         start = octets.find(digest)
         if start < 0 or start % SLOT:
             free = (one for one in range(0, BUCKET * SLOT, SLOT) if not _count(octets[one : one + SLOT], self._begun))
@@ -131,8 +131,8 @@ class SharedPresent:
             if start < 0:
                 return
         packed = _FORM.pack(digest, self._begun, count)
-        # One slice: what another worker reads is as good as always the old slot or the new one.
-        area[at + start : at + start + SLOT] = packed + _CRC.pack(zlib.crc32(packed))
+        # One piece: what another worker reads is as good as always the old slot or the new one.
+        area.write(at + start, packed + _CRC.pack(zlib.crc32(packed)))
         if count:
             self._told.add(key)
         else:
@@ -145,14 +145,3 @@ def _count(slot: bytes, begun: int) -> int:
         return 0
     _, when, count = _FORM.unpack_from(slot)
     return int(count) if when == begun else 0
-
-
-def _mapped(path: str, size: int) -> mmap.mmap:
-    """The file, made or made longer where needed."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        if os.fstat(handle).st_size < size:
-            os.ftruncate(handle, size)
-        return mmap.mmap(handle, size)
-    finally:
-        os.close(handle)

@@ -11,19 +11,19 @@ longest makes room. So memory is bounded whatever clients do: 10 MiB a lane, on 
 
 What fails and how: a slot that is being written while another worker looks counts as none for that moment (its CRC does
 not fit); two workers that look at the same moment may both let the last one in. The file is as good as its last
-moments: it is never synced, and one that is gone is made anew. Where it cannot be had a worker counts by itself.
+moments: it is never synced, and one that is gone is made anew. Where it cannot be had a worker counts by itself; so it
+does for what a full disk has no room for.
 """
 
 from __future__ import annotations
 
-import mmap
-import os
 import struct
 import zlib
 from hashlib import blake2b
 
 from twisted.logger import Logger
 
+from qmailpy.disk.shared_file import SharedFile
 from qmailpy.policy.limits import STEPS, Counts, Window
 
 FILE_NAME = "limits"
@@ -59,7 +59,7 @@ class SharedCounts:
         self._lane = lane
         self._lanes = lanes
         self._key = key
-        self._area: mmap.mmap | None = None
+        self._area: SharedFile | None = None
         self._failed = False
 
     def window(self, name: str, period_s: float) -> Counts:
@@ -70,8 +70,9 @@ class SharedCounts:
         """
         if self._area is None and not self._failed:
             try:
-                self._area = _mapped(self._path, max(self._lanes, self._lane + 1))
-            except (OSError, ValueError) as error:
+                # A home that had more workers keeps their counts.
+                self._area = SharedFile(self._path, max(self._lanes, self._lane + 1) * LANE, LANES * LANE)
+            except OSError as error:
                 self._failed = True
                 self._log.error("limits are counted by each worker for itself: {error}", error=str(error))
         if self._area is None:
@@ -82,23 +83,24 @@ class SharedCounts:
 class SharedWindow:
     """Counts by key, of the last so many seconds, of all workers."""
 
-    __slots__ = ("_area", "_bases", "_buckets", "_first", "_key", "_last", "_mine", "_name", "_step_s")
+    __slots__ = ("_area", "_bases", "_buckets", "_first", "_key", "_last", "_mine", "_name", "_spare", "_step_s")
 
-    def __init__(self, area: mmap.mmap, lane: int, key: bytes, name: str, period_s: float) -> None:
+    def __init__(self, area: SharedFile, lane: int, key: bytes, name: str, period_s: float) -> None:
         self._area = area
         self._mine = lane * LANE
-        self._bases = [base for base in range(0, min(len(area), LANES * LANE), LANE) if base + LANE <= len(area)]
+        self._bases = range(0, area.size - LANE + 1, LANE)
         first, slots = next(place for beginning, place in AREAS.items() if name.startswith(beginning))
         self._first = first * SLOT
         self._buckets = slots // BUCKET
         self._key = key
         self._name = name.encode() + b"\0"
         self._step_s = period_s / STEPS
+        self._spare: Window | None = None  # what could not be written, in the memory of this worker
         self._last: tuple[str, bytes, int] = ("", b"", 0)  # a key is asked for and counted in one go
 
     def __len__(self) -> int:
-        """Of this process's memory it takes none."""
-        return 0
+        """Of this process's memory it takes none, as long as the disk has room."""
+        return 0 if self._spare is None else len(self._spare)
 
     def _place(self, key: str) -> tuple[bytes, int]:
         last = self._last
@@ -116,7 +118,7 @@ class SharedWindow:
         area, total = self._area, 0
         step = int(now / self._step_s)
         for base in self._bases:
-            octets = area[base + at : base + at + BUCKET * SLOT]
+            octets = area.read(base + at, BUCKET * SLOT)
             start = octets.find(digest)
             if start < 0 or start % SLOT:
                 continue
@@ -126,14 +128,14 @@ class SharedWindow:
             newest = counts[1]
             for age in range(min(_RING, newest - (step - STEPS) + 1)):
                 total += counts[2 + (newest - age) % _RING]
-        return total
+        return total if self._spare is None else total + self._spare.get(key, now)
 
     def add(self, key: str, now: float) -> None:
         """One more."""
         digest, at = self._place(key)
         at += self._mine
         step = int(now / self._step_s)
-        octets = self._area[at : at + BUCKET * SLOT]
+        octets = self._area.read(at, BUCKET * SLOT)
         start = octets.find(digest)
         found = _counts(octets[start : start + SLOT]) if start >= 0 and not start % SLOT else None
         if found is None:
@@ -146,8 +148,11 @@ class SharedWindow:
                 ring[(found[1] - age) % _RING] = found[2 + (found[1] - age) % _RING]
         ring[newest % _RING] = min(_MOST, ring[newest % _RING] + 1)
         packed = _FORM.pack(digest, newest, *ring)
-        # One slice: what another worker reads is as good as always the old slot or the new one.
-        self._area[at + start : at + start + SLOT] = (packed + _CRC.pack(zlib.crc32(packed))).ljust(SLOT, b"\0")
+        # One piece: what another worker reads is as good as always the old slot or the new one.
+        if not self._area.write(at + start, (packed + _CRC.pack(zlib.crc32(packed))).ljust(SLOT, b"\0")):
+            if self._spare is None:
+                self._spare = Window(self._step_s * STEPS)
+            self._spare.add(key, now)
 
 
 def _counts(slot: bytes) -> tuple[int, ...] | None:
@@ -167,16 +172,3 @@ def _room(octets: bytes) -> int:
         if counts[1] < oldest:
             best, oldest = start, counts[1]
     return best
-
-
-def _mapped(path: str, lanes: int) -> mmap.mmap:
-    """The file, made or made longer where needed: a home that had more workers keeps their counts."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        size = os.fstat(handle).st_size
-        wanted = max(lanes * LANE, min(size // LANE, LANES) * LANE)
-        if size < wanted:
-            os.ftruncate(handle, wanted)
-        return mmap.mmap(handle, wanted)
-    finally:
-        os.close(handle)

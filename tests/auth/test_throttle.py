@@ -9,6 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.auth.marks import LANE, Mark, SharedMarks, thd_open
 from qmailpy.auth.throttle import Throttle, network
+from tests.disk.full import full_disk
 
 JOE, HERE, THERE = "joe@example.org", "192.0.2.1", "198.51.100.7"
 
@@ -93,7 +94,6 @@ class TogetherTests(SynchronousTestCase):
 
     def throttle(self, lane: int) -> Throttle:
         area = thd_open(self.path, 2)
-        self.addCleanup(area.close)
         marks = [SharedMarks(area, number, b"key") for number in range(2)]
         return Throttle(
             self.clock.seconds,
@@ -181,7 +181,6 @@ class TogetherTests(SynchronousTestCase):
 
     def test_names_that_share_a_bucket_are_told_apart(self) -> None:
         area = thd_open(self.mktemp(), 1)
-        self.addCleanup(area.close)
         marks = SharedMarks(area, 0, b"key")
         for number in range(4000):
             marks.put("client", str(number), Mark(float(number), 1.0 + number))
@@ -193,9 +192,29 @@ class TogetherTests(SynchronousTestCase):
 
     def test_a_slot_that_is_half_written_is_none(self) -> None:
         area = thd_open(self.mktemp(), 1)
-        self.addCleanup(area.close)
         marks = SharedMarks(area, 0, b"key")
         marks.put("client", HERE, Mark(1.0, 2.0, 3.0, 4.0))
-        start = next(at for at in range(0, LANE, 64) if area[at : at + 64].strip(b"\0"))
-        area[start + 20] ^= 1
+        start = next(at for at in range(0, LANE, 64) if area.read(at, 64).strip(b"\0"))
+        (octet,) = area.read(start + 20, 1)
+        area.write(start + 20, bytes([octet ^ 1]))
         self.assertIsNone(marks.get("client", HERE))
+
+    def test_a_full_disk_stops_no_brake(self) -> None:
+        """Each process counts for itself then, and nobody is killed."""
+        with full_disk(self):
+            for _ in range(6):
+                self.first.failed(JOE, HERE)
+            self.assertEqual(self.both(JOE, HERE), [True, False])
+            self.flushLoggedErrors()
+        self.first.failed(JOE, HERE)
+        self.assertTrue(self.first.banned(JOE, HERE))
+
+    def test_a_file_that_is_cut_off_is_forgotten_and_made_good(self) -> None:
+        """A mapping would have us killed."""
+        for _ in range(6):
+            self.first.failed(JOE, HERE)
+        os.truncate(self.path, 0)
+        self.assertEqual(self.both(JOE, HERE), [False, False])
+        for _ in range(6):
+            self.first.failed(JOE, HERE)
+        self.assertEqual(self.both(JOE, HERE), [True, True])

@@ -16,6 +16,7 @@ from qmailpy.policy import present
 from qmailpy.policy.limits import Limits
 from qmailpy.policy.present import LANE, SharedPresent
 from qmailpy.testing.memory_events import MemoryEvents
+from tests.disk.full import full_disk
 
 LANES = 3
 
@@ -112,6 +113,16 @@ class PresentTests(SynchronousTestCase):
             lonely = SharedPresent(self.path, 0, LANES, b"key", 1)
             self.assertEqual([lonely.add("joe", 1), lonely.add("joe", 1)], [1, 2])
         self.assertEqual(len(logs), 1)
+
+    def test_a_full_disk_or_a_file_that_is_cut_off_kills_nobody(self) -> None:
+        one, two, _ = self.workers()
+        one.add("joe", 1)
+        os.truncate(self.path, 0)
+        self.assertEqual([two.add("joe", 5), one.add("joe", 5)], [1, 3])
+        with full_disk(self), capturedLogs() as logs:
+            self.assertEqual([one.add("eve", 5), two.add("eve", 5), one.add("eve", 5)], [1, 1, 2])
+            one.remove("joe")
+        self.assertEqual(len(logs), 2)  # each worker tells
 
     def test_a_lane_is_as_large_as_it_says(self) -> None:
         for worker in self.workers():

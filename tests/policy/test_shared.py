@@ -16,6 +16,7 @@ from qmailpy.policy import shared
 from qmailpy.policy.limits import DAY, HOUR, Limits, Window
 from qmailpy.policy.shared import LANE, SharedCounts, SharedWindow
 from qmailpy.testing.memory_events import MemoryEvents
+from tests.disk.full import full_disk
 
 NOW = 1_800_000_000.0
 NAME = "user_messages_per_hour"
@@ -126,6 +127,28 @@ class SharedWindowTests(FileCase):
         self.assertIsInstance(window, Window)
         self.assertIsInstance(other, Window)
         self.assertEqual(len(logs), 1)
+
+    def test_a_file_that_is_cut_off_kills_nobody(self) -> None:
+        """As it would who had it mapped; it is made good by what is counted next."""
+        one, two = self.window(0), self.window(1)
+        one.add("a", NOW)
+        os.truncate(self.path, LANE // 2)
+        self.assertEqual((one.get("a", NOW), two.get("a", NOW)), (0, 0))
+        os.truncate(self.path, 0)
+        two.add("a", NOW)
+        self.assertEqual((one.get("a", NOW), two.get("a", NOW)), (1, 1))
+
+    def test_what_a_full_disk_has_no_room_for_a_worker_counts_for_itself(self) -> None:
+        """That is told once; what had room before still counts."""
+        one, two = self.window(0), self.window(1)
+        one.add("a", NOW)
+        with full_disk(self), capturedLogs() as logs:
+            for _ in range(3):
+                one.add("a", NOW)
+            self.assertEqual((one.get("a", NOW), two.get("a", NOW), len(one)), (4, 1, 1))
+        self.assertEqual(len(logs), 1)
+        one.add("a", NOW)
+        self.assertEqual((one.get("a", NOW), two.get("a", NOW)), (5, 2))
 
     def test_nothing_of_whom_it_is_about_is_in_the_file(self) -> None:
         self.window().add("joe@example.org", NOW)
