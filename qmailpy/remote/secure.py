@@ -26,6 +26,8 @@ from zope.interface import implementer
 _READ = 65536
 _HEADER = 5  # RFC 8446 s.5.1: type, version, length of what follows
 _LENGTH = slice(3, 5)
+_DULL = 65536  # octets of TLS's own, with nothing of ours between, after which what OpenSSL answers to them leaves
+_UNASKED = 65536  # octets of such answers a connection may want: 2,400 times a new key (RFC 8446 s.4.6.3)
 
 
 class Secured(Protocol):
@@ -55,7 +57,19 @@ class SecureLayer:
     @ivar up: whether the handshake is done, and what is written leaves under TLS.
     """
 
-    __slots__ = ("_client", "_connection", "_ended", "_head", "_left", "_over", "_reason", "_session", "up")
+    __slots__ = (
+        "_client",
+        "_connection",
+        "_dull",
+        "_ended",
+        "_head",
+        "_left",
+        "_over",
+        "_reason",
+        "_session",
+        "_unasked",
+        "up",
+    )
 
     def __init__(self, session: Secured, connection: SSL.Connection, *, client: bool = False) -> None:
         """
@@ -68,6 +82,8 @@ class SecureLayer:
         self._over = False
         self._client = client
         self._ended = False  # the peer has said goodbye, and what it said before is being heard
+        self._dull = 0  # octets that came for TLS alone since we said something
+        self._unasked = 0  # octets of what OpenSSL answered to them
         self._head = b""  # the beginning of a record's header
         self._left = 0  # octets to come of the record that has begun
         self.up = False
@@ -106,6 +122,9 @@ class SecureLayer:
             if not self.up and not self._shake():
                 return
             text = self._open(single)
+            self._dull += len(data) - len(text)
+            if self._dull > _DULL and not self._over:
+                self._answer()
         except SSL.Error:
             self._fail()
             return
@@ -129,6 +148,7 @@ class SecureLayer:
         if self._over or not self.up:
             return b""
         connection = self._connection
+        self._dull = 0
         try:
             if octets:
                 connection.sendall(octets)  # send() may take a record of it only
@@ -188,7 +208,27 @@ class SecureLayer:
             pass
         except SSL.ZeroReturnError:
             self._ended = True
+        except SSL.Error:
+            # A reply that came whole is one, whatever its server sends behind it; a client without one tries again.
+            if not self._client or not parts:
+                raise
+            self._reason = Failure()
+            self._ended = True
         return b"".join(parts)
+
+    def _answer(self) -> None:
+        """
+        What OpenSSL answers to requests of the peer's TLS leaves with our next words; a peer that goes on asking while
+        we have none would fill our memory.
+
+        @raise SSL.Error: it wants too much.
+        """
+        self._dull = 0
+        answers = self._pending()
+        self._unasked += len(answers)
+        if self._unasked > _UNASKED:
+            raise SSL.Error([("", "", "the peer asks for new keys without end")])
+        self._session.send_sealed(answers)
 
     def _pending(self) -> bytes:
         """What OpenSSL wants written."""
