@@ -169,6 +169,7 @@ class Service:
     utf8: bool = field(init=False)  # addresses may be international, where MAIL says so
     mail: Mapping[str, tuple[str, ParameterParser]] = field(init=False)
     rcpt: Mapping[str, tuple[str, ParameterParser]] = field(init=False)
+    _latest: dict[int, bytes] = field(init=False, factory=dict, eq=False, repr=False)  # of one second
 
     @greeting.default
     def _greeting(self) -> bytes:
@@ -184,7 +185,14 @@ class Service:
 
     def hello(self) -> bytes:
         """The answer to EHLO or LHLO."""
-        return self.ehlo or self._announced()
+        if self.ehlo:
+            return self.ehlo
+        second = int(self.seconds())
+        answer = self._latest.get(second)
+        if answer is None:
+            self._latest.clear()
+            answer = self._latest[second] = self._announced()
+        return answer
 
     def _announced(self) -> bytes:
         lines = [self.hostname]
