@@ -5,7 +5,7 @@ Started by L{qmailpy.app.indexer}. Each line of its standard input is a JSON obj
 (L{Orders<qmailpy.app.index_orders.Orders>}). The end of its input is the end of it: whoever started it is gone. What
 it has to say goes to standard error, a line each.
 
-It takes no time from mail: nice 10, and after each piece of work it rests as long as the piece took. It takes no room
+It takes no time from mail: nice 19, and after each piece of work it rests as long as the piece took. It takes no room
 from mail either: with less than twice the queue's reserve left it does nothing.
 """
 
@@ -22,7 +22,7 @@ from qmailpy.disk.files import Files, RealFiles
 from qmailpy.records.index import IndexBroken, thd_index
 from qmailpy.records.packing import thd_pack
 
-NICE = 10
+NICE = 19
 PACK_S = 600.0
 """How often, and how long after the start at first, it is seen whether there is something to pack."""
 
