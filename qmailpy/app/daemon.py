@@ -11,9 +11,9 @@ import atexit
 import os
 import re
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from attrs import evolve, frozen
 from twisted.application.service import Service
@@ -29,9 +29,11 @@ from qmailpy.app.notify import Notifier
 from qmailpy.app.sockets import ROLES as ROLE_OF_KIND
 from qmailpy.app.sockets import Listening
 from qmailpy.app.supervisor import Place
-from qmailpy.config.schema import Config
+from qmailpy.config.schema import Config, DirectoryConfig, MonitorConfig, QueueConfig, ServerConfig
 from qmailpy.errors import ConfigError, QmailpyError
 from qmailpy.servers.keys import Pair
+
+S = TypeVar("S", ServerConfig, QueueConfig, DirectoryConfig, MonitorConfig)
 
 _SHARD = re.compile(r"[0-9]{1,4}")
 
@@ -86,21 +88,35 @@ def effective(wanted: Config, running: Config, bound: dict[str, str]) -> tuple[C
             late.append(f"listener {one.name} has a new endpoint {one.endpoint}")
         listeners.append(evolve(one, endpoint=old.endpoint))
     late += [f"listener {name} is new" for name in new]
-    fixed = ("workers", "user", "group", "directory_user")
-    for key in fixed:
-        if getattr(wanted.server, key) != getattr(running.server, key):
-            late.append(f"[server] {key} has changed")
-    if wanted.directory.endpoint != running.directory.endpoint:
-        late.append("[directory] endpoint has changed")
+    server = _kept(
+        "server",
+        wanted.server,
+        running.server,
+        ("hostname", "postmaster", "workers", "user", "group", "directory_user"),
+        late,
+    )
+    # A journal's segments are as large as they were made; larger messages in memory than fit there could not be taken.
+    queue = _kept("queue", wanted.queue, running.queue, ("segment_octets", "segments"), late)
+    if queue.spill_octets > queue.segment_octets // 4:
+        queue = _kept("queue", queue, running.queue, ("spill_octets",), late)
+    directory = _kept("directory", wanted.directory, running.directory, ("endpoint", "tls_endpoint"), late)
     if bool(wanted.directory.servers) != bool(running.directory.servers):
         late.append("[directory] servers: the embedded directory server is started and stopped")
-    if wanted.monitor.endpoint != running.monitor.endpoint:
-        late.append("[monitor] endpoint has changed")
-    server = evolve(wanted.server, **{key: getattr(running.server, key) for key in fixed})
-    directory = evolve(wanted.directory, endpoint=running.directory.endpoint)
+    monitor = _kept("monitor", wanted.monitor, running.monitor, ("endpoint",), late)
     if running.directory.servers and not wanted.directory.servers:
         directory = running.directory  # ours is not there yet
-    return evolve(wanted, listeners=tuple(listeners), server=server, directory=directory), late
+    kept = evolve(wanted, server=server, queue=queue, directory=directory, monitor=monitor, listeners=tuple(listeners))
+    return kept, late
+
+
+def _kept(name: str, wanted: S, running: S, keys: Sequence[str], late: list[str]) -> S:
+    """
+    A section with some keys as they are.
+
+    @param late: gets a line for each that was to be another.
+    """
+    late += [f"[{name}] {key} has changed" for key in keys if getattr(wanted, key) != getattr(running, key)]
+    return evolve(wanted, **{key: getattr(running, key) for key in keys})
 
 
 class Running(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from importlib import resources
 from typing import ClassVar, cast
 from unittest import mock
 
@@ -135,7 +136,9 @@ class Reload(SynchronousTestCase):
     def test_settings_change_and_what_is_bound_stays(self) -> None:
         wanted = evolve(
             CONFIG,
-            server=ServerConfig(hostname="new.example.org", workers=4, user="other", directory_user="third"),
+            server=ServerConfig(
+                hostname="new.example.org", workers=4, user="other", directory_user="third", drain_s=5.0
+            ),
             directory=DirectoryConfig(endpoint="tcp:1389", positive_s=1.0),
             listeners=(
                 ListenerConfig(name="smtp", kind="smtp", endpoint="tcp:2525", errors=3),
@@ -143,7 +146,7 @@ class Reload(SynchronousTestCase):
             ),
         )
         got, late = effective(wanted, CONFIG, BOUND)
-        self.assertEqual(got.server.hostname, "new.example.org")
+        self.assertEqual((got.server.hostname, got.server.drain_s), (CONFIG.server.hostname, 5.0))
         self.assertEqual((got.server.workers, got.server.user), (2, "qmailpy"))
         self.assertEqual((got.directory.positive_s, got.directory.endpoint), (1.0, CONFIG.directory.endpoint))
         self.assertEqual(
@@ -153,8 +156,41 @@ class Reload(SynchronousTestCase):
                 ("inside", "tcp:26", 20),
             ],
         )
-        for word in ("smtp", "inside", "new", "workers", "user", "directory_user", "[directory]"):
+        for word in ("smtp", "inside", "new", "workers", "user", "directory_user", "[directory]", "hostname"):
             self.assertTrue(any(word in line for line in late), (word, late))
+
+    def test_the_journal_keeps_its_measures_and_no_message_outgrows_them(self) -> None:
+        """Its segments are as large as they were made: what is kept in memory must fit into them."""
+        before = CONFIG.queue
+        for spill, got_spill, told in ((before.segment_octets // 4, before.segment_octets // 4, 2), (1 << 24, None, 3)):
+            queue = evolve(before, segment_octets=1 << 26, segments=3, spill_octets=spill, roll_s=1.0)
+            got, late = effective(evolve(CONFIG, queue=queue), CONFIG, BOUND)
+            expected = evolve(before, spill_octets=got_spill or before.spill_octets, roll_s=1.0)
+            self.assertEqual((got.queue, len(late)), (expected, told))
+
+    def test_what_the_template_says_needs_a_restart_stays_and_is_told_of(self) -> None:
+        """Each key whose text ends so."""
+        with resources.files("qmailpy.config").joinpath("qmailpy.toml").open() as source:
+            text = source.read()
+        section, restart, found = "", False, []
+        for line in text.splitlines():
+            if line.startswith("["):
+                section = line.strip("[]")
+            if line.startswith("#"):
+                restart = line.endswith("Restart.") or (restart and not line.startswith("# ----"))
+            elif not line.strip():
+                restart = False
+            elif restart and " = " in line:
+                found.append((section, line.partition(" ")[0]))
+        self.assertIn(("server", "hostname"), found)
+        self.assertGreater(len(found), 9)
+        for name, key in found:
+            part = getattr(CONFIG, name)
+            value = getattr(part, key)
+            other = value + 1 if isinstance(value, int) else value + "x"
+            got, late = effective(evolve(CONFIG, **{name: evolve(part, **{key: other})}), CONFIG, BOUND)
+            self.assertEqual(late, [f"[{name}] {key} has changed"])
+            self.assertEqual(getattr(getattr(got, name), key), value)
 
     def test_an_unchanged_configuration_needs_no_restart(self) -> None:
         self.assertEqual(effective(CONFIG, CONFIG, BOUND), (CONFIG, []))
