@@ -26,6 +26,7 @@ from qmailpy.app import log
 from qmailpy.app.context import BoundSocket
 from qmailpy.app.handover import DOWN_LIMIT, Message, Unpacker, decode, pack
 from qmailpy.app.host import RoleHost
+from qmailpy.app.reactor import install
 from qmailpy.app.spawn import DOWN, UP
 from qmailpy.config.schema import Config
 from qmailpy.errors import CommandError
@@ -152,6 +153,7 @@ class Line(Protocol):
 def main() -> int:
     """Run until told to stop; the exit status."""
     gc.disable()  # until everything is loaded, a tenth sooner; see Line._start
+    install()
     from twisted.internet import reactor
 
     os.setsid()  # Ctrl-C on the supervisor's terminal is for the supervisor, which then tells us
