@@ -43,21 +43,21 @@ class EchoService(Service):
         self.context = context
         self.ports: list[IListeningPort] = []
         self.linger_s = 0.0
-        self.hostname = context.config.server.hostname
+        self.drain_s = context.config.server.drain_s
         context.hooks.reload.append(self.reload)
-        context.control.add("test.hostname", self.tell_hostname)
+        context.control.add("test.drain_s", self.tell_drain_s)
         context.control.add("test.linger", self.linger)
         context.control.add("test.long", self.long)
         context.control.add("test.user", self.user)
         context.control.add("test.port", self.port)
 
     async def reload(self, config: Config) -> None:
-        if config.server.hostname == "unwanted.example.org":
+        if config.server.drain_s == 13.0:  # what the test does not want
             raise ValueError("not that name")
-        self.hostname = config.server.hostname
+        self.drain_s = config.server.drain_s
 
-    async def tell_hostname(self) -> Json:
-        return self.hostname
+    async def tell_drain_s(self) -> Json:
+        return self.drain_s
 
     async def linger(self, seconds: float) -> Json:
         self.linger_s = seconds

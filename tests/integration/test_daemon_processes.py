@@ -199,34 +199,34 @@ class OneInstance(DaemonCase):
 
 
 class Reload(DaemonCase):
-    def hostname(self, daemon: DaemonProcess) -> object:
-        return call(daemon.home, "mta-0", "test.hostname")
+    def drain_s(self, daemon: DaemonProcess) -> object:
+        return call(daemon.home, "mta-0", "test.drain_s")
 
     def test_a_good_configuration_reaches_the_running_processes(self) -> None:
         daemon = self.daemon(self.home()).ready()
         pid = daemon.pid()
-        configure(daemon.home, hostname="new.example.org", workers=2)
+        configure(daemon.home, drain_s=7.0, workers=2)
         daemon.signal(signal.SIGHUP)
         text = daemon.wait_for("has the new configuration", 2)
-        self.assertEqual(self.hostname(daemon), "new.example.org")
+        self.assertEqual(self.drain_s(daemon), 7.0)
         self.assertEqual(daemon.pid(), pid)
         self.assertIn("[server] workers has changed: this needs a restart", text)
 
     def test_a_bad_configuration_is_refused_and_the_old_one_stays(self) -> None:
         """Also for a worker that is restarted after the bad edit."""
         daemon = self.daemon(self.home()).ready()
-        configure(daemon.home, hostname="new.example.org", extra="\n[queue]\nsegments = 'x'\ncolour = 1\n")
+        configure(daemon.home, drain_s=7.0, extra="\n[queue]\nsegments = 'x'\ncolour = 1\n")
         daemon.signal(signal.SIGHUP)
         text = daemon.wait_for("the old configuration stays in force")
         self.assertEqual(text.count("configuration refused: "), 2)
-        self.assertEqual(self.hostname(daemon), "mail.example.org")
+        self.assertEqual(self.drain_s(daemon), 20.0)
         os.kill(daemon.pid(), signal.SIGKILL)
         daemon.wait_for("mta-0 is ready", 2)
-        self.assertEqual(self.hostname(daemon), "mail.example.org")
+        self.assertEqual(self.drain_s(daemon), 20.0)
 
     def test_a_part_that_cannot_take_it_says_so(self) -> None:
         daemon = self.daemon(self.home()).ready()
-        configure(daemon.home, hostname="unwanted.example.org")
+        configure(daemon.home, drain_s=13.0)
         call(daemon.home, "mta-0", "reload")
         daemon.wait_for("mta-0 keeps the old configuration: ")
 
@@ -250,10 +250,10 @@ class OneProcessMode(DaemonCase):
         connection.close()
         self.assertEqual(pid, daemon.process.pid)
         self.assertEqual(daemon.pid("directory-0"), pid)
-        configure(daemon.home, hostname="new.example.org", workers=0)
+        configure(daemon.home, drain_s=7.0, workers=0)
         daemon.signal(signal.SIGHUP)
         daemon.wait_for("the new configuration is in force")
-        self.assertEqual(call(daemon.home, "mta-0", "test.hostname"), "new.example.org")
+        self.assertEqual(call(daemon.home, "mta-0", "test.drain_s"), 7.0)
         daemon.signal(signal.SIGTERM)
         self.assertEqual(daemon.end(), 0, daemon.output)
         self.assertNotIn(b"Traceback", daemon.output)
@@ -326,7 +326,7 @@ class Client(DaemonCase):
         self.assertEqual(os.stat(running(home)[0].path).st_mode & 0o777, 0o600)
         worker = daemon.pid()
         os.kill(worker, signal.SIGSTOP)
-        error = self.assertRaises(CommandError, call, home, "mta-0", "test.hostname", timeout_s=0.3)
+        error = self.assertRaises(CommandError, call, home, "mta-0", "test.drain_s", timeout_s=0.3)
         self.assertIn("no answer", str(error))
         os.kill(worker, signal.SIGKILL)
 
