@@ -37,6 +37,7 @@ class Alarm:
         self._who = who
         self._waiting: deque[bytes] = deque()
         self._running = False
+        self._starting = False
         self._stopped = False
         self._left_out = 0
         self.reconfigure(config)
@@ -68,25 +69,28 @@ class Alarm:
         self._beside.stop()
 
     def _next(self) -> None:
+        """Run what waits, one after the other: a loop, since a command that cannot be started is over at once."""
+        while not self._running and not self._stopped:
+            if not self._config.events.command:  # it was taken away meanwhile
+                self._waiting.clear()
+            if not self._waiting:
+                if self._left_out:
+                    self._log.error("[events] command was not told of {count} events", count=self._left_out)
+                    self._left_out = 0
+                return
+            self._running = self._starting = True
+            self._start(self._waiting.popleft())
+            self._starting = False
+
+    def _start(self, line: bytes) -> None:
         config = self._config.events
-        if self._running or self._stopped:
-            return
-        if not config.command:  # it was taken away meanwhile
-            self._waiting.clear()
-        if not self._waiting:
-            if self._left_out:
-                self._log.error("[events] command was not told of {count} events", count=self._left_out)
-                self._left_out = 0
-            return
-        line = self._waiting.popleft()
-        self._running = True
+        event = json.loads(line)
         try:
             handle = kept_in_memory(line)
         except OSError as problem:
-            self._over("an event", config.command, Ended(why=f"cannot be started: {problem.strerror}"))
+            self._over(event, config.command, Ended(why=f"cannot be started: {problem.strerror}"))
             return
         try:
-            event = json.loads(line)
             invocation = Invocation(
                 argv=as_user(self._who, config.command),
                 environment=environment(event, self._config.home),
@@ -97,19 +101,27 @@ class Alarm:
                 stdin=handle,
             )
             ended = self._run(invocation)
+        except Exception as problem:  # whoever has an event to tell has work of his own to go on with
+            self._log.failure("bug in [events] command")
+            self._over(event, config.command, Ended(why=f"cannot be started: {problem}"))
+            return
         finally:
             os.close(handle)
-        ended.addCallback(lambda how: self._over(str(event.get("event")), config.command, how))
+        ended.addCallback(lambda how: self._ended(event, config.command, how))
 
-    def _over(self, event: str, command: tuple[str, ...], ended: Ended) -> None:
+    def _ended(self, event: Any, command: tuple[str, ...], ended: Ended) -> None:
+        self._over(event, command, ended)
+        if not self._starting:
+            self._next()
+
+    def _over(self, event: Any, command: tuple[str, ...], ended: Ended) -> None:
         self._running = False
         if ended.status != 0 and not self._stopped:
             said = f": {ended.said}" if ended.said else ""
             self._log.error(
                 "[events] command {command} of {event}: {how}{said}",
                 command=command[0],
-                event=event,
+                event=str(event.get("event")),
                 how=ended.why or f"exit status {ended.status}",
                 said=said,
             )
-        self._next()

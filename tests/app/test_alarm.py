@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from attrs import evolve
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
@@ -107,6 +107,34 @@ class AlarmTests(SynchronousTestCase):
                 "[events] command /usr/local/bin/alarm of auth.attack: took longer than 30 s",
             ],
         )
+
+    def test_a_command_that_cannot_be_started_is_tried_with_each_event_however_many_wait(self) -> None:
+        """Nothing recurses, and whom it happened to goes on."""
+        config = evolve(_CONFIG, events=evolve(_EVENTS, waiting=3000))
+        first: Deferred[Ended] = Deferred()
+        ends = [first]
+
+        def run(invocation: Invocation) -> Deferred[Ended]:
+            return ends.pop() if ends else succeed(Ended(why="cannot be started: Resource temporarily unavailable"))
+
+        self.events = self.log(Alarm(Clock(), config, run=run))
+        for number in range(3000):
+            self.happen(str(number))
+        first.callback(Ended(status=0))
+        self.assertEqual(len(self.lines), 2999)
+        self.assertEqual(len(set(self.lines)), 1)
+        self.happen("again")
+        self.assertEqual(len(self.lines), 3000)
+
+    def test_whoever_tells_of_an_event_has_nothing_to_fear(self) -> None:
+        """Not even a bug of ours."""
+
+        def run(invocation: Invocation) -> Deferred[Ended]:
+            raise ValueError("embedded null byte")
+
+        self.events = self.log(Alarm(Clock(), _CONFIG, run=run))
+        self.happen("a", "b")
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 2)
 
     def test_without_a_command_nothing_is_done_and_one_taken_away_is_not_run(self) -> None:
         self.happen("a", "b")

@@ -9,8 +9,11 @@ import stat
 import time
 from typing import ClassVar
 
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 
+from qmailpy.channels.conversions import command
 from qmailpy.channels.conversions.command import Ended, Invocation, run_now
 from qmailpy.records.record import Action
 from tests.integration.node import NodeCase, Settings, trace_and_message
@@ -239,3 +242,45 @@ class RealCommands(SynchronousTestCase):
         ended = self.run_("/no/such/program")
         self.assertNotIn(ended.status, (0, 75, 80, 81, 82, 83, 84))
         self.assertIn("/no/such/program", ended.said)
+
+    def test_who_has_left_the_group_and_holds_the_output_is_not_waited_for(self) -> None:
+        """By commands and by the daemon; what was said is there, and the outcome is the command's own."""
+        self.patch(command, "LINGER_S", 0.2)
+        script = "echo said; setsid sleep 30 & sleep 0.1; exit 75"
+        begin = time.monotonic()
+        self.assertEqual(self.run_("/bin/sh", "-c", script), Ended(status=75, said="said"))
+        self.assertLess(time.monotonic() - begin, 5)
+
+    def test_what_is_said_without_end_takes_no_memory(self) -> None:
+        """Its end is kept."""
+        ended = self.run_("/bin/sh", "-c", "yes | head -c 20000000; echo over", timeout_s=20.0)
+        self.assertEqual(ended.status, 0)
+        self.assertTrue(ended.said.endswith("y / over"), ended.said)
+
+
+class DaemonsCommands(TestCase):
+    """L{ReactorRun} with real processes."""
+
+    timeout = 10
+
+    def test_who_has_left_the_group_and_holds_the_output_is_not_waited_for(self) -> Deferred[None]:
+        """A user's program could keep a delivery for ever, whatever its time was; killed or not."""
+        self.patch(command, "LINGER_S", 0.2)
+        run = command.ReactorRun(reactor)
+
+        async def both() -> None:
+            for script, timeout_s, expected in (
+                ("echo said; setsid sleep 30 & sleep 0.1; exit 75", 10.0, Ended(status=75, said="said")),
+                ("setsid sleep 30 & sleep 30", 0.3, Ended(why="took longer than 0.3 s")),
+            ):
+                invocation = Invocation(
+                    argv=("/bin/sh", "-c", script),
+                    environment={"PATH": "/usr/bin:/bin"},
+                    directory="/",
+                    timeout_s=timeout_s,
+                    memory_octets=1 << 30,
+                    output_octets=1 << 20,
+                )
+                self.assertEqual(await run(invocation), expected)
+
+        return Deferred.fromCoroutine(both())

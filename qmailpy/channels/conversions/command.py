@@ -5,6 +5,9 @@ time, memory and file size, and killed with all they started when their time is 
 The limits are set by C{prlimit}, the group by C{setsid} (both of util-linux), the directory by C{env -C}; each becomes
 the next, and the last the command. There is no shell. It runs as the user of the mail worker. docs/conversion.md tells
 what it is given and how it answers.
+
+A command is over when it has ended, whoever may still hold its output: what it has left behind in its group is killed,
+and whoever has left that too is waited for no longer than L{LINGER_S}.
 """
 
 from __future__ import annotations
@@ -12,9 +15,11 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import select
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any, Protocol
@@ -22,13 +27,14 @@ from typing import Any, Protocol
 from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessExitedAlready
-from twisted.internet.interfaces import IReactorProcess, IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorProcess, IReactorTime
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
 from qmailpy.values import one_line
 
 OUTPUT = 4096  # octets of what a command says that are kept
+LINGER_S = 1.0  # for what a command has said to be read when it has ended and its output has not
 OPTIONS = 65536  # of its answer in OUTPUT_OPTIONS
 _VARIABLE = re.compile(r"\$(?:\{([A-Z_]+)\}|([A-Z_]+))")
 _SHORT = {"INPUT": "INPUT_FILE", "OUTPUT": "OUTPUT_FILE"}
@@ -173,8 +179,10 @@ def answer(ended: Ended, said: Mapping[str, str]) -> Answer:
 class _ReactorProcess(ProcessProtocol):
     """One command of the daemon's."""
 
-    def __init__(self, ended: Deferred[Ended]) -> None:
+    def __init__(self, ended: Deferred[Ended], clock: IReactorTime) -> None:
         self._ended = ended
+        self._clock = clock
+        self._lingering: IDelayedCall | None = None
         self._said = b""
         self.why = ""
         self.pid = 0
@@ -195,8 +203,12 @@ class _ReactorProcess(ProcessProtocol):
 
     def processExited(self, reason: Failure) -> None:
         kill_group(self.pid)  # what it has left behind, which may hold its output open
+        if self.transport is not None:
+            self._lingering = self._clock.callLater(LINGER_S, self.transport.loseConnection)
 
     def processEnded(self, reason: Failure) -> None:
+        if self._lingering is not None and self._lingering.active():
+            self._lingering.cancel()
         problem: Any = reason.value
         status = problem.exitCode if not self.why else None
         why = self.why or ("" if status is not None else f"killed by signal {problem.signal}")
@@ -214,7 +226,7 @@ class ReactorRun:
 
     def __call__(self, invocation: Invocation) -> Deferred[Ended]:
         ended: Deferred[Ended] = Deferred()
-        process = _ReactorProcess(ended)
+        process = _ReactorProcess(ended, self._clock)
         argv = invocation.whole()
         try:
             transport = self._spawn.spawnProcess(
@@ -258,19 +270,44 @@ def run_now(invocation: Invocation) -> Deferred[Ended]:
     except OSError as problem:
         ended.callback(Ended(why=f"cannot be started: {problem.strerror}"))
         return ended
-    try:
-        said, _ = process.communicate(timeout=invocation.timeout_s)
-    except subprocess.TimeoutExpired:
-        kill_group(process.pid)
-        process.kill()
-        process.communicate()
-        ended.callback(Ended(why=f"took longer than {invocation.timeout_s:g} s"))
+    said, late = _output(process, time.monotonic() + invocation.timeout_s)
+    status = process.wait()
+    if late:
+        ended.callback(Ended(why=f"took longer than {invocation.timeout_s:g} s", said=_line(said)))
         return ended
-    kill_group(process.pid)
-    status = process.returncode
     why = "" if status >= 0 else f"killed by signal {-status}"
-    ended.callback(Ended(status=status if status >= 0 else None, why=why, said=_line(said[-OUTPUT:])))
+    ended.callback(Ended(status=status if status >= 0 else None, why=why, said=_line(said)))
     return ended
+
+
+def _output(process: subprocess.Popen[bytes], deadline: float) -> tuple[bytes, bool]:
+    """
+    Wait for a command to end.
+
+    @return: the end of what it said; and whether it had to be ended.
+    """
+    assert process.stdout is not None
+    said, late, over = b"", False, 0.0
+    with process.stdout as pipe:
+        open_ = [pipe.fileno()]
+        while True:
+            ready, _, _ = select.select(open_, [], [], 0.02)
+            if ready:
+                octets = os.read(open_[0], 65536)
+                said = (said + octets)[-OUTPUT:]
+                if not octets:
+                    open_ = []
+            now = time.monotonic()
+            if over:
+                if not open_ or now > over + LINGER_S:
+                    return said, late
+            elif process.poll() is not None:
+                kill_group(process.pid)
+                over = now
+            elif now > deadline:
+                late = True
+                kill_group(process.pid)
+                process.kill()
 
 
 def kept_in_memory(octets: bytes) -> int:
@@ -295,4 +332,4 @@ def kill_group(leader: int, kill: Callable[[int, int], None] = os.killpg) -> Non
 
 
 def _line(octets: bytes) -> str:
-    return one_line(octets.decode("utf-8", "replace").strip().replace("\n", " / "), 400)
+    return one_line(octets.decode("utf-8", "replace").strip().replace("\n", " / ")[-400:])
