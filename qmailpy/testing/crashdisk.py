@@ -24,6 +24,7 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 
 from attrs import define
 
@@ -82,6 +83,8 @@ class CrashDisk:
     @ivar free: what C{space} tells; writes do not use it up.
     @ivar ignore_sync: asked (kind, path) at each syncing call; when it answers true the call does nothing and
         succeeds, as if it had been left out of the code: a test that stays green then is weak.
+    @ivar before: told (kind, path) before each mutating or syncing call, when the disk is as a power cut in the place
+        of that call leaves it: a test that L{fork}s it there need not come again as far as that.
     """
 
     def __init__(self, die_at: int | None = None, directories: Sequence[str] = ()) -> None:
@@ -93,6 +96,7 @@ class CrashDisk:
         self.operations: list[tuple[str, str]] = []
         self.free = _PLENTY
         self.ignore_sync: Callable[[str, str], bool] | None = None
+        self.before: Callable[[str, str], None] | None = None
         self._root = Directory()
         self._pending: list[NameOperation] = []
         self._dirty: dict[File, None] = {}
@@ -150,12 +154,17 @@ class CrashDisk:
         self._dead = True
 
     def kill(self) -> CrashDisk:
-        """
-        The process dies and the machine goes on: a new disk on which all that was written is there, as durable as it
-        was, and nothing is open or locked. This one is dead.
-        """
+        """The process dies and the machine goes on: this disk is dead, the new one is a L{fork} of it."""
         with self._guard:
             self._dead = True
+            return self.fork()
+
+    def fork(self) -> CrashDisk:
+        """
+        A new disk on which all that was written is there, as durable as it was, and nothing is open or locked. This
+        one goes on, and neither sees what is done to the other.
+        """
+        with self._guard:
             made: dict[int, Node] = {}
 
             def copy(node: Node) -> Node:
@@ -461,6 +470,8 @@ class CrashDisk:
         if self.die_at is not None and len(self.operations) >= self.die_at:
             self._dead = True
             raise PowerCut
+        if self.before is not None:
+            self.before(kind, path)
         self.operations.append((kind, path))
         if kind != "create":  # which was asked as "open"
             self._fault(kind, path)
@@ -549,10 +560,11 @@ class CrashDisk:
         return self._directory(parent), name
 
 
-def _split(path: str) -> list[str]:
+@lru_cache(4096)
+def _split(path: str) -> tuple[str, ...]:
     if path and not path.startswith("/"):
         raise ValueError(f"{path!r} is not an absolute path")
-    return [name for name in path.split("/") if name]
+    return tuple(name for name in path.split("/") if name)
 
 
 def _error(kind: type[OSError], number: int, path: str) -> OSError:
