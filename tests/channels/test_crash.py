@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from random import Random
 
 from attrs import evolve
@@ -14,11 +15,10 @@ from qmailpy.channels.parts import Parts
 from qmailpy.channels.process import ProcessChannel
 from qmailpy.config.schema import ChannelConfig, Config, RuleConfig
 from qmailpy.interfaces import IChannel
-from qmailpy.queue.switches import Switches
-from qmailpy.testing.crashdisk import CrashDisk, PowerCut
+from qmailpy.testing.crashdisk import CrashDisk
 from qmailpy.testing.memory_directory import MemoryDirectory
 from qmailpy.values import AutoReply, Envelope, Group, Mailbox, Recipient
-from tests.queue.world import HOME, World, configuration
+from tests.queue.world import HOME, World, configuration, forks
 
 GROUP = "all@here.example"
 NAMES = tuple(f"u{number}" for number in range(10))
@@ -68,22 +68,23 @@ class Node(World):
 
 
 class CrashTests(SynchronousTestCase):
-    def lives(self, die_at: int, chance: Random, recipient: str) -> tuple[Node, bool]:
-        """One life that is cut short, and one that is not; whether it was, and the message had been accepted."""
-        world = Node(CrashDisk(die_at, directories=[HOME, f"{HOME}/log"]), config())
-        try:
+    def lives(self, chance: Random, recipient: str, every: int) -> Iterator[tuple[int, Node]]:
+        """A life that is cut short, now here, now there, each with another that is not; at last one that is whole."""
+        world = Node(CrashDisk(directories=[HOME, f"{HOME}/log"]), config())
+
+        def life(world: Node) -> None:
             world.up()
             world.offer(recipient)
             world.wait(100)
-            return world, False
-        except PowerCut:
-            world.disk = world.disk.reboot(chance)
-            world.switches = Switches(world.disk, f"{HOME}/queue/stopped")
-        self.flushLoggedErrors(PowerCut)
-        world.lives += 1
-        world.up()
-        world.wait(1000)
-        return world, True
+
+        cut = forks(world, life)[::every]
+        self.assertGreater(len(cut), 10)
+        for at, one in cut:
+            after = one.crash(chance)
+            after.up()
+            after.wait(1000)
+            yield at, after
+        yield 0, world
 
     def copies(self, world: Node) -> Counter[str]:
         found = Counter({name: len(world.mailbox(name)) for name in ("ann", *NAMES)})
@@ -94,11 +95,7 @@ class CrashTests(SynchronousTestCase):
         """Those whose part was being delivered may be told twice by the outside alone, which no journal undoes."""
         chance = Random(3)
         wanted = Counter(dict.fromkeys(("ann", *NAMES, "far"), 1))
-        cut, at = True, 20
-        kinds: Counter[bool] = Counter()
-        while cut:
-            at += chance.randint(6, 16)
-            world, cut = self.lives(at, chance, GROUP)
+        for at, world in self.lives(chance, GROUP, 3):
             found = self.copies(world)
             if found["far"] == 2:
                 found["far"] = 1
@@ -107,15 +104,10 @@ class CrashTests(SynchronousTestCase):
             else:
                 self.assertIn(found, (wanted, Counter(dict.fromkeys(wanted, 0))), at)
             self.assertEqual(world.stored(), {}, at)
-            kinds[cut] += 1
-        self.assertGreater(kinds[True], 10)
 
     def test_each_sender_has_one_answer(self) -> None:
         chance = Random(5)
-        cut, at = True, 20
-        while cut:
-            at += chance.randint(1, 3)
-            world, cut = self.lives(at, chance, "bob@here.example")
+        for at, world in self.lives(chance, "bob@here.example", 1):
             answers = sum(count for (address, _), count in world.outside.taken.items() if address == "a@out.example")
             self.assertLessEqual(answers, 2, at)  # the outside again
             if world.accepted:

@@ -7,9 +7,8 @@ Whatever was told 250 is in all three places in the end; the mbox holds whole me
 from __future__ import annotations
 
 import re
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
@@ -22,11 +21,11 @@ from qmailpy.channels.parts import Parts
 from qmailpy.config.schema import ChannelConfig, Config, RuleConfig
 from qmailpy.interfaces import IChannel
 from qmailpy.local.dotqmail import Found, parse
-from qmailpy.testing.crashdisk import CrashDisk, PowerCut
+from qmailpy.testing.crashdisk import CrashDisk
 from qmailpy.testing.inline import InlineThreads
 from qmailpy.testing.memory_directory import MemoryDirectory
 from qmailpy.values import Mailbox
-from tests.queue.world import HOME, World, configuration
+from tests.queue.world import HOME, World, configuration, forks
 
 BOB_HOME = f"{HOME}/mail/here.example/bob"
 DIRECTORIES = (HOME, f"{HOME}/log", BOB_HOME)
@@ -74,7 +73,6 @@ class Node(World):
 
 
 def messages(world: Node) -> None:
-    world.up()
     world.send("bob@here.example", body=b"x" * 1200)
     world.send("bob@here.example", body=b"two at once", hold=True)
     world.send("bob@here.example", body=b"y" * 600)
@@ -82,33 +80,18 @@ def messages(world: Node) -> None:
 
 
 class CrashTests(SynchronousTestCase):
-    def setUp(self) -> None:
-        self.patch(sys, "unraisablehook", lambda _: None)  # files that were being read when the power failed
-
-    def cuts(self, ignore: Callable[[str, str], bool] | None = None, step: int = 1) -> Iterator[tuple[int, Node]]:
-        empty = Node(CrashDisk(directories=DIRECTORIES), config())
-        empty.up()
-        die_at = empty.disk.count()  # the start is tests.queue.test_crash's
-        while True:
-            world = Node(CrashDisk(die_at, directories=DIRECTORIES), config())
-            world.disk.ignore_sync = ignore
-            try:
-                messages(world)
-                return
-            except PowerCut:
-                yield die_at, world
-            die_at += step
-
     def survive(self, ignore: Callable[[str, str], bool] | None = None, step: int = 1, **crash: Any) -> int:
         """How many cuts there were."""
+        first = Node(CrashDisk(directories=DIRECTORIES), config())
+        first.up()  # the start is tests.queue.test_crash's
+        first.disk.ignore_sync = ignore
         count = 0
-        for die_at, world in self.cuts(ignore, step):
+        for die_at, world in forks(first, messages)[::step]:
             count += 1
             after = world.crash(**crash)
-            self.flushLoggedErrors(PowerCut)
             after.up(replay=not crash.get("killed"))
             after.wait(200)
-            where = (die_at, world.disk.operations[-2:])
+            where = (die_at, world.disk.operations)
             sent = {octets for _, octets in after.offered.values()}
             found, boxed = Counter(after.mbox()), Counter(after.mailbox("bob"))
             self.assertLessEqual(set(found), sent, where)
