@@ -73,7 +73,7 @@ def _path(context: Context, selector: str) -> str:
     @raise CommandError: the selector cannot be one.
     """
     from qmailpy.auth.dkim import key_path
-    from qmailpy.config.checks import selector as check
+    from qmailpy.config.forms import selector as check
 
     if said := check(selector):
         raise CommandError(said)

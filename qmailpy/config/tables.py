@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 import attrs
 
-from qmailpy.config.checks import CHECKS, plain_number, plain_text
+from qmailpy.config.checks import CHECKS
+from qmailpy.config.forms import plain_number, plain_text
 from qmailpy.config.locate import Path
 from qmailpy.config.problems import Reader, nearest
 

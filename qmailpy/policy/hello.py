@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
-from qmailpy.config.checks import is_domain
+from qmailpy.config.forms import is_domain
 
 SYNTAX, OURS, LITERAL = "helo_syntax", "helo_ours", "helo_literal"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from qmailpy.config.checks import ldap_server
+from qmailpy.config.forms import ldap_server
 from qmailpy.config.ldapurl import parse_ldap_url
 
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from qmailpy.config import checks
+from qmailpy.config import forms
+from qmailpy.config.checks import CHECKS
 from qmailpy.config.load import config_path, examine, load, parse
 from qmailpy.config.schema import QueueConfig
 from qmailpy.config.template import template_text
@@ -154,9 +155,9 @@ host = {written}
 
     def test_patterns_with_stars_and_networks(self) -> None:
         for good in ("*.example", "a.*.example", "*.*", "[192.0.2.0/24]", "[2001:db8::/32]", "[IPv6:2001:db8::1]"):
-            self.assertEqual(checks.pattern(good), "", good)
+            self.assertEqual(forms.pattern(good), "", good)
         for bad in ("a*.example", "*..example", ".*.example", "[192.0.2.1/24]", "[x]", "**"):
-            self.assertIn("matches nothing", checks.pattern(bad), bad)
+            self.assertIn("matches nothing", forms.pattern(bad), bad)
 
 
 class ParseTests(SynchronousTestCase):
@@ -320,23 +321,23 @@ class ParseTests(SynchronousTestCase):
 class CheckTests(SynchronousTestCase):
     """The values each check takes and refuses."""
 
-    CASES: tuple[tuple[checks.Check, list[Any], list[Any]], ...] = (
-        (checks.hostname, ["mx", "mx.example.org", "MX-1.example"], ["", "-a", "a..b", "a b", "192.0.2.1", "x" * 64]),
-        (checks.address, ["a@b.c", "a.b+c@d"], ["a", "@b", "a@", "a b@c", "a@b@c", "a..b@c", "<a@b>"]),
-        (checks.network, ["::/0", "10.0.0.0/8", "192.0.2.1"], ["10.0.0.1/8", "a", "1.2.3/24"]),
+    CASES: tuple[tuple[forms.Check, list[Any], list[Any]], ...] = (
+        (forms.hostname, ["mx", "mx.example.org", "MX-1.example"], ["", "-a", "a..b", "a b", "192.0.2.1", "x" * 64]),
+        (forms.address, ["a@b.c", "a.b+c@d"], ["a", "@b", "a@", "a b@c", "a@b@c", "a..b@c", "<a@b>"]),
+        (forms.network, ["::/0", "10.0.0.0/8", "192.0.2.1"], ["10.0.0.1/8", "a", "1.2.3/24"]),
         (
-            checks.relays,
+            forms.relays,
             ["h", "h:25", "[::1]:25", "a:1, b:2", "127.0.0.1:2525"],
             ["h:0", "h:x", "::1", "", "a,,b", ":25"],
         ),
-        (checks.server_address, ["::1", "127.0.0.1", "127.0.0.1:53", "[::1]:53"], ["dns", "1.2.3.4:0", "x:53"]),
-        (checks.clock, ["00:00", "23:59"], ["24:00", "1:00", "00:60", "00:00:00"]),
-        (checks.pattern, [".", "*", "[]", "a.b", ".b.c", "[192.0.2.1]"], ["", "..", "[x]", "a b", "a*.x", "a*.x"]),
-        (checks.rewritten, ["$U@b.c", "x@$D", "a@b"], ["$U", "b", "@b", "$U@"]),
-        (checks.ascending, [(), (1.0, 2.0)], [(2.0, 1.0), (0.0,), (1.0, 1.0)]),
-        (checks.next_host, ["h", "h:25", "[192.0.2.1]", "[IPv6:::1]"], ["[x]", "a b"]),
+        (forms.server_address, ["::1", "127.0.0.1", "127.0.0.1:53", "[::1]:53"], ["dns", "1.2.3.4:0", "x:53"]),
+        (forms.clock, ["00:00", "23:59"], ["24:00", "1:00", "00:60", "00:00:00"]),
+        (forms.pattern, [".", "*", "[]", "a.b", ".b.c", "[192.0.2.1]"], ["", "..", "[x]", "a b", "a*.x", "a*.x"]),
+        (forms.rewritten, ["$U@b.c", "x@$D", "a@b"], ["$U", "b", "@b", "$U@"]),
+        (forms.ascending, [(), (1.0, 2.0)], [(2.0, 1.0), (0.0,), (1.0, 1.0)]),
+        (forms.next_host, ["h", "h:25", "[192.0.2.1]", "[IPv6:::1]"], ["[x]", "a b"]),
         (
-            checks.endpoint,
+            forms.endpoint,
             [
                 "tcp:25",
                 "tcp:0:interface=127.0.0.1",
@@ -370,6 +371,6 @@ class CheckTests(SynchronousTestCase):
                 self.assertNotEqual(check(value), "", (check, value))
 
     def test_every_line_of_the_table_is_about_a_key_of_the_schema(self) -> None:
-        for shape, lines in checks.CHECKS.items():
+        for shape, lines in CHECKS.items():
             names = {field.name for field in shape.__attrs_attrs__}  # type: ignore[attr-defined]
             self.assertEqual(set(lines) - names, set(), shape)
