@@ -81,7 +81,7 @@ class ConversionChannel:
             self._table = config.conversions
             self._converter = self._made()
             count = len(self._converter.entries)
-            self._log.info("channel {name}: {count} entries of conversions.toml in force", name=self.name, count=count)
+            self._log.info("channel {name}: entries of conversions.toml in force: {count}", name=self.name, count=count)
 
     def _made(self) -> Converter:
         return Converter(self._table, in_thread=self._in_thread, run=self._run, root=self._root)

@@ -35,7 +35,7 @@ _COLUMNS = (
 )
 
 
-@click.command()
+@click.command(short_help="Add the log up: messages, sizes, failures, times.")
 @click.option(
     "--by",
     type=click.Choice([by.value for by in By]),

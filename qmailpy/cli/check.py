@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import datetime
 import os
-import shutil
 
 import click
 
+from qmailpy.cli.check_named import authorities, programs
 from qmailpy.cli.context import Context
 from qmailpy.cli.home import DIRECTORIES, KEEPERS, WRITABLE, Keeper, Owners, make, owners
 from qmailpy.cli.output import print_json, print_line, printable
@@ -72,7 +72,8 @@ def examine_home(context: Context) -> tuple[list[str], list[str]]:
     _clients(config, errors)
     _reports(config, path, errors, warnings)
     _ports(config, path, warnings)
-    _commands(config, path, warnings)
+    programs(config, path, warnings)
+    authorities(config, path, errors)
     _rules(config, path, warnings)
     if "." not in config.server.hostname:
         text = f'hostname "{config.server.hostname}" has no domain; other servers may refuse mail from it'
@@ -310,20 +311,6 @@ def first_free_port() -> int:
             return int(source.read())
     except (OSError, ValueError):
         return 1024
-
-
-def _commands(config: Config, path: str, warnings: list[str]) -> None:
-    """Programs of conversions.toml that are not there: mail that needs them would wait."""
-    table = os.path.join(os.path.dirname(path), "conversions.toml")
-    for number, entry in enumerate(config.conversions.entries, 1):
-        if entry.command and not os.access(entry.command[0], os.X_OK):
-            called = f" ({entry.name})" if entry.name else ""
-            what = f"{entry.command[0]} cannot be run; right would be an executable file"
-            warnings.append(f"{table}: [[entry]] {number}{called} command: {what}")
-    if any(entry.command for entry in config.conversions.entries):
-        for program in ("setsid", "prlimit"):
-            if shutil.which(program, path="/usr/bin:/bin:/usr/local/bin") is None:
-                warnings.append(f"{table}: {program} is missing, which commands need: apt-get install util-linux")
 
 
 def _rules(config: Config, path: str, warnings: list[str]) -> None:

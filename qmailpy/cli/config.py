@@ -26,7 +26,7 @@ def config() -> None:
     """
 
 
-@config.command()
+@config.command(short_help="Show all keys as they are in effect.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON instead of TOML.")
 @click.pass_obj
 def show(context: Context, as_json: bool) -> None:
@@ -73,32 +73,46 @@ def _print_value(value: Any) -> None:
 @config.command(name="set", context_settings={"ignore_unknown_options": True})
 @click.argument("key")
 @click.argument("value")
+@click.argument("more", nargs=-1, metavar="[KEY VALUE]...")
 @click.option("--json", "as_json", is_flag=True, help="Tell the old and the new value as JSON.")
 @click.pass_obj
-def set_(context: Context, key: str, value: str, as_json: bool) -> None:
+def set_(context: Context, key: str, value: str, more: tuple[str, ...], as_json: bool) -> None:
     """
     Set KEY to VALUE in the configuration file; its comments stay.
 
     A list is written with commas, as in 127.0.0.0/8,::1/128. The file is replaced only when all of it is right with the
-    new value.
+    new value; keys that are nothing without each other are set in one go: KEY VALUE KEY VALUE.
     """
     from qmailpy.config.edit import changed, lookup, value_from_text
+    from qmailpy.config.template import needs_restart
+
+    if len(more) % 2:
+        raise click.UsageError(f"there is no value for {more[-1]}")
+    wanted = {key: value, **dict(zip(more[::2], more[1::2], strict=True))}
 
     path = os.path.realpath(config_path(context.home))  # what a link stands for is replaced, not the link
     before = context.config
     with open(path, encoding="utf-8") as source:
         text = source.read()
-    after = changed(text, {key: value_from_text(key, value)})
+    after = changed(text, {name: value_from_text(name, said) for name, said in wanted.items()})
     try:
         new = parse(after, path, context.home)
     except ConfigError as error:
         raise CommandError(f"{error.problems[0]}; nothing was changed") from None
-    old_value = lookup(before, key)
+    told = [
+        {"key": name, "old": lookup(before, name), "new": lookup(new, _renamed(name, said))}
+        for name, said in wanted.items()
+    ]
     _replace(path, after)
     if as_json:
-        print_json({"key": key, "old": old_value, "new": lookup(new, _renamed(key, value))})
+        print_json(told if more else told[0])
         return
-    print_line(f"{key} is set; the daemon takes it up on SIGHUP (systemctl reload qmailpy), or at its next start")
+    for name in wanted:
+        if needs_restart(name):
+            when = "at its next start (systemctl restart qmailpy)"
+        else:
+            when = "on SIGHUP (systemctl reload qmailpy), or at its next start"
+        print_line(f"{name} is set; the daemon takes it up {when}")
 
 
 def _renamed(key: str, value: str) -> str:

@@ -24,7 +24,7 @@ from qmailpy.values import Envelope, MemoryContent, Recipient
 Note = tuple[str, str, int, str, str]
 
 
-@click.command("conversion")
+@click.command("conversion", short_help="Show what becomes of the message in FILE.")
 @click.argument("file", metavar="FILE", type=click.Path(exists=True, dir_okay=False))
 @click.option("--source", default="tcp_local", show_default=True, metavar="CHANNEL", help="Where the mail comes from.")
 @click.option("--destination", default="local", show_default=True, metavar="CHANNEL", help="The channel it is for.")

@@ -54,7 +54,7 @@ def counters() -> None:
     """Channel counters: messages, recipients and blocks by channel."""
 
 
-@counters.command("show")
+@counters.command("show", short_help="Show the counters of channels.")
 @click.argument("names", metavar="[CHANNEL]...", nargs=-1)
 @click.option("-channels/-nochannels", "channels", default=True, help="The counts of messages (default).")
 @click.option("-associations/-noassociations", "associations", default=True, help="Connections too (default).")
@@ -181,7 +181,7 @@ def today(context: Homed, as_json: bool) -> None:
         print_line(f"{count} messages processed so far today")
 
 
-@counters.command("verify")
+@counters.command("verify", short_help="Compare the counters with the transaction log.")
 @_as_json
 @click.pass_context
 def verify(ctx: click.Context, as_json: bool) -> None:

@@ -54,7 +54,7 @@ def make(context: Context, selector: str, kind: str, as_json: bool) -> None:
     _tell(context, selector, path, as_json, new=True)
 
 
-@dkim.command()
+@dkim.command(short_help="Print the DNS records that belong to keys.")
 @click.argument("selector", required=False)
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @click.pass_obj

@@ -241,7 +241,7 @@ def _line(found: RoleInfo) -> str:
     return f"{found.role} of {', '.join(found.domains)}" if found.role == "domain administrator" else found.role
 
 
-@role.command("add")
+@role.command("add", short_help="Make the user ADDRESS an administrator.")
 @click.argument("address", metavar="ADDRESS")
 @_WHAT
 @click.pass_obj

@@ -53,7 +53,7 @@ log.add_command(account)
 log.add_command(index_command)
 
 
-@log.command()
+@log.command(short_help="Show the last lines of the log.")
 @click.option("-f", "--follow", is_flag=True, help="Go on with the lines that come, also after the log was rolled.")
 @click.option("-n", "--lines", "count", type=click.IntRange(0), default=10, show_default=True, help="So many at first.")
 @click.option("--channel", help="Only lines of this channel, as source or destination.")
@@ -208,7 +208,7 @@ def _json_of(read: Callable[[bytes], LogRecord | None]) -> Callable[[bytes], str
     return shown
 
 
-@log.command()
+@log.command(short_help="Roll the log over now.")
 @click.pass_obj
 def roll(context: Homed) -> None:
     """Roll the log over now: current to yesterday, yesterday to the end of mail.log. Running processes follow."""

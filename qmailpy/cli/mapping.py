@@ -31,7 +31,7 @@ _BARS = {
 """The probes of PMDF and its heirs: what stands between the bars."""
 
 
-@click.command("mapping")
+@click.command("mapping", short_help="Show which rule of an access TABLE decides.")
 @click.argument("table", metavar="TABLE")
 @click.argument("probe", metavar="PROBE...", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -19,7 +19,7 @@ from qmailpy.events.catalogue import CATALOGUE
 from qmailpy.events.telling import FILE_OCTETS, MEMORY_OCTETS, as_user, environment, sample, wanted
 
 
-@click.command("event")
+@click.command("event", short_help="Run the command of [events], as for EVENT.")
 @click.argument("name", metavar="[EVENT]", default="queue.age")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj

@@ -54,7 +54,7 @@ class _Seen:
     no_trust: str
 
 
-@click.command("tls")
+@click.command("tls", short_help="Show what TLS mail to DOMAIN must have.")
 @click.argument("domain", metavar="DOMAIN")
 @click.option("--channel", default="tcp_local", show_default=True, metavar="CHANNEL", help="By which the mail goes.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -32,7 +32,7 @@ class Used:
     limit: Limit
 
 
-@click.command("quota")
+@click.command("quota", short_help="Show how full the mailbox ADDRESS is.")
 @click.argument("address", metavar="ADDRESS")
 @click.option("--recount", is_flag=True, help="Count the mail, whatever is remembered of it; also that of the domain.")
 @JSON

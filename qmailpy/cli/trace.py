@@ -120,7 +120,7 @@ def trace(
         print_error(f"only the first {MOST} related messages are shown")
 
 
-@click.command("index")
+@click.command("index", short_help='Bring the index of "qmailpy trace" up to date.')
 @click.option("--rebuild", is_flag=True, help="Make it anew from the log.")
 @click.pass_obj
 def index_command(context: Homed, rebuild: bool) -> None:

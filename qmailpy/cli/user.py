@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from datetime import UTC, datetime
 from typing import Any
 
 import attrs
@@ -31,7 +32,7 @@ from qmailpy.cli.people import (
 )
 from qmailpy.cli.quota import quota, remembered
 from qmailpy.cli.user_bulk import export, import_
-from qmailpy.directory import meaning
+from qmailpy.directory import meaning, schema
 from qmailpy.directory.address import BadAddress, maildir, own
 from qmailpy.directory.settings import USER, answer, read
 from qmailpy.errors import CommandError
@@ -109,7 +110,7 @@ def user_list(context: Context, name: str, as_json: bool) -> None:
     print_table(heads, rows, (3, 4))
 
 
-@user.command("show")
+@user.command("show", short_help="Show the user ADDRESS.")
 @click.argument("address", metavar="ADDRESS")
 @JSON
 @click.pass_obj
@@ -174,7 +175,7 @@ def _status(context: Context, address: str, status: str, word: str) -> None:
     print_line(f"{word} {changed.address}")
 
 
-@user.command("suspend")
+@user.command("suspend", short_help="Refuse mail and login of the user ADDRESS.")
 @click.argument("address", metavar="ADDRESS")
 @click.pass_obj
 def user_suspend(context: Context, address: str) -> None:
@@ -190,13 +191,13 @@ def user_resume(context: Context, address: str) -> None:
     _status(context, address, "active", "resumed")
 
 
-@user.command("vacation")
+@user.command("vacation", short_help="Answer mail to the user ADDRESS by itself.")
 @click.argument("address", metavar="ADDRESS")
 @click.option("--text-file", metavar="FILE", help="The text that is sent; - = standard input.")
 @click.option("--subject", metavar="TEXT", help='Its subject; "" = made from the message that is answered.')
 @click.option("--days", type=click.IntRange(1, 365), help="So long the same sender gets no second answer (7).")
 @click.option("--from", "begins", metavar="DAY", help='Not before 2026-12-24 or 2026-12-24T18:00, UTC; "" = at once.')
-@click.option("--to", "ends", metavar="DAY", help='Not after; "" = until --off.')
+@click.option("--to", "ends", metavar="DAY", help='Not after that day, or that time; "" = until --off.')
 @click.option("--off", is_flag=True, help="No more answers; the text is kept.")
 @JSON
 @click.pass_obj
@@ -219,7 +220,7 @@ def user_vacation(
     with accounts_of(context) as accounts:
         entry = accounts.thd_user_entry(address)
         if not off and not any(wishes):
-            state = _answer_state(entry.attributes)
+            state = _answer_state(entry.attributes, as_json)
         elif off:
             modes = tuple(mode for mode in entry.values("deliveryMode") if mode.lower() != "reply")
             accounts.tree.thd_set(entry.name, {"deliverymode": modes})
@@ -252,16 +253,28 @@ def _text(path: str) -> str:
     return text
 
 
-def _answer_state(attributes: Any) -> dict[str, object]:
+def _answer_state(attributes: Any, as_json: bool) -> dict[str, object]:
+    """What is set; times as the directory has them for programs, to be read for people."""
     days = meaning.first(attributes, "qmailreplydays")
+    begin, end = (meaning.first(attributes, f"qmailreply{which}") for which in ("begin", "end"))
+    if not as_json:
+        begin, end = _readable(begin), _readable(end)
     return {
         "answers": meaning.answers(attributes),
         "subject": meaning.first(attributes, "qmailreplysubject") or None,
         "days": int(days) if days.isdigit() else 7,
-        "from": meaning.first(attributes, "qmailreplybegin") or None,
-        "to": meaning.first(attributes, "qmailreplyend") or None,
+        "from": begin or None,
+        "to": end or None,
         "text": meaning.first(attributes, "mailreplytext") or None,
     }
+
+
+def _readable(value: str) -> str:
+    """A Generalized Time in words; what is none stays as it is."""
+    try:
+        return f"{datetime.fromtimestamp(schema.time_of(value), UTC):%Y-%m-%d %H:%M} UTC" if value else ""
+    except (ValueError, OverflowError, OSError):
+        return value
 
 
 @user.command("delete")

@@ -178,7 +178,7 @@ def _progress(size: int) -> Iterator[Callable[[int], None]]:
         yield lambda octets: bar.update(task, completed=octets)
 
 
-@click.command("export")
+@click.command("export", short_help='Write users as "user import" reads them.')
 @click.argument("name", metavar="[DOMAIN]", required=False, default="")
 @_FORMAT
 @click.option("--output", "path", metavar="FILE", help="Write there, readable for us alone; else to standard output.")

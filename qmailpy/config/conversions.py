@@ -87,6 +87,7 @@ def _entry(reader: Reader, number: int, entry: EntryConfig, directory: str, chan
         entry = attrs.evolve(entry, whole=True)
     if entry.whole and (entry.type or entry.file or entry.disposition or entry.body):
         wrong("whole", "is true, so type, file, disposition and body, which are about parts, must be left out")
+    unread = False
     for key in _TEXTS:
         named = getattr(entry, f"{key}_file")
         if not named:
@@ -99,10 +100,11 @@ def _entry(reader: Reader, number: int, entry: EntryConfig, directory: str, chan
                 found = source.read(TEXT_OCTETS + 1)
         except (OSError, UnicodeDecodeError) as error:
             wrong(f"{key}_file", f'"{named}" cannot be read: {getattr(error, "strerror", None) or "it is not UTF-8"}')
+            unread = unread or key == "text"
             continue
         if len(found) > TEXT_OCTETS:
             wrong(f"{key}_file", f'"{named}" is larger than {TEXT_OCTETS} characters')
         entry = attrs.evolve(entry, text=found) if key == "text" else attrs.evolve(entry, html=found)
-    if entry.action == "disclaimer" and not entry.text:
+    if entry.action == "disclaimer" and not entry.text and not unread:
         wrong("text", "is missing, which the action disclaimer needs; right would be text or text_file")
     return entry

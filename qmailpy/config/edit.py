@@ -31,6 +31,8 @@ def tree(config: Config) -> dict[str, Any]:
         for name, channel in config.channels.items()
     }
     found["rewrite"] = [_plain(rule) for rule in config.rules]
+    found["destination"] = [_plain(one) for one in config.destinations]
+    found["conversion"] = [_plain(one) for one in config.selections]
     found["dnslist"] = [_plain(one) for one in config.dnslists]
     for name in ACCESS_KEYS:
         found[name] = [_plain(rule) for rule in getattr(config, name)]

@@ -7,7 +7,9 @@ has.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from functools import cache
 from importlib.resources import files
 
 from attrs import frozen
@@ -35,6 +37,30 @@ class HomeChoices:
 def template_text() -> str:
     """The template as it is shipped."""
     return files("qmailpy.config").joinpath("qmailpy.toml").read_text("utf-8")
+
+
+@cache
+def _restarts() -> frozenset[str]:
+    """Keys whose remark in the template says "Restart.", as C{server.workers}; of listeners C{listener.endpoint}."""
+    found = {"listener.endpoint", "listener.name"}  # which their remark tells in more words
+    table = ""
+    remark: list[str] = []
+    for line in template_text().splitlines():
+        if header := re.match(r"\[+([a-z_.]+)\]+$", line):
+            table = header[1]
+        elif line.startswith("#"):
+            remark.append(line)
+        elif not line:
+            remark = []
+        elif (key := re.match(r"(\w+) =", line)) and " Restart." in " ".join(remark):
+            found.add(f"{table}.{key[1]}")
+    return frozenset(found)
+
+
+def needs_restart(key: str) -> bool:
+    """Whether a running daemon goes on with the old value of a key, a reload or not: what the template says of it."""
+    parts = key.split(".")
+    return ".".join([parts[0], parts[-1]]) in _restarts()
 
 
 def home_text(choices: HomeChoices) -> str:

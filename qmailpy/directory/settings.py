@@ -345,6 +345,9 @@ def origin(key: Key, entry: Entry, inherited: Sequence[Entry]) -> str:
     return ""
 
 
+_DAY_S = 86400
+
+
 def answer(
     *, text: str | None, subject: str | None, days: int | None, begins: str | None, ends: str | None, now: Entry
 ) -> Values:
@@ -363,6 +366,9 @@ def answer(
     for name, when in (("qmailreplybegin", begins), ("qmailreplyend", ends)):
         if when is not None:
             values[name] = (schema.time_value(moment(when)),) if when else ()
+    if ends and ":" not in ends and "Z" not in ends:
+        # Who is away "to" a day is away on it, too.
+        values["qmailreplyend"] = (schema.time_value(moment(ends) + _DAY_S - 1),)
     after = {**now.attributes, **values}
     if not meaning.first(after, "mailreplytext").strip():
         raise CommandError("there is no text to answer with; give one with --text-file")

@@ -84,6 +84,25 @@ class CheckTests(HomeCase):
         self.assertIn(f"chmod o-rwx {secret}", found.err)
         self.assertNotIn("secret\n", found.err.replace(secret, ""))
 
+    def test_programs_that_are_not_there_are_warned_of(self) -> None:
+        self.change("command = []", 'command = ["/nowhere/alarm"]')
+        with open(self.file, "a", encoding="utf-8") as target:
+            target.write('[channel.fax]\nkind = "pipe"\ncommand = ["/nowhere/fax"]\n')
+        found = self.run_command("check")
+        self.assertEqual(found.status, 0)
+        right = "cannot be run; right would be an executable file"
+        self.assertIn(f"warning: {self.file}: [events] command: /nowhere/alarm {right}\n", found.err)
+        self.assertIn(f"warning: {self.file}: [channel.fax] command: /nowhere/fax {right}\n", found.err)
+
+    def test_authorities_that_must_be_there_and_are_not_are_errors(self) -> None:
+        self.change('tls_ca_file = "/etc/ssl/certs/ca-certificates.crt"', 'tls_ca_file = "/nowhere.pem"')
+        self.assertEqual(self.run_command("check").status, 0)
+        with open(self.file, "a", encoding="utf-8") as target:
+            target.write('[[destination]]\npattern = "bank.example"\nchannel = "tcp_local"\ntls = "verify"\n')
+        found = self.run_command("check")
+        self.assertEqual((found.status, found.err.count("\n")), (1, 1), found.err)
+        self.assertIn("[channel.tcp_local] tls_ca_file: /nowhere.pem is missing", found.err)
+
     def test_every_error_is_a_line_and_the_status_is_1(self) -> None:
         self.change("workers = 1", "workers = -1")
         self.change("roll_s", "rol_s")
@@ -275,6 +294,36 @@ class ConfigTests(HomeCase):
         self.assertEqual(self.run_command("config", "get", "channel.tcp_local.relay").out, "h.example:26\n")
         told = json.loads(self.run_command("config", "set", "listener.smtp.name", "mx", "--json").out)
         self.assertEqual((told["old"], told["new"]), ("smtp", "mx"))
+
+    def test_keys_that_need_each_other_are_set_in_one_go(self) -> None:
+        relay, user, file = (f"channel.tcp_local.{key}" for key in ("relay", "relay_user", "relay_password_file"))
+        self.assertIn("is nothing without", self.run_command("config", "set", user, "house").err)
+        found = self.run_command("config", "set", relay, "h.example:587", user, "house", file, "etc/relay")
+        self.assertEqual((found.status, found.err, found.out.count(" is set; ")), (0, "", 3))
+        self.assertEqual(self.run_command("config", "get", user).out, "house\n")
+        found = self.run_command("config", "set", user, "house", file)
+        self.assertEqual((found.status, found.err.count("\n")), (2, 1), found.err)
+        told = json.loads(self.run_command("config", "set", relay, "i.example", user, "us", "--json").out)
+        self.assertEqual([one["new"] for one in told], ["i.example", "us"])
+
+    def test_set_tells_when_a_reload_is_not_enough(self) -> None:
+        """As the template does: restart, and not reload."""
+        for key, value, needed in (
+            ("server.workers", "2", True),
+            ("monitor.endpoint", "tcp:10909:interface=127.0.0.1", True),
+            ("listener.smtp.endpoint", "tcp:10026:interface=127.0.0.1", True),
+            ("listener.smtp.errors", "10", False),
+            ("queue.lifetime_s", "3600", False),
+        ):
+            out = self.run_command("config", "set", key, value).out
+            self.assertEqual(("restart qmailpy" in out, "reload qmailpy" in out), (needed, not needed), out)
+
+    def test_show_has_every_table_of_the_file(self) -> None:
+        with open(self.file, "a", encoding="utf-8") as target:
+            target.write('[[destination]]\npattern = "x.example"\n[[conversion]]\ndestination = "local"\n')
+        shown = json.loads(self.run_command("config", "show", "--json").out)
+        self.assertEqual([one["pattern"] for one in shown["destination"]], ["x.example"])
+        self.assertEqual([one["destination"] for one in shown["conversion"]], ["local"])
 
     def test_set_refuses_what_would_be_wrong_and_changes_nothing(self) -> None:
         before = self.text()

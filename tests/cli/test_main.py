@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import subprocess
 import sys
 import time
@@ -54,6 +55,20 @@ class FrameTests(SynchronousTestCase):
         for arguments in (["nope"], ["--nope"], ["--home"], ["init"], ["config", "get"]):
             found = invoke(*arguments)
             self.assert_one_line(found, 2, "--help)")
+
+    def test_no_command_of_a_list_is_told_in_half_a_sentence(self) -> None:
+        """At 80 columns, in the lists of all groups."""
+        count = 0
+        waiting: list[tuple[str, ...]] = [(name,) for name in main.COMMANDS]
+        while waiting:
+            path = waiting.pop()
+            out = invoke(*path, "--help").out
+            listed = re.findall(r"(?m)^  ([a-z][a-z_-]*)  +(\S.*)$", out.partition("\nCommands:\n")[2])
+            for name, told in listed:
+                count += 1
+                self.assertFalse(told.endswith("..."), (path, name, told))
+                waiting.append((*path, name))
+        self.assertGreater(count, 80)
 
     def test_help_and_version_are_everywhere(self) -> None:
         for arguments in (["--help"], ["--version"], *([name, "--help"] for name in main.COMMANDS)):

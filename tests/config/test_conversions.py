@@ -93,6 +93,9 @@ class ConversionsTests(SynchronousTestCase):
             found = self.wrong(text)
             self.assertTrue(found and found[0].startswith(said), (text, found))
 
+    def test_a_text_that_cannot_be_read_is_one_mistake_and_not_two(self) -> None:
+        self.assertEqual(len(self.wrong('[[entry]]\naction = "disclaimer"\ntext_file = "none"\n')), 1)
+
     def test_a_home_reads_it_when_it_has_a_channel_for_it(self) -> None:
         home = self.path
         self.path = os.path.join(home, "etc")
