@@ -24,6 +24,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 _READ = 65536
+_PIECE = 32768  # OpenSSL's memory grows to what it is given at once, and stays so while a connection is idle
 _HEADER = 5  # RFC 8446 s.5.1: type, version, length of what follows
 _LENGTH = slice(3, 5)
 _DULL = 65536  # octets of TLS's own, with nothing of ours between, after which what OpenSSL answers to them leaves
@@ -118,10 +119,13 @@ class SecureLayer:
         try:
             # Of a record that comes alone OpenSSL need not be asked whether there is more.
             single = self._alone(data) and self.up
-            connection.bio_write(data)
-            if not self.up and not self._shake():
-                return
-            text = self._open(single)
+            if len(data) <= _PIECE:
+                connection.bio_write(data)
+                if not self.up and not self._shake():
+                    return
+                text = self._open(single)
+            else:
+                text = self._open_much(data)
             self._dull += len(data) - len(text)
             if self._dull > _DULL and not self._over:
                 self._answer()
@@ -147,6 +151,10 @@ class SecureLayer:
         """
         if self._over or not self.up:
             return b""
+        if len(octets) > _PIECE:
+            cuts = [octets[at : at + _PIECE] for at in range(0, len(octets), _PIECE)]
+            final = cuts.pop()
+            return b"".join([*map(self.seal, cuts), self.seal(final, last=last)])
         connection = self._connection
         self._dull = 0
         try:
@@ -195,8 +203,19 @@ class SecureLayer:
         self._left = max(0, left - len(octets))
         return False
 
+    def _open_much(self, data: bytes) -> bytes:
+        """The same for what may be many records, piece by piece."""
+        parts = []
+        for at in range(0, len(data), _PIECE):
+            if self._ended or self._over:
+                break
+            self._connection.bio_write(data[at : at + _PIECE])
+            if self.up or self._shake():
+                parts.append(self._open(single=False))
+        return b"".join(parts)
+
     def _open(self, single: bool) -> bytes:
-        """All that the peer has said."""
+        """All that the peer has said. @param single: OpenSSL has been given one record, whole."""
         connection = self._connection
         parts = []
         try:

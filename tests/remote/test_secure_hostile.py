@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+from typing import Any, cast
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -139,3 +140,39 @@ class HostileTests(SynchronousTestCase):
         text = b"a line of a message that is sent an octet at a time\r\n" * 100
         self.layer.dataReceived(b"".join([keys.seal(bytes([octet, 0x17])) for octet in text]))
         self.assertEqual((self.session.heard, self.session.told), (text, ["up"]))
+
+    def test_openssl_is_never_given_much_at_once(self) -> None:
+        """What it has kept room for it keeps, in each of thousands of connections that are idle."""
+        keys = self.begin(client=False)
+        given: list[int] = []
+        connection: Any = self.layer._connection
+
+        class Watched:
+            def bio_write(self, octets: bytes) -> int:
+                given.append(len(octets))
+                return int(connection.bio_write(octets))
+
+            def sendall(self, octets: bytes) -> int:
+                given.append(len(octets))
+                return int(connection.sendall(octets))
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(connection, name)
+
+        self.layer._connection = cast(Any, Watched())
+        text = bytes(range(256)) * 2000
+        wire = b"".join([keys.seal(text[at : at + 16384] + b"\x17") for at in range(0, len(text), 16384)])
+        self.layer.dataReceived(wire[:300_000])
+        self.layer.dataReceived(wire[300_000:] + keys.seal(b"\x01\x00\x15") + keys.seal(b"more\x17") * 9)
+        self.assertEqual((self.session.heard, self.session.told), (text, ["up", "over"]))
+        self.begin(client=True)
+        connection = self.layer._connection
+        self.layer._connection = cast(Any, Watched())
+        self.peer.bio_write(self.layer.seal(text, last=True))
+        found = b""
+        with contextlib.suppress(SSL.ZeroReturnError):
+            while True:
+                found += self.peer.recv(65536)
+        self.assertEqual(found, text)
+        self.assertLessEqual(max(given), 32768)
+        self.assertGreater(len(given), 20)
