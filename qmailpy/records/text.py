@@ -103,12 +103,13 @@ def fragment(line: bytes) -> bytes:
     The last time stamp of C{line} and what follows: the whole of it, unless the line was glued to the torn piece of one
     that another process could not finish.
     """
-    found = _INNER.search(line, 3)
-    while found is not None:
+    begins = 0
+    at = 3
+    while (found := _INNER.search(line, at)) is not None:  # once over the line, whatever is in front of a month
+        at = found.end()
         if line[found.start() - 2 : found.start()].isdigit():
-            line = line[found.start() - 2 :]
-        found = _INNER.search(line, 3)
-    return line
+            begins = found.start() - 2
+    return line[begins:] if begins else line
 
 
 def _escaped(char: str, blank: bool = True) -> str:

@@ -186,6 +186,13 @@ class RoundTripTests(SynchronousTestCase):
         whole = lines.line(data.draw(strategies.records(LogConfig())))
         self.assertEqual(fragment(torn + whole), whole)
 
+    def test_a_time_stamp_without_its_day_ends_the_search(self) -> None:
+        """A power cut left zeros up to the end of a page, amid a stamp; the line behind it is whole."""
+        whole = LineFormat(LogConfig()).line(LogRecord(action=Action.DEQUEUED, time=1.8e9, source="local"))
+        for holed in (b"\0" * 30 + whole[2:], b"\0" * 9 + whole[1:], b"abcd" + whole[2:]):
+            self.assertEqual(fragment(holed), holed)
+            self.assertEqual(fragment(holed[:-1] + whole), whole)
+
     @given(
         st.binary(max_size=300)
         | st.text(alphabet=strategies.HOSTILE, max_size=300).map(lambda t: t.encode("utf8", "replace"))
