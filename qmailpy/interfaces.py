@@ -142,6 +142,16 @@ class IDurableDelivery(Interface):
         @return: whether all of it is there; until then the next process has to replay again, though only we may die.
         """
 
+    def owed(ids: Iterable[str]) -> Sequence[Job]:
+        """
+        What of these messages could not be written again so far, as jobs for those recipients alone. At once.
+
+        @param ids: queue ids.
+        """
+
+    def let_go(job: Job) -> None:
+        """What a job of L{owed} asks for is owed no more: it is other mail by now. Not while replaying goes on."""
+
 
 class IFlow(Interface):
     """What the queue may ask of the source that feeds it a large message."""

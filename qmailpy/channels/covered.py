@@ -3,7 +3,8 @@ Deliveries that the queue's journal still covers: made durable in groups, and ma
 
 Where each went is in its mark (C{Disposition.place}), and there it is repeated: whatever has become of the address
 since, and without a word from the directory. One that cannot be repeated now is owed: its journal segment is kept until
-it is there, while other mail goes on. Marks of versions that wrote no place are looked up in the directory, as then.
+it is there, or the queue has made it mail that waits (L{qmailpy.queue.owing}), while other mail goes on. Marks of
+versions that wrote no place are looked up in the directory, as then.
 
     place = Mailbox.path [ "//" the folder of a subaddress ]
 """
@@ -149,6 +150,20 @@ class Covered:
             else:
                 self._owed.pop(job.id, None)
         return not owed
+
+    def owed(self, ids: Iterable[str]) -> list[Job]:
+        """As L{qmailpy.interfaces.IDurableDelivery.owed} says."""
+        if not self._owed:
+            return []
+        with self._guard:
+            return [self._owed[name] for name in ids if name in self._owed]
+
+    def let_go(self, job: Job) -> None:
+        """As L{qmailpy.interfaces.IDurableDelivery.let_go} says."""
+        for number in job.numbers:
+            self._forget(job.id, number)
+        with self._guard:
+            self._owed.pop(job.id, None)
 
     def _thd_pay(self, ids: Iterable[str]) -> None:
         """Repeat what is owed. @raise OSError: some of it is still."""

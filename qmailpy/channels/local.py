@@ -160,6 +160,12 @@ class LocalChannel:
     def thd_replay(self, job: Job, doubtful: bool = False) -> bool:
         return self._covered.thd_replay(job, doubtful)
 
+    def owed(self, ids: Iterable[str]) -> Sequence[Job]:
+        return self._covered.owed(ids)
+
+    def let_go(self, job: Job) -> None:
+        self._covered.let_go(job)
+
     def _thd_lookup(self, address: str) -> tuple[str, str] | None:
         found = self._threads.thd_wait(partial(self._mailbox, address))
         return (found.mailbox.path, found.tag) if isinstance(found, _Found) else None

@@ -175,6 +175,14 @@ CATALOGUE: Mapping[str, Kind] = {
         text="the content of message {id} is gone from mess/: what is left of it in {channel} has failed",
         remedy="Somebody has removed a file of the queue: qmailpy qm history {id} tells whose mail it was",
     ),
+    "delivery.requeued": Kind(
+        severity=Severity.WARNING,
+        fields=("channel", "id", "address"),
+        text="message {id}, delivered before the power failed, cannot be written again for {address}: it waits in "
+        "{channel} as a new message",
+        remedy="The mailbox: its quota, its rights, its disk; what waits: qmailpy qm directory {channel}; what became "
+        "of it: qmailpy trace {id}. All that are concerned: grep 'queued again' HOME/log/qmailpy.log",
+    ),
     "log.behind": Kind(
         severity=Severity.WARNING,
         fields=("worker", "lost"),

@@ -272,6 +272,15 @@ class Warned:
 
 
 @frozen
+class Requeued:
+    """Deliveries that were made could not be repeated after a power cut, and are mail that waits by now."""
+
+    number: int
+    channel: str
+    recipients: tuple[int, ...]  # numbers in the envelope
+
+
+@frozen
 class Checkpoint:
     """Segments below C{low} are done with; the books are durable up to C{sequence}."""
 
@@ -281,7 +290,7 @@ class Checkpoint:
     books: BooksCheckpoint
 
 
-Op = Enqueued | Attempted | Held | Released | Warned | Checkpoint
+Op = Enqueued | Attempted | Held | Released | Warned | Requeued | Checkpoint
 
 _OP = struct.Struct("<BI")
 _ENQUEUED = struct.Struct("<QBQIII")
@@ -343,6 +352,8 @@ def encode_op(op: Op) -> bytes:
             kind, time, rest = 3, 0.0, op.reason
         elif isinstance(op, Released):
             kind, time, rest = 4, op.time, ""
+        elif isinstance(op, Requeued):
+            kind, time, rest = 7, 0.0, " ".join(map(str, op.recipients))
         else:
             kind, time, rest = 5, op.time, str(op.count)
         channel = op.channel.encode()
@@ -432,6 +443,11 @@ def _warned(body: bytes) -> Op:
     return Warned(number, channel, time, int(count))
 
 
+def _requeued(body: bytes) -> Op:
+    number, _, channel, recipients = _named(body)
+    return Requeued(number, channel, tuple(map(int, recipients.split())))
+
+
 def _checkpoint(body: bytes) -> Op:
     low, sequence, highest, file, offset, line, count = _CHECKPOINT.unpack_from(body)
     at = _CHECKPOINT.size
@@ -453,4 +469,5 @@ _DECODERS: Mapping[int, Callable[[bytes], Op]] = {
     4: _released,
     5: _warned,
     6: _checkpoint,
+    7: _requeued,
 }

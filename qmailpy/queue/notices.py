@@ -105,14 +105,14 @@ def success(recipient: Recipient, said: Disposition, shared: Container[int] = ()
         [
             mail
             if id(mail) in shared
-            else evolve(mail, envelope=evolve(mail.envelope, recipients=_quieter(mail.envelope.recipients)))
+            else evolve(mail, envelope=evolve(mail.envelope, recipients=quieter(mail.envelope.recipients)))
             for mail in said.mails
         ]
     )
-    return "expanded", evolve(said, onward=_quieter(said.onward), mails=mails)
+    return "expanded", evolve(said, onward=quieter(said.onward), mails=mails)
 
 
-def _quieter(recipients: Sequence[Recipient]) -> tuple[Recipient, ...]:
+def quieter(recipients: Sequence[Recipient]) -> tuple[Recipient, ...]:
     """RFC 3461 s.5.2.7.3 (c): the same without SUCCESS; where nothing else was asked for that is NEVER."""
     return tuple(
         [

@@ -15,7 +15,7 @@ from twisted.logger import Logger
 
 from qmailpy.disk.files import Files
 from qmailpy.interfaces import BooksCheckpoint, IDurableDelivery, IRecorder
-from qmailpy.queue.codec import Attempted, Checkpoint, Enqueued, Op, Outcome, Result, decode_ops
+from qmailpy.queue.codec import Attempted, Checkpoint, Enqueued, Op, Outcome, Requeued, Result, decode_ops
 from qmailpy.queue.content import FileContent
 from qmailpy.queue.journal import Journal, Position
 from qmailpy.queue.layout import Layout
@@ -122,6 +122,9 @@ class Recovery:
             state.sequence = position.sequence
             return ()
         result.highest = max(result.highest, op.number)
+        if isinstance(op, Requeued):
+            self._requeued(op)
+            return ()
         if isinstance(op, Enqueued):
             result.messages += 1
             content: Content
@@ -151,6 +154,15 @@ class Recovery:
                     entry = self._delivered.setdefault((op.number, op.channel), (found, []))
                     entry[1].append((copy.pending[part.recipient].recipient, part))
         return state.apply(op, position)
+
+    def _requeued(self, op: Requeued) -> None:
+        """Deliveries that are not owed any more: they are other mail by now."""
+        found = self._delivered.pop((op.number, op.channel), None)
+        if found is not None:
+            message, recipients = found
+            left = [(recipient, part) for recipient, part in recipients if part.recipient not in op.recipients]
+            if left:
+                self._delivered[op.number, op.channel] = (message, left)
 
     def _clear_finished(self, state: State) -> None:
         """A message that is finished may have files all the same, when settling it had begun: they must go."""

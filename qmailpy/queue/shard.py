@@ -33,6 +33,7 @@ from qmailpy.queue.content import FileContent
 from qmailpy.queue.ids import IdSource
 from qmailpy.queue.journal import Journal, JournalBroken, Position
 from qmailpy.queue.layout import Layout
+from qmailpy.queue.owing import Owing
 from qmailpy.queue.shelf import Filing, Shelf, filing
 from qmailpy.queue.state import Copy, Message, State, enqueued_lines
 from qmailpy.routing.selection import Selection
@@ -85,6 +86,7 @@ class Shard:
         """
         self._events: IEvents = events or NoEvents()
         self._wall = seconds
+        self._owing = Owing(durable=durable, make=self._again, commit=self.commit, events=self._events, seconds=seconds)
         self.files = files
         self.layout = layout
         self.state = state
@@ -313,9 +315,39 @@ class Shard:
 
         def again() -> None:
             self._paused_retiring = False
-            self.retire()
+            ids = {name for names in self.state.delivered.values() for name in names}
+            if self.broken is None and self._owing.enough(ids):
+                self._requeue(ids)
+            else:
+                self.retire()
 
         self._later(5.0, again)
+
+    def _requeue(self, ids: Iterable[str]) -> None:
+        """Deliveries that cannot be repeated are mail that waits from now on; then go on retiring."""
+        self._retiring = True  # so that nothing of them is repeated now
+
+        def failed(failure: Failure) -> None:
+            self._log.error(
+                "queue shard {root}: what was delivered before the power failed cannot be queued again: {problem}",
+                root=self.layout.root,
+                problem=failure.getErrorMessage(),
+            )
+
+        def go_on(_: object) -> None:
+            self._retiring = False
+            self.retire()
+
+        Deferred.fromCoroutine(self._owing.requeue(ids)).addErrback(failed).addBoth(go_on)
+
+    def _again(self, envelope: Envelope, content: Content) -> Deferred[Enqueued]:
+        """The op that enqueues a message once more; without its content, when that is gone: it fails then."""
+
+        def lost(failure: Failure) -> Enqueued:
+            failure.trap(FileNotFoundError)
+            return Enqueued(self.ids.next_number(), envelope, content.size, 0, None)
+
+        return Deferred.fromCoroutine(self.new_message(envelope, content, convert=False)).addErrback(lost)
 
     def keep_books(self) -> None:
         """
@@ -430,15 +462,18 @@ class Shard:
     def _thd_load(self, numbers: Sequence[int]) -> list[Message]:
         return [message for message in map(self.shelf.thd_load, numbers) if message is not None]
 
-    async def new_message(self, envelope: Envelope, content: Content, room: int | None = None) -> Enqueued:
+    async def new_message(
+        self, envelope: Envelope, content: Content, room: int | None = None, *, convert: bool = True
+    ) -> Enqueued:
         """
         The op that enqueues a message of our own making. A large content has a durable file then, as one that came in.
 
         @param room: octets of content the transaction still has room for; a content beyond has a file, too.
+        @param convert: false: it has been on its way before, and a conversion has had it, or is not to.
         @raise OSError: the content cannot be read, or the file not be written.
         """
         number = self.ids.next_number()
-        if self.selection is not None:
+        if convert and self.selection is not None:
             header = content.header() if content.in_memory else None
             envelope = self.selection.redirect(envelope, content.size, header)
         if content.size > (self.shelf.memory_octets if room is None else min(room, self.shelf.memory_octets)):

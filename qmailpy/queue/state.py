@@ -22,6 +22,7 @@ from qmailpy.queue.codec import (
     Op,
     Outcome,
     Released,
+    Requeued,
     Result,
     Warned,
 )
@@ -154,12 +155,12 @@ class State:
         """
         A change of a message in memory.
 
-        @param op: any but Enqueued and Checkpoint, which change nothing; its message must be here, unless it left
-            while the op was on its way (an operator holds what is just being delivered): then nothing is changed.
+        @param op: any but Enqueued, Requeued and Checkpoint, which change nothing; its message must be here, unless it
+            left while the op was on its way (an operator holds what is just being delivered): nothing is changed then.
         @return: its lines.
         """
         self.sequence = position.sequence
-        if isinstance(op, Checkpoint | Enqueued):
+        if isinstance(op, Checkpoint | Enqueued | Requeued):
             return []
         message = self.messages.get(op.number)
         copy = message.copies.get(op.channel) if message is not None else None

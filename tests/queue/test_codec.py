@@ -18,6 +18,7 @@ from qmailpy.queue.codec import (
     Op,
     Outcome,
     Released,
+    Requeued,
     Result,
     Warned,
     decode_ops,
@@ -102,6 +103,7 @@ ops: st.SearchStrategy[Op] = st.one_of(
     st.builds(Attempted, numbers, names, times, st.lists(results, max_size=4).map(tuple)),
     st.builds(Held, numbers, names, words),
     st.builds(Released, numbers, names, times),
+    st.builds(Requeued, numbers, names, st.lists(st.integers(0, 10**5), max_size=5).map(tuple)),
     st.builds(Warned, numbers, names, times, st.integers(0, 100)),
     st.builds(Checkpoint, numbers, numbers, numbers, st.builds(BooksCheckpoint, numbers, numbers, numbers, counters)),
 )

@@ -203,9 +203,9 @@ class DeliverByTests(SynchronousTestCase):
         made: list[Envelope] = []
         whole = node.shard.shard.new_message
 
-        def spy(envelope: Envelope, content: Any, room: int | None = None) -> Any:
+        def spy(envelope: Envelope, content: Any, room: int | None = None, **more: bool) -> Any:
             made.append(envelope)
-            return whole(envelope, content, room)
+            return whole(envelope, content, room, **more)
 
         node.shard.shard.new_message = spy  # type: ignore[method-assign]
         node.outside.release()

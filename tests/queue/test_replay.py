@@ -121,7 +121,7 @@ class ReplayTests(SynchronousTestCase):
         self.assertEqual((len(after.mailbox("bob")), len(after.mailbox("eve"))), (0, 1))
         self.assertIn(after.send("ok@out.example"), after.accepted)
         after.settle()
-        after.wait(60)
+        after.wait(50)
         self.assertGreater(after.shard.shard.generations, 1)
         again = after.crash("none")
         again.disk.fail("open", number=28, times=3, path=where)
