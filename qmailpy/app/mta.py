@@ -391,6 +391,7 @@ class MailWorker(Service):
         self._config = config
         self._marks = marks
         self._router.reconfigure(config)
+        self._operations.reconfigure(config)
         self._tracing.reconfigure(config)
         self._alarm.reconfigure(config)
         self._published.reconfigure(config)

@@ -106,6 +106,10 @@ class QueueReading:
         self._taking: tuple[str, Walk] | None = None  # the one being taken, and its shard
         self._attended: set[str] = set()
 
+    def reconfigure(self, config: Config) -> None:
+        """Show the queue by another configuration: its channels, lifetimes, what stops them. After a reload."""
+        self._config = config
+
     # --- listing ---------------------------------------------------------------------------------------------
 
     async def page(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from typing import ClassVar
 
@@ -53,6 +54,8 @@ class NewChannelTests(ReloadCase):
         self.until(
             lambda: bool([name for _, _, names in os.walk(self.node.path("queue/0/chan/tcp_new")) for name in names])
         )
+        (waiting,) = re.findall(r"(?m)^(\w{15}) ", self.node.qmailpy("qm", "messages", "tcp_new"))
+        self.assertIn("tcp_new is stopped: it was stopped by an operator", self.node.qmailpy("qm", "why", waiting))
         self.node.qmailpy("qm", "start", "tcp_new")
         self.sink.wait_mails(2)
         self.wait_idle()
