@@ -22,6 +22,7 @@ TEXT_LIMIT = 4096
 """Octets of a reply's text that are kept; the rest is read and forgotten."""
 
 _ENHANCED = re.compile(r"([245])\.(\d{1,3})\.(\d{1,3})(?: +|$)")
+_KEYWORD_END = re.compile("[ =]")
 _CONTROLS = dict.fromkeys((*range(32), 127), "?")
 _CONTROLS[9] = " "
 
@@ -110,3 +111,14 @@ def _reply(code: int, lines: list[bytes]) -> Reply:
         same = _ENHANCED.match(text)
         stripped.append(text[same.end() :] if same and ".".join(same.groups()) == enhanced else text)
     return Reply(code, enhanced, "\n".join(stripped))
+
+
+def keywords(text: str) -> dict[str, str]:
+    """The keywords of an EHLO reply's text (RFC 5321 s.4.1.1.1), its greeting line left out."""
+    found: dict[str, str] = {}
+    for line in text.split("\n")[1:]:
+        # "AUTH=PLAIN" and "SIZE=1000" are forms of servers older than the RFC.
+        keyword, *parameters = _KEYWORD_END.split(line.strip(), maxsplit=1)
+        if keyword:
+            found.setdefault(keyword.upper(), parameters[0].strip() if parameters else "")
+    return found

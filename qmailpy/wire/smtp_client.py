@@ -28,10 +28,10 @@ away, and what EHLO said is asked again (RFC 3207 s.4.2).
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import Mapping
 
 from qmailpy.values import Reply
+from qmailpy.wire.client_commands import auth_challenge, auth_command, mail_command, rcpt_command
 from qmailpy.wire.client_data import BinaryChunker, Chunker, Stuffer
 from qmailpy.wire.client_events import (
     Broken,
@@ -48,10 +48,8 @@ from qmailpy.wire.client_events import (
     Transaction,
 )
 from qmailpy.wire.client_limits import NO_LIMITS, limits
-from qmailpy.wire.client_options import options, refusal
-from qmailpy.wire.client_path import path, wished
-from qmailpy.wire.client_reply import ReplyReader
-from qmailpy.wire.orcpt import xtext
+from qmailpy.wire.client_options import refusal
+from qmailpy.wire.client_reply import ReplyReader, keywords
 from qmailpy.wire.sasl_client import Answer, Derive, Login, Machine, Step, client
 
 CHUNKS_FROM = 65536
@@ -59,9 +57,6 @@ CHUNKS_FROM = 65536
 Octets from which content goes out by BDAT to peers that offer it together with PIPELINING: the peer need not look for
 the end in it. Smaller messages go by DATA, whose 354 comes along with the replies to the recipients.
 """
-
-
-_KEYWORD_END = re.compile("[ =]")
 
 
 class SmtpClient:
@@ -204,30 +199,12 @@ class SmtpClient:
             raise RuntimeError("the peer takes lines alone")
         chunked = self._pipelining and "CHUNKING" in self.extensions and transaction.size >= CHUNKS_FROM
         self._chunker = BinaryChunker() if transaction.binary else Chunker() if chunked else None
-        mail = b"MAIL FROM:" + path(transaction.sender)
-        if "SIZE" in self.extensions:
-            mail += b" SIZE=%d" % transaction.size
-        if transaction.binary:
-            mail += b" BODY=BINARYMIME"
-        elif transaction.eight_bit and "8BITMIME" in self.extensions:
-            mail += b" BODY=8BITMIME"
-        if self.esmtp:
-            mail += options(transaction, self.extensions)
-        if transaction.utf8 and self.utf8:
-            mail += b" SMTPUTF8"
-        if transaction.require_tls and "REQUIRETLS" in self.extensions:
-            mail += b" REQUIRETLS"  # RFC 8689 s.2
-        if "DSN" in self.extensions:
-            if transaction.ret:
-                mail += b" RET=" + transaction.ret.encode("ascii")
-            if transaction.envid:
-                mail += b" ENVID=" + xtext(transaction.envid)
-        mail += b"\r\n"
+        mail = mail_command(transaction, self.extensions, esmtp=self.esmtp)
         self.stage = Stage.RSET if self._dirty else Stage.MAIL
         if self._pipelining:
             lines = [b"RSET\r\n"] if self._dirty else []
             lines.append(mail)
-            lines.extend(map(self._rcpt_line, range(len(transaction.recipients))))
+            lines += [rcpt_command(transaction, index, self.extensions) for index in range(len(transaction.recipients))]
             if self._chunker is None:
                 lines.append(b"DATA\r\n")
             self._out += b"".join(lines)
@@ -329,7 +306,7 @@ class SmtpClient:
             self._out += b"HELO " + self._helo + b"\r\n"
         elif reply.code == 250:
             self.esmtp = True
-            self.extensions = _extensions(reply.text)
+            self.extensions = keywords(reply.text)
             self._pipelining = "PIPELINING" in self.extensions
             if "LIMITS" in self.extensions:
                 self.limits = limits(self.extensions["LIMITS"])
@@ -378,12 +355,7 @@ class SmtpClient:
         if self._machine is None:
             self._break(events, None, "no way to log in is offered that we know")
             return
-        initial = self._machine.initial
-        line = b"AUTH " + self._machine.name.encode("ascii")
-        if initial is not None:
-            self._machine.initial = None
-            line += b" " + (base64.b64encode(initial) or b"=")
-        self._out += line + b"\r\n"
+        self._out += auth_command(self._machine)
 
     def derived(self, key: bytes) -> list[Event]:
         """The key of a L{KeyWanted}."""
@@ -405,12 +377,7 @@ class SmtpClient:
         machine = self._machine
         assert machine is not None
         if reply.code == 334:
-            challenge: bytes | None = None
-            try:
-                challenge = base64.b64decode(reply.text, validate=True)
-            except ValueError:
-                if machine.name == "LOGIN":
-                    challenge = b"?"  # its prompts are read by nobody
+            challenge = auth_challenge(machine, reply.text)
             if challenge is None:
                 self._break(events, None, "challenge is not base64")
             else:
@@ -441,7 +408,7 @@ class SmtpClient:
             self.begin(self._transaction)
 
     def _mail_reply(self, reply: Reply, events: list[Event]) -> None:
-        if 300 <= reply.code < 400:
+        if 300 <= reply.code < 400 or self._transaction is None:
             self._odd(reply, events)
             return
         self._mail = reply
@@ -450,21 +417,9 @@ class SmtpClient:
             self.stage = Stage.RCPT
         elif self._dirty:
             self.stage = Stage.RCPT
-            self._next_recipient()
+            self._out += rcpt_command(self._transaction, 0, self.extensions)
         else:
             self._finish(events)
-
-    def _next_recipient(self) -> None:
-        """Without PIPELINING: the next RCPT."""
-        self._out += self._rcpt_line(len(self._replies))
-
-    def _rcpt_line(self, index: int) -> bytes:
-        transaction = self._transaction
-        assert transaction is not None
-        line = b"RCPT TO:" + path(transaction.recipients[index])
-        if transaction.wishes and "DSN" in self.extensions:
-            line += wished(transaction.wishes[index], utf8=transaction.utf8 and self.utf8)
-        return line + b"\r\n"
 
     def _rcpt(self, reply: Reply, events: list[Event]) -> None:
         if 300 <= reply.code < 400 or self._transaction is None:
@@ -476,7 +431,7 @@ class SmtpClient:
             self._accepted += 1
         if len(self._replies) < len(self._transaction.recipients):
             if not self._pipelining:
-                self._next_recipient()
+                self._out += rcpt_command(self._transaction, len(self._replies), self.extensions)
         elif self._chunker is not None and self._accepted:
             self.stage = Stage.CONTENT
             events.append(GoAhead())
@@ -554,17 +509,6 @@ class SmtpClient:
     def _quit_reply(self, reply: Reply, events: list[Event]) -> None:
         self.stage = Stage.CLOSED
         events.append(Goodbye())
-
-
-def _extensions(text: str) -> dict[str, str]:
-    """The keywords of an EHLO reply's text (RFC 5321 s.4.1.1.1), its greeting line left out."""
-    found: dict[str, str] = {}
-    for line in text.split("\n")[1:]:
-        # "AUTH=PLAIN" and "SIZE=1000" are forms of servers older than the RFC.
-        keyword, *parameters = _KEYWORD_END.split(line.strip(), maxsplit=1)
-        if keyword:
-            found.setdefault(keyword.upper(), parameters[0].strip() if parameters else "")
-    return found
 
 
 _HANDLERS = {
