@@ -107,7 +107,7 @@ class LinesTests(SynchronousTestCase):
     """Lines.make, held against LineFormat.line."""
 
     @given(st.lists(records(), min_size=1, max_size=3), options, anything)
-    @settings(max_examples=1000, deadline=None)
+    @settings(max_examples=400, deadline=None)
     def test_the_quick_way_writes_what_the_careful_way_writes(
         self, told: list[LogRecord], chosen: LogConfig, node: str
     ) -> None:
