@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 from attrs import evolve
 from twisted.application.service import Service
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
+from qmailpy.app.rounds import Rounds
 from qmailpy.config.schema import Config
 from qmailpy.disk.files import Files
 from qmailpy.errors import Temporary
@@ -48,17 +49,15 @@ class Drops(Service):
         self._source = next((each.channel for each in config.listeners if each.name == "inject"), "local")
         self._process = next((name for name, each in config.channels.items() if each.kind == "process"), "process")
         self._hostname = config.server.hostname
-        self._loop = LoopingCall(self._look)
-        self._loop.clock = reactor
+        self._rounds = Rounds(reactor, "the drop directory", self._look)
 
     def startService(self) -> None:
         super().startService()
-        self._loop.start(LOOK_S).addErrback(lambda failure: self._log.failure("bug in the drop directory", failure))
+        self._rounds.start(LOOK_S)
 
     def stopService(self) -> None:
         super().stopService()
-        if self._loop.running:
-            self._loop.stop()
+        self._rounds.stop()
 
     async def _look(self) -> None:
         for name, octets in await self._in_thread(self._thd_read):
@@ -78,7 +77,11 @@ class Drops(Service):
     def _thd_read(self) -> list[tuple[str, bytes]]:
         files = self._files
         names = sorted(name for name in files.listdir(self._directory) if not name.startswith((".", "tmp")))
-        return [(name, files.read(f"{self._directory}/{name}")) for name in names[:BATCH]]
+        found: list[tuple[str, bytes]] = []
+        for name in names[:BATCH]:
+            with suppress(FileNotFoundError):  # somebody has taken it back
+                found.append((name, files.read(f"{self._directory}/{name}")))
+        return found
 
     def _thd_set_aside(self, name: str) -> None:
         self._files.mkdir(self._corrupt)

@@ -11,9 +11,9 @@ from cryptography import x509
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
+from qmailpy.app.rounds import Rounds
 from qmailpy.errors import ConfigError
 from qmailpy.interfaces import IEvents
 from qmailpy.servers.keys import OWN, Pair
@@ -73,17 +73,15 @@ class CertificateWatch(Service):
         self._events = events
         self._thd_pairs = thd_pairs
         self._in_thread = in_thread
-        self._call = LoopingCall(self._look)
-        self._call.clock = reactor
+        self._rounds = Rounds(reactor, "looking at certificates", self._look)
 
     def startService(self) -> None:
         super().startService()
-        self._call.start(_DAY_S).addErrback(lambda failure: self._log.failure("looking at certificates", failure))
+        self._rounds.start(_DAY_S)
 
     def stopService(self) -> None:
         super().stopService()
-        if self._call.running:
-            self._call.stop()
+        self._rounds.stop()
 
     def _look(self) -> Deferred[None]:
         return self._in_thread(self._thd_pairs).addCallbacks(self._tell, lambda failure: failure.trap(ConfigError))

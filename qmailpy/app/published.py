@@ -12,10 +12,10 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFromThreads, IReactorThreads
-from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
+from qmailpy.app.rounds import Rounds
 from qmailpy.channels.parts import Security
 from qmailpy.config.schema import Config
 from qmailpy.disk.files import Files
@@ -59,9 +59,10 @@ class Published(Service):
         self.sts = StsPolicies(resolver, self.https.get, reactor.seconds, self._in_thread, file)
         unique = f"{process}.{os.getpid()}.{int(reactor.seconds())}"
         self.results = TlsResults(files, config.path("queue", "tls-results"), unique, reactor.seconds)
-        self._loops = [LoopingCall(self._sync), LoopingCall(self._write)]
-        for loop in self._loops:
-            loop.clock = reactor
+        self._rounds = [
+            (Rounds(reactor, "policies of TLS", self._sync), SYNC_S),
+            (Rounds(reactor, "results of TLS", self._write), WRITE_S),
+        ]
 
     def security(self, config: Config) -> Security:
         """What channels get."""
@@ -74,14 +75,13 @@ class Published(Service):
     def startService(self) -> None:
         super().startService()
         self.sts.thd_load()  # before there is any mail to wait for it
-        for loop, seconds in zip(self._loops, (SYNC_S, WRITE_S), strict=True):
-            loop.start(seconds, now=False).addErrback(lambda failure: self._log.failure("bug in TLS policies", failure))
+        for rounds, seconds in self._rounds:
+            rounds.start(seconds, now=False)
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
-        for loop in self._loops:
-            if loop.running:
-                loop.stop()
+        for rounds, _ in self._rounds:
+            rounds.stop()
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:

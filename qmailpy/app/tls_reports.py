@@ -18,9 +18,9 @@ from typing import Protocol
 from attrs import evolve
 from twisted.application.service import Service
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
+from qmailpy.app.rounds import Rounds
 from qmailpy.config.schema import Config
 from qmailpy.errors import Temporary
 from qmailpy.interfaces import IEnqueue, IResolver, IRouter
@@ -77,17 +77,15 @@ class TlsReports(Service):
         self._in_thread = in_thread
         self._after_s = (chance or Random()).uniform(FIRST_S, SPREAD_S)  # noqa: S311 - spreads load
         self._done: set[tuple[int, str, str]] = set()
-        self._loop = LoopingCall(self.look)
-        self._loop.clock = reactor
+        self._rounds = Rounds(reactor, "reports on TLS", self.look)
 
     def startService(self) -> None:
         super().startService()
-        self._loop.start(LOOK_S, now=False).addErrback(lambda failure: self._log.failure("bug in TLS reports", failure))
+        self._rounds.start(LOOK_S, now=False)
 
     def stopService(self) -> None:
         super().stopService()
-        if self._loop.running:
-            self._loop.stop()
+        self._rounds.stop()
 
     async def look(self) -> None:
         """Send what is due."""

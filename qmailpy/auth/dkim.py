@@ -78,7 +78,7 @@ class Signer:
                 canonicalize=(b"relaxed", b"relaxed"),
                 include_headers=signing.default_sign_headers(),
             )
-        except (dkim.DKIMException, UnicodeError, ValueError) as error:
+        except (dkim.DKIMException, LookupError, ValueError) as error:
             raise DkimError(str(error) or type(error).__name__) from error
         return found
 

@@ -146,5 +146,5 @@ class SignerTests(SynchronousTestCase):
         path = os.path.join(self.folder, "one")
         thd_make(path)
         signer = thd_signer(path, "us.example", "x")
-        for bad in (b"", b"Subject: no sender\r\n\r\n", b"no header\r\n\r\n"):
+        for bad in (b"", b"Subject: no sender\r\n\r\n", b"no header\r\n\r\n", b" From: <a@us.example>\r\n\r\n"):
             self.assertRaises(DkimError, signer.thd_sign, bad)
