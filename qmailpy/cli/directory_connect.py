@@ -40,6 +40,10 @@ ADMIN_FILE = "etc/directory-admin.secret"
 SAMPLE = 200
 """So many users of the home so far are looked up."""
 
+_BIND_FIRST = (1, 8, 50)
+"""Result codes (RFC 4511 s.4.1.9) of servers that show nothing to nobody: operationsError, strongerAuthRequired,
+insufficientAccessRights."""
+
 
 @click.command("connect")
 @click.argument("urls", metavar="URL...", nargs=-1, required=True)
@@ -162,16 +166,29 @@ def _try(
                 continue
             ldap = BlockingLdap(url, new)
             try:
-                _schema(ldap, url)
-                ldap.thd_bind(dn, passwords[file])
+                _bind(ldap, url, dn, passwords[file])
                 if file == BIND_FILE:
                     _content(ldap, url, config, new)
             finally:
                 ldap.close()
 
 
+def _bind(ldap: BlockingLdap, url: LdapUrl, dn: str, password: bytes) -> None:
+    """Log in at a server that has our schema: asked before we are anybody, as most allow; else behind it."""
+    early = True
+    try:
+        _schema(ldap, url)
+    except LdapError as error:
+        if error.code not in _BIND_FIRST:
+            raise
+        early = False
+    ldap.thd_bind(dn, password)
+    if not early:
+        _schema(ldap, url)
+
+
 def _schema(ldap: BlockingLdap, url: LdapUrl) -> None:
-    """Whether the server knows all our attributes and classes; asked before we are anybody, as most servers allow."""
+    """Whether the server knows all our attributes and classes."""
     root = next(ldap.thd_search("", Scope.BASE, attributes=("subschemaSubentry",)), None)
     place = next(iter(root[1].get("subschemasubentry", ())), "cn=Subschema") if root else "cn=Subschema"
     found = next(ldap.thd_search(place, Scope.BASE, attributes=("attributeTypes", "objectClasses")), None)
@@ -195,8 +212,7 @@ def _load(new: DirectoryConfig, url: LdapUrl, passwords: dict[str, bytes], file:
     ldap = BlockingLdap(url, new)
     added = there = 0
     try:
-        _schema(ldap, url)
-        ldap.thd_bind(dn, password)
+        _bind(ldap, url, dn, password)
         with open(file, "rb") as source:
             for one in ldif.read(source):
                 try:

@@ -96,7 +96,11 @@ class BlockingLdap:
                 context.verify_mode = ssl.CERT_NONE
             self._socket = context.wrap_socket(self._socket, server_hostname=self._url.host)
         except ssl.SSLCertVerificationError as error:
-            raise LdapError(f"{self._url}: its certificate does not verify: {error.verify_message}") from None
+            what = f"its certificate does not verify: {error.verify_message.rstrip('.')}"
+            right = (
+                'right would be a name that is in it, of an authority in ca_file; or starttls "must" (any certificate)'
+            )
+            raise LdapError(f"{self._url}: {what}; {right}") from None
         except (OSError, ValueError) as error:
             raise LdapError(f"{self._url}: no TLS: {error}") from None
 
