@@ -141,6 +141,8 @@ class MailAccess(Service):
         return figures.of_servers([factory.site for factory in self._listeners.factories], self._lookups.logins)
 
     async def _reload(self, config: Config) -> None:
+        if self._certificates is not None:  # first: what may be refused
+            self._certificates.use(await self._in_thread(self._context.thd_pairs))
         self._lookups.reconfigure(config)
         self._alarm.reconfigure(config)
         self._elsewhere.use(config, await self._in_thread(self._thd_secrets, config))
@@ -149,12 +151,7 @@ class MailAccess(Service):
         self._config = config
         listeners = {listener.name: listener for listener in config.listeners}
         for factory in self._listeners.factories:
-            before = factory.site.listener
-            # Whether TLS comes first was decided when the port was opened.
-            listener = evolve(listeners.get(before.name, before), tls=before.tls)
-            factory.reconfigure(listener, config.trust)
-        if self._certificates is not None:
-            self._certificates.use(await self._in_thread(self._context.thd_pairs))
+            factory.reconfigure(listeners.get(factory.site.listener.name, factory.site.listener), config.trust)
 
     # --- stop ------------------------------------------------------------------------------------------------
 

@@ -70,7 +70,8 @@ def effective(wanted: Config, running: Config, bound: dict[str, str]) -> tuple[C
     """
     What of a new configuration can be had without a restart.
 
-    Sockets stay as they are bound: a listener of the old configuration stays, with its new settings where it has some.
+    Sockets stay as they are bound, and with the process that has them: a listener of the old configuration stays, with
+    its new settings where it has some.
 
     @param bound: endpoints by listener name.
     @return: the configuration the processes get, and what needs a restart, one line each.
@@ -86,7 +87,13 @@ def effective(wanted: Config, running: Config, bound: dict[str, str]) -> tuple[C
             continue
         if one.endpoint != bound.get(one.name, one.endpoint):
             late.append(f"listener {one.name} has a new endpoint {one.endpoint}")
-        listeners.append(evolve(one, endpoint=old.endpoint))
+        if one.kind != old.kind:
+            late.append(f"listener {one.name} has a new kind {one.kind}")
+        tls = one.tls
+        if ROLE_OF_KIND.get(old.kind) == "access" and tls != old.tls:  # it may have no certificates, and be closed
+            late.append(f"listener {one.name} has a new tls {tls}")
+            tls = old.tls
+        listeners.append(evolve(one, endpoint=old.endpoint, kind=old.kind, tls=tls))
     late += [f"listener {name} is new" for name in new]
     server = _kept(
         "server",

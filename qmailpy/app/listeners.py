@@ -83,8 +83,8 @@ class MailListeners:
         Small files, at the start and before there is anybody who would have to wait.
         """
         self._open: OpenListeners[SmtpFactory] = OpenListeners(context)
-        wanted = any(listener.tls != "none" for listener in context.config.listeners if listener.kind in _KINDS)
-        self._certificates = thd_certificates(context, self._log) if wanted else None
+        self._context = context
+        self._certificates = thd_certificates(context, self._log) if _wanted(context.config) else None
 
     def open(self, config: Config, make: Callable[[ListenerConfig, Certificates | None], SmtpFactory]) -> None:
         """
@@ -117,10 +117,25 @@ class MailListeners:
             return self._certificates
         return self._certificates.asking(required=listener.client_certificates == "require")
 
-    @property
-    def secured(self) -> bool:
-        """Whether there are certificates, to be read again when the configuration is."""
-        return self._certificates is not None
+    def thd_certificates(self, config: Config) -> dict[str, Pair] | None:
+        """
+        The certificates as they are now, for L{use}; C{None}: no listener wants them, or, as the log says, there are
+        none, as there were before. May block.
+
+        @raise ConfigError: they cannot be read any more.
+        """
+        if not _wanted(config):
+            return None
+        try:
+            pairs = self._context.thd_pairs()
+            Certificates(pairs)
+        except ConfigError as error:
+            if self._certificates is not None:
+                raise
+            for problem in error.problems:
+                self._log.error("no TLS: {problem}", problem=problem)
+            return None
+        return pairs
 
     def reconfigure(self, config: Config, clients: Mapping[str, ClientCertificates]) -> None:
         """
@@ -133,18 +148,21 @@ class MailListeners:
             former = factory.site.listener
             listener = listeners.get(former.name, former)
             site = factory.site
-            if site.certificates is not None:
-                site.certificates = self._certificates_of(listener) or site.certificates
+            site.certificates = self._certificates_of(listener) or site.certificates
             site.clients = clients.get(former.name)
             factory.reconfigure(listener, config.queue, config.log, config.trust)
 
-    def use(self, pairs: dict[str, Pair]) -> None:
+    def use(self, pairs: dict[str, Pair] | None) -> None:
         """
         Take other certificates, for connections to come.
 
-        @raise ConfigError: as L{Certificates.use}.
+        @param pairs: from L{thd_certificates}.
         """
-        if self._certificates is not None:
+        if pairs is None:
+            return
+        if self._certificates is None:
+            self._certificates = Certificates(pairs)
+        else:
             self._certificates.use(pairs)
 
     @property
@@ -159,3 +177,8 @@ class MailListeners:
     def drain(self, grace_s: float) -> Deferred[Any]:
         """End the sessions in an orderly way; fires when the last is gone."""
         return self._open.drain(grace_s)
+
+
+def _wanted(config: Config) -> bool:
+    """Whether a listener of ours has TLS."""
+    return any(listener.tls != "none" for listener in config.listeners if listener.kind in _KINDS)

@@ -370,6 +370,7 @@ class MailWorker(Service):
         clients = await self.queue.in_thread(thd_read_clients, config)
         marks = await self.queue.in_thread(thd_marks_of_all, config)
         named = await self.queue.in_thread(servers, config.dns)
+        pairs = await self.queue.in_thread(self._listeners.thd_certificates, config)
         before = self._config
         changed = to_remake(config, before, marks, self._marks)
         # What may fail comes first: then nothing has changed.
@@ -421,9 +422,8 @@ class MailWorker(Service):
                 self._log.warn("channel {name} is new: it is there after a restart", name=name)
         for notices in self._notices:
             await self.queue.in_thread(notices.thd_configure, config)
+        self._listeners.use(pairs)
         self._listeners.reconfigure(config, clients)
-        if self._listeners.secured:
-            self._listeners.use(await self.queue.in_thread(self._context.thd_pairs))
 
     async def _stopped(self) -> Callable[[str], bool]:
         """Which channels an operator has stopped, for those that are new."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
+import ssl
 from typing import ClassVar
 
 from qmailpy.records.record import Action
@@ -81,3 +83,35 @@ class NameServerTests(ReloadCase):
         self.reload(1)
         self.sink.wait_mails(1)
         self.wait_idle()
+
+
+class TlsOfListenersTests(ReloadCase):
+    """What of a port can be changed while it is open."""
+
+    settings: ClassVar[Settings] = {"listener.smtp.tls": "none"}
+
+    def offered(self) -> bool:
+        """Whether TLS is."""
+        with self.node.talk() as talk:
+            return "STARTTLS" in talk.say("EHLO client.example")
+
+    def test_tls_comes_and_goes_and_what_cannot_change_stays(self) -> None:
+        """The kind of a port is that of the process which has it."""
+        self.assertFalse(self.offered())
+        self.node.set({"listener.smtp.tls": "starttls", "listener.smtp.kind": "lmtp"})
+        self.reload(1)
+        self.assertTrue(self.offered())
+        self.assertIn("listener smtp has a new kind lmtp: this needs a restart", self.node.printed())
+        self.node.set({"listener.smtp.tls": "none"})
+        self.reload(2)
+        self.assertFalse(self.offered())
+        self.node.set({"listener.smtp.tls": "implicit"})
+        self.reload(3)
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        with (
+            socket.create_connection(("127.0.0.1", self.node.port), 10) as plain,
+            context.wrap_socket(plain) as secured,
+        ):
+            self.assertTrue(secured.recv(100).startswith(b"220 "))
