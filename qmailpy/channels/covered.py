@@ -128,7 +128,9 @@ class Covered:
                 continue
             try:
                 self._thd_again(job, number, recipient, place)
-            except OSError as problem:
+            except Exception as problem:  # whatever it is, it keeps neither the others nor the queue from starting
+                if not isinstance(problem, OSError):
+                    self._log.failure("bug in channel {name}, message {id}", name=self._name, id=job.id)
                 self._log.error(
                     "{channel}: message {id}, delivered before the power failed, cannot be written again for "
                     "{address} yet: {problem}",

@@ -457,7 +457,11 @@ class Runner:
             return False
         results = tuple(Result(number, Outcome.REMOVED, text=text[:TEXT]) for number in numbers)
         ops: list[Op] = [Attempted(message.number, self.name, self._seconds(), results)]
-        self._settling.commit(message, Settlement(ops, {self.name: list(numbers)}), told)
+        try:
+            self._settling.commit(message, Settlement(ops, {self.name: list(numbers)}), told)
+        except ValueError:  # the text cannot be written down
+            self._settling.unclaim(message, {self.name: numbers})
+            raise
         return True
 
     def give_back(self, message: Message, copy: Copy, reply: Reply, told: Told) -> bool:

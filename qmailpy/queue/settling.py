@@ -116,6 +116,10 @@ class Settling:
         except ValueError:  # it cannot be written down, and nothing was
             if told is not None:
                 raise
+            if settlement.courtesies:  # an answer to what was delivered must not have it delivered again
+                self._log.failure("an answer to message {id} is left out", id=message.id)
+                self.commit(message, settlement.bare(), told, heard)
+                return
             self._log.failure("what became of message {id} cannot be written down: it is tried again", id=message.id)
             self._shard.commit(self.verdicts.put_off(message, settlement.over).ops, done)
 

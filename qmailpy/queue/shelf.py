@@ -344,10 +344,14 @@ class Shelf:
             for name in sorted(channels)
             for kind in ("chan", "hold")
         ]
+        left = set()
         for suffix, path in pieces:
             if files.exists(path):
                 files.rename(path, f"{layout.corrupt}/{queue_id}.{suffix}")
-        files.sync_directory(layout.corrupt)
+                left.add(path.rpartition("/")[0])
+        # Where they were, too: what comes back is set aside again, and would leave the books twice.
+        for directory in (layout.corrupt, *sorted(left)):
+            files.sync_directory(directory)
         self.aside.append(Aside(queue_id, why, leavings, whole))
 
     def _leavings(self, number: int, channels: Iterable[str]) -> tuple[tuple[Leaving, ...], bool]:

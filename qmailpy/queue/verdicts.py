@@ -11,6 +11,7 @@ Success waits for nobody, since to forget it would deliver twice: recipients of 
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
+from errno import EINVAL
 from random import Random
 from typing import Protocol
 
@@ -21,7 +22,7 @@ from qmailpy.config.schema import QueueConfig
 from qmailpy.events.log import NoEvents
 from qmailpy.interfaces import IEvents
 from qmailpy.queue import deadline
-from qmailpy.queue.codec import Attempted, Enqueued, Held, Op, Outcome, Result, Warned
+from qmailpy.queue.codec import Attempted, Enqueued, Held, Op, Outcome, Result, Warned, encode_recipients
 from qmailpy.queue.notices import last_word, shared_mails, success, wants_delay, wants_failure, warnings_passed
 from qmailpy.queue.retry import Schedule, expired_reply
 from qmailpy.queue.shard import Shard
@@ -267,6 +268,10 @@ class Verdicts:
             user="",
             hold_until=0.0,  # that is over, if only because an operator says so
         )
+        try:  # the journal would refuse the whole record, and what others have got they would get again
+            encode_recipients(envelope.recipients)
+        except ValueError as problem:
+            raise OSError(EINVAL, f"an address cannot be written down: {problem}") from problem
         op = await self._shard.new_message(envelope, mail.content, made.room)
         made.room -= 0 if op.content is None else len(op.content)
         return op

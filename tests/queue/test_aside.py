@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 from qmailpy.queue.aside import SET_ASIDE, left_of
 from qmailpy.queue.entries import DONE, REFUSED, UNKNOWN, Target
 from qmailpy.queue.ids import to_number
@@ -98,3 +100,18 @@ class AsideTests(ViewCase):
         self.world.disk.close(handle)
         self.assertEqual(self.do(self.view.settle(queue_id, [])).outcome, REFUSED)
         self.assertEqual(self.do(self.view.settle("0" * 15, [])).outcome, UNKNOWN)
+
+    def test_a_power_cut_does_not_bring_it_back(self) -> None:
+        """It would leave the books twice."""
+        queue_id = self.world.send("later@a.example")
+        self.world.settle()
+        self.world.settle()
+        shard = self.world.shard
+        assert shard is not None
+        number = to_number(queue_id)
+        shard.shelf.thd_set_aside(number, "a test wants it")
+        for seed in range(20):
+            disk = self.world.disk.reboot(Random(seed), reorder=True)
+            self.assertTrue(disk.exists(f"{shard.layout.corrupt}/{queue_id}.info"))
+            self.assertFalse(disk.exists(shard.layout.info(number)))
+            self.assertFalse(disk.exists(shard.layout.chan("tcp_local", number)))

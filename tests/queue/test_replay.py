@@ -7,6 +7,7 @@ from typing import Any
 from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
+from qmailpy.local.maildir import Delivery, Store
 from qmailpy.testing.crashdisk import CrashDisk
 from qmailpy.testing.memory_directory import MemoryDirectory
 from qmailpy.values import Alias, Group, Mailbox
@@ -134,6 +135,25 @@ class ReplayTests(SynchronousTestCase):
         self.assertEqual(again.shard.shard.generations, 1)
         last = again.crash("none")
         self.assertEqual((len(last.mailbox("bob")), len(last.mailbox("eve"))), (1, 1))
+
+    def test_a_bug_in_one_of_them_keeps_nothing_from_starting(self) -> None:
+        """It is tried again, as one that cannot be written is."""
+        after = self.delivered("bob@here.example", "eve@here.example").crash("none")
+        good, times = Store.thd_in_folder, [1, 1]
+
+        def bug(store: Store, delivery: Delivery, folder: str) -> Delivery:
+            if times and delivery.address == BOB.address:
+                times.pop()
+                raise ZeroDivisionError
+            return good(store, delivery, folder)
+
+        self.patch(Store, "thd_in_folder", bug)
+        after.up()
+        self.assertEqual((len(after.mailbox("bob")), len(after.mailbox("eve"))), (0, 1))
+        after.settle()
+        after.wait(30)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
+        self.assertEqual(len(after.mailbox("bob")), 1)
 
     def test_what_is_owed_is_owed_by_the_next_process_too(self) -> None:
         """Though only a process dies: it had not come to write it (app.mta notes its session without that)."""

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from qmailpy.errors import Temporary
 from qmailpy.queue import runner, shard
 from qmailpy.testing.crashdisk import CrashDisk
-from qmailpy.values import Content, Disposition, Envelope, Job, Recipient, Reply, Verdict
+from qmailpy.values import Content, Disposition, Envelope, Job, MemoryContent, NewMail, Recipient, Reply, Verdict
 from tests.queue.world import HOME, Outside, PlainNotices, World, configuration
 
 
@@ -120,13 +120,16 @@ class WedgedTests(SynchronousTestCase):
         self.assertTrue(drained(world))
 
     def test_what_cannot_be_written_down_costs_an_attempt(self) -> None:
-        """A NUL in an address, from a directory say; it is not tried again at once, and an operator may return it."""
+        """A NUL in the sender of what goes on; it is not tried again at once, and an operator may return it."""
         world = fresh()
-        nul = [Recipient(address="a\0@out.example", original="a", channel="tcp_local")]
+        nul = [
+            NewMail(envelope=Envelope(sender="a\0", recipients=(), source="", arrival=0.0), content=MemoryContent(b""))
+        ]
 
         async def dequeue(job: Job) -> list[Disposition]:
-            onward = tuple(nul) or (evolve(job.recipients[0], address="bob@here.example", channel="local"),)
-            return [Disposition(verdict=Verdict.FORWARDED, reply=Reply(250, "2.0.0", "ok"), onward=onward)]
+            onward = (evolve(job.recipients[0], address="bob@here.example", channel="local"),)
+            said = Disposition(verdict=Verdict.FORWARDED, reply=Reply(250, "2.0.0", "ok"), onward=onward)
+            return [evolve(said, mails=tuple(nul))]
 
         world.outside.dequeue = dequeue  # type: ignore[method-assign]
         world.send("ok@out.example")
@@ -136,6 +139,59 @@ class WedgedTests(SynchronousTestCase):
         world.wait(2000)
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
         self.assertEqual((world.actions(), world.stored()), ("EQEDD", {}))
+        self.assertTrue(drained(world))
+
+    def test_what_cannot_be_written_down_costs_nobody_else_an_attempt(self) -> None:
+        """A NUL in what one recipient's mail goes on to; another of the same attempt has it, once."""
+        world = fresh()
+
+        async def dequeue(job: Job) -> list[Disposition]:
+            nul = Recipient(address="a\0@out.example", original="a", channel="tcp_local")
+            return [
+                Disposition(verdict=Verdict.FORWARDED, reply=Reply(250, "2.0.0", "ok"), onward=(nul,))
+                if one.address.startswith("fwd")
+                else Disposition(verdict=Verdict.DELIVERED, reply=Reply(250, "2.0.0", "ok"))
+                for one in job.recipients
+            ]
+
+        world.outside.dequeue = dequeue  # type: ignore[method-assign]
+        world.send("ok@out.example", "fwd@out.example")
+        world.wait(200)
+        self.assertEqual(
+            [(one.action.value, one.current_to[:2]) for one in world.log()[2:]], [("D", "ok"), ("Z", "fw")]
+        )
+        self.assertEqual(world.stored(), {"tcp_local": 1})
+        self.assertTrue(drained(world))
+
+    def test_an_answer_that_cannot_be_written_down_is_left_out(self) -> None:
+        """What it answers is delivered, and is not delivered again for it."""
+        world = fresh()
+        asked = []
+
+        async def dequeue(job: Job) -> list[Disposition]:
+            asked.append(job.id)
+            envelope = Envelope(sender="a\0", recipients=job.recipients, source="tcp_local", arrival=0.0)
+            mail = NewMail(envelope=envelope, content=MemoryContent(b""), courtesy=True)
+            return [Disposition(verdict=Verdict.DELIVERED, reply=Reply(250, "2.0.0", "ok"), mails=(mail,))]
+
+        world.outside.dequeue = dequeue  # type: ignore[method-assign]
+        world.send("ok@out.example")
+        world.wait(2000)
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+        self.assertEqual((world.actions(), len(asked)), ("ED", 1))
+        self.assertTrue(drained(world))
+
+    def test_a_delete_whose_reason_cannot_be_written_down_changes_nothing(self) -> None:
+        """The message is tried as before, and the daemon can stop."""
+        world = fresh()
+        assert world.shard is not None
+        queue_id = world.send("later@out.example")
+        [message] = [one for one in world.shard.shard.state.messages.values() if one.id == queue_id]
+        out = world.shard.runners["tcp_local"]
+        with self.assertRaises(ValueError):
+            out.remove(message, message.copies["tcp_local"], "\ud800", lambda problem: None)
+        world.wait(5000)
+        self.assertEqual(world.actions(), "EQQD")
         self.assertTrue(drained(world))
 
     def test_a_broken_journal_does_not_keep_the_daemon_from_stopping(self) -> None:
