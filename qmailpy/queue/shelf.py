@@ -344,15 +344,21 @@ class Shelf:
             for name in sorted(channels)
             for kind in ("chan", "hold")
         ]
+        aside = Aside(queue_id, why, leavings, whole)
         left = set()
-        for suffix, path in pieces:
-            if files.exists(path):
-                files.rename(path, f"{layout.corrupt}/{queue_id}.{suffix}")
-                left.add(path.rpartition("/")[0])
-        # Where they were, too: what comes back is set aside again, and would leave the books twice.
-        for directory in (layout.corrupt, *sorted(left)):
-            files.sync_directory(directory)
-        self.aside.append(Aside(queue_id, why, leavings, whole))
+        try:
+            for suffix, path in pieces:
+                if files.exists(path):
+                    files.rename(path, f"{layout.corrupt}/{queue_id}.{suffix}")
+                    left.add(path.rpartition("/")[0])
+            # Where they were, too: what comes back is set aside again, and would leave the books twice.
+            for directory in (layout.corrupt, *sorted(left)):
+                files.sync_directory(directory)
+        except OSError:
+            if left:  # nobody finds it any more, so nobody would be told of it later
+                self.aside.append(aside)
+            raise
+        self.aside.append(aside)
 
     def _leavings(self, number: int, channels: Iterable[str]) -> tuple[tuple[Leaving, ...], bool]:
         """The recipients that are left of a message, and whether these are all, as far as its files tell."""

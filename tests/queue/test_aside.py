@@ -115,3 +115,19 @@ class AsideTests(ViewCase):
             self.assertTrue(disk.exists(f"{shard.layout.corrupt}/{queue_id}.info"))
             self.assertFalse(disk.exists(shard.layout.info(number)))
             self.assertFalse(disk.exists(shard.layout.chan("tcp_local", number)))
+
+    def test_it_is_told_of_though_the_disk_has_trouble_then(self) -> None:
+        """Its files have gone already: nobody comes by again."""
+        queue_id = self.world.send("later@a.example")
+        self.world.settle()
+        self.world.settle()
+        shard = self.world.shard
+        assert shard is not None
+        handle = self.world.disk.open(shard.layout.info(to_number(queue_id)))
+        self.world.disk.truncate(handle, 5)
+        self.world.disk.close(handle)
+        self.world.disk.fail("sync_directory", path=shard.layout.corrupt)
+        self.world.wait(5000)
+        self.assertEqual([fields["id"] for _, fields in self.world.events.happenings], [queue_id])
+        self.assertEqual([one.diagnostic for one in self.world.log()].count(SET_ASIDE), 1)
+        self.assertEqual(self.stored(), (0, 0, 0))
