@@ -29,6 +29,8 @@ from functools import lru_cache
 from attrs import define
 
 from qmailpy.disk.files import Space
+from qmailpy.testing.faults import Faults
+from qmailpy.testing.images import Image, forked, rebooted
 from qmailpy.testing.inodes import (
     SECTOR,
     Directory,
@@ -40,7 +42,6 @@ from qmailpy.testing.inodes import (
     Write,
     commit_names,
     set_name,
-    surviving,
 )
 
 __all__ = ["SECTOR", "CrashDisk", "PowerCut", "Survivors"]
@@ -63,15 +64,6 @@ class _Handle:
     path: str
     append: bool
     locked: bool = False
-
-
-@define
-class _Fault:
-    operation: str
-    wait: int  # matching calls to let pass
-    times: int
-    number: int
-    path: str
 
 
 class CrashDisk:
@@ -102,7 +94,7 @@ class CrashDisk:
         self._dirty: dict[File, None] = {}
         self._handles: dict[int, _Handle] = {}
         self._locks: set[int] = set()
-        self._faults: list[_Fault] = []
+        self._faults = Faults()
         self._next_handle = 3
         self._dead = False
         self._guard = threading.RLock()
@@ -138,7 +130,7 @@ class CrashDisk:
         @param path: only calls whose path begins so.
         @param times: how many calls in a row fail; a large number means for ever, until L{heal}.
         """
-        self._faults.append(_Fault(operation, nth - 1, times, number, path))
+        self._faults.add(operation, nth, number, path, times)
 
     def heal(self) -> None:
         """No more faults."""
@@ -165,36 +157,7 @@ class CrashDisk:
         one goes on, and neither sees what is done to the other.
         """
         with self._guard:
-            made: dict[int, Node] = {}
-
-            def copy(node: Node) -> Node:
-                found = made.get(id(node))
-                if found is None:
-                    if isinstance(node, File):
-                        found = made[id(node)] = node.share()
-                        if found.pending:
-                            other._dirty[found] = None
-                    else:
-                        found = made[id(node)] = Directory()
-                        found.durable = {name: copy(child) for name, child in node.durable.items()}
-                        found.current = {name: copy(child) for name, child in node.current.items()}
-                return found
-
-            def copy_effect(effect: Effect) -> Effect:
-                directory = copy(effect.directory)
-                assert isinstance(directory, Directory)
-                return Effect(directory, effect.name, effect.node and copy(effect.node))
-
-            other = CrashDisk()
-            other.free = self.free
-            root = copy(self._root)
-            assert isinstance(root, Directory)
-            other._root = root
-            for operation in self._pending:
-                effects = [copy_effect(effect) for effect in operation.effects]
-                left = effects[operation.effects.index(operation.left)] if operation.left else None
-                other._pending.append(NameOperation(effects, left, operation.half))
-            return other
+            return self._with(forked(self._root, self._pending))
 
     def reboot(self, survivors: Survivors = "none", *, reorder: bool = False) -> CrashDisk:
         """
@@ -207,29 +170,13 @@ class CrashDisk:
         """
         with self._guard:
             self._dead = True
-            changes = surviving(self._pending, survivors, reorder)
-            made: dict[int, Node] = {}
+            return self._with(rebooted(self._root, self._pending, survivors, reorder))
 
-            def settle(node: Node) -> Node:
-                found = made.get(id(node))
-                if found is None:
-                    if isinstance(node, File):
-                        found = made[id(node)] = node.settled(survivors)
-                    else:
-                        found = made[id(node)] = Directory()
-                        names = dict(node.durable)
-                        for effect in changes.get(id(node), ()):
-                            set_name(names, effect)
-                        found.durable = {name: settle(child) for name, child in names.items()}
-                        found.current = dict(found.durable)
-                return found
-
-            other = CrashDisk()
-            other.free = self.free
-            root = settle(self._root)
-            assert isinstance(root, Directory)
-            other._root = root
-            return other
+    def _with(self, image: Image) -> CrashDisk:
+        other = CrashDisk()
+        other.free = self.free
+        other._root, other._pending, other._dirty = image.root, image.pending, image.dirty
+        return other
 
     # The operations of Files.
 
@@ -462,7 +409,7 @@ class CrashDisk:
 
     def _read(self, operation: str, path: str) -> None:
         self._alive()
-        self._fault(operation, path)
+        self._faults.check(operation, path)
 
     def _step(self, kind: str, path: str) -> None:
         """Before every mutating or syncing call: the power may fail, or the call."""
@@ -474,17 +421,7 @@ class CrashDisk:
             self.before(kind, path)
         self.operations.append((kind, path))
         if kind != "create":  # which was asked as "open"
-            self._fault(kind, path)
-
-    def _fault(self, operation: str, path: str) -> None:
-        for fault in self._faults:
-            if fault.operation != operation or not path.startswith(fault.path) or fault.times <= 0:
-                continue
-            if fault.wait > 0:
-                fault.wait -= 1
-                continue
-            fault.times -= 1
-            raise OSError(fault.number, os.strerror(fault.number), path)
+            self._faults.check(kind, path)
 
     def _ignored(self, kind: str, path: str) -> bool:
         return self.ignore_sync is not None and self.ignore_sync(kind, path)
