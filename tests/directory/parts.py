@@ -39,7 +39,7 @@ def new_store(case: SynchronousTestCase) -> Store:
     """An empty store but for its base, gone after the test; its passwords are hashed cheaply."""
     cheap = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
     case.patch(password, "_HASHER", cheap)
-    case.patch(password, "_DUMMY", cheap.hash(b"dummy"))
+    case.patch(password, "_DUMMY", password._nobodys())
     # In memory where there is such a place: hundreds of stores are made, and the disk is not what is tested.
     place = tempfile.mkdtemp(dir=_MEMORY if os.path.isdir(_MEMORY) else os.path.abspath("."))
     case.addCleanup(shutil.rmtree, place)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 
+import argon2
+from argon2.exceptions import VerifyMismatchError
 from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.directory import password
@@ -45,6 +47,13 @@ class PasswordTests(SynchronousTestCase):
         stored = password.thd_hash(b"x")
         self.patch(password, "_MEMORY_KIB", 19455)
         self.assertFalse(password.thd_verify([stored], b"x"))
+
+    def test_what_nobody_has_is_as_much_work_as_a_password(self) -> None:
+        """With the parameters of our hashes, and well-formed: a refusal before the work would be a quick one."""
+        stored = password.thd_hash(b"sesame").removeprefix("{ARGON2}")
+        self.assertEqual(argon2.extract_parameters(password._DUMMY), argon2.extract_parameters(stored))
+        with self.assertRaises(VerifyMismatchError):
+            argon2.PasswordHasher().verify(password._DUMMY, b"sesame")
 
     def test_a_password_too_long_is_none(self) -> None:
         long = b"x" * (password.MOST + 1)

@@ -22,7 +22,7 @@ class TimingTests(SynchronousTestCase):
         accounts = example(self)
         hasher = PasswordHasher(time_cost=1, memory_cost=4096, parallelism=1)
         self.patch(password, "_HASHER", hasher)
-        self.patch(password, "_DUMMY", hasher.hash(b"dummy"))
+        self.patch(password, "_DUMMY", password._nobodys())
         for name in ("joe", "off", "quick"):
             accounts.thd_add_user(f"{name}@example.org", secret=b"sesame")
         accounts.thd_set_user("off@example.org", status="disabled")
