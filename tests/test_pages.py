@@ -5,18 +5,26 @@ from __future__ import annotations
 import inspect
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from configparser import ConfigParser
 from importlib import import_module
 from importlib.util import find_spec
+from typing import Any, cast
 
+import attrs
+import click
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.interface import InterfaceClass
 
 from qmailpy.app import roles
-from qmailpy.config.schema import ACCESS_KEYS
+from qmailpy.cli import main
+from qmailpy.config.load import ARRAYS, TABLES
+from qmailpy.config.schema import ACCESS_KEYS, ChannelConfig
 from qmailpy.config.template import template_text
+from qmailpy.events.catalogue import CATALOGUE
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_FILE = re.compile(r"\.(?:md|toml|log|json|secret|sqlite)\b")
 _LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
 
 
@@ -56,6 +64,26 @@ def known(dotted: str) -> bool:
             found = getattr(found, name)
         return True
     return False
+
+
+def classes(name: str) -> Iterator[object]:
+    """The classes of that name, whichever modules they are in."""
+    for folder, _, names in os.walk(os.path.join(TOP, "qmailpy")):
+        for file in names:
+            path = os.path.relpath(os.path.join(folder, file), TOP)
+            if file.endswith(".py") and re.search(rf"(?m)^class {name}\b", text_of(path)):
+                yield getattr(import_module(path.removesuffix(".py").replace(os.sep, ".")), name)
+
+
+def names_of(one: object) -> Sequence[str]:
+    """What an interface has; nothing for a class."""
+    return list(one) if isinstance(one, InterfaceClass) else ()
+
+
+def key_known(table: str, key: str) -> bool:
+    """Whether the configuration has a key of that name."""
+    shape = {**TABLES, **ARRAYS, "channel": ChannelConfig}.get(table)
+    return shape is not None and key in {field.name for field in attrs.fields(cast(Any, shape))}
 
 
 class ArchitectureTests(SynchronousTestCase):
@@ -114,6 +142,57 @@ class ConfigurationTests(SynchronousTestCase):
         for table in tables:
             self.assertIn(re.sub(r"^\[channel\..*", "[channel.NAME]", table), text)
         self.assertGreater(len(tables), 20)
+
+
+class NameTests(SynchronousTestCase):
+    """What any page names of the program is there."""
+
+    def named(self, pattern: str) -> list[tuple[str, tuple[str, ...]]]:
+        """What a pattern with groups finds, with its page."""
+        found = [(page, match.groups("")) for page in pages() for match in re.finditer(pattern, text_of(page))]
+        self.assertGreater(len(found), 4, pattern)
+        return found
+
+    def test_files_of_the_source_tree(self) -> None:
+        for page, (path,) in self.named(r"(?<![\w/.])((?:qmailpy|tests|benchmarks|scripts)/[\w/]+\.(?:py|sh))\b"):
+            self.assertTrue(os.path.exists(os.path.join(TOP, path)), f"{page}: {path}")
+        for page, (path,) in self.named(r"`([a-z]+/[a-z0-9_/]+\.py)`"):
+            places = (os.path.join(TOP, path), os.path.join(TOP, "qmailpy", path))
+            self.assertTrue(any(map(os.path.exists, places)), f"{page}: {path}")
+
+    def test_modules_classes_and_functions(self) -> None:
+        packages = [name for name in os.listdir(os.path.join(TOP, "qmailpy")) if "." not in name]
+        there = set(CATALOGUE)
+        methods = text_of("docs/control.md") + text_of("qmailpy/queue/methods.py")
+        for page, (dotted,) in self.named(rf"`(?:qmailpy\.)?((?:{'|'.join(packages)})\.\w+(?:\.\w+)*)`"):
+            if not (_FILE.search(dotted) or dotted in there or dotted in methods):
+                self.assertTrue(known(dotted) or key_known(*dotted.split(".", 1)), f"{page}: {dotted}")
+        for page, (owner, name) in self.named(r"`([A-Z]\w*[a-z]\w*)\.(_?[a-z]\w+)`"):
+            found = any(hasattr(one, name) or name in names_of(one) for one in classes(owner))
+            self.assertTrue(found, f"{page}: {owner}.{name}")
+
+    def test_keys_of_the_configuration(self) -> None:
+        """As in `[queue] lifetime_s`."""
+        for page, (table, key) in self.named(r"`\[([a-z_]+)\] (\w+)\b"):
+            self.assertTrue(key_known(table, key), f"{page}: [{table}] {key}")
+
+    def test_commands(self) -> None:
+        """As in `qmailpy qm stop`: the words that begin with small letters, as far as they are groups."""
+        for page, (words,) in self.named(r"(?:`|^\$ |^    )qmailpy ((?:[a-z][a-z_-]*(?: |\b))+)(?=[`\n ])"):
+            if words == "is ready":  # what the daemon says
+                continue
+            command: click.Command = main.root
+            for word in words.split():
+                if not isinstance(command, click.Group):
+                    break
+                found = command.get_command(click.Context(command), word)
+                assert found is not None, f"{page}: qmailpy {words}"
+                command = found
+
+    def test_events(self) -> None:
+        there = set(CATALOGUE)
+        for page, (name,) in self.named(r"[Ee]vents? `([a-z]+\.[a-z-]+)`"):
+            self.assertIn(name, there, page)
 
 
 class LinkTests(SynchronousTestCase):
