@@ -6,20 +6,12 @@ from typing import ClassVar
 
 from qmailpy.records.record import Action
 from tests.integration.daemon_process import until
-from tests.integration.node import NodeCase, trace_and_message, without_received
 from tests.integration.peers.client import Talk
+from tests.integration.peers.exchange import UTF8, Receives, Sends, by_subject, our_part, whole
 from tests.integration.peers.postfix import MESSAGES, Postfix, kind
 
-UTF8 = "Subject: Grüße\r\nFrom: <пример@client.example>\r\n\r\ntext\r\n".encode()
 
-
-def our_part(octets: bytes) -> bytes:
-    """Of a message that Postfix has put fields before: what it got from the other side, line ends as they are."""
-    marker = octets.index(b"From: <a@client.example>")
-    return octets[marker:]
-
-
-class PostfixSends(NodeCase):
+class PostfixSends(Sends):
     """All its mail goes to us: to mailboxes here, or on to the sink."""
 
     def setUp(self) -> None:
@@ -29,22 +21,7 @@ class PostfixSends(NodeCase):
 
     def test_messages_of_several_kinds(self) -> None:
         """Each to a mailbox and, through us, to the sink: 8 bits, long lines, dots, blank lines, 1 MB."""
-        with Talk(self.postfix.port) as talk:
-            for name in MESSAGES:
-                reply = talk.mail("a@client.example", ["alice@example.org", "x@remote.example"], kind(name))
-                self.assertTrue(reply.startswith("250"), reply)
-        delivered = {}
-        for octets in self.node.wait_mailbox("alice", len(MESSAGES)):
-            text = our_part(trace_and_message(octets)[1])
-            delivered[text.partition(b"Subject: ")[2].partition(b"\n")[0].decode()] = text
-        relayed = {}
-        for mail in self.sink.wait_mails(len(MESSAGES)):
-            text = our_part(without_received(mail.content))
-            relayed[text.partition(b"Subject: ")[2].partition(b"\r\n")[0].decode()] = text
-        for name in MESSAGES:
-            self.assertEqual(delivered[name], kind(name).replace(b"\r\n", b"\n"), name)
-            self.assertEqual(relayed[name], kind(name), name)
-        self.wait_idle()
+        self.passes_on(self.postfix.port)
 
     def test_fifty_recipients_of_one_message(self) -> None:
         """They come in one transaction and leave in one."""
@@ -71,39 +48,13 @@ class PostfixSends(NodeCase):
         self.wait_idle()
 
     def test_mail_with_addresses_in_utf8(self) -> None:
-        """SMTPUTF8 in, SMTPUTF8 out, and to us (RFC 6531)."""
-        with Talk(self.postfix.port) as talk:
-            talk.say("MAIL FROM:<пример@client.example> SMTPUTF8")
-            talk.say("RCPT TO:<alice@example.org>")
-            self.assertTrue(talk.content(UTF8).startswith("250"))
-        (octets,) = self.node.wait_mailbox("alice", 1)
-        self.assertIn("Return-Path: <пример@client.example>".encode(), octets)
-        self.assertIn("Subject: Grüße".encode(), octets)
-        self.wait_idle()
+        self.passes_on_utf8(self.postfix.port)
 
     def test_success_is_asked_for_through_postfix_and_told_by_us(self) -> None:
-        """RFC 3461 s.5.2: delivered here by us, relayed to the sink, which knows no DSN; ENVID and ORCPT come along."""
-        with Talk(self.postfix.port) as talk:
-            talk.say("EHLO client.example")
-            talk.say("MAIL FROM:<alice@example.org> RET=HDRS ENVID=QQ314159")
-            talk.say("RCPT TO:<bob@example.org> NOTIFY=SUCCESS,FAILURE ORCPT=rfc822;Bob@Example.ORG")
-            talk.say("RCPT TO:<x@remote.example> NOTIFY=SUCCESS ORCPT=rfc822;x@remote.example")
-            talk.say("RCPT TO:<y@remote.example> NOTIFY=NEVER")
-            self.assertTrue(talk.content(kind("plain")).startswith("250"))
-        told = [trace_and_message(octets)[1] for octets in self.node.wait_mailbox("alice", 2)]
-        self.wait_idle()
-        self.assertEqual(len(self.node.mailbox("alice")), 2)
-        by_action = {text.partition(b"\nAction: ")[2].partition(b"\n")[0]: text for text in told}
-        for action, wanted in (
-            (b"delivered", b"Original-Recipient: rfc822; Bob@Example.ORG\nFinal-Recipient: rfc822; bob@example.org\n"),
-            (b"relayed", b"Final-Recipient: rfc822; x@remote.example\n"),
-        ):
-            self.assertIn(wanted, by_action[action])
-            self.assertIn(b"Original-Envelope-Id: QQ314159\n", by_action[action])
-            self.assertEqual(by_action[action].count(b"Final-Recipient"), 1)
+        self.asks_for_success(self.postfix.port)
 
 
-class PostfixReceives(NodeCase):
+class PostfixReceives(Receives):
     """The next hop of all our remote mail is a Postfix with Maildirs."""
 
     postfix: ClassVar[Postfix]
@@ -112,24 +63,13 @@ class PostfixReceives(NodeCase):
         super().setUp()
         self.postfix = Postfix("virtual_mailbox_domains = remote.example")  # type: ignore[misc]
         self.addCleanup(self.postfix.close)
-        # A channel's relay is read at the start; the sink's port is what Postfix cannot have.
-        self.node.stop()
-        self.node.set({"channel.tcp_local.relay": f"127.0.0.1:{self.postfix.port}"})
-        self.node.start()
+        self.relay_to(self.postfix.port)
 
     def test_messages_of_several_kinds(self) -> None:
         """One connection, one after the other; an unknown domain is refused by it and comes back to alice."""
-        with self.node.talk() as talk:
-            for name in MESSAGES:
-                reply = talk.mail("alice@example.org", ["x@remote.example"], kind(name))
-                self.assertTrue(reply.startswith("250"), reply)
+        self.give("x@remote.example")
         until(lambda: len(self.postfix.mailbox()) == len(MESSAGES), 20)
-        found = {}
-        for octets in self.postfix.mailbox():
-            text = our_part(octets)
-            found[text.partition(b"Subject: ")[2].partition(b"\n")[0].decode()] = text
-        for name in MESSAGES:
-            self.assertEqual(found[name], kind(name).replace(b"\r\n", b"\n"), name)
+        self.assertEqual(by_subject(self.postfix.mailbox()), whole(MESSAGES, b"\n"))
         self.wait_idle()
         self.assertEqual(self.node.mailbox("alice"), [])
         (last,) = self.node.records(Action.DEQUEUED)[-1:]
