@@ -83,7 +83,7 @@ CATALOGUE: Mapping[str, Kind] = {
     "queue.size": Kind(
         severity=Severity.WARNING,
         fields=("limit", "messages", "channel"),
-        text="{messages} messages are queued, more than {limit}; most of them in {channel}",
+        text="{messages} messages are queued, {limit} or more are too many; most of them are in {channel}",
         remedy="qmailpy qm summarize; qmailpy qm top; is one sender behind it? qmailpy log account --by user",
         interval_s=3600.0,
     ),
