@@ -94,8 +94,12 @@ class ReplyReader:
 
 
 def printable(octets: bytes) -> str:
-    """The peer's octets as text without control characters; what is not UTF-8 is escaped."""
-    return octets.decode("utf-8", "backslashreplace").translate(_CONTROLS)
+    """
+    The peer's octets as text without control characters, also those of Unicode: what ends a line, turns the direction
+    of writing or is a terminal's. What is not UTF-8 is escaped.
+    """
+    text = octets.decode("utf-8", "backslashreplace").translate(_CONTROLS)
+    return text if text.isascii() else "".join([char if char.isprintable() else "?" for char in text])
 
 
 def _reply(code: int, lines: list[bytes]) -> Reply:

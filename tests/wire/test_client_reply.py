@@ -71,6 +71,8 @@ class ReplyTests(SynchronousTestCase):
     def test_controls_in_the_text_do_not_survive(self) -> None:
         """A reply goes into logs and bounces: it has no escape sequences and no line ends of its own."""
         self.assertEqual(read(b"250 a\x1b[2Jb\0c\rd\te\xff\r\n")[0], [Reply(250, "", "a?[2Jb?c?d e\\xff")])
+        text = "grüße \x9b2J \x85 \u2028 \u202e \u200f"
+        self.assertEqual(read(f"250 {text}\r\n".encode())[0], [Reply(250, "", "grüße ?2J ? ? ? ?")])
 
     def test_a_line_too_long_is_refused_before_it_has_ended(self) -> None:
         """Memory is bounded though the peer never sends a line end."""
