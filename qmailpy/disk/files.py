@@ -19,6 +19,9 @@ from typing import Protocol
 
 from attrs import frozen
 
+_DOUBT = frozenset({errno.EIO, errno.ESTALE, errno.EUCLEAN, errno.ETIMEDOUT, errno.ENOMEM})
+"""Errors of C{lstat} that do not tell whether there is something."""
+
 
 @frozen
 class Space:
@@ -82,7 +85,8 @@ class Files(Protocol):
     def scan(self, path: str) -> Iterator[str]:
         """The same a name at a time, for directories of any size."""
 
-    def exists(self, path: str) -> bool: ...
+    def exists(self, path: str) -> bool:
+        """Whether there is anything of that name. @raise OSError: the disk does not tell."""
 
     def identity(self, where: str | int) -> int:
         """A file's inode number, by path or handle: the same through renames; 0 when the path names nothing."""
@@ -212,7 +216,13 @@ class RealFiles:
                 yield entry.name
 
     def exists(self, path: str) -> bool:
-        return os.path.lexists(path)
+        try:
+            os.lstat(path)
+        except OSError as problem:
+            if problem.errno in _DOUBT:  # whoever takes it for gone may remove what belongs to it
+                raise
+            return False
+        return True
 
     def identity(self, where: str | int) -> int:
         try:

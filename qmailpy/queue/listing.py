@@ -38,41 +38,59 @@ class Listing:
         self.messages = 0  # copies listed so far
         self.removed = 0
         self.complete = False
+        self._done: set[tuple[str, str]] = set()  # channels and sub-directories
 
     def run(self) -> Deferred[None]:
-        """Fires when everything is listed; fails with OSError when a directory cannot be read."""
+        """
+        Fires when everything is listed; fails with OSError when a directory cannot be read. Run again it goes on with
+        what is left.
+        """
         return Deferred.fromCoroutine(self._run())
 
     async def _run(self) -> None:
-        shelf, files, root = self._shard.shelf, self._shard.files, self._shard.layout.root
-        in_thread = self._shard.in_thread
-        for channel in await in_thread(files.listdir, f"{root}/chan"):
-            walk = shelf.thd_scan("chan", channel)
-            while True:
-                entries, ended = await in_thread(self._thd_slice, walk, channel)
-                for number, when in entries:
-                    # Also one that is in memory by now: it was brought there for another copy, or by an operator, and
-                    # has no entry yet. One entry too many does no harm.
-                    self._found(channel, when, number)
-                    self.messages += 1
-                if ended:
-                    break
+        layout, in_thread = self._shard.layout, self._shard.in_thread
+        trouble: OSError | None = None
+        for channel in sorted(await in_thread(self._shard.files.listdir, f"{layout.root}/chan")):
+            for split in layout.splits:
+                if (channel, split) not in self._done:
+                    try:
+                        await self._list(channel, split)
+                    except OSError as problem:  # the others are listed all the same
+                        trouble = problem
+                        continue
+                    self._done.add((channel, split))
         self._report()
+        if trouble is not None:
+            raise trouble
         for kind in ("info", "mess"):
             await self._sweep(kind)
         self._report()
         self.complete = True
         self._known = frozenset()
 
-    def _thd_slice(self, walk: Iterator[int], channel: str) -> tuple[list[tuple[int, float]], bool]:
-        numbers = list(islice(walk, SLICE))
+    async def _list(self, channel: str, split: str) -> None:
+        """One sub-directory, all of it or nothing."""
+        in_thread = self._shard.in_thread
+        numbers = await in_thread(self._shard.shelf.thd_numbers, "chan", channel, [split])
+        for at in range(0, len(numbers), SLICE):
+            for number, when in await in_thread(self._thd_slice, numbers[at : at + SLICE], channel):
+                # Also one that is in memory by now: it was brought there for another copy, or by an operator, and has
+                # no entry yet. One entry too many does no harm.
+                self._found(channel, when, number)
+                self.messages += 1
+            self._shard.tell_of_aside()
+
+    def _thd_slice(self, numbers: list[int], channel: str) -> list[tuple[int, float]]:
         entries = []
         for number in numbers:
             if number < self._watermark and number not in self._known:
-                when = self._shard.shelf.thd_next_attempt(channel, number)
+                try:
+                    when = self._shard.shelf.thd_next_attempt(channel, number)
+                except OSError:
+                    when = 0.0  # whoever wants to try it finds out, again and again
                 if when is not None:
                     entries.append((number, when))
-        return entries, len(numbers) < SLICE
+        return entries
 
     async def _sweep(self, kind: str) -> None:
         """Remove files of messages that nothing else tells of."""

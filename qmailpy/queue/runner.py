@@ -36,6 +36,7 @@ from qmailpy.values import Disposition, Job, Priority, Reply, Verdict
 READY = 2000  # units that may be ready at once; what is due beyond that stays on disk
 LOADING = 100  # messages read from their files at once
 PARKED_S = 15.0  # how long a copy for several destinations waits when one of them has too many ready ones
+TELL_S = 5.0  # between lines of the log about mail that cannot be read
 UNPARK = READY // 8  # units of a destination that are left when parked ones come back
 
 
@@ -100,6 +101,7 @@ class Runner:
         self._former: list[tuple[set[Unit[tuple[int, ...]]], Deferred[None]]] = []
         self._pumping = False
         self._loading = 0
+        self._unreadable = 0.0  # when it may be told again that mail cannot be read
         self._draining = False
         self._drained: list[Deferred[None]] = []
 
@@ -271,9 +273,17 @@ class Runner:
         self._loading -= len(numbers)
         now = self._seconds()
         if isinstance(result, Failure):
-            self._log.error("channel {name}: cannot read queued mail: {problem}", name=self.name, problem=result.value)
-            for number in numbers:
-                self.push(now + 60.0, number)
+            if len(numbers) > 1:  # one of them may be the trouble; the others need not wait for it
+                self._loading += len(numbers)
+                for number in numbers:
+                    self._shard.load([number]).addBoth(self._loaded, [number], hurried)
+                return
+            if now >= self._unreadable:
+                self._unreadable = now + TELL_S
+                self._log.error(
+                    "channel {name}: cannot read queued mail: {problem}", name=self.name, problem=result.value
+                )
+            self.push(now + 60.0, numbers[0])
         else:
             for message in result:
                 self._due(message, now, hurried)

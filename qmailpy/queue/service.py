@@ -237,10 +237,10 @@ class QueueShard:
         return Deferred.fromCoroutine(self._list())
 
     async def _list(self) -> None:
-        """List old mail, from the beginning again while the disk or a want of descriptors does not let us."""
+        """List old mail, again and again while the disk or a want of descriptors does not let us."""
         said = ""
+        self.listing = Listing(self.shard, self.watermark, self.recovered.known, self._listed)
         while not self.stopping:
-            self.listing = Listing(self.shard, self.watermark, self.recovered.known, self._listed)
             try:
                 await self.listing.run()
                 return

@@ -346,7 +346,7 @@ class CrashDisk:
 
     def exists(self, path: str) -> bool:
         with self._guard:
-            self._alive()
+            self._read("exists", path)
             try:
                 self._node(path)
             except (FileNotFoundError, NotADirectoryError):

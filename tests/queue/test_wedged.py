@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.errors import Temporary
 from qmailpy.queue import runner, shard
+from qmailpy.queue.ids import to_number
 from qmailpy.testing.crashdisk import CrashDisk
 from qmailpy.values import Content, Disposition, Envelope, Job, MemoryContent, NewMail, Recipient, Reply, Verdict
 from tests.queue.world import HOME, Outside, PlainNotices, World, configuration
@@ -192,6 +193,27 @@ class WedgedTests(SynchronousTestCase):
             out.remove(message, message.copies["tcp_local"], "\ud800", lambda problem: None)
         world.wait(5000)
         self.assertEqual(world.actions(), "EQQD")
+        self.assertTrue(drained(world))
+
+    def test_a_file_that_cannot_be_read_keeps_no_other_mail_waiting(self) -> None:
+        """They are read together; one bad sector is one message's trouble, until it can be read."""
+        world = fresh()
+        assert world.shard is not None
+        ids = [world.send("later@out.example") for _ in range(5)]
+        world.settle()
+        world.settle()
+        self.assertEqual(world.shard.shard.state.messages, {})
+        bad = world.shard.layout.info(to_number(ids[2]))
+        world.disk.fail("read", times=10**9, path=bad)
+        out = world.shard.runners["tcp_local"]
+        out.stop()
+        world.wait(5000)
+        out.start()  # all are due
+        world.wait(20000)
+        self.assertEqual(world.stored(), {"tcp_local": 1})
+        world.disk.heal()
+        world.wait(60000)
+        self.assertEqual(world.stored(), {})
         self.assertTrue(drained(world))
 
     def test_a_broken_journal_does_not_keep_the_daemon_from_stopping(self) -> None:
