@@ -148,7 +148,7 @@ class RoleHost(Service):
                 self.log.failure("{name}: new configuration not taken", name=self.context.name)
                 failed.append(f"{type(error).__name__}: {error}")
         if failed:
-            raise CommandError(f"{self.context.name}: new configuration not taken: {'; '.join(failed)}")
+            raise CommandError("; ".join(failed))
 
     def reopen(self) -> None:
         """Open log files again."""

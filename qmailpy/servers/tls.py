@@ -124,8 +124,9 @@ def _contexts(
         try:
             context, names = _context(pair)
         except (ValueError, TypeError, SSL.Error) as error:
-            said = " ".join(str(error).split())[:200]
-            problems.append(f"{where} and its key cannot be used: {said or type(error).__name__}")
+            said = " ".join(str(error).split()).partition(". See http")[0][:200]
+            why = said or type(error).__name__
+            problems.append(f"{where} and its key cannot be used ({why}); what would be right tells: qmailpy check")
             continue
         context.set_tlsext_servername_callback(named_by_client)
         if verify != SSL.VERIFY_NONE:

@@ -77,7 +77,7 @@ class ReloadTests(SynchronousTestCase):
         one, two = self.reload("one.example"), self.reload("two.example")
         self.assertEqual(len(self.role.taking), 1)
         self.role.taking[0].errback(ValueError("not that one"))
-        self.failureResultOf(one, CommandError)
+        self.assertEqual(str(self.failureResultOf(one, CommandError).value), "ValueError: not that one")
         self.flushLoggedErrors(ValueError)
         self.role.taking[1].callback(None)
         self.successResultOf(two)

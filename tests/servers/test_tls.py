@@ -146,8 +146,9 @@ class CertificatesTests(SynchronousTestCase):
         with self.assertRaises(ConfigError) as caught:
             self.certificates.use({"a": mixed, "b": Pair(certificate=b"x", key=b"y")})
         text = str(caught.exception)
-        for part in ("tls/cert.pem: there is none", "tls/a/cert.pem", "tls/b/cert.pem"):
+        for part in ("tls/cert.pem: there is none", "tls/a/cert.pem", "tls/b/cert.pem", "tells: qmailpy check"):
             self.assertIn(part, text)
+        self.assertNotIn("https://", text)
         self.assertEqual(subject(self.connect()[1]), "mx.example.org")
 
     def test_a_key_does_not_show(self) -> None:
