@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any, ClassVar
 
 import tomlkit
@@ -48,6 +49,8 @@ LIMIT_S = 20.0
 _PORT = re.compile(r"SmtpFactory starting on (\d+)$", re.MULTILINE)
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
+IDENTITY = ("--hostname", "mail.example.org", "--domain", "example.org", "--unprivileged")
+
 Settings = Mapping[str, object]
 Counts = dict[str, dict[str, Any]]
 
@@ -69,6 +72,17 @@ def quick(relay: int) -> dict[str, object]:
     }
 
 
+@cache
+def _pristine() -> str:
+    """A home that nothing was done in, made once."""
+    base = tempfile.mkdtemp(prefix="qmailpy-test-")
+    atexit.register(shutil.rmtree, base, ignore_errors=True)
+    home = os.path.join(base, "home")
+    environment = {**os.environ, "PYTHONPATH": ROOT}
+    subprocess.run([QMAILPY, "init", home, *IDENTITY], env=environment, capture_output=True, timeout=60, check=True)
+    return home
+
+
 class _EndedError(Exception):
     """What is waited for will not come."""
 
@@ -76,12 +90,20 @@ class _EndedError(Exception):
 class Node:
     """A home and, between C{start} and C{stop}, its daemon."""
 
-    def __init__(self, settings: Settings, users: Iterable[str] = ("alice", "bob"), home: str | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        users: Iterable[str] = ("alice", "bob"),
+        home: str | None = None,
+        *,
+        copied: bool = False,
+    ) -> None:
         """
         @param settings: as C{qmailpy config set} names them; a value of C{None} removes the key. C{rewrite} is a list
             of rules that go before those that are there.
         @param users: of example.org, beside postmaster.
         @param home: where; by default in a new temporary directory.
+        @param copied: its keys and secrets may be another's, too, which saves making them.
         """
         self.base = tempfile.mkdtemp(prefix="qmailpy-test-")
         self.home = home or os.path.join(self.base, "home")
@@ -90,9 +112,10 @@ class Node:
         self._printed = 0
         self.port = 0
         try:
-            self.qmailpy(
-                "init", self.home, "--hostname", "mail.example.org", "--domain", "example.org", "--unprivileged"
-            )
+            if copied:
+                shutil.copytree(_pristine(), self.home)
+            else:
+                self.qmailpy("init", self.home, *IDENTITY)
             self._free_ports()
             self.set(settings)
             self.add_users(users)
@@ -425,7 +448,7 @@ class NodeCase(SynchronousTestCase):
         self.before = self.counted()
 
     def make_node(self, settings: Settings) -> Node:
-        return Node(settings, self.users)
+        return Node(settings, self.users, copied=True)
 
     def begin(self, node: Node) -> None:
         """Make the node ready for the tests: starts it; classes may do more."""
