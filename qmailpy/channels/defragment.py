@@ -32,9 +32,12 @@ from qmailpy.errors import Temporary
 from qmailpy.interfaces import IChannel, IRecorded
 from qmailpy.routing.selection import way
 from qmailpy.values import Content, Disposition, Job, NewMail, Recipient, Refused, Reply, Verdict
+from qmailpy.wire.headers import find
+from qmailpy.wire.mime_values import subject_of
 from qmailpy.wire.partial import Piece, piece_of, whole_header
 
 HEADER = 262_144
+_ID_CHARACTERS = 250  # as of mail that arrives
 """Octets of a header, of a piece or enclosed in the first, that are looked at."""
 
 _PASSED = Reply(250, "2.6.0", "Passed on")
@@ -109,7 +112,8 @@ class DefragmentChannel:
         """The whole goes on with this piece."""
         try:
             whole = await self._in_thread(lambda: thd_content(self._store.root, _whole(lead.paths)))
-            said = await self._on(job, whole, _WHOLE)
+            named = await self._in_thread(_thd_named, whole)
+            said = await self._on(evolve(job, envelope=evolve(job.envelope, **named)), whole, _WHOLE)
             if all(one.verdict is Verdict.FORWARDED for one in said):
                 self._leads[job.id] = lead
                 return said
@@ -185,6 +189,15 @@ def _end_of_header(octets: bytes) -> int:
         return 2
     end = octets.find(b"\r\n\r\n")
     return len(octets) if end < 0 else end + 4
+
+
+def _thd_named(content: Content) -> dict[str, str]:
+    """What the log, and with it a trace, calls the whole message: not as the piece that it goes on with."""
+    found = find(content.header(HEADER), "message-id", "subject")
+    return {
+        "message_id": found.get("message-id", "")[:_ID_CHARACTERS],
+        "subject": subject_of(found.get("subject", "")),
+    }
 
 
 def _thd_piece(content: Content) -> Piece | None:

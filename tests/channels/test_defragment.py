@@ -106,6 +106,15 @@ class InTheQueueTests(SynchronousTestCase):
             self.assertEqual(lines.count(("local", "", "D")), 1)
             self.assertEqual(*world.books())
 
+    def test_the_log_calls_the_whole_by_its_own_name(self) -> None:
+        """So that it can be traced by what its reader sees; the piece it goes on with has another."""
+        world = self.world()
+        first = piece(1).replace(b"\r\n\r\nSubject:", b"\r\n\r\nMessage-ID: <whole@x>\r\nSubject:")
+        for octets in (piece(3), piece(2), first):
+            world.give(octets)
+        (whole,) = [one for one in world.log() if (one.source, one.action.value) == ("defragment", "E")]
+        self.assertEqual((whole.message_id, whole.subject), ("<whole@x>", "all"))
+
     def test_other_mail_does_not_come_here(self) -> None:
         world = self.world()
         world.give(b"Subject: x\r\n\r\nx\r\n")
