@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 
 from benchmarks.mailing import (
     AGAIN,
@@ -27,7 +28,7 @@ from benchmarks.mailing import (
     Ledger,
     digest_after_mark,
 )
-from benchmarks.node import REMOTE, Node
+from benchmarks.node import REMOTE, START_S, Node
 
 USERS = (AWAY.partition("@")[0],)
 """Further users."""
@@ -169,9 +170,14 @@ def furnish(node: Node) -> None:
 
 
 def release(node: Node) -> None:
-    """Let go what is held. @raise OSError: the daemon cannot be asked."""
+    """Let go what is held. @raise OSError: the daemon cannot be asked, though it has had time to take up its queue."""
+    end = time.monotonic() + START_S
     for channel in ("hold", "conversion"):
-        node.command("qm", "release", "--channel", channel, "--all", "--yes")
+        words = ("qm", "release", "--channel", channel, "--all", "--yes")
+        while node.try_command(*words)[0]:
+            if time.monotonic() > end:
+                node.command(*words)  # which tells why not
+            time.sleep(0.2)
 
 
 def collect(node: Node, ledger: Ledger) -> None:
