@@ -44,6 +44,9 @@ Measured on ext4 with a journal (2 cores, virtual disk): 1 file 0.9 ms against 1
 for whatever others have written, which on a busy one may be much, while 8 files cost a few ms at most.
 """
 
+_SHUT = frozenset({errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ELOOP, errno.EMFILE, errno.ENFILE})
+"""What keeps a mailbox from being opened, by whatever hand since the delivery, and does not say that a sync failed."""
+
 _CHUNK = 65536
 _TMP = "tmp"
 
@@ -318,17 +321,28 @@ class Store:
         if len(group) > FEW:
             self._files.syncfs(self._root)
         else:
-            directories: set[str] = set()
-            for one in group:
-                directories |= self._thd_sync_file(one)
-                if one.fresh:
-                    directories |= self._chain(one.mailbox)
-            for directory in sorted(directories):
-                if self._files.exists(directory):  # else the mailbox has been removed, and the mail with it
-                    self._files.sync_directory(directory)
+            try:
+                self._thd_sync_few(group)
+            except OSError as problem:
+                if problem.errno not in _SHUT:
+                    raise
+                self._files.syncfs(self._root)
         for one in group:
             if one.fresh and one.mailbox in self._known:
                 self._known[one.mailbox] = True
+
+    def _thd_sync_few(self, group: Sequence[Delivered]) -> None:
+        directories: set[str] = set()
+        for one in group:
+            directories |= self._thd_sync_file(one)
+            if one.fresh:
+                directories |= self._chain(one.mailbox)
+        for directory in sorted(directories):
+            if not self._files.exists(directory):
+                raise NotADirectoryError(
+                    errno.ENOTDIR, "the mailbox has been removed, or moved with its mail", directory
+                )
+            self._files.sync_directory(directory)
 
     def thd_sync_all(self) -> None:
         """Make durable whatever anybody has written below HOME/mail. @raise OSError: it may not be."""

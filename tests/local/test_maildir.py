@@ -222,6 +222,35 @@ class SyncTests(SynchronousTestCase):
         self.disk = CrashDisk(directories=[HOME])
         self.store = store(self.disk)
 
+    def test_a_mailbox_that_nobody_can_open_any_more_is_synced_all_the_same(self) -> None:
+        """Its rights were changed, there is no descriptor: its journal segment is to go."""
+        for problem in (errno.EACCES, errno.EMFILE):
+            for operation in ("open", "sync_directory"):
+                disk = CrashDisk(directories=[HOME])
+                done = store(disk).thd_deliver(delivery())
+                self.store = store(disk)
+                disk.fail(operation, number=problem, times=10**9, path=f"{HOME}/mail/{BOX}")
+                self.store.thd_sync([done])
+                self.assertIn(MESSAGE.replace(b"\r\n", b"\n"), disk.reboot("none").read(done.path))
+
+    def test_a_mailbox_that_was_moved_is_synced_where_it_is(self) -> None:
+        """With its user, say."""
+        done = self.store.thd_deliver(delivery())
+        self.disk.mkdir(f"{HOME}/mail/example.net")
+        self.disk.rename(f"{HOME}/mail/{BOX}", f"{HOME}/mail/example.net/ann")
+        self.store.thd_sync([done])
+        found = self.disk.reboot("none")
+        [name] = found.listdir(f"{HOME}/mail/example.net/ann/new")
+        self.assertEqual(found.read(f"{HOME}/mail/example.net/ann/new/{name}"), STORED)
+
+    def test_a_sync_that_fails_is_not_helped_by_another(self) -> None:
+        """The kernel has marked as clean what it could not write."""
+        disk = CrashDisk(directories=[HOME])
+        done = store(disk).thd_deliver(delivery())
+        disk.fail("fsync", number=errno.EIO, path=f"{HOME}/mail/{BOX}")
+        self.assertRaises(OSError, store(disk).thd_sync, [done])
+        self.assertEqual(disk.count("syncfs"), 0)
+
     def test_few_files_are_synced_one_by_one_and_many_at_once(self) -> None:
         few = [self.store.thd_deliver(delivery(number=number)) for number in range(FEW)]
         self.store.thd_sync(few)
