@@ -37,8 +37,9 @@ from qmailpy.wire.mime_values import subject_of
 from qmailpy.wire.partial import Piece, piece_of, whole_header
 
 HEADER = 262_144
-_ID_CHARACTERS = 250  # as of mail that arrives
 """Octets of a header, of a piece or enclosed in the first, that are looked at."""
+
+_ID_CHARACTERS = 250  # as of mail that arrives
 
 _PASSED = Reply(250, "2.6.0", "Passed on")
 _WHOLE = Reply(250, "2.6.0", "The pieces are together, the message goes on whole")
