@@ -12,7 +12,7 @@ import os
 
 import click
 
-from qmailpy.cli.check_named import authorities, programs
+from qmailpy.cli.check_named import authorities, programs, relay_passwords
 from qmailpy.cli.context import Context
 from qmailpy.cli.home import DIRECTORIES, KEEPERS, WRITABLE, Keeper, Owners, make, owners
 from qmailpy.cli.output import print_json, print_line, printable
@@ -74,6 +74,7 @@ def examine_home(context: Context) -> tuple[list[str], list[str]]:
     _ports(config, path, warnings)
     programs(config, path, warnings)
     authorities(config, path, errors)
+    relay_passwords(config, path, errors, lambda place: _readable(config, place))
     _rules(config, path, warnings)
     if "." not in config.server.hostname:
         text = f'hostname "{config.server.hostname}" has no domain; other servers may refuse mail from it'

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 
 from qmailpy.config.schema import Config
 
@@ -31,6 +32,34 @@ def programs(config: Config, path: str, warnings: list[str]) -> None:
         for program in ("setsid", "prlimit"):
             if shutil.which(program, path="/usr/bin:/bin:/usr/local/bin") is None:
                 warnings.append(f"{table}: {program} is missing, which commands need: apt-get install util-linux")
+
+
+def relay_passwords(config: Config, path: str, errors: list[str], readable: Callable[[str], bool]) -> None:
+    """
+    Files with passwords for relays that are not there, say nothing or are open: the daemon would not start with them.
+
+    @param readable: whether the mail workers can read a file.
+    """
+    from qmailpy.directory.service import thd_read_password
+
+    named = [(f"[channel.{one.name}] relay_password_file", one.relay_password_file) for one in config.channels.values()]
+    named += [(f"[[destination]] {one.pattern} password_file", one.password_file) for one in config.destinations]
+    user, group = config.server.user, config.server.group
+    for where, file in named:
+        if not file:
+            continue
+        place = os.path.join(config.home, file)
+        try:
+            if not thd_read_password(config, file):
+                errors.append(f"{place}: its first line is no password; right would be that of the relay")
+            elif os.stat(place).st_mode & 0o007:
+                errors.append(f"{place}: is open to others; right would be: chmod o-rwx {place}")
+            elif not readable(place):
+                remedy = f"right would be: chgrp {group} {place}; chmod 640 {place}"
+                errors.append(f"{place}: cannot be read by user {user}; {remedy}")
+        except OSError as error:
+            remedy = "right would be a file with the password in its first line"
+            errors.append(f"{path}: {where}: {place}: {error.strerror or error}; {remedy}")
 
 
 def authorities(config: Config, path: str, errors: list[str]) -> None:

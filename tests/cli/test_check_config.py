@@ -103,6 +103,29 @@ class CheckTests(HomeCase):
         self.assertEqual((found.status, found.err.count("\n")), (1, 1), found.err)
         self.assertIn("[channel.tcp_local] tls_ca_file: /nowhere.pem is missing", found.err)
 
+    def test_a_relays_password_must_be_there_and_closed(self) -> None:
+        """The daemon would not start without it."""
+        self.change('relay = ""', 'relay = "h.example:587"')
+        self.change('relay_user = ""', 'relay_user = "house"')
+        self.change('relay_password_file = ""', 'relay_password_file = "etc/relay"')
+        file = os.path.join(self.home, "etc", "relay")
+        where = (
+            f"{self.file}: [channel.tcp_local] relay_password_file: {file}: No such file or directory; right would be"
+        )
+        self.assertIn(where, self.run_command("check").err)
+        for text, mode, said in (
+            ("\n", 0o600, "no password"),
+            ("secret\n", 0o644, f"right would be: chmod o-rwx {file}"),
+        ):
+            with open(file, "w") as target:
+                target.write(text)
+            os.chmod(file, mode)
+            found = self.run_command("check")
+            self.assertEqual((found.status, found.err.count("\n"), found.err.count("secret")), (1, 1, 0), found.err)
+            self.assertIn(said, found.err)
+        os.chmod(file, 0o600)
+        self.assertEqual(self.run_command("check").status, 0)
+
     def test_every_error_is_a_line_and_the_status_is_1(self) -> None:
         self.change("workers = 1", "workers = -1")
         self.change("roll_s", "rol_s")
