@@ -248,7 +248,11 @@ def _relays(config: Config, path: str, errors: list[str]) -> None:
 
 def _nodes(config: Config, path: str, errors: list[str]) -> None:
     """Whether the account by which nodes log in at each other has its password."""
-    file = config.pop3.node_password_file
+    _password(config, path, config.pop3.node_password_file, "[pop3] node_password_file", "[pop3] node_user", errors)
+
+
+def _password(config: Config, path: str, file: str, key: str, whose: str, errors: list[str]) -> None:
+    """Whether a file holds a password, for nobody else to read; nothing to do when there is none."""
     if not file:
         return
     from qmailpy.directory.service import thd_read_password
@@ -256,12 +260,12 @@ def _nodes(config: Config, path: str, errors: list[str]) -> None:
     place = os.path.join(config.home, file)
     try:
         if not thd_read_password(config, file):
-            errors.append(f"{place}: its first line is no password; right would be that of [pop3] node_user")
+            errors.append(f"{place}: its first line is no password; right would be that of {whose}")
         elif os.stat(place).st_mode & 0o007:
             errors.append(f"{place}: is open to others; right would be: chmod o-rwx {place}")
     except OSError as error:
         remedy = "right would be a file with the password in its first line"
-        errors.append(f"{path}: [pop3] node_password_file: {place}: {error.strerror or error}; {remedy}")
+        errors.append(f"{path}: {key}: {place}: {error.strerror or error}; {remedy}")
 
 
 def _servers(config: Config, path: str, errors: list[str], warnings: list[str]) -> None:
@@ -270,21 +274,9 @@ def _servers(config: Config, path: str, errors: list[str], warnings: list[str]) 
     if not options.servers:
         return
     from qmailpy.config.ldapurl import parse_ldap_url
-    from qmailpy.directory.service import thd_read_password
 
     for key in ("bind_password_file", "admin_password_file"):
-        file = getattr(options, key)
-        if not file:
-            continue
-        place = os.path.join(config.home, file)
-        try:
-            if not thd_read_password(config, file):
-                errors.append(f"{place}: its first line is no password; right would be that of [directory] {key}")
-            elif os.stat(place).st_mode & 0o007:
-                errors.append(f"{place}: is open to others; right would be: chmod o-rwx {place}")
-        except OSError as error:
-            remedy = "right would be a file with the password in its first line"
-            errors.append(f"{path}: [directory] {key}: {place}: {error.strerror or error}; {remedy}")
+        _password(config, path, getattr(options, key), f"[directory] {key}", f"[directory] {key}", errors)
     for text in options.servers:
         url = parse_ldap_url(text)
         if url.scheme == "ldap" and options.starttls == "none" and not url.here:

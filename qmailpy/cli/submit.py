@@ -19,7 +19,7 @@ from attrs import frozen
 
 from qmailpy.config.endpoint import parse_endpoint
 from qmailpy.config.schema import Config
-from qmailpy.control.client import short_path
+from qmailpy.control.client import connect_unix
 from qmailpy.disk.files import RealFiles
 from qmailpy.errors import QmailpyError
 from qmailpy.values import Reply
@@ -77,7 +77,7 @@ def submit(home: str, submission: Submission, config: Config | None, timeout_s: 
     name = config.server.hostname if config else "localhost"
     why: list[str] = []
     try:
-        with _connect_unix(os.path.join(home, SOCKET), timeout_s) as connection:
+        with connect_unix(os.path.join(home, SOCKET), timeout_s) as connection:
             return _converse(connection, name, submission)
     except NotNow as error:
         why.append(f"the daemon said: {error}")
@@ -104,19 +104,7 @@ def connect(home: str, timeout_s: float | None = TIMEOUT_S) -> socket.socket:
 
     @raise OSError: it does not run, or may not be spoken to.
     """
-    return _connect_unix(os.path.join(home, SOCKET), timeout_s)
-
-
-def _connect_unix(path: str, timeout_s: float | None) -> socket.socket:
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        connection.settimeout(timeout_s)
-        with short_path(path) as name:
-            connection.connect(name)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+    return connect_unix(os.path.join(home, SOCKET), timeout_s)
 
 
 def _loopback_listeners(config: Config | None) -> list[tuple[str, int]]:

@@ -74,7 +74,13 @@ def short_path(path: str) -> Iterator[str]:
         os.close(handle)
 
 
-def _connect(path: str, timeout_s: float) -> socket.socket:
+def connect_unix(path: str, timeout_s: float | None) -> socket.socket:
+    """
+    A connection to the socket at C{path}, however long that is.
+
+    @param timeout_s: of connecting and of each call after it; C{None} = none.
+    @raise OSError: nobody listens there, or we may not.
+    """
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         connection.settimeout(timeout_s)
@@ -113,7 +119,7 @@ def running(home: str) -> list[Endpoint]:
     alive = []
     for endpoint in _sockets(home):
         try:
-            _connect(endpoint.path, 5.0).close()
+            connect_unix(endpoint.path, 5.0).close()
         except (ConnectionError, FileNotFoundError):
             continue
         except PermissionError as error:
@@ -134,7 +140,7 @@ class _Session:
         self._boxes = Unpacker(BOX_LIMIT)
         self._waiting: list[Box] = []
         self._tag = 0
-        self._socket = _connect(endpoint.path, timeout_s)
+        self._socket = connect_unix(endpoint.path, timeout_s)
 
     def close(self) -> None:
         self._socket.close()
