@@ -192,17 +192,18 @@ _STATUS = Key(
     name="status", attribute="accountstatus", read=_choice(*STATUSES), show=_one, help="one of " + ", ".join(STATUSES)
 )
 _DESCRIPTION = Key(name="description", attribute="description", read=_text, show=_one, help="for people")
+_ALIASES = Key(
+    name="aliases",
+    attribute="mailalternateaddress",
+    read=_own_addresses,
+    show=_all,
+    help="further addresses, with commas between",
+)
 
 USER = (
     Key(name="name", attribute="cn", read=_text, show=_one, help="the person's name"),
     _STATUS,
-    Key(
-        name="aliases",
-        attribute="mailalternateaddress",
-        read=_own_addresses,
-        show=_all,
-        help="further addresses, with commas between",
-    ),
+    _ALIASES,
     Key(
         name="forward",
         attribute="mailforwardingaddress",
@@ -276,13 +277,7 @@ GROUP = (
         help="who is told of members that cannot be reached",
     ),
     _STATUS,
-    Key(
-        name="aliases",
-        attribute="mailalternateaddress",
-        read=_own_addresses,
-        show=_all,
-        help="further addresses, with commas between",
-    ),
+    _ALIASES,
     _DESCRIPTION,
 )
 SERVER = (
