@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -16,6 +15,7 @@ from qmailpy.errors import MailboxInUse
 from qmailpy.interfaces import IHolder, IMaildrop, IMailStore, IMessagePieces
 from qmailpy.local.mailstore import AHEAD_OCTETS, SMALL_OCTETS, MailStore
 from qmailpy.testing.crashdisk import CrashDisk
+from qmailpy.testing.held import HeldThreads
 from qmailpy.values import Mailbox
 from qmailpy.wire.pop3_message import END, encode
 
@@ -47,28 +47,9 @@ class StoreTestCase(SynchronousTestCase):
         self.box = f"{self.root}/{ANN.path}"
         for folder in ("new", "cur", "tmp"):
             os.makedirs(f"{self.box}/{folder}")
-        self.jobs: list[str] = []
-        self.held_back: list[Callable[[], None]] | None = None
+        self.in_thread = HeldThreads()
         self.store = MailStore(RealFiles(), self.root, self.in_thread, ahead_octets=1 << 20)
         self.addCleanup(lambda: self.assertEqual(self.store.ahead_left, 1 << 20, "memory lost count"))
-
-    def in_thread(self, function: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
-        """At once, or when the test lets it."""
-        self.jobs.append(function.__name__)
-        if self.held_back is None:
-            return maybeDeferred(function, *arguments)
-        done: Deferred[Any] = Deferred()
-
-        def run() -> None:
-            maybeDeferred(function, *arguments).chainDeferred(done)
-
-        self.held_back.append(run)
-        return done
-
-    def go_on(self) -> None:
-        held, self.held_back = self.held_back or [], None
-        for one in held:
-            one()
 
     def put(self, *names: str, content: bytes = MESSAGE) -> None:
         for name in names:
@@ -140,10 +121,10 @@ class OpenTests(StoreTestCase):
         self.get(other.open(ANN, Holder())).release()
 
     def test_two_that_come_at_once_do_not_both_get_it(self) -> None:
-        self.held_back = []
+        self.in_thread.hold()
         first = self.begin(self.store.open(ANN, Holder()))
         self.failureResultOf(self.begin(self.store.open(ANN, Holder())), MailboxInUse)
-        self.go_on()
+        self.in_thread.go_on()
         self.successResultOf(first).release()
 
     def test_a_holder_that_was_silent_for_long_gives_way(self) -> None:
@@ -160,12 +141,12 @@ class OpenTests(StoreTestCase):
         self.put("new/1.a.h,W=15")
         holder = Holder()
         drop = self.open(holder)
-        self.held_back = []
+        self.in_thread.hold()
         removing = self.begin(drop.update((0,), ()))
         holder.silent = 500.0
         second = self.begin(self.store.open(ANN, Holder()))
         self.assertNoResult(second)
-        self.go_on()
+        self.in_thread.go_on()
         self.assertEqual(self.successResultOf(removing), 0)
         after = self.successResultOf(second)
         self.assertEqual(len(after.sizes), 0)
@@ -197,13 +178,13 @@ class ReadTests(StoreTestCase):
     def test_messages_in_order_are_read_ahead(self) -> None:
         self.put(*(f"new/{number}.a.h,W=15" for number in range(9)))
         drop = self.open()
-        self.jobs.clear()
+        self.in_thread.asked.clear()
         self.assertIsNone(drop.at_hand(0))
         self.assertEqual(self.read(drop, 0), encode(MESSAGE) + END)
         for index in range(1, 9):
             self.assertEqual(drop.at_hand(index), encode(MESSAGE))
             self.assertIsNone(drop.at_hand(index))
-        self.assertEqual(self.jobs, ["_thd_read"])
+        self.assertEqual(self.in_thread.asked, ["_thd_read"])
 
     def test_what_is_read_ahead_is_bounded(self) -> None:
         """A session's part, and all sessions together."""

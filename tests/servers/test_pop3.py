@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import Any, cast
 
 from attrs import evolve
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IHandshakeListener, IProtocol, IProtocolFactory, IPushProducer
 from twisted.internet.task import Clock
@@ -26,6 +24,7 @@ from qmailpy.servers.pop3 import Pop3Factory
 from qmailpy.servers.pop3_session import Pop3Session
 from qmailpy.servers.pop3_site import Delays
 from qmailpy.servers.tls import Certificates
+from qmailpy.testing.held import HeldThreads
 from qmailpy.testing.memory_directory import MemoryDirectory
 from qmailpy.values import Mailbox
 
@@ -81,7 +80,7 @@ class SessionTestCase(SynchronousTestCase):
             os.makedirs(f"{self.box}/{folder}")
         for number in range(3):
             self.put(f"new/{number}.a.h", MESSAGE)
-        self.held_back: list[Callable[[], None]] | None = None
+        self.in_thread = HeldThreads()
         self.store = MailStore(RealFiles(), self.root, self.in_thread)
         self.logins = Logins(self.clock, self.directory, domain="example.org")
         self.factory = self.make()
@@ -89,22 +88,6 @@ class SessionTestCase(SynchronousTestCase):
     def put(self, name: str, content: bytes) -> None:
         with open(f"{self.box}/{name}", "wb") as target:
             target.write(content)
-
-    def in_thread(self, function: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
-        if self.held_back is None:
-            return maybeDeferred(function, *arguments)
-        done: Deferred[Any] = Deferred()
-
-        def run() -> None:
-            maybeDeferred(function, *arguments).chainDeferred(done)
-
-        self.held_back.append(run)
-        return done
-
-    def go_on(self) -> None:
-        held, self.held_back = self.held_back or [], None
-        for one in held:
-            one()
 
     def make(self, **listener: Any) -> Pop3Factory:
         return Pop3Factory(
@@ -228,11 +211,11 @@ class LoginTests(SessionTestCase):
         self.assertEqual(len(self.there()), 3)
 
     def test_a_connection_that_is_lost_while_the_mailbox_opens(self) -> None:
-        self.held_back = []
+        self.in_thread.hold()
         transport = self.connect()
         self.ask(transport, LOGIN)
         transport.lose()
-        self.go_on()
+        self.in_thread.go_on()
         self.assertEqual(len(self.store), 0)
 
     def test_login_delay(self) -> None:
@@ -339,11 +322,11 @@ class MailboxTests(SessionTestCase):
 
     def test_pipelined_commands_wait_for_their_turn(self) -> None:
         transport = self.entered()
-        self.held_back = []
+        self.in_thread.hold()
         self.assertEqual(self.ask(transport, b"RETR 2\r\nSTAT\r\n"), b"")
         self.assertEqual(self.ask(transport, b"NOOP\r\n"), b"")
         self.assertEqual(transport.producerState, "paused")
-        self.go_on()
+        self.in_thread.go_on()
         self.assertEqual(transport.value(), b"+OK 23 octets\r\n" + SENT + b"+OK 3 69\r\n+OK\r\n")
         self.assertEqual(transport.producerState, "producing")
 
@@ -415,46 +398,46 @@ class EndTests(SessionTestCase):
 
     def test_a_stop_waits_for_what_is_under_way(self) -> None:
         idle, busy = self.connect(), self.entered()
-        self.held_back = []
+        self.in_thread.hold()
         busy.clear()
         busy.session.dataReceived(b"RETR 1\r\nDELE 1\r\nQUIT\r\n")
         done = self.factory.drain()
         self.assertTrue(idle.gone)
         self.assertNoResult(done)
-        self.go_on()
+        self.in_thread.go_on()
         self.successResultOf(done)
         self.assertTrue(busy.value().startswith(b"+OK 23 octets\r\n" + SENT))
         self.assertEqual(self.connect().value(), b"-ERR [SYS/TEMP] Server is stopping\r\n")
 
     def test_a_stop_ends_a_session_behind_the_command_it_is_at(self) -> None:
         transport = self.entered()
-        self.held_back = []
+        self.in_thread.hold()
         transport.clear()
         transport.session.dataReceived(b"RETR 1\r\n")
         done = self.factory.drain()
         self.assertNoResult(done)
-        self.go_on()
+        self.in_thread.go_on()
         self.successResultOf(done)
         self.assertEqual(transport.value(), b"+OK 23 octets\r\n" + SENT + b"-ERR [SYS/TEMP] Server is stopping\r\n")
 
     def test_a_slow_disk_is_not_a_silent_client(self) -> None:
         transport = self.entered()
-        self.held_back = []
+        self.in_thread.hold()
         transport.clear()
         transport.session.dataReceived(b"RETR 1\r\n")
         for _ in range(30):
             self.clock.advance(100)
-        self.go_on()
+        self.in_thread.go_on()
         self.assertEqual(transport.value(), b"+OK 23 octets\r\n" + SENT)
 
     def test_a_stop_does_not_wait_for_ever(self) -> None:
         transport = self.entered()
-        self.held_back = []
+        self.in_thread.hold()
         transport.session.dataReceived(b"RETR 1\r\n")
         done = self.factory.drain(10.0)
         self.clock.advance(10)
         self.successResultOf(done)
-        self.go_on()
+        self.in_thread.go_on()
         self.assertEqual(len(self.store), 0)
 
     def test_a_bug_ends_the_session_and_is_logged(self) -> None:
