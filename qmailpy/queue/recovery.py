@@ -186,7 +186,7 @@ class Recovery:
         """Whether all is there."""
         whole = True
         for (number, channel), (message, recipients) in self._delivered.items():
-            if not message.content.in_memory and not self._files.exists(self._layout.mess(number)):
+            if not message.content.in_memory and self._gone(self._layout.mess(number)):
                 continue  # its content went when the delivery was durable (docs/queue.md s.5)
             whole &= self._durable[channel].thd_replay(
                 Job(
@@ -203,6 +203,12 @@ class Recovery:
                 doubtful,
             )
         return whole
+
+    def _gone(self, path: str) -> bool:
+        try:
+            return not self._files.exists(path)
+        except OSError:
+            return False  # whoever reads it has the trouble
 
 
 def _without(lines: Iterable[LogRecord], found: Counter[Key]) -> Iterator[LogRecord]:

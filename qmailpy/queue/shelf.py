@@ -326,11 +326,14 @@ class Shelf:
         )
 
     def thd_has_files(self, number: int, channels: tuple[str, ...]) -> bool:
-        """Whether there is any file of a message besides its content."""
+        """Whether there is any file of a message besides its content, or may be: the disk does not tell."""
         layout = self._layout
         paths = [layout.info(number)]
         paths += [layout.chan(channel, number, held) for channel in channels for held in (False, True)]
-        return any(self._files.exists(path) for path in paths)
+        try:
+            return any(self._files.exists(path) for path in paths)
+        except OSError:
+            return True
 
     def thd_set_aside(self, number: int, why: str) -> None:
         """Move all files of a message to corrupt/, where a person can look at them."""

@@ -136,6 +136,24 @@ class ReplayTests(SynchronousTestCase):
         last = again.crash("none")
         self.assertEqual((len(last.mailbox("bob")), len(last.mailbox("eve"))), (1, 1))
 
+    def test_a_file_that_the_disk_does_not_tell_of_keeps_nothing_from_starting(self) -> None:
+        """It may be there: so its message is looked after as if it were."""
+        for kind, size in (("info", 100), ("chan/local", 100), ("mess", 5000)):
+            world = Node(CrashDisk(directories=[HOME, f"{HOME}/log"]))
+            world.up()
+            queue_id = world.send(BOB.address, body=b"x" * size)
+            world.wait(1)
+            assert world.shard is not None
+            split = world.shard.layout.mess_of(queue_id).rpartition("/")[0][-2:]
+            after = world.crash("none")
+            after.disk.fail("exists", times=10**9, path=f"{HOME}/queue/0/{kind}/{split}/{queue_id}")
+            after.up()
+            self.assertEqual(len(after.mailbox("bob")), 1, kind)
+            after.disk.heal()
+            after.settle()
+            after.wait(100)
+            self.assertEqual(after.stored(), {})
+
     def test_a_bug_in_one_of_them_keeps_nothing_from_starting(self) -> None:
         """It is tried again, as one that cannot be written is."""
         after = self.delivered("bob@here.example", "eve@here.example").crash("none")
