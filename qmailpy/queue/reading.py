@@ -11,7 +11,7 @@ from heapq import nsmallest
 from itertools import chain
 
 from attrs import frozen
-from twisted.internet.defer import DeferredLock, gatherResults
+from twisted.internet.defer import DeferredLock, FirstError, gatherResults
 
 from qmailpy.config.schema import Config
 from qmailpy.errors import QmailpyError
@@ -316,8 +316,11 @@ class QueueReading:
                 # Side by side: a disk that has to be asked for each file answers several at once.
                 runs = [numbers[at : at + RUN] for at in range(0, len(numbers), RUN)]
                 read = [part.shard.in_thread(_thd_filed, part.shard, channel, run, brief) for run in runs]
-                for some in await gatherResults(read, consumeErrors=True):
-                    filed |= some
+                try:
+                    for some in await gatherResults(read, consumeErrors=True):
+                        filed |= some
+                except FirstError as problem:
+                    problem.subFailure.raiseException()
         return [(queue_id, self._copy(channel, part, queue_id, number, filed)) for queue_id, part, number in ids]
 
     def _copy(
@@ -550,11 +553,21 @@ async def _piece(shard: Shard, content: Content, offset: int, octets: int) -> by
 
 
 def _thd_filed(shard: Shard, channel: str, numbers: Iterable[int], brief: bool) -> dict[str, tuple[Info, Copy]]:
+    """@raise OSError: not one of them can be read; else those that cannot are left out, as damaged ones are."""
     found = {}
+    trouble: OSError | None = None
+    read = False
     for number in numbers:
-        one = shard.shelf.thd_copy(channel, number, brief)
+        try:
+            one = shard.shelf.thd_copy(channel, number, brief)
+        except OSError as problem:
+            trouble = problem
+            continue
+        read = True
         if one is not None:
             found[to_id(number, shard.layout.code)] = one
+    if trouble is not None and not read:
+        raise trouble
     return found
 
 

@@ -9,6 +9,7 @@ the end of the attempt on. What is only ready, waiting for its turn, is taken ba
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 
 from attrs import evolve
 from twisted.internet.defer import Deferred, gatherResults, succeed
@@ -120,22 +121,16 @@ class QueueOperations(QueueReading):
         here = {part.name: part for part in self._parts()}
         answers: list[Deferred[list[ActionResult]]] = []
         touched: list[tuple[Part, Message]] = []
-        trouble: dict[str, str] = {}
         for part in here.values():
             numbers = [to_number(target.id) for target in targets if _shard(target.id) == part.name]
-            try:
+            with suppress(OSError):  # each is loaded by itself then, and tells what is the matter with it
                 await part.shard.load(list(dict.fromkeys(numbers)))
-            except OSError as problem:
-                trouble[part.name] = problem.strerror or str(problem)
         # All begin in this turn of the reactor. What was loaded for one shard may have gone while another was loaded:
         # then it is loaded anew.
         for target in targets:
             name = _shard(target.id)
             found = here.get(name)
-            if name in trouble:
-                refused = ActionResult(id=target.id, channel=target.channel, outcome=REFUSED, text=trouble[name])
-                answers.append(succeed([refused]))
-            elif found is None:
+            if found is None:
                 answers.append(succeed([_unknown(target)]))
             else:
                 answers.append(Deferred.fromCoroutine(self._one(found, target, act, touched)))
@@ -153,7 +148,8 @@ class QueueOperations(QueueReading):
             try:
                 found = await part.shard.load([number])
             except OSError as problem:
-                return [ActionResult(id=target.id, channel=target.channel, outcome=REFUSED, text=str(problem))]
+                why = problem.strerror or str(problem)
+                return [ActionResult(id=target.id, channel=target.channel, outcome=REFUSED, text=why)]
             message = found[0] if found else None
         copies = (
             [copy for copy in message.copies.values() if target.channel in ("", copy.channel)]
