@@ -21,7 +21,7 @@ from benchmarks.places import free_port, run
 
 PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 
-MAIN = """
+COMMON = """
 compatibility_level = 3.6
 queue_directory = {top}/queue
 data_directory = {top}/data
@@ -29,7 +29,6 @@ command_directory = /usr/sbin
 daemon_directory = {daemons}
 mail_owner = postfix
 setgid_group = postdrop
-myhostname = postfix.example.net
 mydestination =
 mynetworks = 127.0.0.0/8
 inet_interfaces = 127.0.0.1
@@ -38,6 +37,17 @@ alias_maps =
 alias_database =
 local_recipient_maps =
 smtpd_relay_restrictions = permit_mynetworks, reject
+virtual_mailbox_base = {top}/mail
+virtual_mailbox_limit = 0
+virtual_uid_maps = static:{uid}
+virtual_gid_maps = static:{gid}
+"""
+"""main.cf of any Postfix of ours: what keeps it to itself."""
+
+MAIN = (
+    COMMON
+    + """
+myhostname = postfix.example.net
 smtpd_peername_lookup = no
 smtpd_client_connection_count_limit = 0
 smtpd_tls_security_level = may
@@ -52,12 +62,8 @@ default_process_limit = 200
 in_flow_delay = 0
 message_size_limit = 52428800
 mailbox_size_limit = 0
-virtual_mailbox_limit = 0
 virtual_mailbox_domains = {domain}
-virtual_mailbox_base = {top}/mail
 virtual_mailbox_maps = texthash:{top}/etc/mailboxes
-virtual_uid_maps = static:{uid}
-virtual_gid_maps = static:{gid}
 virtual_destination_concurrency_limit = 50
 virtual_initial_destination_concurrency = 20
 relayhost = [127.0.0.1]:{relay}
@@ -68,12 +74,9 @@ minimal_backoff_time = 1s
 maximal_backoff_time = 1s
 queue_run_delay = 1s
 """
+)
 
-MASTER = """
-127.0.0.1:{port} inet n - n - - smtpd
-127.0.0.1:{submission} inet n - n - - smtpd
-  -o smtpd_tls_security_level=encrypt -o smtpd_sasl_auth_enable=yes -o mynetworks=
-  -o smtpd_relay_restrictions=permit_sasl_authenticated,reject
+SERVICES = """
 pickup    unix  n       -       n       60      1       pickup
 cleanup   unix  n       -       n       -       0       cleanup
 qmgr      unix  n       -       n       300     1       qmgr
@@ -98,6 +101,17 @@ anvil     unix  -       -       n       -       1       anvil
 scache    unix  -       -       n       -       1       scache
 postlog   unix-dgram n  -       n       -       1       postlogd
 """
+"""master.cf of any Postfix of ours, behind the ports it listens on."""
+
+MASTER = (
+    """
+127.0.0.1:{port} inet n - n - - smtpd
+127.0.0.1:{submission} inet n - n - - smtpd
+  -o smtpd_tls_security_level=encrypt -o smtpd_sasl_auth_enable=yes -o mynetworks=
+  -o smtpd_relay_restrictions=permit_sasl_authenticated,reject
+"""
+    + SERVICES
+)
 
 
 # Whom Postfix asks about logins: Dovecot's auth server, which alone runs of it. Its CPU time is not counted.

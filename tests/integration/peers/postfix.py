@@ -13,66 +13,30 @@ import tempfile
 
 from twisted.trial.unittest import SkipTest
 
+from benchmarks.postfix import COMMON, SERVICES
 from tests.integration.daemon_process import gone, until
 
-MAIN = """
-compatibility_level = 3.6
-queue_directory = {base}/queue
-data_directory = {base}/data
-command_directory = /usr/sbin
-daemon_directory = /usr/lib/postfix/sbin
-mail_owner = postfix
-setgid_group = postdrop
+DAEMONS = "/usr/lib/postfix/sbin"
+
+MAIN = (
+    COMMON
+    + """
 myhostname = postfix.example
-mydestination =
-mynetworks = 127.0.0.0/8
-inet_interfaces = 127.0.0.1
-inet_protocols = ipv4
-alias_maps =
-alias_database =
-local_recipient_maps =
-smtpd_relay_restrictions = permit_mynetworks, reject
 smtp_tls_security_level = none
 smtpd_tls_security_level = none
 biff = no
-maillog_file = {base}/log
+maillog_file = {top}/log
 maillog_file_prefixes = /tmp, /var
 smtp_line_length_limit = 0
 message_size_limit = 20480000
-virtual_mailbox_base = {base}/mail
 virtual_mailbox_maps = static:all/
-virtual_uid_maps = static:{uid}
-virtual_gid_maps = static:{gid}
-virtual_mailbox_limit = 0
 minimal_backoff_time = 5s
 queue_run_delay = 5s
 {more}
 """
+)
 
-MASTER = """
-127.0.0.1:{port} inet n - n - - smtpd
-pickup unix n - n 60 1 pickup
-cleanup unix n - n - 0 cleanup
-qmgr unix n - n 300 1 qmgr
-rewrite unix - - n - - trivial-rewrite
-bounce unix - - n - 0 bounce
-defer unix - - n - 0 bounce
-trace unix - - n - 0 bounce
-verify unix - - n - 1 verify
-flush unix n - n 1000? 0 flush
-proxymap unix - - n - - proxymap
-smtp unix - - n - - smtp
-relay unix - - n - - smtp
-showq unix n - n - - showq
-error unix - - n - - error
-retry unix - - n - - error
-discard unix - - n - - discard
-virtual unix - n n - - virtual
-anvil unix - - n - 1 anvil
-scache unix - - n - 1 scache
-tlsmgr unix - - n 1000? 1 tlsmgr
-postlog unix-dgram n - n - 1 postlogd
-"""
+MASTER = "127.0.0.1:{port} inet n - n - - smtpd" + SERVICES
 
 HEAD = (
     b"From: <a@client.example>\r\nTo: <alice@example.org>\r\nSubject: %s\r\n"
@@ -115,7 +79,9 @@ class Postfix:
             os.chown(os.path.join(self.base, name), owner.pw_uid, owner.pw_gid)
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port: int = free.getsockname()[1]
-        self._write("main.cf", MAIN.format(base=self.base, uid=owner.pw_uid, gid=owner.pw_gid, more=more))
+        self._write(
+            "main.cf", MAIN.format(top=self.base, daemons=DAEMONS, uid=owner.pw_uid, gid=owner.pw_gid, more=more)
+        )
         self._write("master.cf", MASTER.format(port=self.port))
         self.pid = 0
         try:
