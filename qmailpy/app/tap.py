@@ -31,7 +31,7 @@ from qmailpy.app.privileges import become, check_reach, raise_file_limit, users
 from qmailpy.app.sockets import Listening
 from qmailpy.app.spawn import Processes, keys
 from qmailpy.app.supervisor import SILENCE_S, Supervisor
-from qmailpy.config.load import load
+from qmailpy.config.load import config_path, load
 from qmailpy.config.schema import Config
 from qmailpy.directory.paths import directory_path
 from qmailpy.errors import ConfigError, QmailpyError
@@ -94,6 +94,20 @@ def makeService(options: Options) -> IService:
     return service
 
 
+def _look_for_passwords(config: Config) -> None:
+    """@raise ConfigError: a relay's password is not there, without which no mail worker can take up its queue."""
+    named = [(f"[channel.{one.name}] relay_password_file", one.relay_password_file) for one in config.channels.values()]
+    named += [(f"[[destination]] {one.pattern} password_file", one.password_file) for one in config.destinations]
+    right = "right would be a file with the password in its first line"
+    problems = [
+        f"{config_path(config.home)}: {where}: {os.path.join(config.home, file)} is not there; {right}"
+        for where, file in named
+        if file and not os.path.isfile(os.path.join(config.home, file))
+    ]
+    if problems:
+        raise ConfigError(tuple(problems))
+
+
 def prepare(reactor: Any, config: Config, *, console: bool, roles: str, silence_s: float = SILENCE_S) -> Daemon:
     """
     Take what the daemon needs while we may, and build it.
@@ -104,6 +118,7 @@ def prepare(reactor: Any, config: Config, *, console: bool, roles: str, silence_
     @raise CommandError: another daemon runs, or a user may not do what is to be his.
     @raise OSError: the log cannot be opened.
     """
+    _look_for_passwords(config)
     raise_file_limit()
     ours = users(config)
     who = ours.workers

@@ -172,6 +172,15 @@ class OneInstance(DaemonCase):
         self.assertEqual(len(lines), 2, lines)
         self.assertTrue(all("qmailpy.toml:" in line for line in lines), lines)
 
+    def test_a_relays_password_that_is_not_there_is_one_line(self) -> None:
+        """No worker could take its queue up; it would die again and again."""
+        table = 'pattern = "x.example"\nuser = "u"\npassword_file = "etc/nothing"\n'
+        daemon = self.daemon(self.home(extra=f"\n[[destination]]\n{table}"))
+        self.assertEqual(daemon.end(), 1)
+        self.assertRegex(
+            daemon.output, rb"^/.*toml: \[\[destination\]\] x.example password_file: .*; right would be .*\n$"
+        )
+
     def test_a_port_that_is_taken_is_one_line(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             daemon = self.daemon(self.home(endpoint=f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1"))
