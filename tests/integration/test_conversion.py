@@ -263,6 +263,23 @@ class DaemonsCommands(TestCase):
 
     timeout = 10
 
+    async def test_who_speaks_without_end_is_listened_to_now_and_then(self) -> None:
+        """What he says is taken no faster than others' mail can bear; its end is there."""
+        self.patch(command, "REST_S", 0.1)
+        begin = time.monotonic()
+        invocation = Invocation(
+            argv=("/bin/sh", "-c", "yes | head -c 4500000; echo over >&2"),
+            environment={"PATH": "/usr/bin:/bin"},
+            directory="/",
+            timeout_s=8.0,
+            memory_octets=1 << 30,
+            output_octets=1 << 20,
+        )
+        ended = await command.ReactorRun(reactor)(invocation)
+        self.assertEqual((ended.status, ended.why), (0, ""))
+        self.assertIn("over", ended.said)
+        self.assertGreater(time.monotonic() - begin, 0.35)
+
     def test_who_has_left_the_group_and_holds_the_output_is_not_waited_for(self) -> Deferred[None]:
         """A user's program could keep a delivery for ever, whatever its time was; killed or not."""
         self.patch(command, "LINGER_S", 0.2)

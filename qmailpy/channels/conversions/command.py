@@ -34,6 +34,8 @@ from twisted.python.failure import Failure
 from qmailpy.values import one_line
 
 OUTPUT = 4096  # octets of what a command says that are kept
+FLOOD = 1 << 20  # octets of what a command says, after which it is not listened to for a while:
+REST_S = 0.5  # one that speaks without end would keep the worker from everybody else's mail
 LINGER_S = 1.0  # for what a command has said to be read when it has ended and its output has not
 OPTIONS = 65536  # of its answer in OUTPUT_OPTIONS
 _VARIABLE = re.compile(r"\$(?:\{([A-Z_]+)\}|([A-Z_]+))")
@@ -184,11 +186,23 @@ class _ReactorProcess(ProcessProtocol):
         self._clock = clock
         self._lingering: IDelayedCall | None = None
         self._said = b""
+        self._heard = 0  # octets since it was last not listened to
+        self._resting: IDelayedCall | None = None
         self.why = ""
         self.pid = 0
 
     def outReceived(self, data: bytes) -> None:
         self._said = (self._said + data)[-OUTPUT:]
+        self._heard += len(data)
+        if self._heard >= FLOOD and self._resting is None:
+            transport: Any = self.transport
+            transport.pauseProducing()
+            self._resting = self._clock.callLater(REST_S, self._listen)
+
+    def _listen(self) -> None:
+        self._heard, self._resting = 0, None
+        transport: Any = self.transport
+        transport.resumeProducing()
 
     def errReceived(self, data: bytes) -> None:
         self.outReceived(data)
@@ -207,8 +221,9 @@ class _ReactorProcess(ProcessProtocol):
             self._lingering = self._clock.callLater(LINGER_S, self.transport.loseConnection)
 
     def processEnded(self, reason: Failure) -> None:
-        if self._lingering is not None and self._lingering.active():
-            self._lingering.cancel()
+        for timer in (self._lingering, self._resting):
+            if timer is not None and timer.active():
+                timer.cancel()
         problem: Any = reason.value
         status = problem.exitCode if not self.why else None
         why = self.why or ("" if status is not None else f"killed by signal {problem.signal}")
