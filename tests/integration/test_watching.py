@@ -165,7 +165,7 @@ class Watched(NodeCase):
         (target,) = {one["id"] for one in self.node.queued()}
         self.node.qmailpy("qm", "hold", target)
         self.wait_event("channel.held", channel="tcp_local", messages="1")
-        self.assertIn("1 messages in tcp_local are held", self.status())
+        self.assertIn("messages in tcp_local that are held until somebody decides: 1", self.status())
         self.node.qmailpy("qm", "delete", target, "--yes")
         until(lambda: "are held" not in self.status(), 20)
         self.sink.answer = lambda *_: None
