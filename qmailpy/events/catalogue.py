@@ -125,7 +125,7 @@ CATALOGUE: Mapping[str, Kind] = {
         fields=("worker", "how", "wait"),
         text="{worker} died ({how}) and is started again in {wait} s; no mail is lost",
         remedy="Why: grep {worker} HOME/log/qmailpy.log. Killed by the kernel? journalctl -k | grep -i oom",
-        interval_s=0.0,
+        interval_s=60.0,
     ),
     "worker.crash-loop": Kind(
         severity=Severity.CRITICAL,
