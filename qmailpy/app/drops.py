@@ -10,12 +10,12 @@ from twisted.application.service import Service
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from qmailpy.app.rounds import Rounds
 from qmailpy.config.schema import Config
 from qmailpy.disk.files import Files
 from qmailpy.errors import Temporary
 from qmailpy.interfaces import IEnqueue, IRouter
 from qmailpy.queue.shard import InThread
+from qmailpy.rounds import Rounds
 from qmailpy.values import Envelope, Notify, Posting, Recipient, Refused
 from qmailpy.wire.drop import Drop, DropError, read_drop
 from qmailpy.wire.headers import find, received_field

@@ -13,9 +13,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from qmailpy.app.rounds import Rounds
 from qmailpy.errors import ConfigError
 from qmailpy.interfaces import IEvents
+from qmailpy.rounds import Rounds
 from qmailpy.servers.keys import OWN, Pair
 
 DAYS = 14

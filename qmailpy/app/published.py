@@ -15,7 +15,6 @@ from twisted.internet.interfaces import IReactorFromThreads, IReactorThreads
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
-from qmailpy.app.rounds import Rounds
 from qmailpy.channels.parts import Security
 from qmailpy.config.schema import Config
 from qmailpy.disk.files import Files
@@ -24,6 +23,7 @@ from qmailpy.remote.https import Https, HttpsReactor
 from qmailpy.remote.sts import StsPolicies
 from qmailpy.remote.sts_file import StsFile
 from qmailpy.remote.tls_results import TlsResults
+from qmailpy.rounds import Rounds
 
 SYNC_S = 3600.0
 """How often policies are looked through, and exchanged between processes."""

@@ -20,13 +20,13 @@ from twisted.application.service import Service
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from qmailpy.app.rounds import Rounds
 from qmailpy.config.schema import Config
 from qmailpy.errors import Temporary
 from qmailpy.interfaces import IEnqueue, IResolver, IRouter
 from qmailpy.queue.shard import InThread
 from qmailpy.remote.https import Https, HttpsFailed, host_of
 from qmailpy.remote.tls_results import DAY_S, Day, ResultFiles, counted
+from qmailpy.rounds import Rounds
 from qmailpy.values import Envelope, Notify, Posting, Refused
 from qmailpy.wire.headers import date
 from qmailpy.wire.mime_values import subject_in

@@ -16,7 +16,7 @@ from attrs import frozen
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorThreads, IReactorTime
-from twisted.internet.task import LoopingCall, deferLater
+from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -39,6 +39,7 @@ from qmailpy.queue.shard import InThread, Shard
 from qmailpy.queue.shelf import Shelf
 from qmailpy.queue.state import Copy, Message
 from qmailpy.queue.verdicts import INotices
+from qmailpy.rounds import Rounds
 from qmailpy.routing.selection import Selection
 
 MEMORY = 64 * 1024 * 1024  # octets of small messages on their way in, a shard
@@ -397,7 +398,7 @@ class QueueService(Service):
         self._make = shards
         self._pool = ThreadPool(minthreads=2, maxthreads=8, name="queue")
         self._committers: list[ThreadCommitter] = []
-        self._upkeep: LoopingCall | None = None
+        self._upkeep: Rounds | None = None
         self._since_roll = 0.0
         self.shards: dict[str, QueueShard] = {}
         self.in_thread = cast(InThread, partial(deferToThreadPool, self._reactor, self._pool))
@@ -445,8 +446,7 @@ class QueueService(Service):
             self.shards[name] = shard
         for shard in self.shards.values():
             shard.take_up().addErrback(lambda failure: self._log.failure("bug while listing the queue", failure))
-        self._upkeep = LoopingCall(self._look_after)
-        self._upkeep.clock = self._reactor
+        self._upkeep = Rounds(self._reactor, "the upkeep of the queue", self._look_after)
         self._upkeep.start(UPKEEP_S, now=False)
 
     async def _opened(self, name: str, around: Surroundings) -> Opened:
@@ -464,7 +464,7 @@ class QueueService(Service):
     def _broken(self, problem: OSError) -> None:
         self.on_broken(problem)
 
-    def _look_after(self) -> None:
+    async def _look_after(self) -> None:
         config = self.first.config
         self._since_roll += UPKEEP_S
         if self._since_roll >= config.queue.roll_s:
@@ -479,7 +479,7 @@ class QueueService(Service):
         self._log.error("cannot tell how much space the queue has: {problem}", problem=failure.value)
 
     async def _stop(self) -> None:
-        if self._upkeep is not None and self._upkeep.running:
+        if self._upkeep is not None:
             self._upkeep.stop()
         shards = list(self.shards.values())
         await DeferredList([shard.drain() for shard in shards], consumeErrors=True)

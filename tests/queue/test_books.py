@@ -8,6 +8,7 @@ from random import Random
 from typing import Any, cast
 
 from attrs import evolve
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.queue.journal import Journal
@@ -100,7 +101,7 @@ class KeepBooksTests(SynchronousTestCase):
         service.shards = {"0": self.world.shard}
         service.in_thread = in_thread
         refuse(self.world, 12)
-        service._look_after()
+        self.successResultOf(Deferred.fromCoroutine(service._look_after()))
         self.world.pump()
         self.assertEqual(self.known(self.world), 12)
 

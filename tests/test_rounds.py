@@ -12,10 +12,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.app.drops import LOOK_S, Drops
 from qmailpy.app.expiry import CertificateWatch
-from qmailpy.app.rounds import Rounds
 from qmailpy.app.tls_reports import LOOK_S as REPORTS_S
 from qmailpy.app.tls_reports import TlsReports
 from qmailpy.config.schema import Config, ServerConfig, TlsrptConfig
+from qmailpy.rounds import Rounds
 from qmailpy.testing.memory_events import MemoryEvents
 
 CONFIG = Config(home="/nowhere", server=ServerConfig(hostname="mx.example"), tlsrpt=TlsrptConfig(send=True))
