@@ -123,6 +123,7 @@ class ThreadCommitter:
         self._taken = 0  # and only the other one those it took up
         self._rush = False  # what is pending has waited long enough
         self._lazy: IDelayedCall | None = None
+        self._soon: IDelayedCall | None = None
         self._calls: deque[tuple[Callable[[Journal], object], Callable[[object], None]]] = deque()
         self._answers: deque[Callable[[], None]] = deque()
         self._stopping = False
@@ -140,9 +141,10 @@ class ThreadCommitter:
     def stop(self) -> None:
         """Finish what was submitted, then end the thread; answers not given by then are never given. Blocks briefly."""
         self._stopping = True
-        if self._lazy is not None:
-            self._lazy.cancel()
-            self._lazy = None
+        for call in (self._lazy, self._soon):
+            if call is not None:
+                call.cancel()
+        self._lazy = self._soon = None
         self._work.release()
         self._thread.join()
         self._reactor.removeReader(self)
@@ -154,9 +156,18 @@ class ThreadCommitter:
         self._pending.append((payload, answer, essential))
         if not essential:
             self._submitted += 1
-            self._wake()
+            if self._asleep and self._soon is None:
+                self._soon = self._reactor.callLater(0, self._turn_over)
         elif self._lazy is None:
             self._lazy = self._reactor.callLater(LAZY_S, self._hurry)
+
+    def _turn_over(self) -> None:
+        """
+        All that this turn of the reactor has brought is one batch: the thread, woken by the first of it, would take
+        that alone, and each batch costs some switches between threads.
+        """
+        self._soon = None
+        self._wake()
 
     def _hurry(self) -> None:
         self._lazy = None

@@ -84,6 +84,19 @@ class CommitterTests(TestCase):
         """No sync of its own."""
         return Deferred.fromCoroutine(self._riding())
 
+    async def _together(self) -> None:
+        while not self.committer._asleep:
+            await deferLater(reactor, 0)
+        for payload in (b"one", b"two"):
+            done = self.submit(payload)
+            self.committer._thread.join(0.05)  # it would take the first alone, were it awake
+        await done
+        self.assertEqual(self.files.syncs, 1)
+
+    def test_what_one_turn_of_the_reactor_brings_is_one_batch(self) -> Deferred[None]:
+        """Though the thread sleeps when the first of it comes."""
+        return Deferred.fromCoroutine(self._together())
+
     async def _alone(self) -> None:
         before = reactor.seconds()
         await self.submit(b"mark", essential=True)
