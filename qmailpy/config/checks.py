@@ -121,6 +121,7 @@ CHECKS: Mapping[type, Mapping[str, Check]] = {
         "errors": count,
         "messages": count,
         "bare_lf": one_of("refuse", "normalise"),
+        "any_sender": every(address),
         "etrn": every(destination_pattern),
         "xclient": every(network),
         "client_certificates": one_of("none", "ask", "require"),

@@ -139,6 +139,7 @@ class ListenerConfig:
     deliver_by: bool = True  # RFC 2852: the client says until when
     require_tls: bool = True  # RFC 8689: the client may ask for TLS all the way; under TLS only
     checks: bool = True  # smtp: strangers are looked at as [checks], [[dnslist]] and [greylist] say
+    any_sender: tuple[str, ...] = ()  # logins that may send in any name: relays and programs that pass on others' mail
     etrn: tuple[str, ...] = ()  # domains whose mail trusted clients and users may have sent now (RFC 1985)
     client_certificates: str = "none"  # "none", "ask" or "require": clients show one under TLS, and may log in by it
     client_ca_file: str = ""  # PEM: who issues them; relative to HOME

@@ -212,6 +212,9 @@ class SmtpSession(Conversation):
             if site.directory is None or not event.address or event.address == user:
                 self._begin(event)
                 return
+            if any(user == addresses.key(one) for one in site.listener.any_sender):
+                self._begin(event)
+                return
             asking = Deferred.fromCoroutine(may_send_as(site.directory, user, event.address))
             self._ask(asking, partial(self._sender_told, event), "a sender")
         elif site.listener.login == "required":

@@ -253,6 +253,12 @@ class LoginTests(SubmissionTestCase):
             self.assertEqual(self.ask(transport, f"RSET\r\nMAIL FROM:<{sender}>\r\n".encode()), ["250", code], sender)
         self.assertEqual(len(self.records(Action.BAD_COMMAND)), 5)
 
+    def test_a_login_that_the_listener_names_sends_for_others(self) -> None:
+        """A relay, or a program that passes on what others write; nobody else does."""
+        transport = self.logged_in(any_sender=("Joe@example.org",))
+        self.assertEqual(self.ask(transport, b"MAIL FROM:<x@branch.example>\r\n"), ["250"])
+        self.assertEqual(self.ask(self.logged_in(any_sender=("ann@example.org",)), MAIL), ["553"])
+
     def test_a_directory_that_is_away_makes_mail_wait(self) -> None:
         transport = self.logged_in()
         self.directory.away = True
