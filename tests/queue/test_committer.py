@@ -38,6 +38,7 @@ class ThreadTests(SynchronousTestCase):
 
     def answered(self, count: int) -> int:
         """How many answers there are, once there are so many or none comes for some time."""
+        self.clock.advance(0)  # the turn in which it was submitted is over
         while len(self.answers) < count and select.select([self.committer], [], [], 1.0)[0]:
             self.committer.doRead()
         return len(self.answers)
