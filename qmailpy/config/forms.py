@@ -260,8 +260,17 @@ def next_hosts(value: str) -> str:
     return next((said for said in map(next_host, parts) if said), "")
 
 
+SUBSTITUTIONS = ("U", "0U", "1U", "D", "H", "L", "$")
+"""What may follow a dollar in the address of a rewrite rule."""
+
+
 def rewritten(value: str) -> str:
-    """The address of a rewrite rule, with its substitutions."""
+    """The address of a rewrite rule, with its substitutions (L{qmailpy.routing.rules})."""
+    for word in re.findall(r"\$([0-9]?[A-Za-z])", value.replace("$$", "")):
+        if word.upper() not in SUBSTITUTIONS:
+            return (
+                f'"${word}" in "{value}" stands for nothing; there are {", ".join("$" + one for one in SUBSTITUTIONS)}'
+            )
     filled = re.sub(r"\$[0-9]?[A-Za-z]", "x", value)
     if value.count("@") == 1 and is_address(filled.lstrip(".")):
         return ""

@@ -103,6 +103,16 @@ host = {written}
             self.assertIn(words, said[0])
             self.assertIn("F:9: [channel.out] relay", said[0])
 
+    def test_a_dollar_that_stands_for_nothing_is_told(self) -> None:
+        """It would be in the address."""
+        rule = 'channel = "local"\naddress = "{}"'
+        for good in ("$U@x.example", "$0u.$1U@$H$D", "a$$b@x.example", "$$U@x.example"):
+            self.assertEqual(self.rule(rule.format(good)), [], good)
+        [said] = self.rule(rule.format("$Q@x.example"))
+        self.assertTrue(
+            said.endswith('"$Q" in "$Q@x.example" stands for nothing; there are $U, $0U, $1U, $D, $H, $L, $$')
+        )
+
     def test_keywords_of_channels(self) -> None:
         def channel(lines: str) -> list[str]:
             return problems(f'{MINIMAL}[channel.out]\nkind = "smtp"\n{lines}\n')
