@@ -127,7 +127,7 @@ class MoreProbeTests(Probing):
             lax = [found.start() for found in re.finditer(rb"(?:\r\n|\r|\n)\.(?=\r|\n)", whole)]
             self.assertEqual(lax, [len(whole) - 5], end)
 
-    async def test_a_quarter_million_recipients_are_answered_and_memory_stays(self) -> None:
+    async def test_a_million_recipients_are_answered_and_memory_stays(self) -> None:
         """Others are served meanwhile. Who names a thousand that are unknown is hung up on: these count as errors."""
         last = bytearray()
 
@@ -136,7 +136,7 @@ class MoreProbeTests(Probing):
                 reader = Thread(target=drain, args=(talking,))
                 reader.start()
                 talking.sendall(HELLO + MAIL)
-                for _ in range(250):
+                for _ in range(1000):
                     talking.sendall(many)
                 talking.sendall(b"QUIT\r\n")
                 reader.join()

@@ -405,14 +405,14 @@ class GreylistTests(GateTestCase):
 class CrowdTests(GateTestCase):
     """Issue 3: 10,000 connections from one network, and clients that dawdle."""
 
-    def test_four_thousand_connections_of_a_network_leave_room_for_others(self) -> None:
+    def test_ten_thousand_connections_of_a_network_leave_room_for_others(self) -> None:
         self.guarded(limits=LimitsConfig(network_connections=1000), listener={"connections_per_client": 100})
         tracemalloc.start()
         self.addCleanup(tracemalloc.stop)
         there = [self.connect(f"198.51.100.{number % 250}") for number in range(1000)]
         before, _ = tracemalloc.get_traced_memory()
         greeted = sum(each.value().startswith(b"220") for each in there)
-        for number in range(3000):
+        for number in range(9000):
             turned_away = self.connect(f"198.51.100.{number % 250}")
             greeted += turned_away.value().startswith(b"220")
             turned_away.lose()
@@ -420,7 +420,7 @@ class CrowdTests(GateTestCase):
         self.assertEqual(set(self.events.names), {"limit.broken"})
         self.recorder.records.clear()
         self.events.happenings.clear()
-        self.assertLess(tracemalloc.get_traced_memory()[0] - before, 100_000)
+        self.assertLess(tracemalloc.get_traced_memory()[0] - before, 200_000)
         self.assertEqual(len(self.factory.site.sessions), 1000)
         self.assertEqual(self.last(HELLO + MAIL + RCPT, "203.0.113.1")[:3], "250")
         for each in there:
