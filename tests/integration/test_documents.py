@@ -21,7 +21,7 @@ PROGRAMS = {
     "twistd": f"""\
 home=$4
 {sys.executable} -m tests.integration.documents_ports "$home" || exit 1
-cd "$home" && {BIN}/twistd -n --pidfile= "$@" >>"$home/../twistd.out" 2>&1 </dev/null &
+cd "$home" && exec {BIN}/twistd -n --pidfile= "$@" >>"$home/../twistd.out" 2>&1 </dev/null &
 echo $! >>"$HOME/pids"
 for turn in $(seq 250); do grep -q "qmailpy is ready" "$home/log/qmailpy.log" 2>/dev/null && exit 0; sleep 0.1; done
 cat "$home/../twistd.out"; exit 1
