@@ -12,7 +12,7 @@ import os
 
 import click
 
-from qmailpy.cli.check_named import authorities, programs, relay_passwords
+from qmailpy.cli.check_named import authorities, password, programs, relay_passwords
 from qmailpy.cli.context import Context
 from qmailpy.cli.home import DIRECTORIES, KEEPERS, WRITABLE, Keeper, Owners, make, owners
 from qmailpy.cli.output import print_json, print_line, printable
@@ -248,24 +248,7 @@ def _relays(config: Config, path: str, errors: list[str]) -> None:
 
 def _nodes(config: Config, path: str, errors: list[str]) -> None:
     """Whether the account by which nodes log in at each other has its password."""
-    _password(config, path, config.pop3.node_password_file, "[pop3] node_password_file", "[pop3] node_user", errors)
-
-
-def _password(config: Config, path: str, file: str, key: str, whose: str, errors: list[str]) -> None:
-    """Whether a file holds a password, for nobody else to read; nothing to do when there is none."""
-    if not file:
-        return
-    from qmailpy.directory.service import thd_read_password
-
-    place = os.path.join(config.home, file)
-    try:
-        if not thd_read_password(config, file):
-            errors.append(f"{place}: its first line is no password; right would be that of {whose}")
-        elif os.stat(place).st_mode & 0o007:
-            errors.append(f"{place}: is open to others; right would be: chmod o-rwx {place}")
-    except OSError as error:
-        remedy = "right would be a file with the password in its first line"
-        errors.append(f"{path}: {key}: {place}: {error.strerror or error}; {remedy}")
+    password(config, path, config.pop3.node_password_file, "[pop3] node_password_file", "[pop3] node_user", errors)
 
 
 def _servers(config: Config, path: str, errors: list[str], warnings: list[str]) -> None:
@@ -276,7 +259,7 @@ def _servers(config: Config, path: str, errors: list[str], warnings: list[str]) 
     from qmailpy.config.ldapurl import parse_ldap_url
 
     for key in ("bind_password_file", "admin_password_file"):
-        _password(config, path, getattr(options, key), f"[directory] {key}", f"[directory] {key}", errors)
+        password(config, path, getattr(options, key), f"[directory] {key}", f"[directory] {key}", errors)
     for text in options.servers:
         url = parse_ldap_url(text)
         if url.scheme == "ldap" and options.starttls == "none" and not url.here:

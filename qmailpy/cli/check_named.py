@@ -40,26 +40,38 @@ def relay_passwords(config: Config, path: str, errors: list[str], readable: Call
 
     @param readable: whether the mail workers can read a file.
     """
-    from qmailpy.directory.service import thd_read_password
-
     named = [(f"[channel.{one.name}] relay_password_file", one.relay_password_file) for one in config.channels.values()]
     named += [(f"[[destination]] {one.pattern} password_file", one.password_file) for one in config.destinations]
     user, group = config.server.user, config.server.group
-    for where, file in named:
-        if not file:
-            continue
+    for key, file in named:
+        before = len(errors)
+        password(config, path, file, key, "the relay", errors)
         place = os.path.join(config.home, file)
-        try:
-            if not thd_read_password(config, file):
-                errors.append(f"{place}: its first line is no password; right would be that of the relay")
-            elif os.stat(place).st_mode & 0o007:
-                errors.append(f"{place}: is open to others; right would be: chmod o-rwx {place}")
-            elif not readable(place):
-                remedy = f"right would be: chgrp {group} {place}; chmod 640 {place}"
-                errors.append(f"{place}: cannot be read by user {user}; {remedy}")
-        except OSError as error:
-            remedy = "right would be a file with the password in its first line"
-            errors.append(f"{path}: {where}: {place}: {error.strerror or error}; {remedy}")
+        if file and len(errors) == before and not readable(place):
+            remedy = f"right would be: chgrp {group} {place}; chmod 640 {place}"
+            errors.append(f"{place}: cannot be read by user {user}; {remedy}")
+
+
+def password(config: Config, path: str, file: str, key: str, whose: str, errors: list[str]) -> None:
+    """
+    Whether a file holds a password, for nobody else to read; nothing to do when there is none.
+
+    @param file: as it is in the configuration.
+    @param key: that names it there.
+    """
+    if not file:
+        return
+    from qmailpy.directory.service import thd_read_password
+
+    place = os.path.join(config.home, file)
+    try:
+        if not thd_read_password(config, file):
+            errors.append(f"{place}: its first line is no password; right would be that of {whose}")
+        elif os.stat(place).st_mode & 0o007:
+            errors.append(f"{place}: is open to others; right would be: chmod o-rwx {place}")
+    except OSError as error:
+        remedy = "right would be a file with the password in its first line"
+        errors.append(f"{path}: {key}: {place}: {error.strerror or error}; {remedy}")
 
 
 def authorities(config: Config, path: str, errors: list[str]) -> None:

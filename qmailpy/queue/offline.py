@@ -25,12 +25,12 @@ from qmailpy.queue.committer import StepCommitter
 from qmailpy.queue.ids import IdSource, shard_code
 from qmailpy.queue.journal import Journal
 from qmailpy.queue.layout import Layout
-from qmailpy.queue.reading import Part
 from qmailpy.queue.recovery import Recovery
 from qmailpy.queue.runner import Runner
 from qmailpy.queue.service import ShardBusy
 from qmailpy.queue.shard import Shard
 from qmailpy.queue.shelf import Shelf
+from qmailpy.queue.summing import Part
 from qmailpy.records.record import LogRecord
 
 T = TypeVar("T")

@@ -7,7 +7,6 @@ A copy is looked up in memory first, for memory knows what the files do not say 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from heapq import nsmallest
 from itertools import chain
 
 from attrs import frozen
@@ -15,7 +14,6 @@ from twisted.internet.defer import DeferredLock, FirstError, gatherResults
 
 from qmailpy.config.schema import Config
 from qmailpy.errors import QmailpyError
-from qmailpy.interfaces import IRecorder
 from qmailpy.queue.content import FileContent
 from qmailpy.queue.entries import (
     ChannelSummary,
@@ -29,24 +27,21 @@ from qmailpy.queue.entries import (
 )
 from qmailpy.queue.ids import shard_of, to_id, to_number
 from qmailpy.queue.papers import Info
-from qmailpy.queue.runner import Runner
 from qmailpy.queue.shape import AgeCount
 from qmailpy.queue.shard import Shard
 from qmailpy.queue.showing import Found, entry, envelope_of, history
 from qmailpy.queue.standing import standing
 from qmailpy.queue.state import Copy, Message
+from qmailpy.queue.summing import LOOK, Part, Place, channel_sum
 from qmailpy.queue.texts import thd_texts, with_text
 from qmailpy.queue.walk import Walk
-from qmailpy.values import BLOCK, Content, Envelope
+from qmailpy.values import Content
 
 LIMIT = 1000
 """Entries of an answer at most, whatever is asked for."""
 
-LOOK = 200
-"""Copies whose files are read in one go of a thread."""
-
 RUN = 50
-"""... by one thread, with others beside it."""
+"""Copies whose files are read by one thread, with others beside it."""
 
 SLICE_S = 0.5
 """An answer is given after so long, however few entries it has."""
@@ -61,24 +56,6 @@ PIECE = 1024 * 1024
 """Octets of content in an answer at most."""
 
 JOBS = 1000
-
-CANDIDATES = 64
-"""Numbers looked at to find the oldest message: the first may have left and be unlinked in a moment."""
-
-
-@frozen(kw_only=True)
-class Part:
-    """One shard, and what schedules it."""
-
-    name: str
-    shard: Shard
-    recorder: IRecorder | None  # None: nobody has taken up its counters
-    runners: Mapping[str, Runner]  # by channel; none where nothing is scheduled
-    runner: Callable[[str], Runner]  # makes one for a channel that is not configured
-
-
-Place = tuple[str, Part, int]
-"""The id of a message, where it is, and its number."""
 
 
 @frozen
@@ -419,7 +396,7 @@ class QueueReading:
         channels = sorted({*self._config.channels, *await self._channels(parts)})
         found = []
         for channel in channels:
-            sums = [await self._sum(part, channel, looked) for part in parts]
+            sums = [await channel_sum(part, channel, self._look, looked) for part in parts]
             ages = [(one.oldest, one.oldest_message) for one in sums if one.oldest is not None]
             oldest, oldest_message = min(ages, default=(None, ""))
             runners = [part.runners[channel] for part in parts if channel in part.runners]
@@ -438,78 +415,6 @@ class QueueReading:
                 )
             )
         return found
-
-    async def _sum(self, part: Part, channel: str, looked: Callable[[int], None]) -> ChannelSummary:
-        if part.recorder is None:
-            return await self._counted(part, channel, looked)
-        part.recorder.flush()
-        messages, recipients, size = (max(0, value) for value in part.recorder.stored(channel))
-        shard = part.shard
-        state = shard.state
-        filed = await shard.in_thread(_thd_held, shard, channel)
-        held = sum(1 for number in filed if number not in state.messages and not state.finished(number))
-        oldest: Envelope | None = None
-        for message in state.messages.values():
-            copy = message.copies.get(channel)
-            if copy is not None:
-                held += copy.held is not None
-                if oldest is None or message.envelope.arrival < oldest.arrival:
-                    oldest = message.envelope
-        numbers = await shard.in_thread(_thd_lowest, shard, channel)
-        numbers = [number for number in numbers if number not in state.messages and not state.finished(number)]
-        for number in numbers:
-            one = await shard.in_thread(shard.shelf.thd_copy, channel, number)
-            if one is not None:
-                if oldest is None or one[0].envelope.arrival < oldest.arrival:
-                    oldest = one[0].envelope
-                break
-        return ChannelSummary(
-            channel=channel,
-            messages=messages,
-            recipients=recipients,
-            size_octets=size * BLOCK,
-            held=held,
-            oldest=oldest.arrival if messages and oldest is not None else None,
-            oldest_message=oldest.message_id if messages and oldest is not None else "",
-        )
-
-    async def _counted(self, part: Part, channel: str, looked: Callable[[int], None]) -> ChannelSummary:
-        """The same without books: every copy is looked at."""
-        walk = Walk(part.shard, channel, None)
-        await walk.complete()
-        wanted = QueueFilter()
-        messages = recipients = size = held = 0
-        oldest: QueueEntry | None = None
-        number = -1
-        while numbers := walk.after(number, LOOK):
-            number = numbers[-1]
-            looked(len(numbers))
-            ids = [(to_id(one, part.shard.layout.code), part, one) for one in numbers]
-            for _, one in await self._look(channel, ids, wanted):
-                if one is not None:
-                    messages += 1
-                    recipients += one.remaining
-                    size += -(-one.size_octets // BLOCK) * BLOCK
-                    held += one.held
-                    oldest = one if oldest is None or one.arrival < oldest.arrival else oldest
-        return ChannelSummary(
-            channel=channel,
-            messages=messages,
-            recipients=recipients,
-            size_octets=size,
-            held=held,
-            oldest=oldest.arrival if oldest is not None else None,
-            oldest_message=await self._message_id(part.shard, oldest) if oldest is not None else "",
-        )
-
-    async def _message_id(self, shard: Shard, entry: QueueEntry) -> str:
-        """The Message-ID of a copy; "" when it has none, or has left."""
-        number = to_number(entry.id)
-        message = shard.state.messages.get(number)
-        if message is not None:
-            return message.envelope.message_id
-        one = await shard.in_thread(shard.shelf.thd_copy, entry.channel, number)
-        return one[0].envelope.message_id if one is not None else ""
 
     def jobs(self) -> Sequence[QueueJob]:
         """The attempts under way, by channel; at most L{JOBS}."""
@@ -569,12 +474,3 @@ def _thd_filed(shard: Shard, channel: str, numbers: Iterable[int], brief: bool) 
     if trouble is not None and not read:
         raise trouble
     return found
-
-
-def _thd_held(shard: Shard, channel: str) -> list[int]:
-    return list(shard.shelf.thd_scan("hold", channel))
-
-
-def _thd_lowest(shard: Shard, channel: str) -> list[int]:
-    names = chain(shard.shelf.thd_scan("chan", channel), shard.shelf.thd_scan("hold", channel))
-    return nsmallest(CANDIDATES, names)

@@ -21,11 +21,12 @@ from qmailpy.queue.codec import Held, Op, Released
 from qmailpy.queue.deadline import kept
 from qmailpy.queue.entries import BUSY, DELETED, DONE, REFUSED, UNKNOWN, ActionResult, Leaving, QueueFilter, Target
 from qmailpy.queue.ids import shard_of, to_number
-from qmailpy.queue.reading import LIMIT, Part, QueueReading
+from qmailpy.queue.reading import LIMIT, QueueReading
 from qmailpy.queue.service import QueueShard
 from qmailpy.queue.settling import Told
 from qmailpy.queue.shard import Shard
 from qmailpy.queue.state import Copy, Message
+from qmailpy.queue.summing import Part
 from qmailpy.queue.switches import Switches
 from qmailpy.values import Reply, one_line
 
