@@ -6,6 +6,7 @@ import csv
 import os
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -22,12 +23,14 @@ from qmailpy.records.archive import thd_batches, thd_open, thd_sources
 from qmailpy.records.follow import Follower
 from qmailpy.records.sun import SunFormat
 from qmailpy.stats.account import Account, By, Line
+from qmailpy.stats.handed import PASSING
 
 _AGAIN_S = 2.0
 _HEADS = (
     *("sent", "to", "KiB", "delivered", "to", "KiB", "failed", "deferred", "rejected"),
     *("avg s", "50% s", "95% s", "99% s"),
 )
+_SENT_HEADS = 3
 _COLUMNS = (
     *("sent_messages", "sent_recipients", "sent_octets"),
     *("delivered_messages", "delivered_recipients", "delivered_octets"),
@@ -77,10 +80,10 @@ def account(
     """
     if follow and (files or written != "own"):
         raise click.UsageError("only the log of the home can be followed")
-    options = LogConfig() if written != "own" else _options(context.home, bool(files))
+    options, kinds = (LogConfig(), PASSING) if written != "own" else _options(context.home, bool(files))
     foreign = None if written == "own" else SunFormat(queue_times=written == "sun-times")
     by = tuple(dict.fromkeys(by))
-    made = Account([By(one) for one in by], options, since=since, until=until, foreign=foreign)
+    made = Account([By(one) for one in by], options, since=since, until=until, foreign=foreign, kinds=kinds)
     if follow:
         _follow(context.home, made, by, top, form)
         return
@@ -92,12 +95,13 @@ def account(
         print_error(f"{made.unreadable} lines are no records (torn, or written with other options)")
 
 
-def _options(home: str, optional: bool) -> LogConfig:
-    """Those of the home; the default ones for files where there is no home."""
+def _options(home: str, optional: bool) -> tuple[LogConfig, Mapping[str, str]]:
+    """The log's options and the kinds of channels of the home; the default ones for files where there is no home."""
     if optional and not os.path.isdir(home):
-        return LogConfig()
+        return LogConfig(), PASSING
     need(home)
-    return load(home).log
+    config = load(home)
+    return config.log, {name: channel.kind for name, channel in config.channels.items()}
 
 
 def _log(home: str) -> str:
@@ -143,8 +147,10 @@ def _show(made: Account, by: tuple[str, ...], top: int | None, form: str | None)
         writer.writerow((*by, *_COLUMNS))
         writer.writerows((*map(_cell, line.keys), *_values(line)) for line in lines)
     else:
-        right = tuple(range(len(by), len(by) + len(_HEADS)))
-        print_table((*by, *_HEADS), [(*line.keys, *_words(line)) for line in lines], right)
+        first = _SENT_HEADS if By.DESTINATION.value in by else 0  # who sends has no destination yet
+        heads = (*by, *_HEADS[first:])
+        rows = [(*line.keys, *_words(line)[first:]) for line in lines]
+        print_table(heads, rows, tuple(range(len(by), len(heads))))
 
 
 def _cell(text: str) -> str:

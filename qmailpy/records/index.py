@@ -24,7 +24,6 @@ from __future__ import annotations
 import errno
 import math
 import os
-import re
 import sqlite3
 import time
 from collections import OrderedDict
@@ -38,7 +37,7 @@ from qmailpy.disk.files import Files
 from qmailpy.errors import QmailpyError
 from qmailpy.records.archive import Source, thd_batches, thd_sources
 from qmailpy.records.logfile import CUMULATIVE, file_number
-from qmailpy.records.record import Action, LogRecord
+from qmailpy.records.record import Action, LogRecord, parent_of
 from qmailpy.records.text import CONNECTION, MONTH_OF, LineFormat, Unreadable, fragment
 
 INDEX = "index.sqlite"
@@ -52,7 +51,6 @@ WORDS = 20
 _RECENT = 20_000  # messages whose number is kept at hand while indexing
 _FORGOTTEN = 5_000  # messages that are forgotten at once
 _ROTTEN = frozenset({1, 11, 26})  # SQLITE_ERROR (a table that is not there), SQLITE_CORRUPT, SQLITE_NOTADB
-_QUEUE_ID = re.compile(r"[0-9a-v]{15}")
 _UNTRACED = CONNECTION | {Action.BAD_COMMAND}
 _SCHEMA = """
 CREATE TABLE meta(name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -359,11 +357,9 @@ class _Filling:
         number = self._number(queue_id)
         fresh = number is None
         if number is None:
-            enqueued = record.action is Action.ENQUEUED
-            parent = record.source_system if enqueued and _QUEUE_ID.fullmatch(record.source_system) else ""
             made = run(
                 "INSERT INTO mail(id, time, message_id, parent) VALUES(?, ?, ?, ?)",
-                (queue_id, record.time, record.message_id, parent),
+                (queue_id, record.time, record.message_id, parent_of(record)),
             )
             number = int(made.lastrowid or 0)
             if record.subject:

@@ -10,6 +10,7 @@ messages can be counted as well as recipients.
 
 from __future__ import annotations
 
+import re
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -95,3 +96,16 @@ class LogRecord:
     lane: str = ""  # set by the recorder: whose books it belongs to (the shard)
     sequence: int = 0  # set by the recorder: number of the line in its lane, from 1
     process: int = 0  # set by the recorder: process id
+
+
+_QUEUE_ID = re.compile(r"[0-9a-v]{15}")
+
+
+def parent_of(record: LogRecord) -> str:
+    """
+    @return: the queue id of the message that the one of an E record comes from; empty: it came from outside, or this is
+        no E record.
+    """
+    if record.action is not Action.ENQUEUED or not _QUEUE_ID.fullmatch(record.source_system):
+        return ""
+    return record.source_system

@@ -11,6 +11,9 @@ For each key (a domain, a user, a channel, a destination, a day, an hour, or sev
 For a channel, sent is what it enqueued (the counters' Submitted). A message counts once a key for what was enqueued
 together, and once a key and attempt for what was delivered; its octets with it, in whole blocks, as the log has them.
 
+What a channel hands on (converted, put together, released, forwarded, given to C{autoreply}) is no new mail, so but for
+channels and destinations its E line there and its D line here count for nobody: L{qmailpy.stats.handed}.
+
 The usual line is taken apart by two cuts around C{rfc822;}; whatever is odd about a line sends it through the whole
 parser (L{LineFormat.record}), which also refuses it. Memory: a row a key, L{KEYS} at most, the rest in one of them.
 """
@@ -19,7 +22,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Protocol
 
@@ -28,6 +31,7 @@ from attrs import frozen
 from qmailpy.config.schema import LogConfig
 from qmailpy.records.record import LogRecord
 from qmailpy.records.text import CONNECTION, MONTH_OF, LineFormat, Unreadable, fragment, milliseconds
+from qmailpy.stats.handed import PASSING, handed_on
 from qmailpy.stats.sketch import FACTOR, Sketch
 from qmailpy.values import BLOCK, blocks
 
@@ -109,6 +113,7 @@ class Account:
         since: float | None = None,
         until: float | None = None,
         foreign: Reader | None = None,
+        kinds: Mapping[str, str] = PASSING,
         keys: int = KEYS,
     ) -> None:
         """
@@ -117,12 +122,16 @@ class Account:
         @param since: only lines of this time (seconds since the epoch) or later.
         @param until: only lines before.
         @param foreign: reads lines that are not ours.
+        @param kinds: the kind of each channel, by its name.
         """
         self.records = self.unreadable = 0
         self._ways = (by,) if isinstance(by, By) else tuple(by)
         self._by = self._ways[0]
         self._more = self._ways[1:]
         self._by_channel = By.CHANNEL in self._ways
+        self._all = self._by_channel or By.DESTINATION in self._ways
+        self._kinds = kinds
+        self._passing = frozenset([] if self._all else [name.encode() for name in kinds if kinds[name] in PASSING])
         self._options = options
         self._bounded = since is not None or until is not None
         self._since = -math.inf if since is None else since
@@ -151,7 +160,7 @@ class Account:
         cuts = user_at + 1 if By.USER in self._ways and options.username else file_at + 1 if file_at else 2
         with_user = cuts > user_at
         timed = options.queue_time
-        bounded = self._bounded
+        bounded, whole, passing = self._bounded, self._all, self._passing
         count = self._count
         file = b""
         for line in lines:
@@ -167,6 +176,13 @@ class Account:
                 if (len(words) < most) != (front[-12:] == _NO_COLUMN) or letter in b"BVW" or b" rfc822;" in tail:
                     raise ValueError
                 if bounded and not self._since <= self._at(line) < self._until:
+                    continue
+                if letter == b"D":
+                    if words[channel_at] in passing:
+                        self.records += 1
+                        continue
+                elif code == b"E" and not whole:  # without modifiers: it may be of our own making
+                    self._slow(line)
                     continue
                 fields = tail.split(b" ", cuts)
                 spent = -1
@@ -190,6 +206,9 @@ class Account:
             self.unreadable += bool(line)
             return
         if record.action in CONNECTION or not self._since <= record.time < self._until:
+            return
+        if not self._all and handed_on(record, self._kinds):
+            self.records += 1
             return
         file = record.file
         name = b""

@@ -43,7 +43,11 @@ class AccountTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.home = os.path.abspath(self.mktemp())
         os.makedirs(f"{self.home}/log")
-        self.patch(module, "load", lambda home: SimpleNamespace(log=LogConfig()))
+        self.patch(
+            module,
+            "load",
+            lambda home: SimpleNamespace(log=LogConfig(), channels={"clean": SimpleNamespace(kind="conversion")}),
+        )
 
     def write(self, name: str, octets: bytes) -> str:
         path = f"{self.home}/log/{name}"
@@ -84,6 +88,22 @@ class AccountTests(SynchronousTestCase):
             [(row["day"], row["domain"]) for row in rows],
             [("2026-03-01", "one.example"), ("2026-03-02", "one.example")],
         )
+
+    def test_mail_to_a_destination_has_no_sender_there(self) -> None:
+        """A table by destination has no columns of zeros; programs find the same names in each."""
+        self.write("mail.log_current", _line())
+        heads = self.call("--by", "destination").output.splitlines()[0].split()
+        self.assertEqual(heads[:4], ["destination", "delivered", "to", "KiB"])
+        self.assertNotIn("sent", heads)
+        (line,) = json.loads(self.call("--by", "destination", "--json").output)["lines"]
+        self.assertEqual((line["key"], line["sent_messages"]), ("local/one.example", 0))
+
+    def test_what_a_channel_hands_on_goes_by_its_kind(self) -> None:
+        """T7: whatever the operator has called it."""
+        line = _line()
+        self.write("mail.log_current", line + line.replace(b"local        ", b"clean        "))
+        (found,) = json.loads(self.call("--by", "user", "--json").output)["lines"]
+        self.assertEqual(found["delivered_messages"], 1)
 
     def test_since_and_until_and_top(self) -> None:
         self.write("mail.log_current", _line(_NOON, "b@one.example") + _line(_NOON + 7200, "b@two.example"))
