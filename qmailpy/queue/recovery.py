@@ -98,7 +98,7 @@ class Recovery:
         ids = {line.file.id for line in owed if line.file is not None}
         found = Counter(_key(record) for record in self._recorder.thd_recover(base, ids))
         result.missing = list(_without(owed, found))
-        state.sequence = max(state.sequence, self._journal.sequence)
+        state.sequence = self._journal.sequence  # also what was skipped, because files knew it
         for message in list(state.messages.values()):
             if not message.filed and self._shelf.thd_has_files(message.number, message.channels):
                 message.filed = True  # settling it had begun
@@ -119,7 +119,6 @@ class Recovery:
 
     def _apply(self, state: State, op: Op, position: Position, result: Recovered) -> Iterable[LogRecord]:
         if isinstance(op, Checkpoint):
-            state.sequence = position.sequence
             return ()
         result.highest = max(result.highest, op.number)
         if isinstance(op, Requeued):

@@ -214,11 +214,17 @@ class State:
             if copy.pending or len(message.copies) > 1:
                 copy.done[result.recipient] = Done(item.recipient, outcome, op.time)
             if outcome is Outcome.DELIVERED and op.channel in self.durable:
-                generation = message.generation if not message.filed else position.generation
-                delivered = self.delivered.get(generation)
-                if delivered is None:
-                    delivered = self.delivered[generation] = []
-                delivered.append(message.id)
+                # When the message's own segment goes nobody can repeat it any more, unless there are files; when the
+                # mark's goes nobody would know that there is something to repeat.
+                self._cover(position.generation, message)
+                if message.generation and message.generation != position.generation:
+                    self._cover(message.generation, message)
+
+    def _cover(self, generation: int, message: Message) -> None:
+        delivered = self.delivered.get(generation)
+        if delivered is None:
+            delivered = self.delivered[generation] = []
+        delivered.append(message.id)
 
     def _finish(self, message: Message) -> None:
         self.messages.pop(message.number, None)

@@ -88,8 +88,8 @@ speed and space and not for safety (tests.queue.test_journal).
 """
 
 
-class CrashTests(SynchronousTestCase):
-    """No acknowledged message is lost or altered, none is invented, recovery is idempotent, the books hold."""
+class Surviving(SynchronousTestCase):
+    """What must hold after a crash."""
 
     def examine(self, world: World, killed: bool) -> None:
         """Let a restarted node finish its work, then compare with what was promised."""
@@ -130,6 +130,10 @@ class CrashTests(SynchronousTestCase):
                 raise self.failureException(
                     f"dead before step {die_at}, after {world.disk.operations}: {problem}"
                 ) from None
+
+
+class CrashTests(Surviving):
+    """No acknowledged message is lost or altered, none is invented, recovery is idempotent, the books hold."""
 
     def test_nothing_unsynced_survives(self) -> None:
         """Every step; the disk has exactly what was synced."""
