@@ -94,7 +94,7 @@ def main(
         if extremes and (not only or EXTREMES in only):
             _extremes(found, path, 20_000 if quick else 200_000, 1000 if quick else 5000, console)
         if not only or BOOKS in only:
-            _books(found, path, 1000 if quick else 3000, 3 if quick else 7, console)
+            _books(found, path, 1000, 10 if quick else 40, console)
         if not only or CONVERSIONS in only:
             _conversions(found, path, 200 if quick else 1000, console)
         found.show(console)
@@ -171,7 +171,7 @@ def _books(found: Report, path: str, messages: int, rounds: int, console: Consol
     except OSError as problem:
         found.notes.append(f"log and counters: {problem}")
     else:
-        console.print(f"log and counters: {found.books.of_rate:.1%} of the throughput, {found.books.of_cpu:.1%} of CPU")
+        console.print(f"log and counters: {found.books.of_rate} of the throughput, {found.books.of_cpu} of CPU")
 
 
 def _conversions(found: Report, path: str, messages: int, console: Console) -> None:

@@ -65,6 +65,20 @@ def cpu_s(pid: int) -> float:
     return sum(one.cpu_s for one in tree(pid))
 
 
+def running_s(pid: int) -> float:
+    """
+    CPU seconds that the living threads of a server have had so far, by the scheduler's own count: exact where L{cpu_s}
+    counts in hundredths of a second.
+    """
+    found = 0
+    for one in tree(pid):
+        with suppress(OSError):
+            for thread in os.listdir(f"/proc/{one.pid}/task"):
+                with suppress(OSError), open(f"/proc/{one.pid}/task/{thread}/schedstat") as source:
+                    found += int(source.read().split()[0])
+    return found / 1e9
+
+
 def rss(pid: int) -> int:
     """Octets of memory a process has resident; 0 when it is gone."""
     return _rollup(pid, b"Rss:")
