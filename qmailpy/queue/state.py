@@ -247,25 +247,23 @@ def _enqueued_copy(message: Message, copy: Copy, envelope: Envelope) -> Iterator
     modifiers = "" if is_id(envelope.source_system) else _modifiers(envelope.protocol)
     for ordinal, item in enumerate(copy.pending.values()):
         recipient = item.recipient
-        yield LogRecord(
-            action=Action.ENQUEUED,
-            time=envelope.arrival,
-            source=envelope.source,
-            destination=copy.channel,
-            modifiers=modifiers,
-            size_octets=message.size,
-            sender=envelope.sender,
-            original_to=recipient.original,
-            current_to=recipient.address,
-            notary=recipient.notify,
-            file=QueueFile(
-                channel=copy.channel, id=message.id, attempts=0, remaining=ordinal + 1, continued=ordinal > 0
-            ),
-            envelope_id=envelope.envid,
-            message_id=envelope.message_id,
-            user=envelope.user,
-            source_system=envelope.source_system,
-            subject=envelope.subject,
+        yield LogRecord(  # by place: see there
+            Action.ENQUEUED,
+            envelope.arrival,
+            envelope.source,
+            copy.channel,
+            modifiers,
+            message.size,
+            envelope.sender,
+            recipient.original,
+            recipient.address,
+            recipient.notify,
+            QueueFile(copy.channel, message.id, 0, ordinal + 1, ordinal > 0),
+            envelope.envid,
+            envelope.message_id,
+            envelope.user,
+            envelope.source_system,
+            envelope.subject,
         )
 
 
@@ -319,23 +317,27 @@ def _dequeue_line(
     item = copy.pending[result.recipient]
     recipient = item.recipient
     stays = result.outcome is _DEFERRED
-    return LogRecord(
-        action=action,
-        time=op.time,
-        source=copy.channel,
-        modifiers=result.modifiers,
-        size_octets=result.transferred if stays else message.size,
-        sender=envelope.sender,
-        original_to=recipient.original,
-        current_to=recipient.address,
-        notary=recipient.notify,
-        file=QueueFile(
-            channel=copy.channel, id=message.id, attempts=item.attempts, remaining=remaining, continued=continued
-        ),
-        envelope_id=envelope.envid,
-        message_id=envelope.message_id,
-        diagnostic=result.text,
-        queue_time=None if stays else max(0.0, op.time - envelope.arrival),
+    waited = op.time - envelope.arrival
+    return LogRecord(  # by place: see there
+        action,
+        op.time,
+        copy.channel,
+        "",
+        result.modifiers,
+        result.transferred if stays else message.size,
+        envelope.sender,
+        recipient.original,
+        recipient.address,
+        recipient.notify,
+        QueueFile(copy.channel, message.id, item.attempts, remaining, continued),
+        envelope.envid,
+        envelope.message_id,
+        "",  # the user, the source system, the subject and the reason are not of this record
+        "",
+        "",
+        "",
+        result.text,
+        None if stays else waited if waited > 0.0 else 0.0,
     )
 
 

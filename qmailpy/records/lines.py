@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from twisted.logger import Logger
 
 from qmailpy.config.schema import LogConfig
-from qmailpy.records.record import Action, LogRecord, QueueFile
+from qmailpy.records.record import Action, LogRecord
 from qmailpy.records.text import (
     CONNECTION,
     DATE,
@@ -48,6 +48,7 @@ The line is right if it is plain (see L{_plain}); C{None}: this record needs a l
 _CONTROLS = bytes([*range(32), 127])
 _TWO_DIGITS = tuple(f"{number:02d}" for number in range(100))
 _THOUSANDTHS = tuple(f".{number:03d}" for number in range(1000))
+_EXACT = 1e11  # seconds; up to there a float tells hundredths apart by far
 
 
 class Lines:
@@ -63,46 +64,60 @@ class Lines:
         self._process = process if form.options.process else ""
         self._makers = {action: _maker(form.options, action) for action in Action}
 
-    def make(self, records: Sequence[LogRecord], number: int) -> tuple[bytes, list[LogRecord]]:
+    def make(self, records: Sequence[LogRecord], number: int) -> tuple[bytes, Sequence[LogRecord]]:
         """
         Lines, numbered on from C{number}, the last one given out before.
 
         @return: them, and the records that have one: all, but for those of which a bug, or a value of a wrong type,
             kept us from making it.
         """
-        makers, process, stamp = self._makers, self._process, self._form.stamp
-        stamps: dict[int, str] = {}  # by hundredths of a second, which a batch has few of
-        made: list[LogRecord] = []
+        makers, process = self._makers, self._process
+        begin = end = 0.0  # the times that C{before} is right for: a batch has few hundredths of a second
+        before = ""
+        failed: set[int] = set()
         pieces: list[str] = []  # stamp with the LF before it, rest, and so on
         for record in records:
             number += 1
             field = f"{process}{number} " if process else ""
             try:
-                hundredths = round(record.time * 100)
-                before = stamps.get(hundredths)
-                if before is None:
-                    before = stamps[hundredths] = "\n" + stamp(record.time)
+                at = record.time
+                if not begin <= at < end:
+                    before, begin, end = self._before(at)
                 rest = makers[record.action](record, field)
             except Exception:  # whoever looks more carefully may be able to
-                before, rest = "", None
+                rest = None
             if rest is None:
                 try:
-                    before, rest = "\n" + stamp(record.time), self._form.rest(record, field)
+                    before, begin, end = "\n" + self._form.stamp(record.time), 0.0, 0.0
+                    rest = self._form.rest(record, field)
                 except Exception:
                     self.log.failure("a record has no line")
+                    failed.add(len(pieces) // 2 + len(failed))
                     number -= 1
                     continue
             pieces.append(before)
             pieces.append(rest)
-            made.append(record)
-        if not made:
+        made = records
+        if failed:
+            made = [record for index, record in enumerate(records) if index not in failed]
+        if not pieces:
             return b"", made
         if not _all_plain(pieces[1::2]):
             self._mend(pieces, made, number - len(made))
         pieces.append("\n")
         return "".join(pieces)[1:].encode(), made
 
-    def _mend(self, pieces: list[str], made: list[LogRecord], number: int) -> None:
+    def _before(self, at: float) -> tuple[str, float, float]:
+        """
+        What stands before the rest of a line that tells of this moment, and from and until when it does, which is less
+        than its hundredth of a second: at the edges it is rounded.
+        """
+        if not -_EXACT < at < _EXACT:
+            raise ValueError("no time that can be counted with")
+        hundredths = round(at * 100)
+        return "\n" + self._form.stamp(at), (hundredths - 0.49) / 100, (hundredths + 0.49) / 100
+
+    def _mend(self, pieces: list[str], made: Sequence[LogRecord], number: int) -> None:
         """Make those anew that are not plain."""
         for index, record in enumerate(made):
             if not _plain(pieces[2 * index + 1]):
@@ -159,79 +174,78 @@ def _connections(options: LogConfig, action: Action) -> Rest:
 def _messages(options: LogConfig, action: Action) -> Rest:
     letter = action.value
     with_file = action not in WITHOUT_FILE
-    notary = with_file and options.notary
-    filename = with_file and options.filename
+    with_notary = with_file and options.notary
+    with_name = with_file and options.filename
     with_envelope_id = with_file and options.envelope_id
     with_message_id = with_file and options.message_id
-    username = options.username
+    with_user = options.username
     with_system = options.connection and action in WITH_SYSTEM
     with_subject = options.subject and action is Action.ENQUEUED
     with_reason = options.reason and action in WITH_REASON
-    diagnostics = options.diagnostics and action is not Action.ENQUEUED
-    queue_time = options.queue_time and action in WITH_QUEUE_TIME
+    with_diagnostic = options.diagnostics and action is not Action.ENQUEUED
+    with_queue_time = options.queue_time and action in WITH_QUEUE_TIME
 
     def rest(record: LogRecord, process: str) -> str | None:
         sender, original, current = record.sender, record.original_to, record.current_to
         if " " in sender or " " in original or " " in current:
             return None
-        line = (
-            f"{process}{head(record.source, record.destination, letter, record.modifiers)}"
-            f"{-(-record.size_octets // BLOCK)} {sender} rfc822;{original} {current}"
-        )
-        if notary:
-            line += f" {record.notary}"
-        if filename:
+        notary = name = envelope_id = message_id = user = system = subject = reason = diagnostic = spent = ""
+        if with_notary:
+            notary = f" {record.notary}"
+        if with_name:
             file = record.file
             if file is None:
-                line += " "
+                name = " "
             else:
-                field = _file(file)
-                if " " in field:
+                channel, number, attempts, remaining = file.channel, file.id, file.attempts, file.remaining
+                if " " in channel or " " in number:
                     return None
-                line += " " + field
+                code = attempts_code(attempts) if attempts else "ZZ"
+                left = _TWO_DIGITS[remaining] if 0 <= remaining < 100 else f"{remaining:02d}"
+                more = "+" if file.continued else ""
+                name = f" {channel}/{SPLIT.get(number[7:9], '00')}/{code}{number}.{left}{more}"
         if with_envelope_id:
             envelope_id = record.envelope_id
             if " " in envelope_id:
                 return None
-            line += " " + envelope_id
+            envelope_id = " " + envelope_id
         if with_message_id:
             message_id = record.message_id
             if " " in message_id:
                 return None
-            line += " " + message_id
-        if username:
+            message_id = " " + message_id
+        if with_user:
             user = record.user
             if " " in user:
                 return None
-            line += f" *{user}" if user else " "
+            user = f" *{user}" if user else " "
         if with_system:
-            line += " " + system_field(record.source_system)
+            system = " " + system_field(record.source_system)
         if with_subject and record.subject:
             subject = record.subject
             if subject[0] == "(" or subject[-1] == " " or '"' in subject:
                 return None
-            line += f' "{subject}"'
+            subject = f' "{subject}"'
         if with_reason:
             reason = record.reason
             if reason and (reason[0] == "(" or reason[-1] == " " or '"' in reason):
                 return None
-            line += f' "{reason}"'
-        if diagnostics:
+            reason = f' "{reason}"'
+        if with_diagnostic:
             diagnostic = record.diagnostic
             if diagnostic and (diagnostic[0] == "(" or diagnostic[-1] == " "):
                 return None
-            line += " " + diagnostic
-        if queue_time:
-            spent = milliseconds(record.queue_time)
-            line += " -" if spent is None else f" {spent // 1000}{_THOUSANDTHS[spent % 1000]}"
-        # No value is longer then.
-        return line.rstrip(" ") if len(line) <= LIMIT else None
+            diagnostic = " " + diagnostic
+        if with_queue_time:
+            waited = milliseconds(record.queue_time)
+            spent = " -" if waited is None else f" {waited // 1000}{_THOUSANDTHS[waited % 1000]}"
+        line = (
+            f"{process}{head(record.source, record.destination, letter, record.modifiers)}"
+            f"{-(-record.size_octets // BLOCK)} {sender} rfc822;{original} {current}"
+            f"{notary}{name}{envelope_id}{message_id}{user}{system}{subject}{reason}{diagnostic}{spent}"
+        )
+        if len(line) > LIMIT:  # else no value is longer
+            return None
+        return line if line[-1] != " " else line.rstrip(" ")
 
     return rest
-
-
-def _file(file: QueueFile) -> str:
-    attempts, remaining = file.attempts, file.remaining
-    code = attempts_code(attempts) if attempts else "ZZ"
-    count = _TWO_DIGITS[remaining] if 0 <= remaining < 100 else f"{remaining:02d}"
-    return f"{file.channel}/{SPLIT.get(file.id[7:9], '00')}/{code}{file.id}.{count}{'+' if file.continued else ''}"

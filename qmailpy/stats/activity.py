@@ -2,8 +2,8 @@
 What the channels of a lane have last done, and which errors they met, since the process began: for the objects of
 RFC 2789 that no counter tells (L{qmailpy.watch.mib}).
 
-Made from the records as they are counted. What a message costs by it is two look-ups of a batch; the rest is for
-connections and failures. It is in memory alone: a process that starts begins anew, as the RFC has it.
+Made from the records as they are counted. Of those that tell of nothing but work done, only the last of a batch is
+looked at; the rest is for failures. It is in memory alone: a process that starts begins anew, as the RFC has it.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ REASON = 255
 
 NEVER = "never"
 _INBOUND, _INTERNAL, _OUTBOUND = 0, 1, 2
-_FAILED = frozenset({Action.DEFERRED, Action.PARTLY, Action.FAILED, Action.SILENCED})
-_NOTED = frozenset({*_FAILED, Action.REJECTED, Action.OPENED, Action.REFUSED, Action.UNREACHED})
+_CLASS = {Action.DEFERRED: 4, Action.PARTLY: 4, Action.FAILED: 5, Action.SILENCED: 5, Action.REJECTED: 5}
+_TROUBLE = frozenset({*_CLASS, Action.REFUSED, Action.UNREACHED})
+_NOTED = frozenset({*_TROUBLE, Action.OPENED})
 _CODE = re.compile(r"([245])\d\d(?:[ -]([245])\.(\d{1,3})\.(\d{1,3})(?!\d))?")
 _PEER = re.compile(r"(?:^| )smtp;(.*)")
-_CLASS = {Action.DEFERRED: 4, Action.PARTLY: 4, Action.FAILED: 5, Action.SILENCED: 5, Action.REJECTED: 5}
 
 
 @define(eq=False)
@@ -63,20 +63,27 @@ class Activity:
 
     def count(self, records: Sequence[LogRecord]) -> None:
         """A batch of records, in their order."""
-        came: dict[str, float] = {}
-        went: dict[str, float] = {}
-        for record in records:
-            action = record.action
+        last = {(record.action, record.source, record.direction): record.time for record in records}
+        trouble = False
+        for (action, source, direction), time in last.items():
+            if action in _TROUBLE:
+                trouble = True
+                continue
+            one = self._of(source)
             if action is Action.ENQUEUED:
-                came[record.source] = record.time
+                one.last_in = max(one.last_in, time)
             elif action is Action.DEQUEUED:
-                went[record.source] = record.time
-            elif action in _NOTED:
-                self._note(record)
-        for channel, time in came.items():
-            self._of(channel).last_in = time
-        for channel, time in went.items():
-            self._of(channel).last_out = time
+                one.last_out = max(one.last_out, time)
+            elif action is Action.OPENED and direction == "+":
+                one.last_in = max(one.last_in, time)
+            elif action is Action.OPENED:
+                one.last_attempt = time
+                one.last_out = max(one.last_out, time)
+                one.unreached = ""
+        if trouble:
+            for record in records:
+                if record.action in _NOTED:
+                    self._note(record)
 
     def _of(self, channel: str) -> ChannelActivity:
         found = self.channels.get(channel)
@@ -85,14 +92,12 @@ class Activity:
         return found
 
     def _note(self, record: LogRecord) -> None:
-        one, action, inbound = self._of(record.source), record.action, record.direction == "+"
-        if action is Action.OPENED and inbound:
-            one.last_in = record.time
-        elif action is Action.OPENED:
-            one.last_out = one.last_attempt = record.time
-            one.unreached = ""
+        one, action = self._of(record.source), record.action
+        if action is Action.OPENED:
+            if record.direction == "-":
+                one.unreached = ""
         elif action is Action.UNREACHED:
-            one.last_attempt = record.time
+            one.last_attempt = max(one.last_attempt, record.time)
             one.failed_out += 1
             one.unreached = record.diagnostic[:REASON]
         elif action is Action.REFUSED:

@@ -16,6 +16,7 @@ So Received = Delivered + Stored, always, in all three units. A copy without fil
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
 from qmailpy.records.record import Action
@@ -40,7 +41,7 @@ from qmailpy.stats.items import (
     Table,
     zeros,
 )
-from qmailpy.values import blocks
+from qmailpy.values import BLOCK, blocks
 
 # Where apply counts: plain names and no calls, not even min(), for it runs four times a message.
 _RECIPIENTS, _BLOCKS = 1, 2  # behind the messages of an event
@@ -49,7 +50,7 @@ _STORED_RECIPIENTS, _STORED_BLOCKS = STORED + _RECIPIENTS, STORED + _BLOCKS
 _DELIVERED_RECIPIENTS, _DELIVERED_BLOCKS = DELIVERED + _RECIPIENTS, DELIVERED + _BLOCKS
 _SUBMITTED_RECIPIENTS, _SUBMITTED_BLOCKS = SUBMITTED + _RECIPIENTS, SUBMITTED + _BLOCKS
 _LOWEST_RECIPIENTS, _LOWEST_BLOCKS = LOWEST + _RECIPIENTS, LOWEST + _BLOCKS
-_ENQUEUED, _DEQUEUED, _OPENED = Action.ENQUEUED, Action.DEQUEUED, Action.OPENED
+_ENQUEUED, _DEQUEUED, _OPENED, _CLOSED = Action.ENQUEUED, Action.DEQUEUED, Action.OPENED, Action.CLOSED
 
 
 class File(Protocol):
@@ -99,28 +100,26 @@ _EVENT = {
 }
 
 
+def fold(table: Table, records: Iterable[Counted]) -> None:
+    """Count records, in their order: change the rows of their channels in C{table}, adding those that are new."""
+    for record in records:
+        action = record.action
+        if action is _ENQUEUED:
+            _enqueued(table, record)
+        elif action is _DEQUEUED:
+            _leave(table.get(record.source) or _new(table, record.source), record, True)
+        elif action is _OPENED:
+            row = table.get(record.source) or _new(table, record.source)
+            row[IN_ASSOCIATIONS if record.direction == "+" else OUT_ASSOCIATIONS] += 1
+        elif action is not _CLOSED:
+            event = _EVENT.get(action)
+            if event is not None:
+                _happened(table.get(record.source) or _new(table, record.source), event, record)
+
+
 def apply(table: Table, record: Counted) -> None:
-    """Count one record: change the rows of its channels in C{table}, adding those that are new."""
-    action = record.action
-    if action is _ENQUEUED:
-        _enqueued(table, record)
-    elif action is _DEQUEUED:
-        _leave(table.get(record.source) or _new(table, record.source), record, delivered=True)
-    elif action is _OPENED:
-        row = table.get(record.source) or _new(table, record.source)
-        row[IN_ASSOCIATIONS if record.direction == "+" else OUT_ASSOCIATIONS] += 1
-    else:
-        event = _EVENT.get(action)
-        if event is None:
-            return
-        row = table.get(record.source) or _new(table, record.source)
-        row[event + _RECIPIENTS] += 1
-        file = record.file
-        if file is None or not file.continued:
-            row[event] += 1
-            row[event + _BLOCKS] += blocks(record.size_octets)
-        if event is FAILED:
-            _leave(row, record, delivered=False)
+    """Count one record."""
+    fold(table, (record,))
 
 
 def _new(table: Table, channel: str) -> Row:
@@ -128,10 +127,20 @@ def _new(table: Table, channel: str) -> Row:
     return row
 
 
+def _happened(row: Row, event: int, record: Counted) -> None:
+    row[event + _RECIPIENTS] += 1
+    file = record.file
+    if file is None or not file.continued:
+        row[event] += 1
+        row[event + _BLOCKS] += blocks(record.size_octets)
+    if event is FAILED:
+        _leave(row, record, False)
+
+
 def _enqueued(table: Table, record: Counted) -> None:
     source, destination, file = record.source, record.destination, record.file
     first = file is None or not file.continued
-    size = blocks(record.size_octets) if first else 0
+    size = -(-record.size_octets // BLOCK) if first else 0
     row = table.get(source) or _new(table, source)
     row[_SUBMITTED_RECIPIENTS] += 1
     if first:
@@ -149,7 +158,7 @@ def _enqueued(table: Table, record: Counted) -> None:
         row[_STORED_BLOCKS] += size
 
 
-def _leave(row: Row, record: Counted, *, delivered: bool) -> None:
+def _leave(row: Row, record: Counted, delivered: bool) -> None:
     """A recipient leaves the queue, and the copy with its last one."""
     file = record.file
     row[_DELIVERED_RECIPIENTS] += 1
@@ -158,7 +167,7 @@ def _leave(row: Row, record: Counted, *, delivered: bool) -> None:
         row[_LOWEST_RECIPIENTS] = stored
     if file is not None and file.remaining:
         return
-    size = blocks(record.size_octets)
+    size = -(-record.size_octets // BLOCK)
     row[DELIVERED] += 1
     row[_DELIVERED_BLOCKS] += size
     row[STORED] = stored = row[STORED] - 1

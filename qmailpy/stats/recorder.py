@@ -30,7 +30,7 @@ from qmailpy.records.text import CONNECTION, LineFormat, process_field
 from qmailpy.stats.activity import Activity
 from qmailpy.stats.behind import LinesBehind
 from qmailpy.stats.counters import Position
-from qmailpy.stats.fold import apply, restart_lowest
+from qmailpy.stats.fold import apply, fold, restart_lowest
 from qmailpy.stats.items import ITEMS, STORED, Row, Table
 from qmailpy.stats.lanes import Lane
 
@@ -153,7 +153,7 @@ class Recorder:
         if unlogged:
             self._count(unlogged)
 
-    def _wrote(self, kept: bool, written: list[LogRecord], number: int) -> None:
+    def _wrote(self, kept: bool, written: Sequence[LogRecord], number: int) -> None:
         if not kept:
             if not self._lost:
                 self.log.error("the transaction log could not be written for too long: records are being lost")
@@ -173,8 +173,7 @@ class Recorder:
 
     def _count(self, records: Sequence[LogRecord]) -> None:
         table = self._table
-        for record in records:
-            apply(table, record)
+        fold(table, records)
         changed = {record.source for record in records}
         changed.update([record.destination for record in records if record.destination])
         self._map.store(table, changed, self._position())
