@@ -27,7 +27,7 @@ from benchmarks.matrix import (
 from benchmarks.measure import Run
 from benchmarks.node import Node
 from benchmarks.postfix_tools import SECURE, SUBMISSION, Shape
-from benchmarks.recording import Books
+from benchmarks.recording import Books, Share
 from benchmarks.report import OURS, THEIRS, Report
 from benchmarks.sinks import Connection, Sink
 from benchmarks.waiting import Waiting, thd_fill
@@ -153,7 +153,12 @@ class ReportTests(SynchronousTestCase):
             messages=200_000, written_s=60.0, greeting_s=1.0, first_s=6.0, listed_s=9.0, octets_each=120.0
         )
         report.idle = Idle(connections=5000, worker=140_000_000, daemon=200_000_000, before=60_000_000, answers_s=0.001)
-        report.books = Books(rates=(960.0, 1000.0), cpu_us=(500.0, 470.0))
+        report.books = Books(
+            rates=(960.0, 1000.0),
+            cpu_us=(500.0, 470.0),
+            of_rate=Share(part=0.04, error=0.005),
+            of_cpu=Share(part=0.06, error=0.002),
+        )
         report.conversions["disclaimer"] = Run(messages=1000, accept_s=2.0, arrive_s=4.0, cpu_s=1.5)
         report.notes.append("something: no root")
         text = report.markdown()
@@ -162,8 +167,10 @@ class ReportTests(SynchronousTestCase):
         )
         self.assertIn("| 200,000 waiting messages: start to first delivery | 6.00 s | < 5 s | not reached |", text)
         self.assertIn("| 5,000 idle connections: memory of the worker | 140 MB | <= 150 MB | reached |", text)
-        self.assertIn("share of what is accepted | 4.0% (960/s, without them 1000/s) | <= 3 % | not reached |", text)
-        self.assertIn("their share of the CPU time, accepted and delivered | 6.0% of 500 us |  |  |", text)
+        self.assertIn(
+            "share of what is accepted | 4.0% (+- 0.5%) (960/s, without them 1000/s) | <= 3 % | not reached |", text
+        )
+        self.assertIn("their share of the CPU time, accepted and delivered | 6.0% (+- 0.2%) of 500 us |  |  |", text)
         self.assertIn(
             "1,000 messages of 10 KiB, disclaimer | 500/s accepted, 250/s delivered, 1.50 ms of CPU each |  |  |",
             text,
