@@ -78,7 +78,7 @@ class RoleHost(Service):
             sockets=sockets,
             session=session,
             ready=self._is_ready,
-            control=Registry(),
+            control=Registry(whole=False),
             secret=secret,
             keys=keys,
             changed=changed,
@@ -105,6 +105,7 @@ class RoleHost(Service):
         self._service.startService()
 
     def _is_ready(self) -> None:
+        self.context.control.complete()
         self._ready()
         self._turn.release()
 

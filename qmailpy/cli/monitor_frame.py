@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from qmailpy.cli.output import printable
+from qmailpy.cli.said import answer
 from qmailpy.events.catalogue import Severity
 from qmailpy.events.reading import Event
 from qmailpy.queue.entries import ChannelSummary
@@ -186,7 +187,8 @@ def _channels(shown: Shown, listed: Sequence[ChannelSummary]) -> Table:
         quiet = _quiet(shown, one)
         oldest = "" if one.oldest is None else age_text(max(0.0, shown.look.time - one.oldest))
         cells = [one.channel, str(one.messages), str(one.held), str(one.busy), oldest]
-        cells += [f"{rates[name]:.1f}" for name in ("received", "delivered", "failed")]
+        known = shown.before is not None  # the first look knows of no rates
+        cells += [f"{rates[name]:.1f}" if known else "" for name in ("received", "delivered", "failed")]
         cells.append("stopped" if one.stopped else "")
         table.add_row(*map(Text, cells), style="dim" if quiet else "red" if one.stopped else "")
     if left := len(shown.look.channels) - len(listed):
@@ -210,7 +212,7 @@ def _failures(found: Sequence[LogRecord]) -> Table:
             one.source,
             one.action.value,
             printable(one.current_to or one.original_to),
-            printable(one.diagnostic),
+            printable(answer(one.diagnostic)),
         )
         table.add_row(*map(Text, cells), style="" if one.action is Action.DEFERRED else "red")
     return table

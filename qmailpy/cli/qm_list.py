@@ -19,6 +19,7 @@ import click
 from qmailpy.cli.output import print_json, print_line
 from qmailpy.cli.qm_choose import Progress, ancestors, selecting, wanted
 from qmailpy.cli.qm_session import LISTED, Session, heading, warn, when
+from qmailpy.cli.said import answer, way
 from qmailpy.queue.entries import QueueEntry, QueueFilter, Target, to_json
 from qmailpy.values import blocks
 
@@ -169,7 +170,7 @@ def messages(session: Session, /, as_json: bool, **options: Any) -> None:
     print_line(f"{'Id':<15}  {'Channel':<16}  Recipients  Attempts  {'Next attempt':<20}  Last error")
     for entry in entries:
         tried = f"{entry.remaining:>10}  {entry.attempts:>8}  {_next(entry):<20}"
-        print_line(f"{entry.id:<15}  {entry.channel:<16}  {tried}  {entry.last_error}".rstrip())
+        print_line(f"{entry.id:<15}  {entry.channel:<16}  {tried}  {answer(entry.last_error)}".rstrip())
 
 
 def _next(entry: QueueEntry) -> str:
@@ -194,7 +195,7 @@ def jobs(session: Session, channel: str, as_json: bool) -> None:
     for name, group in groupby(found, lambda job: job.channel):
         print_line(f"channel {name}")
         for host, some in groupby(group, lambda job: job.host):
-            print_line(f"  host {host}" if host else "  this node")
+            print_line(f"  host {way(host)}" if host else "  this node")
             for job in some:
                 count = f"{job.recipients} recipient{'s' * (job.recipients != 1)}"
                 print_line(f"    message {job.id}, attempt {job.attempt}, {count}, {blocks(job.size_octets)} blocks")

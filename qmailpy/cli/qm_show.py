@@ -16,6 +16,7 @@ from qmailpy.cli.qm_choose import Progress
 from qmailpy.cli.qm_past import past, whole
 from qmailpy.cli.qm_session import Session, warn, when
 from qmailpy.cli.queueview import QueuedMessage
+from qmailpy.cli.said import answer, way
 from qmailpy.errors import CommandError
 from qmailpy.queue.entries import HistoryEvent, MessageEnvelope, QueueFilter, to_json
 from qmailpy.values import Priority, blocks
@@ -133,10 +134,10 @@ def _print_envelope(envelope: MessageEnvelope) -> None:
             print_line(f"{name + ':':<14} {value}")
     for one in envelope.recipients:
         origin = f", first <{one.original}>" if one.original and one.original != one.address else ""
-        host = f" to {one.host}" if one.host else ""
+        host = f" to {way(one.host)}" if one.host else ""
         print_line(f"{'Recipient:':<14} <{one.address}> {one.state}, {one.channel}{host}{origin}")
         if one.last_error:
-            print_line(f"{'':<16}{one.last_error}")
+            print_line(f"{'':<16}{answer(one.last_error)}")
     if envelope.recipients_total > len(envelope.recipients):
         print_line(f"{'':<14} and {envelope.recipients_total - len(envelope.recipients)} more")
 
@@ -197,6 +198,6 @@ def _histories(session: Session, ids: Sequence[str]) -> Iterator[tuple[str, list
 
 def _history_line(event: HistoryEvent) -> str:
     count = "" if not event.recipients else f", {event.recipients} recipient{'s' * (event.recipients != 1)}"
-    text = f": {event.text}" if event.text else ""
+    text = f": {answer(event.text)}" if event.text else ""
     clock = "now" if event.event == "held" else when(event.time)  # since when it is nobody remembers
     return f"  {clock:<20}  {event.channel:<16} {event.event}{count}{text}"

@@ -13,6 +13,7 @@ import click
 
 from qmailpy.cli.output import print_json, print_line
 from qmailpy.cli.qm_session import Session, warn, when
+from qmailpy.cli.said import answer, way
 from qmailpy.cli.story import span, story
 from qmailpy.cli.trace import found_lines
 from qmailpy.errors import CommandError
@@ -82,14 +83,14 @@ def explained(standing: MessageStanding, now: float, source: str = "") -> list[s
 def _whom(one: Standing) -> str:
     names = ", ".join(f"<{address}>" for address in one.recipients[:NAMES])
     more = f" and {one.count - NAMES} more" if one.count > NAMES else ""
-    where = f" by way of {one.host}" if one.host else ""
+    where = f" by way of {way(one.host)}" if one.host else ""
     return f"To {names}{more}, channel {one.channel}{where}:"
 
 
 def _sentences(one: Standing, message: MessageStanding, now: float) -> Iterator[str]:
     if one.attempts:
         times = "once" if one.attempts == 1 else f"{one.attempts} times"
-        yield f"It was tried {times} in vain; the last answer: {one.last_error or 'none'}"
+        yield f"It was tried {times} in vain; the last answer: {answer(one.last_error) or 'none'}"
     else:
         yield "It was not tried yet."
     if one.state == "held":

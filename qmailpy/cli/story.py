@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Sequence
 
+from qmailpy.cli.said import said
 from qmailpy.queue.aside import SET_ASIDE, TEXT
 from qmailpy.queue.entries import DELETED
 from qmailpy.queue.ids import is_id
@@ -26,11 +26,6 @@ _MADE = {
     NoticeKind.QUOTA: "quota warning after",
 }
 """What a title calls mail that was made here, with the queue id of the message it comes from behind it."""
-
-# dns;HOST (TCP|our ip|our port|ip|port) (banner) (TLS, if there was) smtp;REPLY: qmailpy.remote.delivery.
-_PEER = re.compile(
-    r"dns;([^ ]+) \((?:TCP\|[^|]*\|[^|]*\|([^|]*)\|\d+|UNIX[^)]*)\) \((.*?)\) (?:\(((?:TLS|SSL)v[^()]*)\) )?smtp;(.*)"
-)
 
 
 def story(mail: Indexed, records: Sequence[LogRecord], related: dict[str, Indexed]) -> list[str]:
@@ -96,12 +91,14 @@ def _event(record: LogRecord) -> str:
     to = record.current_to
     if record.original_to and record.original_to != to:
         to = f"{to} (addressed as {record.original_to})"
-    there, secured, words = _peer(record.diagnostic)
-    said = f": {words}" if words else ""
+    answered = said(record.diagnostic)
+    words = answered.words
+    text = f": {words}" if words else ""
     spent = f", {span(record.queue_time)} in the queue" if record.queue_time is not None else ""
     attempt = f" (attempt {record.file.attempts + 1})" if record.file is not None else ""
     action = record.action
-    secure = f"{there}{secured or (', TLS' if 'S' in record.modifiers else '')}"
+    tls = answered.tls or ("TLS" if "S" in record.modifiers else "")
+    secure = f"{f' at {answered.host}' if answered.host else ''}{f', {tls}' if tls else ''}"
     if action is Action.ENQUEUED:
         return f"accepted{_origin(record)} for {to}, into the queue of {record.destination}"
     if action is Action.DEQUEUED and record.diagnostic in (SET_ASIDE, TEXT):
@@ -109,32 +106,22 @@ def _event(record: LogRecord) -> str:
     if action is Action.DEQUEUED and words == DELETED:
         return f"deleted by the operator, for {to} in the queue of {record.source}{spent}"
     if action is Action.DEQUEUED:
-        return f"delivered to {to} by {record.source}{secure}{attempt}{spent}{said}"
+        return f"delivered to {to} by {record.source}{secure}{attempt}{spent}{text}"
     if action in {Action.DEFERRED, Action.PARTLY}:
-        return f"not yet delivered to {to} by {record.source}{secure}{attempt}{said}"
+        return f"not yet delivered to {to} by {record.source}{secure}{attempt}{text}"
     if action is Action.FAILED:
-        return f"given up for {to} by {record.source}{secure}{attempt}{spent}{said}"
+        return f"given up for {to} by {record.source}{secure}{attempt}{spent}{text}"
     if action is Action.SILENCED:
         return (
-            f"given up for {to} by {record.source}, without telling the sender, who did not want to know{spent}{said}"
+            f"given up for {to} by {record.source}, without telling the sender, who did not want to know{spent}{text}"
         )
     if action is Action.WARNED:
         return f"the sender was told that {to} has not got it yet"
     if action is Action.REJECTED:
-        return f"refused{_origin(record)}, from {record.sender or NULL} for {to}{said}"
+        return f"refused{_origin(record)}, from {record.sender or NULL} for {to}{text}"
     if action is Action.ABORTED:
-        return f"the client went away before the mail for {to} was complete{said}"
-    return f"{action.name.lower()} {to}{said}"
-
-
-def _peer(diagnostic: str) -> tuple[str, str, str]:
-    """Of a line about another server: where it was, what protected the connection, what was said; else the words."""
-    found = _PEER.fullmatch(diagnostic)
-    if found is None:
-        return "", "", diagnostic
-    host, ip, _, tls, reply = found.groups(default="")
-    where = f" at {host} [{ip}]" if ip and ip not in host else f" at {host}"
-    return where, f", {tls}" if tls else "", reply
+        return f"the client went away before the mail for {to} was complete{text}"
+    return f"{action.name.lower()} {to}{text}"
 
 
 def _origin(record: LogRecord) -> str:

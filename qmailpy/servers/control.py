@@ -43,9 +43,17 @@ class Registry:
 
     log = Logger()
 
-    def __init__(self) -> None:
+    def __init__(self, *, whole: bool = True) -> None:
+        """
+        @param whole: the methods that are added at once are all there will be; else more come until L{complete}.
+        """
         self._methods: dict[str, Method] = {}
+        self._whole = whole
         self.add("methods", self._names)
+
+    def complete(self) -> None:
+        """All methods have been added: the process is open for business."""
+        self._whole = True
 
     def add(self, name: str, method: Method) -> None:
         """
@@ -68,6 +76,8 @@ class Registry:
         @raise RemoteError: it does not exist, does not take these arguments, refused, or has a bug (which is logged).
         """
         method = self._methods.get(name)
+        if method is None and not self._whole:
+            raise RemoteError("the process is starting; try again in a moment")
         if method is None:
             raise RemoteError(f"no such method: {first_line(ascii(name), 80)}")
         try:

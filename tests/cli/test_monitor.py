@@ -151,6 +151,21 @@ class FrameTests(SynchronousTestCase):
             found = as_json(_shown(before=before))["channels"][0]
             self.assertEqual((found["received_a_second"], found["delivered_a_second"]), (0.0, 0.0))
 
+    def test_a_first_frame_knows_of_no_rates(self) -> None:
+        """C{--once}: a figure that nobody has measured is no 0.0."""
+        channel = next(line for line in self.text(_shown(before=None)) if line.startswith("tcp_local"))
+        self.assertEqual(channel.split(), ["tcp_local", "7", "1", "2", "100", "s"])
+
+    def test_the_words_of_a_peer_are_seen_on_a_narrow_terminal(self) -> None:
+        failure = LogRecord(
+            action=Action.DEFERRED,
+            time=_NOW,
+            source="tcp_local",
+            current_to="someone@far.example",
+            diagnostic="dns;mx.far.example (TCP|192.0.2.9|4012|192.0.2.1|25) (mx ESMTP) smtp;451 4.2.1 come later",
+        )
+        self.assertIn("mx.far.example [192.0.2.1]: 451 4.2", "\n".join(self.text(_shown(failures=[failure]), width=90)))
+
     def test_programs_get_the_same(self) -> None:
         found = json.loads(json.dumps(as_json(_shown())))
         self.assertEqual(found["channels"][0]["received_a_second"], 2.0)

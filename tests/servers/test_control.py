@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.control.boxes import Box, Unpacker, pack
 from qmailpy.control.client import Json
-from qmailpy.control.commands import PIECE, REQUEST_LIMIT, RESPONSE_LIMIT
+from qmailpy.control.commands import PIECE, REQUEST_LIMIT, RESPONSE_LIMIT, RemoteError
 from qmailpy.errors import CommandError
 from qmailpy.servers.control import CONNECTIONS, IDLE_S, ControlFactory, ControlProtocol, Registry
 
@@ -71,6 +71,15 @@ class Control(SynchronousTestCase):
     def test_an_unknown_method_is_answered_with_an_error(self) -> None:
         self.assertIn("no such method", self.refusal(self.session.call("queue.\x1b[2J", {})))
         self.assertNotIn("\x1b", self.refusal(self.session.call("queue.\x1b[2J", {})))
+
+    def test_a_process_that_starts_says_so_of_what_it_has_not_yet(self) -> None:
+        """And not that there is no such method, to somebody who asks for the state of a server amid its start."""
+        registry = Registry(whole=False)
+        early = self.failureResultOf(Deferred.fromCoroutine(registry.call("watch.conditions", {})), RemoteError)
+        self.assertEqual(str(early.value), "the process is starting; try again in a moment")
+        registry.complete()
+        late = self.failureResultOf(Deferred.fromCoroutine(registry.call("watch.conditions", {})), RemoteError)
+        self.assertIn("no such method", str(late.value))
 
     def test_wrong_arguments_are_answered_with_an_error(self) -> None:
         async def one(number: int) -> Json:
