@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum, IntEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from attrs import field, frozen
 
@@ -127,6 +127,15 @@ class Content(Protocol):
 
     def header(self, limit: int = 65536) -> bytes:
         """The header section with its closing empty line, at most C{limit} octets of it."""
+
+
+@runtime_checkable
+class ContentInFile(Content, Protocol):
+    """Content that is a file, from its beginning: whoever may read it needs no more than the name."""
+
+    @property
+    def path(self) -> str:
+        """Absolute."""
 
 
 @frozen

@@ -31,7 +31,7 @@ from qmailpy.channels.parts import Parts
 from qmailpy.channels.programs import InThread, Programs, gathered, in_pool
 from qmailpy.channels.quota_notice import QuotaNotice
 from qmailpy.config.schema import ChannelConfig, Config
-from qmailpy.disk.placing import PlacingProcess
+from qmailpy.disk.placing import PlacingHere, PlacingProcess
 from qmailpy.errors import Temporary
 from qmailpy.interfaces import IChannel, IDurableDelivery, IReconfigured
 from qmailpy.local.dotqmail import thd_find
@@ -83,7 +83,7 @@ class LocalChannel:
         self.name = channel.name
         self._directory = parts.directory
         self._router = parts.router
-        placer = PlacingProcess() if threads is None else None
+        placer = PlacingProcess() if threads is None else PlacingHere(parts.files)
         self._store = Store(parts.files, config.path("mail"), config.server.hostname, placer)
         self._threads = threads or ReactorThreads(parts.reactor)
         self._usage = parts.usage

@@ -1,10 +1,11 @@
 """
-Many small files at once: written under temporary names and renamed, by a process that has nothing else to do.
+Files of deliveries: written under temporary names and renamed, by a process that has nothing else to do.
 
-A thread that writes a file makes four system calls, and behind each it must have Python's lock again, which a busy
-reactor holds: the lock goes to and fro twice a call, and both threads wait for each other most of the time. Another
-process has a lock of its own. It is asked for a batch at a time, over a socket, and does the same calls in the same
-order (L{qmailpy.disk.placing_child}).
+A thread that writes a small file makes four system calls, and behind each it must have Python's lock again, which a
+busy reactor holds: the lock goes to and fro twice a call, and both threads wait for each other most of the time. With a
+large one it is the reading, converting and writing of each piece of it. Another process has a lock of its own. It is
+asked for a batch at a time, over a socket, and makes the same calls in the same order (L{qmailpy.disk.placing_child});
+of a message that is in a file it is told the name.
 
 What fails and how: each file has a result of its own. A process that ends, or does not say what it is expected to, is
 killed and gone before anybody is told, so that nothing it was given is done later; the next batch has a new one. It
@@ -27,34 +28,67 @@ from attrs import frozen
 from twisted.logger import Logger
 
 from qmailpy.disk import placing_child
-from qmailpy.disk.placing_child import ANSWER, FILE, HEAD
+from qmailpy.disk.pieces import Calls
+from qmailpy.disk.placing_child import ANSWER, FILE, HEAD, thd_place
+from qmailpy.wire.stored import sizes
 
 _BUFFER = 1 << 20
 _END_S = 5.0  # for the process to end by itself
 
 
-@frozen
+@frozen(kw_only=True)
 class Placement:
-    """A file to be made. Both names are absolute, of the same file system."""
+    """A file to be made. Names are absolute; the first two are of the same file system."""
 
     temporary: str  # where there must be no file
-    path: str  # a file of that name is replaced
-    octets: bytes
+    base: str  # of its name in the end, which has the sizes behind it; a file of that name is replaced
+    front: bytes  # what comes first: lines with LF
+    octets: bytes = b""  # the message, with CRLF line ends,
+    source: str = ""  # or the file that it is in,
+    size: int = 0  # and how many octets of that
+
+
+@frozen
+class Placed:
+    """What was made of it."""
+
+    path: str
+    crc: int  # CRC-32 of what the file holds
 
 
 class Placer(Protocol):
     """Whoever makes files."""
 
-    def thd_place(self, files: Sequence[Placement]) -> list[OSError | None]:
+    def thd_place(self, files: Sequence[Placement]) -> list[Placed | OSError]:
         """
         Make the files, in that order; none of them is durable on return. Blocks.
 
-        @return: for each, why it was not made; it may have left its temporary file.
+        @return: for each, what was made, or why it was not; it may have left its temporary file.
         @raise OSError: any of them may have been made, and none will be from now on.
         """
 
     def thd_close(self) -> None:
         """Let go of what is held. Blocks briefly."""
+
+
+class PlacingHere:
+    """L{Placer} without a process, in the caller's thread: for commands and simulated disks."""
+
+    def __init__(self, files: Calls) -> None:
+        self._files = files
+
+    def thd_place(self, files: Sequence[Placement]) -> list[Placed | OSError]:
+        return [self._thd_place(one) for one in files]
+
+    def _thd_place(self, one: Placement) -> Placed | OSError:
+        try:
+            stored, crc = thd_place(self._files, one.temporary, one.base, one.front, one.source, one.size, one.octets)
+        except OSError as problem:
+            return problem
+        return Placed(one.base + stored.sizes, crc)
+
+    def thd_close(self) -> None:
+        """There is nothing to let go of."""
 
 
 class PlacingProcess:
@@ -73,27 +107,29 @@ class PlacingProcess:
         """Of the process."""
         return None if self._process is None else self._process.pid
 
-    def thd_place(self, files: Sequence[Placement]) -> list[OSError | None]:
+    def thd_place(self, files: Sequence[Placement]) -> list[Placed | OSError]:
         try:
-            codes = self._thd_ask(files)
+            answers = self._thd_ask(files)
         except (OSError, struct.error) as problem:
             self._thd_end(kill=True)
             self._log.warn("the process that writes files has failed: {problem}", problem=str(problem))
             raise OSError(errno.EIO, "the process that writes files has failed") from problem
         return [
-            OSError(code, os.strerror(code), one.path) if code else None for one, code in zip(files, codes, strict=True)
+            OSError(code, os.strerror(code), one.base) if code else Placed(one.base + sizes(octets, wire), crc)
+            for one, (code, octets, wire, crc) in zip(files, answers, strict=True)
         ]
 
     def thd_close(self) -> None:
         self._thd_end(kill=False)
 
-    def _thd_ask(self, files: Sequence[Placement]) -> tuple[int, ...]:
+    def _thd_ask(self, files: Sequence[Placement]) -> list[tuple[int, int, int, int]]:
+        """For each an error number or 0, its octets stored and with CRLF, and its CRC-32."""
         if self._socket is None:
             self._socket = self._thd_begin()
         parts = [b""]
         for one in files:
-            temporary, path = os.fsencode(one.temporary), os.fsencode(one.path)
-            parts += (FILE.pack(len(temporary), len(path), len(one.octets)), temporary, path, one.octets)
+            fields = (os.fsencode(one.temporary), os.fsencode(one.base), os.fsencode(one.source), one.front, one.octets)
+            parts += (FILE.pack(*map(len, fields), one.size), *fields)
         body = b"".join(parts)
         self._socket.sendall(HEAD.pack(len(files), len(body)) + body)
         answer = b""
@@ -103,7 +139,7 @@ class PlacingProcess:
             if not more:
                 raise ConnectionAbortedError(errno.ECONNABORTED, "it has ended")
             answer += more
-        return tuple([code for (code,) in ANSWER.iter_unpack(answer)])
+        return list(ANSWER.iter_unpack(answer))
 
     def _thd_begin(self) -> socket.socket:
         ours, theirs = socket.socketpair()
@@ -111,7 +147,7 @@ class PlacingProcess:
             try:
                 for end in (ours, theirs):
                     end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
-                # Nothing but the standard library is needed; a session of its own keeps a terminal's ^C away from it.
+                # No site-packages are needed; a session of its own keeps a terminal's ^C away from it.
                 command = [sys.executable, "-I", "-S", self._program, str(os.getpid())]
                 self._process = subprocess.Popen(command, stdin=theirs.fileno(), start_new_session=True)
             except BaseException:

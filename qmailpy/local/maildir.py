@@ -28,12 +28,12 @@ from zlib import crc32
 from attrs import evolve, frozen
 
 from qmailpy.disk.files import Files
+from qmailpy.disk.pieces import thd_write
 from qmailpy.disk.placing import Placement, Placer
 from qmailpy.local.folders import thd_folder
-from qmailpy.values import Content, Reply
-from qmailpy.wire.lines import to_lf
+from qmailpy.values import Content, ContentInFile, Reply
 from qmailpy.wire.mime7 import LIMIT, Unconvertible, convert
-from qmailpy.wire.pop3_message import SizeCount
+from qmailpy.wire.stored import Stored
 
 FEW = 8
 """
@@ -48,6 +48,7 @@ _SHUT = frozenset({errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ELOOP, errno.
 """What keeps a mailbox from being opened, by whatever hand since the delivery, and does not say that a sync failed."""
 
 _CHUNK = 65536
+_CARRIED = 262_144  # octets of a message in memory that go to the placer; of one in a file, the name does
 _TMP = "tmp"
 
 _KNOWN_MAX = 100_000
@@ -112,17 +113,17 @@ def trouble(error: OSError) -> Reply:
 
 def thd_octets(delivery: Delivery) -> Iterator[bytes]:
     """What the delivery's file holds, in pieces, from the content (which is read here when it is on disk)."""
+    return Stored(_front(delivery)).text(_thd_message(delivery))
+
+
+def _front(delivery: Delivery) -> bytes:
+    """The fields in front of the message."""
     sender = _field_value(delivery.sender)
-    yield b"Return-Path: <%s>\nDelivered-To: %s\n" % (sender, _field_value(delivery.address))
-    carry = b""
-    for chunk in _thd_lines(delivery.content) if delivery.binary else delivery.content.chunks(_CHUNK):
-        octets = carry + chunk
-        carry = b""
-        if octets.endswith(b"\r"):  # its LF may be in the next piece
-            octets, carry = octets[:-1], b"\r"
-        yield to_lf(octets)
-    if carry:
-        yield carry
+    return b"Return-Path: <%s>\nDelivered-To: %s\n" % (sender, _field_value(delivery.address))
+
+
+def _thd_message(delivery: Delivery) -> Iterator[bytes]:
+    return _thd_lines(delivery.content) if delivery.binary else delivery.content.chunks(_CHUNK)
 
 
 def _thd_lines(content: Content) -> Iterator[bytes]:
@@ -138,13 +139,22 @@ def _thd_lines(content: Content) -> Iterator[bytes]:
     return content.chunks(_CHUNK)
 
 
+def _source(delivery: Delivery) -> str:
+    """The file of a message that may be converted as it is; "" = it is in none."""
+    content = delivery.content
+    if content.in_memory or delivery.binary or not isinstance(content, ContentInFile):
+        return ""
+    return content.path
+
+
 class Store:
     """The Maildirs of this node."""
 
     def __init__(self, files: Files, root: str, hostname: str, placer: Placer | None = None) -> None:
         """
         @param root: HOME/mail; made with the first delivery when it is not there.
-        @param placer: makes the files when there are several at once; C{None} = one after the other.
+        @param placer: makes the files of large messages, and when there are several at once; C{None} = all are made
+            here, one after the other.
         """
         self._files = files
         self._placer = placer
@@ -171,20 +181,20 @@ class Store:
     def _thd_deliver(self, delivery: Delivery) -> Delivered:
         fresh = self._thd_mailbox(delivery.mailbox)
         temporary = self._temporary(delivery)
-        count = SizeCount()
-        _, crc = self._thd_write(temporary, _counted(count, thd_octets(delivery)))
-        path = self._new(delivery, count)
+        stored = Stored(_front(delivery))
+        crc = self._thd_write(temporary, stored.text(_thd_message(delivery)))
+        path = self._new(delivery) + stored.sizes
         self._thd_place(temporary, path)
         return Delivered(path, delivery.mailbox, crc, fresh)
 
     def thd_deliver_all(self, deliveries: Sequence[Delivery]) -> list[list[Delivered] | Exception]:
         """
-        As L{thd_deliver}, for several: small ones together, by the placer.
+        As L{thd_deliver}, for several: by the placer, but for a small one alone.
 
         @return: for each, where it is or why it could not be made.
         """
         made: dict[int, list[Delivered] | Exception] = {}
-        if self._placer is not None and len(deliveries) > 1:
+        if self._placer is not None and (len(deliveries) > 1 or any(map(_source, deliveries))):
             self._thd_place_all(self._placer, deliveries, made)
         for at, delivery in enumerate(deliveries):
             if at not in made:
@@ -197,24 +207,21 @@ class Store:
     def _thd_place_all(
         self, placer: Placer, deliveries: Sequence[Delivery], made: dict[int, list[Delivered] | Exception]
     ) -> None:
-        """Make those that are in memory, and note what became of them. A file that is not made is not noted."""
+        """Make those that can be handed on, and note what became of them. A file that is not made is not noted."""
         files: list[Placement] = []
-        ready: list[tuple[int, Delivered]] = []
+        ready: list[tuple[int, bool]] = []
         for at, delivery in enumerate(deliveries):
-            if not delivery.content.in_memory or delivery.content.size > _CHUNK:
+            content, source = delivery.content, _source(delivery)
+            if not source and (not content.in_memory or content.size > _CARRIED):
                 continue
             try:
                 fresh = self._thd_mailbox(delivery.mailbox)
-                octets = b"".join(thd_octets(delivery))
-                count = SizeCount()
-                count.feed(octets)
-                path = self._new(delivery, count)
-                files.append(Placement(self._temporary(delivery), path, octets))
-                ready.append((at, Delivered(path, delivery.mailbox, crc32(octets), fresh)))
+                files.append(self._placement(delivery, source))
+                ready.append((at, fresh))
             except Exception as problem:
                 made[at] = problem
         try:
-            problems = placer.thd_place(files) if files else []
+            results = placer.thd_place(files) if files else []
         except OSError:  # what it has done of them is not known
             for at, _ in ready:
                 try:
@@ -222,9 +229,19 @@ class Store:
                 except Exception as problem:
                     made[at] = problem
             return
-        for (at, delivered), failed in zip(ready, problems, strict=True):
-            if failed is None:
-                made[at] = [delivered]
+        for (at, fresh), placed in zip(ready, results, strict=True):
+            if not isinstance(placed, OSError):
+                made[at] = [Delivered(placed.path, deliveries[at].mailbox, placed.crc, fresh)]
+
+    def _placement(self, delivery: Delivery, source: str) -> Placement:
+        return Placement(
+            temporary=self._temporary(delivery),
+            base=self._new(delivery),
+            front=_front(delivery),
+            octets=b"" if source else b"".join(_thd_message(delivery)),
+            source=source,
+            size=delivery.content.size,
+        )
 
     def thd_close(self) -> None:
         """No more deliveries follow."""
@@ -270,12 +287,12 @@ class Store:
         """
         self._thd_mailbox(delivery.mailbox)
         crc = 0
-        count = SizeCount()
-        for octets in _counted(count, thd_octets(delivery)):
+        stored = Stored(_front(delivery))
+        for octets in stored.text(_thd_message(delivery)):
             crc = crc32(octets, crc)
         temporary = self._temporary(delivery)
-        new = self._new(delivery, count)
-        if not doubtful and self._thd_whole(new, delivery, count.octets):
+        new = self._new(delivery) + stored.sizes
+        if not doubtful and self._thd_whole(new, delivery, stored.octets):
             # Under a second name in cur/, which a cut may leave, it would be the same file.
             found = [new]
         else:
@@ -283,7 +300,7 @@ class Store:
             if not found or self._files.exists(new):
                 found.append(new)
             for path in found:
-                if doubtful or not self._thd_whole(path, delivery, count.octets):
+                if doubtful or not self._thd_whole(path, delivery, stored.octets):
                     self._thd_write(temporary, thd_octets(delivery))
                     self._thd_place(temporary, path)
         if self._files.exists(temporary):  # a second name left by a torn rename, or a torn file
@@ -358,9 +375,9 @@ class Store:
     def _temporary(self, delivery: Delivery) -> str:
         return f"{self._where(delivery.mailbox)}/{_TMP}/{self._base(delivery)}"
 
-    def _new(self, delivery: Delivery, count: SizeCount) -> str:
-        wire = f",W={count.size}" if count.last == b"\n" else ""
-        return f"{self._where(delivery.mailbox)}/new/{self._base(delivery)},S={count.octets}{wire}"
+    def _new(self, delivery: Delivery) -> str:
+        """Without its sizes."""
+        return f"{self._where(delivery.mailbox)}/new/{self._base(delivery)}"
 
     def _thd_mailbox(self, mailbox: str) -> bool:
         """Make the mailbox when it is not there; whether its directories may not be durable."""
@@ -382,37 +399,19 @@ class Store:
             chain.add(at)
         return chain
 
-    def _thd_write(self, path: str, pieces: Iterable[bytes]) -> tuple[int, int]:
-        """Write a temporary file; its size and CRC-32."""
-        files = self._files
-        try:
-            handle = files.open(path, exclusive=True)
-        except FileExistsError:
-            # Left by an attempt that was cut short. Never written over: a torn rename may have left it as a second
-            # name of the very file that is in new/.
-            files.unlink(path)
-            handle = files.open(path, exclusive=True)
-        size = crc = 0
-        gathered: list[bytes] = []
-        waiting = 0
+    def _thd_write(self, path: str, pieces: Iterable[bytes]) -> int:
+        """Write a temporary file; its CRC-32."""
         try:
             try:
-                for octets in pieces:
-                    crc = crc32(octets, crc)
-                    gathered.append(octets)
-                    waiting += len(octets)
-                    if waiting >= _CHUNK:
-                        files.pwrite(handle, b"".join(gathered), size)
-                        size, waiting = size + waiting, 0
-                        gathered.clear()
-                if gathered:
-                    files.pwrite(handle, b"".join(gathered), size)
-            finally:
-                files.close(handle)
+                return thd_write(self._files, path, pieces)
+            except FileExistsError:
+                # Left by an attempt that was cut short. Never written over: a torn rename may have left it as a second
+                # name of the very file that is in new/.
+                self._files.unlink(path)
+                return thd_write(self._files, path, pieces)  # none of them has been taken yet
         except OSError:
             self._thd_remove(path)
             raise
-        return size + waiting, crc
 
     def _thd_place(self, temporary: str, path: str) -> None:
         try:
@@ -469,12 +468,6 @@ class Store:
             return self._files.open(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
-
-
-def _counted(count: SizeCount, pieces: Iterable[bytes]) -> Iterator[bytes]:
-    for octets in pieces:
-        count.feed(octets)
-        yield octets
 
 
 def _field_value(address: str) -> bytes:

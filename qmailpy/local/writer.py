@@ -22,6 +22,9 @@ from qmailpy.values import Disposition
 BATCH = 64
 """Jobs answered together at most: a few ms of work, so that the first does not wait for the last of a long queue."""
 
+BATCH_OCTETS = 8 * 1024 * 1024
+"""And no more than this, unless one job is larger, for the same reason."""
+
 T = TypeVar("T")
 Job = Sequence[Delivery]
 Work = Callable[[Sequence[Job]], list[list[Disposition]]]
@@ -112,6 +115,15 @@ class ThreadWriter:
                     self._stopped.callback(None)
             return self._stopped
 
+    def _next(self) -> int:
+        """How many of those that wait are the next batch."""
+        octets = 0
+        for count, (deliveries, _) in enumerate(self._waiting[:BATCH]):
+            octets += sum([one.content.size for one in deliveries])
+            if count and octets > BATCH_OCTETS:
+                return count
+        return BATCH
+
     def _thd_run(self) -> None:
         while True:
             with self._woken:
@@ -119,8 +131,8 @@ class ThreadWriter:
                     if self._stopped is not None:
                         break
                     self._woken.wait()
-                batch = self._waiting[:BATCH]
-                del self._waiting[:BATCH]
+                batch = self._waiting[: self._next()]
+                del self._waiting[: len(batch)]
             if not batch:
                 break
             outcome: list[list[Disposition]] | Failure

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from qmailpy.disk.files import Files
+from qmailpy.disk.pieces import thd_pieces
 
 
 class FileContent:
@@ -22,17 +23,7 @@ class FileContent:
         return b"".join(self.chunks(max(self.size, 1)))
 
     def chunks(self, octets: int = 65536) -> Iterator[bytes]:
-        handle = self._files.open(self.path)
-        try:
-            at = 0
-            while at < self.size:
-                piece = self._files.pread(handle, min(octets, self.size - at), at)
-                if not piece:
-                    raise OSError(5, "shorter than it should be", self.path)
-                yield piece
-                at += len(piece)
-        finally:
-            self._files.close(handle)
+        return thd_pieces(self._files, self.path, self.size, octets)
 
     def piece(self, offset: int, octets: int) -> bytes:
         """A part of the content; shorter at its end."""

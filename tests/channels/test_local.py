@@ -15,7 +15,7 @@ from zope.interface.verify import verifyObject
 from qmailpy.channels.local import LocalChannel
 from qmailpy.config.schema import ChannelConfig, LocalConfig
 from qmailpy.interfaces import IChannel, IDurableDelivery
-from qmailpy.local.maildir import Delivered, Delivery
+from qmailpy.local.maildir import Delivery
 from qmailpy.local.usage import Usage
 from qmailpy.testing.crashdisk import CrashDisk
 from qmailpy.testing.inline import InlineThreads
@@ -109,7 +109,7 @@ class LocalChannelTests(SynchronousTestCase):
             (errno.EROFS, "4.2.0"),
             (errno.ENOTDIR, "4.2.0"),
         ):
-            self.disk.fail("open", number=number, path="/home/mail/example.org/ann")
+            self.disk.fail("open", number=number, path="/home/mail/example.org/ann", times=2)  # together, and alone
             self.assertEqual(
                 self.replies(make_job(ANN, BEA)), [(Verdict.DEFERRED, enhanced), (Verdict.DELIVERED, "2.1.5")]
             )
@@ -185,17 +185,17 @@ class LocalChannelTests(SynchronousTestCase):
 
     def test_a_bug_costs_nobody_else_the_mark_of_a_delivery(self) -> None:
         """Else all would be delivered once more at each attempt."""
-        deliver = self.channel._store.thd_deliver
+        temporary = self.channel._store._temporary
 
-        def broken(delivery: Delivery) -> Delivered:
+        def broken(delivery: Delivery) -> str:
             if delivery.address == BEA:
                 raise ZeroDivisionError
-            return deliver(delivery)
+            return temporary(delivery)
 
-        self.patch(self.channel._store, "thd_deliver", broken)
+        self.patch(self.channel._store, "_temporary", broken)
         self.assertEqual(self.replies(make_job(ANN, BEA)), [(Verdict.DELIVERED, "2.1.5"), (Verdict.DEFERRED, "4.3.0")])
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
-        self.patch(self.channel._store, "thd_deliver", deliver)
+        self.patch(self.channel._store, "_temporary", temporary)
         self.directory.entries[BEA] = evolve(cast(Mailbox, self.directory.entries[BEA]), dot_qmail=True)
         self.patch(self.channel._dots, "_done", broken)
         self.assertEqual(self.replies(make_job(ANN, BEA)), [(Verdict.DELIVERED, "2.1.5"), (Verdict.DEFERRED, "4.3.0")])

@@ -14,16 +14,15 @@ from twisted.python.threadable import isInIOThread
 from twisted.trial.unittest import TestCase
 
 from qmailpy.local.maildir import Delivery
-from qmailpy.local.writer import BATCH, ReactorThreads, ThreadWriter, Work
+from qmailpy.local.writer import BATCH, BATCH_OCTETS, ReactorThreads, ThreadWriter, Work
 from qmailpy.values import Disposition, MemoryContent, Reply, Verdict
 
 reactor = cast(IReactorFromThreads, global_reactor)
 
 
-def job(number: int) -> list[Delivery]:
-    return [
-        Delivery(id="q", number=number, arrival=0.0, sender="", address="a@b", mailbox="m", content=MemoryContent(b""))
-    ]
+def job(number: int, content: bytes = b"") -> list[Delivery]:
+    message = MemoryContent(content)
+    return [Delivery(id="q", number=number, arrival=0.0, sender="", address="a@b", mailbox="m", content=message)]
 
 
 def done(jobs: Sequence[Sequence[Delivery]]) -> list[list[Disposition]]:
@@ -68,6 +67,26 @@ class ThreadWriterTests(TestCase):
         results = await gatherResults(answers)
         self.assertEqual([result[0].reply.text for result in results], [str(number) for number in range(200)])
         self.assertEqual(set(seen), {True})
+
+    async def test_large_messages_do_not_wait_for_many_others(self) -> None:
+        begun, release = threading.Event(), threading.Event()
+        batches: list[list[int]] = []
+
+        def thd_work(jobs: Sequence[Sequence[Delivery]]) -> list[list[Disposition]]:
+            begun.set()
+            release.wait(10)
+            batches.append([one.number for deliveries in jobs for one in deliveries])
+            return done(jobs)
+
+        writer = self.make(thd_work)
+        answers = [writer.submit(job(100))]
+        self.assertTrue(begun.wait(10))
+        half, more = bytes(BATCH_OCTETS // 2), bytes(BATCH_OCTETS + 1)
+        contents = (half, half, b"x", half, more, more, b"")
+        answers += [writer.submit(job(number, content)) for number, content in enumerate(contents)]
+        release.set()
+        await gatherResults(answers)
+        self.assertEqual(batches, [[100], [0, 1], [2, 3], [4], [5], [6]])
 
     async def test_what_waits_while_the_thread_is_busy_is_answered_in_one_call(self) -> None:
         release = threading.Event()

@@ -11,10 +11,12 @@ import subprocess
 import sys
 import textwrap
 from typing import ClassVar
+from zlib import crc32
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from qmailpy.disk.placing import Placement, PlacingProcess
+from qmailpy.disk.files import RealFiles
+from qmailpy.disk.placing import Placed, Placement, PlacingHere, PlacingProcess
 from tests.integration.daemon_process import ROOT, until
 from tests.integration.node import Node, NodeCase
 
@@ -39,7 +41,10 @@ class PlacingTests(SynchronousTestCase):
         return path
 
     def placement(self, name: str, octets: bytes = b"x") -> Placement:
-        return Placement(f"{self.top}/{name}", f"{self.top}/new/{name}", octets)
+        return Placement(temporary=f"{self.top}/{name}", base=f"{self.top}/new/{name}", front=b"", octets=octets)
+
+    def made(self, name: str, octets: bytes = b"x", sizes: str = ",S=1") -> Placed:
+        return Placed(f"{self.top}/new/{name}{sizes}", crc32(octets))
 
     def found(self) -> dict[str, bytes]:
         contents = {}
@@ -49,19 +54,58 @@ class PlacingTests(SynchronousTestCase):
         return contents
 
     def test_files_are_made_under_their_names_and_nothing_else_is_left(self) -> None:
-        wanted = {"a": b"1\n", "b": b"", "\u00fc \udcff": b"\0" * 70_000}
+        wanted = {"a": b"1\r\n", "b": b"", "\u00fc \udcff": b"\0" * 70_000}
         self.assertEqual(
-            self.placer.thd_place([self.placement(name, octets) for name, octets in wanted.items()]), [None] * 3
+            self.placer.thd_place([self.placement(name, octets) for name, octets in wanted.items()]),
+            [
+                self.made("a", b"1\n", ",S=2,W=3"),
+                self.made("b", b"", ",S=0"),
+                self.made("\u00fc \udcff", b"\0" * 70_000, ",S=70000"),
+            ],
         )
-        self.assertEqual(self.found(), wanted)
+        self.assertEqual(self.found(), {"a,S=2,W=3": b"1\n", "b,S=0": b"", "\u00fc \udcff,S=70000": b"\0" * 70_000})
         self.assertEqual(os.listdir(self.top), ["new"])
-        self.assertEqual(os.stat(f"{self.top}/new/a").st_mode & 0o777, 0o600)
+        self.assertEqual(os.stat(f"{self.top}/new/b,S=0").st_mode & 0o777, 0o600)
 
     def test_a_batch_larger_than_any_buffer_goes_through(self) -> None:
-        batch = [self.placement(str(number), b"%d" % number * 20_000) for number in range(64)]
+        batch = [self.placement(f"{number:02}", b"%02d" % number * 20_000) for number in range(64)]
         for _ in range(2):
-            self.assertEqual(self.placer.thd_place(batch), [None] * 64)
-        self.assertEqual(self.found(), {str(number): b"%d" % number * 20_000 for number in range(64)})
+            self.assertFalse([one for one in self.placer.thd_place(batch) if isinstance(one, OSError)])
+        self.assertEqual(self.found(), {f"{number:02},S=40000": b"%02d" % number * 20_000 for number in range(64)})
+
+    def test_a_message_in_a_file_becomes_what_it_becomes_without_a_process(self) -> None:
+        """Of any size, with line ends on the edges of what is read at once, and no more of it than is asked for."""
+        source = f"{self.top}/source"
+        for size in (0, 1, 262_143, 262_144, 262_145, 1_000_000):
+            octets = (b"x" * 78 + b"\r\n") * (size // 80 + 1)
+            with open(source, "wb") as target:
+                target.write(octets[:size] + b"more")
+            wanted = Placement(
+                temporary=f"{self.top}/tmp", base=f"{self.top}/new/a", front=b"X: y\n", source=source, size=size
+            )
+            made = self.placer.thd_place([wanted])
+            stored = b"X: y\n" + octets[:size].replace(b"\r\n", b"\n")
+            self.assertEqual(list(self.found().values()), [stored])
+            self.assertEqual(PlacingHere(RealFiles()).thd_place([wanted]), made)
+            self.assertEqual(list(self.found().values()), [stored])
+            [one] = made
+            assert isinstance(one, Placed)
+            self.assertEqual(one.crc, crc32(stored))
+            os.unlink(one.path)
+
+    def test_a_message_whose_file_is_not_there_or_short_is_told_of_by_itself(self) -> None:
+        source = f"{self.top}/source"
+        with open(source, "wb") as target:
+            target.write(b"x" * 10)
+        batch = [
+            Placement(
+                temporary=f"{self.top}/{number}", base=f"{self.top}/new/{number}", front=b"", source=path, size=size
+            )
+            for number, (path, size) in enumerate([(source, 11), (f"{self.top}/none", 1), (source, 10)])
+        ]
+        codes = [one.errno if isinstance(one, OSError) else None for one in self.placer.thd_place(batch)]
+        self.assertEqual(codes, [errno.EIO, errno.ENOENT, None])
+        self.assertEqual(self.found(), {"2,S=10": b"x" * 10})
 
     def test_what_cannot_be_made_is_told_of_by_itself(self) -> None:
         with open(f"{self.top}/there", "w") as target:
@@ -69,13 +113,13 @@ class PlacingTests(SynchronousTestCase):
         batch = [
             self.placement("a"),
             self.placement("there", b"other"),
-            Placement(f"{self.top}/none/b", f"{self.top}/new/b", b"x"),
-            Placement(f"{self.top}/c", f"{self.top}/none/c", b"x"),
+            Placement(temporary=f"{self.top}/none/b", base=f"{self.top}/new/b", front=b""),
+            Placement(temporary=f"{self.top}/c", base=f"{self.top}/none/c", front=b""),
             self.placement("d"),
         ]
-        codes = [None if problem is None else problem.errno for problem in self.placer.thd_place(batch)]
+        codes = [one.errno if isinstance(one, OSError) else None for one in self.placer.thd_place(batch)]
         self.assertEqual(codes, [None, errno.EEXIST, errno.ENOENT, errno.ENOENT, None])
-        self.assertEqual(sorted(self.found()), ["a", "d"])
+        self.assertEqual(sorted(self.found()), ["a,S=1", "d,S=1"])
         with open(f"{self.top}/there") as source:
             self.assertEqual(source.read(), "precious")
 
@@ -85,7 +129,7 @@ class PlacingTests(SynchronousTestCase):
         assert first is not None
         os.kill(first, signal.SIGKILL)
         self.assertRaises(OSError, self.placer.thd_place, [self.placement("b")])
-        self.assertEqual(self.placer.thd_place([self.placement("c")]), [None])
+        self.assertEqual(self.placer.thd_place([self.placement("c")]), [self.made("c")])
         self.assertNotEqual(self.placer.pid, first)
 
     def test_one_that_does_not_answer_as_it_should_is_gone_before_that_is_told(self) -> None:
@@ -114,7 +158,7 @@ class PlacingTests(SynchronousTestCase):
             import os, signal
             from qmailpy.disk.placing import Placement, PlacingProcess
             placer = PlacingProcess()
-            placer.thd_place([Placement("{self.top}/a", "{self.top}/new/a", b"x")])
+            placer.thd_place([Placement(temporary="{self.top}/a", base="{self.top}/new/a", front=b"x")])
             os.kill(placer.pid, signal.SIGSTOP)  # so that it does not see the end of its socket
             print(placer.pid, flush=True)
             signal.pause()

@@ -13,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from qmailpy.disk.placing import Placement
+from qmailpy.disk.files import replace
+from qmailpy.disk.placing import Placed, Placement, PlacingHere
 from qmailpy.local.maildir import FEW, Delivered, Delivery, Store, sanitised_host, thd_octets, trouble
+from qmailpy.queue.content import FileContent
 from qmailpy.testing.crashdisk import CrashDisk, PowerCut
 from qmailpy.values import Content, MemoryContent
 
@@ -60,6 +62,13 @@ def delivery(
         mailbox=mailbox,
         content=MemoryContent(content) if isinstance(content, bytes) else content,
     )
+
+
+def filed(disk: CrashDisk, octets: bytes, name: str = "content") -> FileContent:
+    """Content in a file of the disk, durable."""
+    path = f"{HOME}/{name}"
+    replace(disk, path, octets)
+    return FileContent(disk, path, len(octets))
 
 
 def store(disk: CrashDisk) -> Store:
@@ -317,33 +326,21 @@ class SyncTests(SynchronousTestCase):
         self.assertRaises(OSError, self.store.thd_rewrite, done)
 
 
-class DiskPlacer:
+class DiskPlacer(PlacingHere):
     """A placer that makes its files on a simulated disk, as far as it is let."""
 
     def __init__(self, disk: CrashDisk) -> None:
-        self.disk = disk
+        super().__init__(disk)
         self.batches: list[int] = []
         self.dies_behind = 1000  # so many files
 
-    def thd_place(self, files: Sequence[Placement]) -> list[OSError | None]:
+    def thd_place(self, files: Sequence[Placement]) -> list[Placed | OSError]:
         self.batches.append(len(files))
-        return [self._place(one) for one in files]
-
-    def _place(self, one: Placement) -> OSError | None:
-        self.dies_behind -= 1
-        if self.dies_behind < 0:
+        made = super().thd_place(files[: self.dies_behind])
+        self.dies_behind -= len(made)
+        if len(made) < len(files):
             raise OSError(errno.EIO, "gone")
-        try:
-            handle = self.disk.open(one.temporary, exclusive=True)
-            self.disk.pwrite(handle, one.octets, 0)
-            self.disk.close(handle)
-            self.disk.rename(one.temporary, one.path)
-        except OSError as problem:
-            return problem
-        return None
-
-    def thd_close(self) -> None:
-        """There is nothing to let go of."""
+        return made
 
 
 class SeveralTests(SynchronousTestCase):
@@ -361,16 +358,47 @@ class SeveralTests(SynchronousTestCase):
         wanted = [delivery(name=f"abcdefghijklm{number:02}") for number in range(3)]
         wanted.append(delivery(b"x" * 70_000, name="abcdefghijklm03"))
         wanted.append(delivery(PiecesContent((b"a\r", b"\nb\r\n")), name="abcdefghijklm04"))
+        wanted.append(delivery(b"x" * 300_000, name="abcdefghijklm05"))
+        wanted.append(delivery(self.filed((b"x" * 78 + b"\r\n") * 5000), name="abcdefghijklm06"))
+        wanted.append(evolve(delivery(self.filed(b"a\nb\r\n", "other"), name="abcdefghijklm07"), binary=True))
         made = self.store.thd_deliver_all(wanted)
         other = CrashDisk(directories=[HOME])
         alone = store(other)
-        self.assertEqual(made[1:], [[evolve(alone.thd_deliver(one))] for one in wanted][1:])
+        self.assertEqual(made[1:], [[alone.thd_deliver(one)] for one in wanted][1:])
         for one in made:
             assert isinstance(one, list)
             self.assertEqual(self.disk.read(one[0].path), other.read(one[0].path))
-        self.assertEqual(self.placer.batches, [3])
+        self.assertEqual(self.placer.batches, [5])
         self.store.thd_deliver_all(wanted[:1])
-        self.assertEqual(self.placer.batches, [3], "one alone is not worth a process")
+        self.assertEqual(self.placer.batches, [5], "a small one alone is not worth a process")
+        self.store.thd_deliver_all([wanted[6]])
+        self.assertEqual(self.placer.batches, [5, 1])
+
+    def filed(self, octets: bytes, name: str = "content") -> FileContent:
+        return filed(self.disk, octets, name)
+
+    def test_a_large_one_that_the_placer_cannot_make_is_made_all_the_same(self) -> None:
+        """Its temporary file is left of an attempt that was cut short; then the process dies."""
+        wanted = delivery(self.filed(b"x" * 78 + b"\r\n"))
+        self.store.thd_deliver(delivery(name="other0000000000"))
+        self.disk.close(self.disk.open(f"{WHERE}/tmp/{NAME.partition(',')[0]}", create=True))
+        for dies_behind in (1000, 0):
+            self.placer.dies_behind = dies_behind
+            [made] = self.store.thd_deliver_all([wanted])
+            assert isinstance(made, list)
+            self.assertTrue(self.disk.read(made[0].path).endswith(b"\n" + b"x" * 78 + b"\n"))
+            self.assertEqual(len(self.names()), 2)
+            self.assertEqual(self.disk.listdir(f"{WHERE}/tmp"), [])
+            self.disk.unlink(made[0].path)
+            self.assertEqual(len(self.names()), 1)
+
+    def test_a_large_one_whose_content_cannot_be_read_is_told_of(self) -> None:
+        content = self.filed(b"x\r\n")
+        self.disk.unlink(content.path)
+        other = delivery(name="other0000000000")
+        made = self.store.thd_deliver_all([delivery(content), other])
+        self.assertEqual([isinstance(one, OSError) for one in made], [True, False])
+        self.assertEqual(self.names(), ["other0000000000"])
 
     def test_one_that_cannot_be_written_is_told_of_by_itself(self) -> None:
         self.disk.fail("open", number=errno.ENOSPC, path=f"{WHERE}/tmp/1700000000.Qabcdefghijklm01", times=2)
@@ -389,7 +417,7 @@ class SeveralTests(SynchronousTestCase):
         """What it has made may have been read, and moved to cur/, by then."""
         place = self.placer.thd_place
 
-        def thd_place(files: Sequence[Placement]) -> list[OSError | None]:
+        def thd_place(files: Sequence[Placement]) -> list[Placed | OSError]:
             try:
                 return place(files)
             except OSError:
@@ -414,6 +442,16 @@ class PowerCutTests(SynchronousTestCase):
             delivery(MESSAGE + b"%d\r\n" % number * 300, number=number, mailbox=boxes[number % 3])
             for number in range(many)
         ]
+
+    def large(self, disk: CrashDisk, many: int, *, make: bool = False) -> list[Delivery]:
+        """The same, each in a file of the disk."""
+        wanted = []
+        for one in self.deliveries(many):
+            octets = one.content.read()
+            if make:
+                filed(disk, octets, str(one.number))
+            wanted.append(evolve(one, content=FileContent(disk, f"{HOME}/{one.number}", len(octets))))
+        return wanted
 
     def held(self, disk: CrashDisk, wanted: list[Delivery]) -> bool:
         """Whether each is there exactly once, whole, and nothing else."""
@@ -458,6 +496,33 @@ class PowerCutTests(SynchronousTestCase):
 
     def test_a_few_deliveries_survive_a_cut_at_any_step(self) -> None:
         self.assertGreater(self.check(3, 12), 20)
+
+    def test_large_deliveries_made_together_survive_a_cut_at_any_step(self) -> None:
+        for die_at in count():
+            disk = CrashDisk(directories=[HOME])
+            wanted = self.large(disk, 3, make=True)
+            disk.die_at = len(disk.operations) + die_at
+            synced = False
+            try:
+                mail = Store(disk, f"{HOME}/mail", "mx.example.org", PlacingHere(disk))
+                made = mail.thd_deliver_all(wanted)
+                mail.thd_sync([path for paths in made if isinstance(paths, list) for path in paths])
+                disk.cut()
+                synced = True
+            except PowerCut:
+                pass
+            for seed in range(8):
+                after = disk.reboot(random.Random(seed), reorder=seed % 2 == 0)
+                wanted = self.large(after, 3)
+                if synced:
+                    self.assertTrue(self.held(after, wanted))
+                mail = store(after)
+                mail.thd_sync([path for one in wanted for path in mail.thd_replay(one)])
+                after = after.reboot()
+                self.assertTrue(self.held(after, self.large(after, 3)))
+            if synced:
+                self.assertGreater(die_at, 20)
+                return
 
     def test_many_deliveries_survive_a_cut_at_any_step(self) -> None:
         self.assertGreater(self.check(FEW + 2, 4), 40)
