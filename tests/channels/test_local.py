@@ -25,6 +25,7 @@ from qmailpy.values import (
     Alias,
     AutoReply,
     Disposition,
+    Domain,
     Job,
     Mailbox,
     MemoryContent,
@@ -250,6 +251,18 @@ class LocalChannelTests(SynchronousTestCase):
         self.router.later[ANN] = Routed(recipients=(stored,), local=True)
         [found] = self.dequeue(make_job(ANN))
         self.assertEqual((found.verdict, found.onward), (Verdict.FORWARDED, (stored,)))
+
+    def test_a_domain_that_has_moved_to_another_node_is_forwarded(self) -> None:
+        """Where a mailbox has a node of its own, that counts."""
+        stored = Recipient(address=ANN, original=ANN, channel="tcp_lmtp", host="[other.example.org]")
+        self.router.later[ANN] = Routed(recipients=(stored,), local=True)
+        self.directory.domains["example.org"] = Domain(name="example.org", host="other.example.org")
+        [found] = self.dequeue(make_job(ANN))
+        self.assertEqual((found.verdict, found.onward), (Verdict.FORWARDED, (stored,)))
+        here = make_config().server.hostname
+        self.directory.entries[ANN] = Mailbox(address=ANN, path="example.org/ann/Maildir", host=here)
+        [found] = self.dequeue(make_job(ANN))
+        self.assertEqual(found.verdict, Verdict.DELIVERED)
 
     def test_an_address_that_has_become_an_alias_is_forwarded(self) -> None:
         self.directory.entries[ANN] = Alias(address=ANN, targets=("x@example.com",))

@@ -17,6 +17,7 @@ from qmailpy.testing.crashdisk import CrashDisk
 
 payloads = st.binary(max_size=300).map(lambda octets: b"r" + octets)  # none that pretends to be a checkpoint
 WHERE, ASIDE = "/q/journal", "/q/corrupt"
+RECORD_OCTETS = 28  # of a record beside its payload
 
 
 def journal(disk: CrashDisk, octets: int = 1024) -> Journal:
@@ -202,6 +203,14 @@ class JournalTests(SynchronousTestCase):
         self.disk.heal()
         (place,) = at_work.write([(bytes(300), False)])
         self.assertIsInstance(place, Position)
+
+    def test_a_record_that_fills_its_segment_to_the_last_octet_is_found(self) -> None:
+        """With the end of the one before it, too."""
+        at_work = begun(self.disk)
+        wanted = [b"r" * at_work.largest, b"r" * 100, b"s" * (at_work.largest - 100 - RECORD_OCTETS), b"t"]
+        places = at_work.write([(payload, False) for payload in wanted])
+        self.assertEqual([one.generation for one in places if isinstance(one, Position)], [1, 2, 2, 3])
+        self.assertEqual(found(self.disk.reboot("none")), wanted)
 
     def test_a_record_too_large_is_refused_alone(self) -> None:
         """The others of its batch are not touched."""

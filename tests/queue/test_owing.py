@@ -97,6 +97,29 @@ class OwingTests(SynchronousTestCase):
         self.assertEqual(after.mailbox("bob"), [after.accepted[next(iter(after.accepted))][1]])
         self.whole(after)
 
+    def test_what_cannot_be_recorded_is_owed_still(self) -> None:
+        """The journal has no room even for this: nothing is let go of."""
+        after = self.cut()
+        after.up()
+        assert after.shard is not None
+        commit, refused = after.shard.shard.commit, [OSError(errno.ENOSPC, "no room")]
+
+        def once(ops: Any, done: Any) -> None:
+            if refused:
+                done(refused.pop())
+            else:
+                commit(ops, done)
+
+        after.shard.shard._owing._commit = once
+        after.settle()
+        after.wait(62)
+        self.assertEqual((refused, after.stored()), ([], {}))
+        self.assertGreater(after.shard.shard.generations, 1)
+        after.wait(5)
+        self.assertEqual((after.shard.shard.generations, after.stored()), (1, {"local": 1}))
+        after.disk.heal()
+        self.lives(after)
+
     def lives(self, seen: World) -> None:
         """The mailbox can be written again: everything is where it belongs, once."""
         seen.wait(4000)

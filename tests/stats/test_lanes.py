@@ -162,6 +162,17 @@ class LaneTests(SynchronousTestCase):
         lane.thd_flush()
         self.assertEqual(self.said, ["the counters file is not kept: No such file or directory"])
 
+    def test_a_file_that_was_let_go_of_is_not_open(self) -> None:
+        """However often another takes its place, or it is read."""
+        lane = self.lane()
+        before = len(os.listdir("/proc/self/fd"))
+        for at in range(3):
+            os.unlink(self.path)
+            self.clock.advance(2)
+            lane.store(rows(a=at), ["a"], Position())
+            self.stored()
+        self.assertEqual(len(os.listdir("/proc/self/fd")), before)
+
     def test_another_file_put_in_place_is_taken_up(self) -> None:
         lane = self.lane()
         create(self.path, Sizes(), replace=True)

@@ -375,6 +375,14 @@ class RecorderTests(SynchronousTestCase):
             again, _found = self.home.start(base)
             self.assertEqual(again.table, recorder.table)
 
+    def test_what_was_written_in_the_turn_of_a_clear_is_from_before_it(self) -> None:
+        recorder, _ = self.home.start()
+        recorder.write([enqueue(1), enqueue(2)])
+        recorder.clear(keep_stored=False)
+        recorder.flush()
+        [lane] = thd_read(self.home.counters)[1]
+        self.assertEqual((shown(lane)["local"][RECEIVED], lane.table["local"][RECEIVED]), (0, 2))
+
     def test_a_clear_that_is_ahead_of_a_shortened_log_is_taken_as_of_now(self) -> None:
         recorder, _ = self.home.start()
         recorder.write([enqueue(1)])
