@@ -111,20 +111,30 @@ class Notices:
         return self._envelope(notice, told, failures[0][0].channel, octets), octets
 
     def build_delay(
-        self, envelope: Envelope, queue_id: str, delayed: Outcomes, content: Content, now: float, until: float
+        self,
+        envelope: Envelope,
+        queue_id: str,
+        delayed: Outcomes,
+        content: Content,
+        now: float,
+        until: float | None,
+        tried_now: int,
     ) -> tuple[Envelope, bytes] | None:
         """
         The notice that these recipients have not got their mail yet; with the message's header only.
 
-        @param until: when the message will be given up.
+        @param until: when the message will be given up; C{None}: nobody knows.
+        @param tried_now: how many of them, from the first on, were tried just now; of the others it is not known when.
         """
+        tried = {id(item) for item in delayed[:tried_now]}
         delayed = [item for item in delayed if item[0].notify == 0 or item[0].notify & Notify.DELAY]
         if not delayed or not envelope.sender:
             return None
         header = content.header()
+        reported = [one for item in delayed for one in _reported([item], now if id(item) in tried else None)]
         notice = self._notice(NoticeKind.DELAY, envelope.sender, header, now)
         origin = Origin(id=queue_id, envelope=envelope, header=header, content=None)
-        octets = delay_report(notice, origin, _reported(delayed, now), until)
+        octets = delay_report(notice, origin, reported, until)
         return self._envelope(notice, [envelope.sender], delayed[0][0].channel, octets), octets
 
     def build_success(
@@ -284,7 +294,7 @@ class _Forward:
     onward: tuple[Recipient, ...]
 
 
-def _reported(outcomes: Outcomes, now: float) -> list[Reported]:
+def _reported(outcomes: Outcomes, now: float | None) -> list[Reported]:
     return [
         Reported(recipient=recipient, reply=said.reply, remote_mta=said.remote_mta, last_attempt=now)
         for recipient, said in outcomes

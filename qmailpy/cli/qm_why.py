@@ -95,12 +95,14 @@ def _sentences(one: Standing, message: MessageStanding, now: float) -> Iterator[
         yield "It was not tried yet."
     if one.state == "held":
         yield f"It is held: {one.reason or 'no reason given'}."
+        yield from _overdue(one, now, "it is released")
         yield f"Next: nothing, until somebody says qm release {message.id}."
         return
     if one.state == "trying":
         yield "It is being tried at this moment."
     elif one.stopped:
         yield f"Channel {one.channel} is stopped: {one.stopped}."
+        yield from _overdue(one, now, "the channel goes on")
         yield f"Next: nothing, until {_remedy(one)}."
         return
     elif one.state == "ready":
@@ -115,10 +117,19 @@ def _sentences(one: Standing, message: MessageStanding, now: float) -> Iterator[
         yield f"Next: an attempt at {when(one.next_attempt)}, in {span(one.next_attempt - now)}."
     if one.trouble:
         yield f"But {one.trouble}."
-    yield f"If nothing helps it goes back to its sender at {when(one.ends)}."
+    if one.ends > now:
+        yield f"If nothing helps it goes back to its sender at {when(one.ends)}."
+    else:
+        yield f"Its time was over at {when(one.ends)}: if that does not help it goes back to its sender."
     if one.state == "waiting" and one.next_attempt > now:
         verb = "release" if now < message.hold_until <= one.next_attempt else "flush"
         yield f"To try it now: qm {verb} {message.id}"
+
+
+def _overdue(one: Standing, now: float, then: str) -> Iterator[str]:
+    """What waits for somebody is kept, however old it gets. @param then: what it waits for."""
+    if one.ends <= now:
+        yield f"It is overdue since {when(one.ends)}, but kept: it gets its last chance when {then}."
 
 
 def _remedy(one: Standing) -> str:

@@ -269,6 +269,7 @@ class Warned:
     channel: str
     time: float
     count: int  # delay notices so far, this one included
+    left_out: tuple[int, ...] = ()  # recipients that had failed by then, though that was not recorded yet
 
 
 @frozen
@@ -355,7 +356,7 @@ def encode_op(op: Op) -> bytes:
         elif isinstance(op, Requeued):
             kind, time, rest = 7, 0.0, " ".join(map(str, op.recipients))
         else:
-            kind, time, rest = 5, op.time, str(op.count)
+            kind, time, rest = 5, op.time, " ".join(map(str, (op.count, *op.left_out)))
         channel = op.channel.encode()
         body = _NAMED.pack(op.number, time, len(channel)) + channel + rest.encode("utf-8", "surrogateescape")
     return _OP.pack(kind, len(body)) + body
@@ -439,8 +440,9 @@ def _released(body: bytes) -> Op:
 
 
 def _warned(body: bytes) -> Op:
-    number, time, channel, count = _named(body)
-    return Warned(number, channel, time, int(count))
+    number, time, channel, rest = _named(body)
+    count, *left_out = map(int, rest.split())
+    return Warned(number, channel, time, count, tuple(left_out))
 
 
 def _requeued(body: bytes) -> Op:

@@ -55,6 +55,19 @@ def warned_at(envelope: Envelope, warn_s: Sequence[float]) -> Sequence[float]:
     return (*warn_s, patience) if envelope.by_mode.startswith("N") and patience > 0 else warn_s
 
 
+def next_warning(envelope: Envelope, warn_s: Sequence[float], warned: int) -> float | None:
+    """
+    When the next delay notice about a copy is due, in seconds since the epoch; C{None}: there is none to come.
+
+    @param warn_s: those for all messages.
+    @param warned: how many are behind it (C{queue.notices.warnings_passed}).
+    """
+    if not envelope.sender:
+        return None
+    ages = warned_at(envelope, warn_s)
+    return begins(envelope) + sorted(ages)[warned] if warned < len(ages) else None
+
+
 def ends(envelope: Envelope, lifetime_s: float) -> float:
     """When a message goes back, if nothing else happens before, in seconds since the epoch."""
     last = begins(envelope) + lifetime_s

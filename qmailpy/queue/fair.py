@@ -311,6 +311,10 @@ class FairQueue(Generic[P]):
         message = self._messages.get(number)
         return [unit for lane in message.lanes for unit in lane.messages[number]] if message is not None else []
 
+    def numbers(self) -> list[int]:
+        """The messages with something waiting."""
+        return list(self._messages)
+
     @property
     def messages(self) -> int:
         """Messages with something waiting."""

@@ -1,9 +1,9 @@
 """
 Getting to know the mail that has left the journal, after a start, while business goes on.
 
-Walks chan/ in slices from a thread: each copy gets its entry in a due list, 56 octets of memory. Then it removes what a
-crash has left over of messages that were never acknowledged. Only numbers below the watermark are looked at: everything
-above it was born after the start and is known.
+Walks chan/ in slices from a thread: each copy gets its entry in a due list, 56 octets of memory, and 8 more for its
+next delay notice. Then it removes what a crash has left over of messages that were never acknowledged. Only numbers
+below the watermark are looked at: everything above it was born after the start and is known.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from qmailpy.queue.shard import Shard
 
 SLICE = 500
 
+Times = tuple[float, int, float]
+
 
 class Listing:
     """One walk over the directories of a shard."""
@@ -25,11 +27,11 @@ class Listing:
     _log = Logger()
 
     def __init__(
-        self, shard: Shard, watermark: int, known: Collection[int], found: Callable[[str, float, int], None]
+        self, shard: Shard, watermark: int, known: Collection[int], found: Callable[[str, int, Times], None]
     ) -> None:
         """
         @param known: numbers that recovery has taken up, or knows to be finished.
-        @param found: called with channel, time of the next attempt and number.
+        @param found: called with channel, number, and what C{Shelf.thd_times} tells.
         """
         self._shard = shard
         self._watermark = watermark
@@ -73,23 +75,23 @@ class Listing:
         in_thread = self._shard.in_thread
         numbers = await in_thread(self._shard.shelf.thd_numbers, "chan", channel, [split])
         for at in range(0, len(numbers), SLICE):
-            for number, when in await in_thread(self._thd_slice, numbers[at : at + SLICE], channel):
+            for number, times in await in_thread(self._thd_slice, numbers[at : at + SLICE], channel):
                 # Also one that is in memory by now: it was brought there for another copy, or by an operator, and has
                 # no entry yet. One entry too many does no harm.
-                self._found(channel, when, number)
+                self._found(channel, number, times)
                 self.messages += 1
             self._shard.tell_of_aside()
 
-    def _thd_slice(self, numbers: list[int], channel: str) -> list[tuple[int, float]]:
+    def _thd_slice(self, numbers: list[int], channel: str) -> list[tuple[int, Times]]:
         entries = []
         for number in numbers:
             if number < self._watermark and number not in self._known:
                 try:
-                    when = self._shard.shelf.thd_next_attempt(channel, number)
+                    times = self._shard.shelf.thd_times(channel, number)
                 except OSError:
-                    when = 0.0  # whoever wants to try it finds out, again and again
-                if when is not None:
-                    entries.append((number, when))
+                    times = (0.0, 0, 0.0)  # whoever wants to try it finds out, again and again
+                if times is not None:
+                    entries.append((number, times))
         return entries
 
     async def _sweep(self, kind: str) -> None:

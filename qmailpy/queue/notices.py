@@ -26,12 +26,16 @@ NOT_TRIED = Disposition(
     verdict=Verdict.DEFERRED, reply=Reply(451, "4.4.5", "not tried yet: there is much mail for this destination")
 )
 
+SUSPENDED = Disposition(
+    verdict=Verdict.DEFERRED, reply=Reply(451, "4.3.2", "not tried yet: delivery is suspended for the time being")
+)
+
 
 def warnings_passed(warn_s: Sequence[float], age: float, passed: int = 0) -> int:
     """
     How many of the delay notices of a message are behind it.
 
-    A delay notice is due after a deferral when the result is greater than C{passed}, the number that was recorded
+    A delay notice is due when the result is greater than C{passed}, the number that was recorded
     when the last one went out. Each age is warned of once; ages that went by together (a long downtime) make one
     notice.
 

@@ -5,7 +5,8 @@ Text, a fact a line: one letter, the value. The first line is the version; the l
 it in hex, so that a torn or damaged file is known for what it is; C{Z-} is taken unchecked, for one repaired by hand.
 
     info/   V1; N size crc (of mess/); C channel, one for each copy it was born with; the envelope (queue.codec)
-    chan/   V1; Q number of the last journal record it knows; W delay notices; H reason (held); G an operator let it go;
+    chan/   V1; Q number of the last journal record it knows; W delay notices; B until when its sender wants it
+            delivered (RFC 2852, mode N); H reason (held); G an operator let it go;
             then recipients: c h o r n (queue.codec), i number in the envelope, and either
             a attempts, t next attempt, e last error, T address   (to do)
             or  d outcome and time, D address                     (done)
@@ -76,6 +77,8 @@ def encode_copy(copy: Copy) -> bytes:
     lines = [b"V1", b"Q%d" % copy.sequence]
     if copy.warned:
         lines.append(b"W%d" % copy.warned)
+    if copy.patience:
+        lines.append(_line("B", repr(copy.patience)))
     if copy.held is not None:
         lines.append(_line("H", copy.held))
     elif copy.released:
@@ -126,6 +129,8 @@ def decode_copy(octets: bytes, channel: str) -> Copy:
                 copy.sequence = copy.filed = int(value)
             elif letter == "W":
                 copy.warned = int(value)
+            elif letter == "B":
+                copy.patience = float(value)
             elif letter == "H":
                 copy.held = value
             elif letter == "G":

@@ -31,6 +31,7 @@ from qmailpy.queue.settling import Settling, Told
 from qmailpy.queue.shard import Shard
 from qmailpy.queue.state import Copy, Message
 from qmailpy.queue.verdicts import BUG, TEXT, INotices, Settlement, Verdicts
+from qmailpy.queue.watching import Watch
 from qmailpy.values import Disposition, Job, Priority, Reply, Verdict
 
 READY = 2000  # units that may be ready at once; what is due beyond that stays on disk
@@ -92,6 +93,16 @@ class Runner:
             events=self._events,
         )
         self._settling = Settling(shard=shard, verdicts=verdicts, clock=clock, ended=self._tell_drained)
+        self._watch = Watch(
+            name=config.name,
+            shard=shard,
+            settling=self._settling,
+            fair=self.fair,
+            due=self.due,
+            clock=clock,
+            seconds=seconds,
+            stopped=lambda: self.stopped,
+        )
         self._keywords = keywords_of(config, shard.in_thread, self._events)
         self._clock = clock
         self._seconds = seconds
@@ -110,10 +121,12 @@ class Runner:
     def arrive(self, message: Message, copy: Copy) -> None:
         """A new message has a copy for this channel."""
         if self.stopped or self._draining or len(self.fair) >= READY:
-            self.wait(copy, message.number)
+            self.wait(message, copy)
             return
         self._launch(message, copy, self._seconds())
         self.pump()
+        if len(self.fair):
+            self._watch.ready()
 
     def take_up(self, message: Message, copy: Copy) -> None:
         """A message that was there when we started."""
@@ -123,14 +136,22 @@ class Runner:
         for item in copy.pending.values():
             if item.attempts:
                 item.next_attempt = resumed(item.next_attempt, now, self._chance.random())
-        self.wait(copy, message.number)
+        self.wait(message, copy)
 
-    def wait(self, copy: Copy, number: int) -> None:
+    def listed(self, number: int, when: float, warned: int, patience: float) -> None:
+        """There is a message that is in its files alone. @param when: as C{Shelf.thd_times}, and the rest."""
+        self.push(when, number)
+        self._watch.listed(number, warned, patience)
+
+    def wait(self, message: Message, copy: Copy) -> None:
         """See to it that what is left of a copy has its entry in the due list, if it needs one."""
-        if copy.waiting or copy.held is not None or len(copy.flying) == len(copy.pending):
+        if copy.held is not None or len(copy.flying) == len(copy.pending):
             return
-        copy.waiting = True
-        self.push(copy.next_attempt(), number)
+        if not copy.watched:
+            self._watch.push(message, copy)
+        if not copy.waiting:
+            copy.waiting = True
+            self.push(copy.next_attempt(), message.number)
 
     def push(self, when: float, number: int) -> None:
         """An entry for a message, which need not be in memory."""
@@ -153,7 +174,7 @@ class Runner:
             if item.next_attempt <= now:
                 host = self._place(item.recipient.host)
                 if not ahead and self.fair.overflow(host):
-                    self._park(copy, message.number, host)
+                    self._park(message, copy, host)
                     return
                 flying.add(number)
                 self.fair.add(Unit(message.number, host, priority, (number,)))
@@ -167,7 +188,7 @@ class Runner:
             for host, numbers in by_host.items():
                 if not ahead and self.fair.overflow(host):
                     if len(by_host) == 1 and len(numbers) == len(pending):
-                        self._park(copy, message.number, host)
+                        self._park(message, copy, host)
                     elif not copy.waiting:
                         copy.waiting = True
                         self.push(now + PARKED_S, message.number)
@@ -175,7 +196,7 @@ class Runner:
                 flying.update(numbers)
                 for at in range(0, len(numbers), size):
                     self.fair.add(Unit(message.number, host, priority, tuple(numbers[at : at + size])))
-        self.wait(copy, message.number)
+        self.wait(message, copy)
 
     def _place(self, host: str) -> str:
         """
@@ -186,11 +207,13 @@ class Runner:
             return self._relay
         return host.partition(" ")[0] if " " in host else host
 
-    def _park(self, copy: Copy, number: int, host: str) -> None:
+    def _park(self, message: Message, copy: Copy, host: str) -> None:
         """A copy for a destination that has too many ready ones comes back when it has fewer."""
+        if not copy.watched:
+            self._watch.push(message, copy)
         if not copy.waiting:
             copy.waiting = True
-            self._parked.setdefault(host, array("Q")).append(number)
+            self._parked.setdefault(host, array("Q")).append(message.number)
             if self._parked_timer is None:
                 self._parked_timer = self._clock.callLater(PARKED_S, self._look_at_parked)
 
@@ -379,6 +402,7 @@ class Runner:
         verdicts.schedule, verdicts.queue = schedule_of(config, queue), queue_of(config, queue)
         self.fair.concurrency = config.concurrency
         self.fair.destination_concurrency = config.destination_concurrency if config.kind == "smtp" else 0
+        self._watch.reconfigured([self._hurried, *self._parked.values()])
         self.refill()
         self.pump()
         self._tell_former(None)
@@ -399,6 +423,7 @@ class Runner:
     def start(self) -> None:
         """Let the channel go on."""
         self.stopped = self.channel is None
+        self._watch.started()
         if self._parked and self._parked_timer is None:
             self._look_at_parked()
         self._arm()
@@ -451,6 +476,8 @@ class Runner:
         if self.stopped or self._draining or len(self.fair) >= READY:
             copy.waiting = True
             self.push(0.0, message.number)  # the first that is taken from the list
+            if not copy.watched:
+                self._watch.push(message, copy)
             return
         self._launch(message, copy, self._seconds(), ahead=True)
         self.pump()
@@ -498,7 +525,7 @@ class Runner:
         """All that is left of a copy, as if it were out; nothing when some of it is."""
         self.take_back(message, copy)
         if copy.flying:
-            self.wait(copy, message.number)
+            self.wait(message, copy)
             return ()
         numbers = tuple(copy.pending)
         copy.flying.update(numbers)
@@ -508,6 +535,7 @@ class Runner:
     def drain(self) -> Deferred[None]:
         """Start nothing more; fires when nothing is out and everything is recorded."""
         self._draining = True
+        self._watch.end()
         for timer in (self._timer, self._parked_timer):
             if timer is not None and timer.active():
                 timer.cancel()

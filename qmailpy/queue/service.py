@@ -32,7 +32,7 @@ from qmailpy.queue.ids import IdSource, shard_code, to_id
 from qmailpy.queue.intake import FULL, STOPPING, TROUBLE, Budget, Intake
 from qmailpy.queue.journal import Journal
 from qmailpy.queue.layout import Layout
-from qmailpy.queue.listing import Listing
+from qmailpy.queue.listing import Listing, Times
 from qmailpy.queue.recovery import Recovered, Recovery
 from qmailpy.queue.runner import Runner
 from qmailpy.queue.shard import InThread, Shard
@@ -182,7 +182,7 @@ class QueueShard:
         )
         self.shard.selection = Selection(config) or None
         self.shard.on_arrival = self._arrived
-        self.shard.on_wait = lambda message, copy: self.runner(copy.channel).wait(copy, message.number)
+        self.shard.on_wait = lambda message, copy: self.runner(copy.channel).wait(message, copy)
         self.runners: dict[str, Runner] = {}
         for channel in config.channels.values():
             self._runner(channel, around.channels.get(channel.name), around.stopped(channel.name))
@@ -251,8 +251,8 @@ class QueueShard:
                     self._log.error("queue shard {name} cannot be listed yet: {why}", name=self.name, why=said)
             await deferLater(self._around.clock, LIST_AGAIN_S)
 
-    def _listed(self, channel: str, when: float, number: int) -> None:
-        self.runner(channel).push(when, number)
+    def _listed(self, channel: str, number: int, times: Times) -> None:
+        self.runner(channel).listed(number, *times)
 
     def _arrived(self, message: Message) -> None:
         copies = message.copies

@@ -438,7 +438,7 @@ class Shard:
             for message in found:
                 self.state.messages[message.number] = message
                 for copy in message.copies.values():
-                    copy.waiting = copy.held is None  # its entry outlived it
+                    copy.waiting = copy.watched = copy.held is None  # its entries outlived it
             messages = self.state.messages
             return [messages[number] for number in numbers if number in messages]
 

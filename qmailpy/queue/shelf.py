@@ -297,8 +297,11 @@ class Shelf:
             names += self._files.listdir(f"{self._layout.root}/{kind}/{channel}/{split}")
         return names
 
-    def thd_next_attempt(self, channel: str, number: int) -> float | None:
-        """When a copy that is not held is due; C{None} when it has gone meanwhile or is damaged (set aside)."""
+    def thd_times(self, channel: str, number: int) -> tuple[float, int, float] | None:
+        """
+        Next attempt, delay notices and patience (C{Copy}) of a copy that is not held; C{None} when it has gone
+        meanwhile or is damaged (set aside).
+        """
         try:
             copy = decode_copy(self._files.read(self._layout.chan(channel, number)), channel)
         except FileNotFoundError:
@@ -306,7 +309,7 @@ class Shelf:
         except Damaged as problem:
             self.thd_set_aside(number, str(problem))
             return None
-        return copy.next_attempt() if copy.pending else None
+        return (copy.next_attempt(), copy.warned, copy.patience) if copy.pending else None
 
     def thd_remove(self, number: int) -> None:
         """Unlink whatever files a message has. Not made durable: used on leftovers nobody would miss."""

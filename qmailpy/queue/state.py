@@ -75,6 +75,9 @@ class Copy:
     filed: int = 0  # the same, as the file says it; 0 = there is no file
     flying: set[int] = Factory(set)  # numbers handed to the channel or ready to be; scheduling only
     waiting: bool = False  # has an entry in the waiting list; scheduling only
+    watched: bool = False  # has an entry for its next delay notice, or needs none; queue.watching only
+    telling: int = 0  # what C{warned} becomes with the notice that is being made; above C{warned} while one is
+    patience: float = 0.0  # the envelope's C{deliver_by} in mode N, for the copy's file; 0 = none
 
     def next_attempt(self) -> float:
         """The earliest time at which a recipient that is not on its way is due."""
@@ -110,8 +113,8 @@ class Message:
 
     @property
     def busy(self) -> bool:
-        """Whether anything of it is on its way."""
-        return any(copy.flying for copy in self.copies.values())
+        """Whether anything of it is on its way, or a notice about it in the making."""
+        return any(copy.flying or copy.telling > copy.warned for copy in self.copies.values())
 
 
 class State:
@@ -139,6 +142,9 @@ class State:
             if copy is None:
                 copy = copies[recipient.channel] = Copy(recipient.channel, {}, sequence=sequence)
             copy.pending[number] = Pending(recipient, 0, first)
+        if op.envelope.by_mode.startswith("N"):
+            for copy in copies.values():
+                copy.patience = op.envelope.deliver_by
         queue_id = to_id(op.number, self._code)
         message = Message(op.number, queue_id, op.envelope, content, op.size, op.crc, copies)
         message.generation = position.generation
@@ -343,7 +349,11 @@ def _dequeue_line(
 
 def _warned_lines(message: Message, copy: Copy, op: Warned) -> Iterator[LogRecord]:
     envelope = message.envelope
-    told = [item for item in copy.pending.values() if wants_delay(item.recipient.notify)]
+    told = [
+        item
+        for number, item in copy.pending.items()
+        if wants_delay(item.recipient.notify) and number not in op.left_out
+    ]
     for ordinal, item in enumerate(told):
         recipient = item.recipient
         yield LogRecord(

@@ -23,7 +23,16 @@ from qmailpy.events.log import NoEvents
 from qmailpy.interfaces import IEvents
 from qmailpy.queue import deadline
 from qmailpy.queue.codec import Attempted, Enqueued, Held, Op, Outcome, Result, Warned, encode_recipients
-from qmailpy.queue.notices import last_word, shared_mails, success, wants_delay, wants_failure, warnings_passed
+from qmailpy.queue.notices import (
+    NOT_TRIED,
+    SUSPENDED,
+    last_word,
+    shared_mails,
+    success,
+    wants_delay,
+    wants_failure,
+    warnings_passed,
+)
 from qmailpy.queue.retry import Schedule, expired_reply
 from qmailpy.queue.shard import Shard
 from qmailpy.queue.state import Copy, Message, Withheld
@@ -47,9 +56,21 @@ class INotices(Protocol):
         """The notice of these failures, or C{None} when nobody is to be told. May read the content: for a thread."""
 
     def build_delay(
-        self, envelope: Envelope, queue_id: str, delayed: Failures, content: Content, now: float, until: float
+        self,
+        envelope: Envelope,
+        queue_id: str,
+        delayed: Failures,
+        content: Content,
+        now: float,
+        until: float | None,
+        tried_now: int,
     ) -> tuple[Envelope, bytes] | None:
-        """The same for recipients that are still being tried, until the given time."""
+        """
+        The same for recipients that still wait.
+
+        @param until: when they are given up; C{None}: that is not known.
+        @param tried_now: how many of them, from the first on, were tried just now.
+        """
 
     def build_success(
         self, envelope: Envelope, queue_id: str, successes: Successes, content: Content, now: float
@@ -349,26 +370,65 @@ class Verdicts:
         ]
         if not delayed or not envelope.sender:
             return []
-        age = now - deadline.begins(envelope)
-        passed = warnings_passed(deadline.warned_at(envelope, self.queue.warn_s), age, copy.warned)
-        if passed <= copy.warned:
+        passed = self._passed(message, copy, now)
+        if not passed:
             return []
+        tried_now = len(delayed)
         delayed += [
             (one.recipient, last_word(one.error)) for number, one in copy.pending.items() if number not in ended
         ]
+        return await self._delay_notice(message, copy, passed, delayed, now, tried_now)
+
+    async def overdue(self, message: Message, copy: Copy, *, stopped: bool) -> list[Op]:
+        """
+        The delay notice that is due by age alone, of all recipients of the copy that wait; nothing when there is none,
+        or it cannot be made.
+
+        @param stopped: nothing of the channel is tried.
+        """
+        now = self._seconds()
+        passed = self._passed(message, copy, now)
+        if not passed:
+            return []
+        failed = {each.result.recipient for each in message.withheld}
+        untried = SUSPENDED if stopped else NOT_TRIED
+        delayed = [
+            (one.recipient, last_word(one.error) if one.error else untried)
+            for number, one in copy.pending.items()
+            if number not in failed
+        ]
+        return await self._delay_notice(message, copy, passed, delayed, now)
+
+    def _passed(self, message: Message, copy: Copy, now: float) -> int:
+        """What C{Copy.warned} becomes with a notice that is due now; 0: none is, or it is being made."""
+        envelope = message.envelope
+        ages = deadline.warned_at(envelope, self.queue.warn_s)
+        passed = warnings_passed(ages, now - deadline.begins(envelope), copy.warned)
+        return passed if passed > max(copy.warned, copy.telling) else 0
+
+    async def _delay_notice(
+        self, message: Message, copy: Copy, passed: int, delayed: Failures, now: float, tried_now: int = 0
+    ) -> list[Op]:
+        """@param tried_now: how many of C{delayed}, from the first on, were tried just now."""
+        envelope = message.envelope
+        copy.telling = passed
+        left_out = [each.result.recipient for each in message.withheld if each.result.recipient in copy.pending]
         wanting = [item for item in delayed if wants_delay(item[0].notify)]
-        ops: list[Op] = [Warned(message.number, self._name, now, passed)]
+        just_now = sum(wants_delay(recipient.notify) for recipient, _ in delayed[:tried_now])
+        ops: list[Op] = [Warned(message.number, self._name, now, passed, tuple(left_out))]
         if wanting:
-            until = deadline.ends(envelope, self.schedule.lifetime_s)
+            ends = deadline.ends(envelope, self.schedule.lifetime_s)
+            until = ends if ends > now else None  # a channel that is stopped gives nothing back
             try:
                 notice = await self._shard.in_thread(
-                    self._notices.build_delay, envelope, message.id, wanting, message.content, now, until
+                    self._notices.build_delay, envelope, message.id, wanting, message.content, now, until, just_now
                 )
                 if notice is not None:
                     ops.insert(0, await self._from(message, notice))
             except Exception:
                 self._log.failure("no delay notice can be made for message {id}", id=message.id)
-                return []  # with the next attempt, perhaps
+                copy.telling = 0
+                return []  # later, perhaps
         return ops
 
     def put_off(self, message: Message, out: Mapping[str, Sequence[int]]) -> Settlement:
@@ -384,6 +444,9 @@ class Verdicts:
             for channel, numbers in out.items()
         }
         over = {channel: list(numbers) for channel, numbers in out.items()}
+        for channel in out:
+            if channel in message.copies:
+                message.copies[channel].telling = 0  # the notice has gone with the rest
         return Settlement(_attempts(message, results, now), over)
 
     async def _from(self, message: Message, notice: tuple[Envelope, bytes]) -> Enqueued:

@@ -86,13 +86,14 @@ def failure_report(notice: Notice, origin: Origin, recipients: Sequence[Reported
     return _report(notice, origin, "double" if double else "failure", recipients)
 
 
-def delay_report(notice: Notice, origin: Origin, recipients: Sequence[Reported], retry_until: float) -> bytes:
+def delay_report(notice: Notice, origin: Origin, recipients: Sequence[Reported], retry_until: float | None) -> bytes:
     """
-    The report of recipients that are still being tried.
+    The report of recipients that still wait.
 
-    @param retry_until: when the message will be given up, seconds since the epoch.
+    @param retry_until: when the message will be given up, seconds since the epoch; C{None}: nobody knows.
     """
-    return _report(notice, origin, "delay", [evolve(one, action="delayed") for one in recipients], retry_until)
+    kind = "delay" if retry_until is not None else "delay without end"
+    return _report(notice, origin, kind, [evolve(one, action="delayed") for one in recipients], retry_until)
 
 
 def success_report(notice: Notice, origin: Origin, recipients: Sequence[Reported]) -> bytes:

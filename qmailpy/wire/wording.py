@@ -24,6 +24,7 @@ SECTIONS: Mapping[str, frozenset[str]] = {
     "failure": _NOTICE,
     "double": _NOTICE,
     "delay": _NOTICE | {"until"},
+    "delay without end": _NOTICE,
     "success": _NOTICE,
     "relayed": _NOTICE,
     "recipient failed": _RECIPIENT | {"advice"},
@@ -38,7 +39,7 @@ SECTIONS: Mapping[str, frozenset[str]] = {
 }
 """The sections there must be, and what each knows of; besides there are C{advice N.N}, without variables."""
 
-WITH_SUBJECT = frozenset({"failure", "double", "delay", "success", "relayed", "quota"})
+WITH_SUBJECT = frozenset({"failure", "double", "delay", "delay without end", "success", "relayed", "quota"})
 
 _HEAD = re.compile(r"\[([^\[\]]{1,40})\]\s*")
 _VARIABLE = re.compile(r"\$\{([^{}]{0,40})\}")

@@ -146,7 +146,7 @@ class NoticesTests(SynchronousTestCase):
     def test_a_delay_is_told_to_the_sender_with_the_header(self) -> None:
         notices = self.make(copy_postmaster=True)
         content = MemoryContent(MESSAGE)
-        found = notices.build_delay(envelope(), QUEUE_ID, [(X, DELAYED)], content, NOW, NOW + 9)
+        found = notices.build_delay(envelope(), QUEUE_ID, [(X, DELAYED)], content, NOW, NOW + 9, 1)
         assert found is not None
         self.assertEqual(self.told(found), ["bob@example.com"])
         self.assertIn(b"Action: delayed", found[1])
@@ -200,9 +200,9 @@ class NoticesTests(SynchronousTestCase):
 
     def test_delays_of_notices_and_unwanted_ones_are_not_told(self) -> None:
         notices, content = self.make(), MemoryContent(MESSAGE)
-        self.assertIsNone(notices.build_delay(envelope(""), QUEUE_ID, [(X, DELAYED)], content, NOW, NOW))
+        self.assertIsNone(notices.build_delay(envelope(""), QUEUE_ID, [(X, DELAYED)], content, NOW, NOW, 1))
         failure_only = evolve(X, notify=int(Notify.FAILURE))
-        self.assertIsNone(notices.build_delay(envelope(), QUEUE_ID, [(failure_only, DELAYED)], content, NOW, NOW))
+        self.assertIsNone(notices.build_delay(envelope(), QUEUE_ID, [(failure_only, DELAYED)], content, NOW, NOW, 1))
 
 
 class ProcessChannelTests(SynchronousTestCase):

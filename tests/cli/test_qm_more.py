@@ -160,6 +160,18 @@ class WhyTests(SynchronousTestCase):
         self.assertIn(f"To try it now: qm release {IDS[0]}", self.told(next_attempt=NOW + 50))
         self.assertIn("But x.example asked for less", self.told(trouble="x.example asked for less"))
 
+    def test_overdue(self) -> None:
+        """What waits for somebody is not given back, and is told so."""
+        for standing, then in (
+            ({"stopped": "it was stopped by an operator"}, "the channel goes on"),
+            ({"state": "held", "reason": "spam"}, "it is released"),
+        ):
+            told = self.told(ends=NOW - 5, **standing)
+            self.assertIn("It is overdue since ", told)
+            self.assertIn(f"but kept: it gets its last chance when {then}.", told)
+            self.assertNotIn("goes back", told)
+        self.assertIn("if that does not help it goes back to its sender", self.told(ends=NOW - 5, next_attempt=NOW - 9))
+
 
 class WhyCommandTests(QmCase):
     def test_what_has_left_is_looked_up_in_the_log(self) -> None:

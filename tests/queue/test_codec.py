@@ -104,7 +104,9 @@ ops: st.SearchStrategy[Op] = st.one_of(
     st.builds(Held, numbers, names, words),
     st.builds(Released, numbers, names, times),
     st.builds(Requeued, numbers, names, st.lists(st.integers(0, 10**5), max_size=5).map(tuple)),
-    st.builds(Warned, numbers, names, times, st.integers(0, 100)),
+    st.builds(
+        Warned, numbers, names, times, st.integers(0, 100), st.lists(st.integers(0, 2**31), max_size=3).map(tuple)
+    ),
     st.builds(Checkpoint, numbers, numbers, numbers, st.builds(BooksCheckpoint, numbers, numbers, numbers, counters)),
 )
 

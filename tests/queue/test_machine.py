@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from random import Random
 
 from hypothesis import HealthCheck, settings
@@ -11,7 +12,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.stats.fold import balanced
 from qmailpy.testing.crashdisk import CrashDisk
-from tests.queue.world import HOME, World
+from tests.queue.world import HOME, World, configuration
+
+AGES = (440.0, 4000.0)
 
 ADDRESSES = (
     "bob@here.example",
@@ -29,7 +32,7 @@ class QueueMachine(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         """A first life."""
-        self.world = World(CrashDisk(directories=[HOME, f"{HOME}/log"]))
+        self.world = World(CrashDisk(directories=[HOME, f"{HOME}/log"]), configuration(warn_s=AGES))
         self.world.up()
 
     @rule(
@@ -46,6 +49,14 @@ class QueueMachine(RuleBasedStateMachine):
     def wait(self, seconds: int) -> None:
         """Time passes."""
         self.world.wait(seconds)
+
+    @rule(stopped=st.booleans())
+    def switch(self, stopped: bool) -> None:
+        """An operator stops the channel outside, or starts it."""
+        assert self.world.shard is not None
+        self.world.switches.thd_switch("tcp_local", stopped)
+        runner = self.world.shard.runner("tcp_local")
+        (runner.stop if stopped else runner.start)()
 
     @rule()
     def settle(self) -> None:
@@ -72,6 +83,9 @@ class QueueMachine(RuleBasedStateMachine):
         if not hasattr(self, "world"):
             return
         world = self.world
+        world.wait(400)
+        warned = self.warned()
+        self.switch(False)
         world.wait(20000)
         boxes = {name: world.mailbox(name) for name in ("ann", "bob", "eve")}
         for queue_id, (envelope, octets) in world.accepted.items():
@@ -82,14 +96,41 @@ class QueueMachine(RuleBasedStateMachine):
                 elif user != "bad":
                     assert world.outside.taken[recipient.address, octets] >= 1, (queue_id, recipient.address)
                 elif envelope.sender:
-                    assert sum(queue_id.encode() in each for each in boxes["ann"]) == 1, queue_id
+                    assert sum(queue_id.encode() in each for each in boxes["ann"] if each[:6] == b"failed") == 1, (
+                        queue_id
+                    )
         sent = {octets for _, octets in world.offered.values()}
         for octets in [each for box in boxes.values() for each in box]:
-            assert octets in sent or octets.startswith(b"failed: "), octets[:100]
+            assert octets in sent or octets.startswith((b"failed: ", b"delayed: ")), octets[:100]
+        self.all_were_told(warned)
         log, counters = world.books()
         assert log == counters
         assert all(balanced(row) for row in counters.values())
         assert world.stored() == {}
+
+    def warned(self) -> dict[str, int]:
+        """Notices of delay by message, of those that wait outside and have an age."""
+        assert self.world.shard is not None
+        now = self.world.clock.seconds()
+        found = {}
+        for number, message in self.world.shard.shard.state.messages.items():
+            copy = message.copies.get("tcp_local")
+            if copy is not None and message.envelope.sender and number:
+                passed = sum(now - message.envelope.arrival >= age + 60 for age in AGES)
+                found[message.id] = passed - copy.warned
+        return found
+
+    def all_were_told(self, behind: dict[str, int]) -> None:
+        """Once an age at most, notice and record together; and where nothing was tried, too."""
+        assert not any(one > 0 for one in behind.values()), behind
+        told = [octets.split(b"\r\n")[0] for octets in self.world.mailbox("ann") if octets.startswith(b"delayed: ")]
+        lines = Counter(
+            one.file.id
+            for one in self.world.log()
+            if one.action.value == "W" and one.file is not None and not one.file.continued
+        )
+        assert sum(lines.values()) == len(told), (lines, told)
+        assert all(count <= len(AGES) for count in lines.values()), lines
 
 
 class MachineTests(SynchronousTestCase):

@@ -508,7 +508,7 @@ class RaceTests(ViewCase):
         self.successResultOf(shard.load([number]))
         self.assertIn(number, shard.state.messages)
         found: list[int] = []
-        listing = Listing(shard, 1 << 64, (), lambda channel, when, number: found.append(number))
+        listing = Listing(shard, 1 << 64, (), lambda channel, number, times: found.append(number))
         self.successResultOf(listing.run())
         self.assertEqual(found, [number])
 

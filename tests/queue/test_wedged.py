@@ -52,7 +52,8 @@ class DelayTrouble(PlainNotices):
         delayed: Sequence[tuple[Recipient, Disposition]],
         content: Content,
         now: float,
-        until: float,
+        until: float | None,
+        tried_now: int,
     ) -> tuple[Envelope, bytes] | None:
         raise OSError(errno.EIO, "the content cannot be read")
 

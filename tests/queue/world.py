@@ -134,7 +134,8 @@ class PlainNotices:
         delayed: Sequence[tuple[Recipient, Disposition]],
         content: Content,
         now: float,
-        until: float,
+        until: float | None,
+        tried_now: int,
     ) -> tuple[Envelope, bytes] | None:
         back = Recipient(address=envelope.sender, original=envelope.sender, channel="local")
         octets = b"delayed: " + queue_id.encode() + b",".join(one.address.encode() for one, _ in delayed) + b"\r\n"
