@@ -125,7 +125,7 @@ def measure_books(path: str, messages: int, rounds: int, shape: Shape) -> Books:
     with ExitStack() as stack:
         nodes = []
         for module in ("", "benchmarks.bookless"):
-            node = Node(os.path.join(path, module or "benchmarks.booked"), relay=1, workers=0)
+            node = Node(os.path.join(path, module or "benchmarks.booked"), relay=1)
             node.make(["user"], queue="[log]\nindex_s = 0.0\n")  # reading the log is another matter
             node.wrapper = (sys.executable, "-m", module) if module else ()
             stack.callback(node.stop)

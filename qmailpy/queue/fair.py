@@ -278,7 +278,7 @@ class FairQueue(Generic[P]):
             if was_full and not destination.full():
                 self._revive_all(destination)
         elif not destination.busy:
-            del self._destinations[destination.name]
+            self._drop(destination)
 
     def remove_message(self, number: int) -> list[Unit[P]]:
         """
@@ -302,7 +302,7 @@ class FairQueue(Generic[P]):
                 lane.tickets.clear()
                 self._levels[lane.level].forget(lane)
                 if not destination.waiting and not destination.busy:
-                    del self._destinations[destination.name]
+                    self._drop(destination)
         self._waiting -= len(removed)
         return removed
 
@@ -361,6 +361,11 @@ class FairQueue(Generic[P]):
             limit = self._limits.get(destination, self.destination_concurrency)
             return DestinationLoad(name=destination, waiting=0, busy=0, limit=limit)
         return DestinationLoad(name=destination, waiting=found.waiting, busy=found.busy, limit=found.limit)
+
+    def _drop(self, destination: _Destination[P]) -> None:
+        """Nothing of it waits or is out. Most messages end so: what is left of one must not need the collector."""
+        del self._destinations[destination.name]
+        destination.lanes.clear()  # which know their destination
 
     def _turn(self) -> _Lane[P] | None:
         """The lane whose turn it is, by the levels' shares."""

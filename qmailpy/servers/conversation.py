@@ -37,6 +37,7 @@ from qmailpy.values import Reply
 from qmailpy.wire.sasl import EXTERNAL
 from qmailpy.wire.smtp import SmtpCore
 from qmailpy.wire.smtp_events import BadCommand, Ended, Event, StartTls
+from qmailpy.wire.smtp_state import no_bindings
 
 STOPPING = Reply(421, "4.3.2", "Server is stopping")
 
@@ -205,6 +206,7 @@ class Conversation(Connection):
         if self._opened:
             handshake = _tls_problem(reason) if self._shaking else ""
             connection_record(self._site, Action.CLOSED, self._ends, diagnostic=why_ended(self._why, handshake))
+        self._core.bindings = no_bindings  # that it does not hold us: sessions go without the collector's help
         self._sign_off()
 
     # IHandshakeListener

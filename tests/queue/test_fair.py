@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 
 from hypothesis import given, settings
@@ -40,6 +41,23 @@ def picks(queue: Queue, count: int) -> list[Unit[str]]:
 def numbers(units: list[Unit[str]]) -> list[int]:
     """Their messages."""
     return [unit.number for unit in units]
+
+
+class RemainsTests(SynchronousTestCase):
+    """What is left of a destination that has nothing any more: each message to one of its own leaves some."""
+
+    def test_the_collector_is_not_needed(self) -> None:
+        queue: Queue = FairQueue(concurrency=2)
+        gc.collect()
+        gc.disable()
+        self.addCleanup(gc.enable)
+        for number in range(100):
+            add(queue, number, f"{number}.example")
+            self.assertEqual(numbers(picks(queue, 1)), [number])
+        for number in range(100, 200):
+            add(queue, number, f"{number}.example")
+            queue.remove_message(number)
+        self.assertLess(gc.collect(), 100)
 
 
 class LimitTests(SynchronousTestCase):

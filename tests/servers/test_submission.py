@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import gc
 from typing import Any, cast
 
 from attrs import evolve
 from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.auth.logins import Logins
@@ -170,6 +173,18 @@ class TlsTests(SubmissionTestCase):
         self.assertEqual(
             [record.diagnostic for record in self.records(Action.CLOSED)], ["TLS handshake failed: ConnectionDone"] * 2
         )
+
+    def test_a_session_that_is_over_needs_no_collector(self) -> None:
+        gc.collect()
+        gc.disable()
+        self.addCleanup(gc.enable)
+        transport = self.inside(kind="smtp")
+        session = transport.session
+        vars(transport).clear()  # Twisted's forgets the session by itself
+        session.connectionLost(Failure(ConnectionDone()))
+        self.assertEqual(sum(isinstance(one, SmtpSession) for one in gc.get_objects()), 1)
+        del session, transport
+        self.assertEqual(sum(isinstance(one, SmtpSession) for one in gc.get_objects()), 0)
 
     def test_a_stop_does_not_wait_for_handshakes(self) -> None:
         transport = self.connect(factory=self.make(tls="implicit"))
