@@ -340,6 +340,7 @@ class Refused:
     """An address that leads nowhere, and the reply that says so (4yz: cannot be told now)."""
 
     reply: Reply
+    channel: str = ""  # where it would have gone, as far as that was known by then
 
 
 RouteResult = Routed | Refused

@@ -68,7 +68,8 @@ class LogRecord:
 
     E: C{source} enqueues to C{destination}. D Q Z R K W: C{source} is the dequeuing channel and C{destination} is
     empty. J: C{source} is where the mail came from, C{destination} the channel it would have gone to, or C{source}
-    again. O C X Y U: C{source} is the channel, C{direction} "+" (inbound) or "-", and C{transport} tells the ends.
+    again where there is none: relaying denied, no address. O C X Y U: C{source} is the channel, C{direction} "+"
+    (inbound) or "-", and C{transport} tells the ends.
 
     The order of the fields is settled for the sake of L{qmailpy.queue.state}, which gives their values by place: a
     third of the time of doing so by name, and each message has two. Everybody else: by name.

@@ -109,6 +109,7 @@ class _Leaf:
     further: tuple[str, ...] = ()  # addresses it stands for besides
     ours: bool = False
     refusal: Reply | None = None
+    channel: str = ""  # where what is refused would have gone, as far as that is known
     full: Reply | None = None  # the recipients are right, but take no message of this size now
     sized: bool = False  # C{full} is a matter of the size
 
@@ -149,33 +150,34 @@ def resolve(
     case = _Case(table=table, origin=origin, note=note, about=None if about is None or about.accepted else about)
     first = yield from _leaf(case, address)
     if first.refusal is not None:
-        return Refused(first.refusal)
+        return Refused(first.refusal, first.channel)
     if first.full is not None:
-        return Refused(first.full)
+        return Refused(first.full, first.recipients[0][1])
+    unknown = table.local if first.ours else ""  # of what leads nowhere in the end
     found: dict[_Spot, Reply | None] = dict.fromkeys(first.recipients)
     bad: dict[_Spot, Reply | None] = {}
     sized = first.sized
     seen = {address.lower(), *(one[0].lower() for one in first.recipients)}
     waiting = deque((target, 1) for target in first.further)
-    reason = UNKNOWN_USER
+    reason = Refused(UNKNOWN_USER, unknown)
     while waiting:
         target, depth = waiting.popleft()
         key = target.lower()
         if key in seen:
-            reason = LOOP
+            reason = Refused(LOOP, unknown)
             continue
         if depth > DEPTH:
             case.tell(f"<{target}> is more than {DEPTH} aliases away: too deep")
-            return Refused(LOOP)
+            return Refused(LOOP, unknown)
         if len(seen) + len(waiting) > FAN_OUT:
             case.tell(f"more than {FAN_OUT} addresses: too many")
-            return Refused(TOO_MANY)
+            return Refused(TOO_MANY, unknown)
         seen.add(key)
         leaf = yield from _leaf(case, target)
         if leaf.refusal is not None:
             if leaf.refusal.temporary and leaf.refusal != table.suspended:
-                return Refused(leaf.refusal)
-            reason = leaf.refusal
+                return Refused(leaf.refusal, leaf.channel or unknown)
+            reason = Refused(leaf.refusal, leaf.channel or unknown)
             bad[(target, table.local, "")] = None
         sized = sized or leaf.sized
         for one in leaf.recipients if leaf.ours else _passed_on(case, leaf.recipients):
@@ -183,11 +185,11 @@ def resolve(
             found[one] = leaf.full
         waiting.extend((other, depth + 1) for other in leaf.further)
     if not found:
-        return Refused(reason)
+        return reason
     sized = _minding_channels(case, found) or sized
-    full = [reply for reply in found.values() if reply is not None]
+    full = [Refused(reply, spot[1]) for spot, reply in found.items() if reply is not None]
     if len(full) == len(found):
-        return Refused(next((reply for reply in full if reply.temporary), full[0]))
+        return next((one for one in full if one.reply.temporary), full[0])
     where = _deferred(case, len(found))
     if where:
         recipient = Recipient(address=address, original=address, channel=where)
@@ -261,7 +263,7 @@ def _leaf(case: _Case, address: str) -> _Steps:
     if isinstance(ours, Domain):
         return (yield from _ours(case, local, ours))
     if domain == case.table.bounce_domain:
-        return _forwarded_before(case, local, domain) or _Leaf(refusal=UNKNOWN_USER)
+        return _forwarded_before(case, local, domain) or _Leaf(refusal=UNKNOWN_USER, channel=case.table.local)
     if case.note is not None:
         case.note(f"{domain} is not a domain of ours")
     return (yield from _by_rules(case, local, domain))
@@ -295,7 +297,11 @@ def _ours(case: _Case, local: str, domain: Domain) -> _Steps:
     if case.note is not None:
         case.note(f"{name} is a domain of ours" + ("" if domain.active else ", suspended"))
     if not domain.active:
-        return (yield from _postmaster(case)) if is_postmaster else _Leaf(refusal=case.table.suspended)
+        return (
+            (yield from _postmaster(case))
+            if is_postmaster
+            else _Leaf(refusal=case.table.suspended, channel=case.table.local)
+        )
     found = yield AskAddress(f"{local.lower()}@{name}")
     tag = ""
     if found is None:
@@ -318,7 +324,7 @@ def _ours(case: _Case, local: str, domain: Domain) -> _Steps:
         return _Leaf(further=(domain.catch_all,), ours=True)
     if case.note is not None:
         case.note(f"<{local}@{name}> is nobody")
-    return _Leaf(refusal=UNKNOWN_USER)
+    return _Leaf(refusal=UNKNOWN_USER, channel=case.table.local)
 
 
 def _forwarded_before(case: _Case, local: str, domain: str) -> _Leaf | None:
@@ -329,7 +335,7 @@ def _forwarded_before(case: _Case, local: str, domain: str) -> _Leaf | None:
     target = unforward(local)
     if isinstance(target, Reply):
         case.tell(f"<{local}@{domain}> looks like a sender of forwarded mail, and is none of ours: {target.text}")
-        return _Leaf(refusal=target)
+        return _Leaf(refusal=target, channel=case.table.local)
     case.tell(f"<{local}@{domain}> is the sender we gave to forwarded mail of <{target}>")
     return _Leaf(further=(target,), ours=True)
 
@@ -346,14 +352,15 @@ def _entry(
     if isinstance(found, Alias):
         if case.note is not None:
             case.note(f"<{found.address}> is an alias for " + ", ".join(f"<{one}>" for one in found.targets))
-        return _Leaf(further=found.targets, ours=True, refusal=None if found.targets else case.table.suspended)
+        refusal = None if found.targets else case.table.suspended
+        return _Leaf(further=found.targets, ours=True, refusal=refusal, channel=case.table.local)
     if isinstance(found, Group):
         return (yield from _group(case, found))
     if not isinstance(found, Mailbox):
         return None
     if not found.active:
         case.tell(f"<{found.address}> is a mailbox, suspended")
-        return _Leaf(refusal=case.table.suspended)
+        return _Leaf(refusal=case.table.suspended, channel=case.table.local)
     address = found.address
     if tag and (found.subfolders or found.dot_qmail):
         name, _, host = address.rpartition("@")
@@ -402,7 +409,7 @@ def _elsewhere(case: _Case, address: str, node: str) -> _Leaf:
     """
     if case.about is not None and case.about.handed_on:
         case.tell(f"<{address}> is a mailbox of {node}, but another node has handed this mail on to us")
-        return _Leaf(refusal=WRONG_NODE)
+        return _Leaf(refusal=WRONG_NODE, channel=case.table.store)
     channel = case.table.channels.get(case.table.store)
     if channel is None or channel.kind != "lmtp":
         case.tell(f"<{address}> is a mailbox of {node}, but store_channel is no channel of kind lmtp")
@@ -420,7 +427,7 @@ def _group(case: _Case, group: Group) -> _Steps:
     if case.about is not None:
         refusal = yield from may_post(group, case.about)
         if refusal is not None:
-            return _Leaf(refusal=refusal)
+            return _Leaf(refusal=refusal, channel=case.table.process)
     return _Leaf(recipients=((group.address, case.table.process, ""),), ours=True)
 
 
@@ -438,4 +445,4 @@ def _postmaster(case: _Case) -> _Steps:
         if ours is None and candidate == table.postmasters[0] and table.configured:
             return _Leaf(further=(candidate,), ours=True)
         case.tell(f"<{candidate}> is nobody")
-    return _Leaf(refusal=UNKNOWN_USER)
+    return _Leaf(refusal=UNKNOWN_USER, channel=table.local)

@@ -287,18 +287,17 @@ class SmtpSession(Conversation):
     def _routed(self, result: RouteResult, event: RcptTo) -> None:
         """The router's word on a recipient: accept, or refuse with a J record."""
         if isinstance(result, Refused):
-            reply = result.reply
+            self._turn_down(event, result.reply, result.channel)
         elif result.local or self._trusted or self._user:
             if result.sized:
                 self._open().sized.append(event.address)
             self._judge(result.recipients, event)
-            return
         else:
-            reply = _NO_RELAYING
-        self._turn_down(event, reply)
+            self._turn_down(event, _NO_RELAYING)
 
-    def _turn_down(self, event: RcptTo, reply: Reply) -> None:
-        self._open().reject([event.address], reply)
+    def _turn_down(self, event: RcptTo, reply: Reply, channel: str = "") -> None:
+        """@param channel: where it would have gone; "" = nowhere from here, or that is not known."""
+        self._open().reject({event.address: channel}, reply)
         self._core.answer(reply, counted=not (self._trusted or self._user))
 
     def _judge(self, recipients: tuple[Recipient, ...], event: RcptTo) -> None:
@@ -310,14 +309,15 @@ class SmtpSession(Conversation):
             return
         named = event.address if event.address != "postmaster" else self._site.postmaster
         ruling = gate.rcpt(visit, named, recipients)
+        channel = recipients[0].channel if recipients else ""
         if isinstance(ruling, Ruling):
-            self._judged(ruling, event)
+            self._judged(ruling, event, channel)
         else:
-            self._ask(ruling, partial(self._judged, event=event), "a recipient")
+            self._ask(ruling, partial(self._judged, event=event, channel=channel), "a recipient")
 
-    def _judged(self, ruling: Ruling, event: RcptTo) -> None:
+    def _judged(self, ruling: Ruling, event: RcptTo, channel: str) -> None:
         if ruling.reply is not None:
-            self._turn_down(event, ruling.reply)
+            self._turn_down(event, ruling.reply, channel)
             return
         transaction = self._open()
         transaction.take(event, ruling.recipients)

@@ -12,7 +12,7 @@ until the data is over, since only then can it be answered.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
 from attrs import evolve
@@ -95,7 +95,9 @@ class Transaction:
         )
         self.sized: list[str] = []
         self.to: dict[tuple[str, str, str], Recipient] = {}  # by channel, host and address
-        self.named: dict[str, None] = {}  # what the client named and we accepted, in order
+        self.named: dict[
+            str, str
+        ] = {}  # what the client named and we accepted, in order; the channel (the first) of each
         self.committing = False
         self._intake: IIntake | None = None
         self._head: Head | None = None  # of a submission, while it may lack something
@@ -132,7 +134,7 @@ class Transaction:
             key = (recipient.channel, recipient.host, recipient.address)
             self.to.setdefault(key, recipient)
             keys.append(key)
-        self.named[event.address] = None
+        self.named[event.address] = several[0].channel if several else ""
         if self._site.last_checks:
             self._rcpts.append((event.address, keys))
 
@@ -148,7 +150,7 @@ class Transaction:
             if reply is None:
                 left.update({key: self.to[key] for key in keys})
             else:
-                self.reject([name], reply, size)
+                self.reject({name: keys[0][0] if keys else ""}, reply, size)
                 self.named.pop(name, None)
         self.to = left
 
@@ -259,24 +261,25 @@ class Transaction:
         """What the client is told when the Deferred of L{end} fails."""
         return reply_to(self._log, failure, _COMMITTING, self._origin.ip)
 
-    def reject(self, addresses: Iterable[str], reply: Reply, size: int = 0) -> None:
+    def reject(self, addresses: Mapping[str, str], reply: Reply, size: int = 0) -> None:
         """
         A J record for each address.
 
+        @param addresses: with the channel it would have gone to, where that is known.
         @param size: octets of the message, if it is the message that is refused.
         """
-        channel = self._site.listener.channel
-        for address in addresses:
+        source = self._site.listener.channel
+        for address, channel in addresses.items():
             session_record(
                 self._site,
                 self._origin,
                 Action.REJECTED,
-                destination=channel,
+                destination=channel or source,
                 size_octets=size,
                 sender=self.mail.address,
                 original_to=address,
                 current_to=address,
-                file=QueueFile(channel=channel, id=self.id, attempts=0, continued=self._rejected),
+                file=QueueFile(channel=source, id=self.id, attempts=0, continued=self._rejected),
                 diagnostic=str(reply),
             )
             self._rejected = True

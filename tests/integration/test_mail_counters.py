@@ -82,6 +82,7 @@ class Counters(NodeCase):
             [one.original_to for one in records], ["nobody@example.org", "x@remote.example", "nobody@example.org"]
         )
         self.assertEqual([one.diagnostic[:9] for one in records], ["550 5.1.1", "550 5.7.1", "550 5.1.1"])
+        self.assertEqual([one.destination for one in records], ["local", "tcp_local", "local"])
 
     def test_a_message_refused_for_what_it_is_counts_its_blocks(self) -> None:
         """C4: a J record with a size."""

@@ -173,7 +173,7 @@ class RoomTests(DeliveringTestCase):
         self.successResultOf(Deferred.fromCoroutine(router.route("full@example.org", "tcp_local", about)))
         self.assertIsNone(router.route_now("full@example.org", "tcp_local", about))
         self.room.known = True
-        self.assertEqual(router.route_now("full@example.org", "tcp_local", about), Refused(FULL))
+        self.assertEqual(router.route_now("full@example.org", "tcp_local", about), Refused(FULL, "local"))
 
 
 class GroupTests(DeliveringTestCase):
@@ -191,7 +191,7 @@ class GroupTests(DeliveringTestCase):
     def test_others_may_not(self) -> None:
         for sender in ("", "x@remote.example", "nopop@example.org", "club@remote.example"):
             found = self.posted("club@example.org", sender)
-            self.assertEqual(found, Refused(Reply(550, "5.7.1", "Only members may write to this group")))
+            self.assertEqual(found, Refused(Reply(550, "5.7.1", "Only members may write to this group"), "process"))
 
     def test_a_domain_or_chosen_people_may_write(self) -> None:
         self.assertEqual(self.said("house@example.org", "nopop@EXAMPLE.org"), "ok")

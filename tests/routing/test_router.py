@@ -93,6 +93,18 @@ class RouterTestCase(SynchronousTestCase):
         self.assertEqual(f"{result.reply.code} {result.reply.enhanced}", reply, address)
 
 
+class RefusedTests(RouterTestCase):
+    def test_it_tells_where_an_address_would_have_gone(self) -> None:
+        """As far as that is known: an address of ours, not one that leads nowhere."""
+        ours = "nobody", "shut", "empty", "none", "self", "circle1", "toomany", "chain0"
+        for address in (*(f"{name}@example.org" for name in ours), "joe@off.example", "nobody@old.example"):
+            result = self.route(address)
+            self.assertEqual((type(result), getattr(result, "channel", None)), (Refused, "local"), address)
+        for address in ("joe", "joe@", "x@[192.0.2.1]", "x@lost.example", "x@gone.example"):
+            result = self.route(address)
+            self.assertEqual((type(result), getattr(result, "channel", None)), (Refused, ""), address)
+
+
 class LocalTests(RouterTestCase):
     def test_it_is_a_router(self) -> None:
         verifyObject(IRouter, self.router)

@@ -133,6 +133,7 @@ class AccessTests(GateTestCase):
         self.assertEqual(self.last(HELLO + MAIL + RCPT), "550 5.7.2 Ask her")
         (record,) = self.records(Action.REJECTED)
         self.assertEqual((record.original_to, record.diagnostic), ("b@example.org", "550 5.7.2 Ask her"))
+        self.assertEqual(record.destination, "local")
         self.assertEqual(self.last(HELLO + MAIL + b"RCPT TO:<c@example.org>\r\n")[:3], "250")
 
     def test_trusted_clients_are_asked_about_too(self) -> None:

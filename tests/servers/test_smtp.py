@@ -233,6 +233,17 @@ class RefusalTests(SmtpTestCase):
         self.assertEqual((first.file.channel, first.file.id), ("tcp_local", self.queue.messages[0].id))
         self.assertEqual((first.file.continued, second.file.continued), (False, True))
 
+    def test_the_record_names_where_it_would_have_gone(self) -> None:
+        """By the router's word; the listener's channel where that knows nothing, or does not count."""
+        reply = Reply(550, "5.1.1", "No such user here")
+        self.router.now["no@example.org"] = Refused(reply, "local")
+        names = b"no@example.org", b"bad@example.org", b"out@example.com"
+        lines = b"".join(b"RCPT TO:<" + name + b">\r\n" for name in names)
+        self.ask(self.ready(STRANGER), MAIL + lines)
+        records = self.records(Action.REJECTED)
+        self.assertEqual([one.destination for one in records], ["local", "tcp_local", "tcp_local"])
+        self.assertEqual([one.file.channel for one in records if one.file is not None], ["tcp_local"] * 3)
+
     def test_relaying_is_for_trusted_clients(self) -> None:
         line = b"RCPT TO:<out@example.com>\r\n"
         transport = self.ready(STRANGER)
@@ -253,7 +264,7 @@ class RefusalTests(SmtpTestCase):
         self.assertEqual(self.queue.intakes[0].ended, "abort")
         first, second = self.records(Action.REJECTED)
         self.assertEqual((first.original_to, second.original_to), ("b@example.org", "c@example.org"))
-        self.assertEqual(first.size_octets, 5)
+        self.assertEqual((first.size_octets, first.destination, second.destination), (5, "local", "local"))
         assert first.file is not None and second.file is not None
         self.assertEqual((first.file.continued, second.file.continued), (False, True))
         transport.lose()

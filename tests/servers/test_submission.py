@@ -399,6 +399,7 @@ class LmtpTests(SubmissionTestCase):
             self.assertEqual([one.address for one in message.envelope.recipients], ["b@example.org"])
             rejected = [(record.original_to, record.diagnostic[:9]) for record in self.records(Action.REJECTED)]
             self.assertEqual(rejected[1:], [("c@example.org", "552 5.2.3"), ("d@example.org", "550 5.2.1")])
+            self.assertEqual({record.destination for record in self.records(Action.REJECTED)[1:]}, {"local"})
             transport.clear()
             self.assertEqual(self.ask(transport, MAIL + b"RCPT TO:<c@example.org>\r\nDATA\r\n\r\n.\r\n")[3:], ["250"])
 
