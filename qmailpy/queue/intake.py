@@ -33,6 +33,14 @@ STOPPING = Reply(451, "4.3.2", "System not accepting mail now; try again later")
 HIGH = 1024 * 1024  # octets waiting for the disk: pause
 LOW = 256 * 1024  # resume
 
+PIECE = 262_144
+"""
+Octets that are handed to a thread at once: each time costs half a dozen switches between threads. Where many messages
+arrive and memory is short, it is L{SMALL_PIECE}.
+"""
+
+SMALL_PIECE = 65536
+
 
 def reply_for(problem: BaseException) -> Reply:
     """What a peer is told about a failure to store its mail."""
@@ -91,9 +99,8 @@ class Intake:
         self._paused = False
         self._over = False
         self._committing = False
-        self._synced = False
         self._problem: BaseException | None = None
-        self._written: Deferred[None] | None = None
+        self._still: Deferred[None] | None = None  # fires when the thread comes back
 
     def write(self, octets: bytes) -> None:
         self.size += len(octets)
@@ -106,7 +113,7 @@ class Intake:
             self._spilled = True
         elif not self._spilled and self._budget.used > self._budget.octets and self.size > 8192:
             self._spilled = True  # memory is short: smaller ones go to the disk, too
-        if self._spilled and not self._writing and self._held >= 65536:
+        if self._spilled and not self._writing and self._held >= self._piece():
             self._spill()
         if self._spilled and self._held > HIGH and not self._paused and self._flow is not None:
             self._paused = True
@@ -140,7 +147,7 @@ class Intake:
                 return
             enqueue(self._crc, None)
 
-        self._finish().addCallback(lambda _: self._in_thread(self._thd_sync)).addBoth(written)
+        self._at_rest().addCallback(lambda _: self._in_thread(self._thd_end, self._take())).addBoth(written)
         return result
 
     def abort(self) -> None:
@@ -152,8 +159,7 @@ class Intake:
             return
         self._over = True
         if self._spilled:
-            ended = succeed(None) if self._synced else self._finish()
-            ended.addBoth(self._remove).addErrback(
+            self._at_rest().addBoth(self._remove).addErrback(
                 lambda failure: self._log.error(
                     "cannot remove {path}: {problem}", path=self._path, problem=failure.value
                 )
@@ -177,10 +183,20 @@ class Intake:
 
     # --- the file --------------------------------------------------------------------------------------------
 
-    def _spill(self) -> None:
-        """Hand what has gathered to the thread; again when it comes back and there is more."""
+    def _piece(self) -> int:
+        """How much is to gather before it is written."""
+        budget = self._budget
+        return PIECE if budget.used * 2 < budget.octets else SMALL_PIECE
+
+    def _take(self) -> bytes:
+        """What has gathered; it counts as held until it is written."""
         octets = b"".join(self._pieces)
         self._pieces = []
+        return octets
+
+    def _spill(self) -> None:
+        """Hand what has gathered to the thread; again when it comes back and there is more."""
+        octets = self._take()
         self._writing = True
         self._in_thread(self._thd_append, octets).addBoth(self._spilled_some, len(octets))
 
@@ -194,24 +210,23 @@ class Intake:
         if self._paused and self._held < LOW and self._flow is not None:
             self._paused = False
             self._flow.resume()
-        if self._held >= 65536 or (self._written is not None and self._held):
-            self._spill()
-        elif self._written is not None:
-            done, self._written = self._written, None
+        if self._still is not None:
+            still, self._still = self._still, None
             if self._problem is not None:
-                done.errback(self._problem)
+                still.errback(self._problem)
             else:
-                done.callback(None)
+                still.callback(None)
+        elif self._held >= self._piece():
+            self._spill()
 
-    def _finish(self) -> Deferred[None]:
-        """Fires when all that was written is in the file."""
+    def _at_rest(self) -> Deferred[None]:
+        """Fires when nothing is being written; what has gathered since then is still here."""
         if self._problem is not None:
             return fail(self._problem)
-        done: Deferred[None] = Deferred()
-        self._written = done
         if not self._writing:
-            self._spill()
-        return done
+            return succeed(None)
+        self._still = Deferred()
+        return self._still
 
     def _thd_append(self, octets: bytes) -> None:
         if self._file is None:
@@ -222,14 +237,16 @@ class Intake:
         self._files.pwrite(self._file, octets, self._at)
         self._at += len(octets)
 
-    def _thd_sync(self) -> None:
+    def _thd_end(self, octets: bytes) -> None:
+        """The rest of it, and all of it durable."""
+        if octets:
+            self._thd_append(octets)
         assert self._file is not None
         try:
             self._files.fsync(self._file)
         finally:
             self._files.close(self._file)
             self._file = None
-            self._synced = True
         self._files.sync_directory(self._path.rpartition("/")[0])
 
     def _remove(self, _: object) -> Deferred[Any]:

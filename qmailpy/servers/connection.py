@@ -34,6 +34,12 @@ ANSWER = 1  # the client is ahead of our answers
 FLOW = 2  # what it sends cannot be taken so fast
 OUTPUT = 4  # it does not take what we send
 
+FULL_OCTETS = 65536
+"""As much as the transport reads at a time, unless it is told otherwise."""
+
+WIDE_OCTETS = 262_144
+"""As much as it reads of a large message, for a quarter of the turns; no more than a core keeps while it waits."""
+
 LINGER_S = 30.0
 """For a client to take our last words."""
 
@@ -316,6 +322,11 @@ class Connection:
             self._arm(LINGER_S)
 
     # In
+
+    def _widen(self) -> None:
+        """As much as a read may bring has come, of something large: have the next ones bring more."""
+        if isinstance(self.transport, tcp.Connection):
+            self.transport.bufferSize = WIDE_OCTETS
 
     def _pause(self, reason: int) -> None:
         if not self._pauses and not self._lost:

@@ -26,7 +26,7 @@ from twisted.python.failure import Failure
 from qmailpy.policy.visit import Visit
 from qmailpy.records.record import Action
 from qmailpy.servers.clients import plain_address
-from qmailpy.servers.connection import ANSWER, FLOW, Connection, TurnedAway, near
+from qmailpy.servers.connection import ANSWER, FLOW, FULL_OCTETS, Connection, TurnedAway, near
 from qmailpy.servers.fronts import NOTHING, Claims
 from qmailpy.servers.pace import LOOK_S, Pace
 from qmailpy.servers.site import Offers, Site
@@ -188,6 +188,8 @@ class Conversation(Connection):
         if events or core.in_data or core.pending:
             # Not for a part of a line: who sends an octet now and then would hold the connection for ever.
             self._heard = self._site.reactor.seconds()
+        if len(data) >= FULL_OCTETS and core.in_data:
+            self._widen()
         if not events and core.waiting:
             self._pause(ANSWER)
         else:

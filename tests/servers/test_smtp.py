@@ -7,6 +7,7 @@ import sys
 from typing import Any, cast
 
 from attrs import evolve
+from twisted.internet import tcp
 from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IProtocol, IProtocolFactory
@@ -20,6 +21,7 @@ from qmailpy.config.schema import ListenerConfig, LogConfig, QueueConfig, TrustC
 from qmailpy.errors import Temporary
 from qmailpy.interfaces import IFlow
 from qmailpy.records.record import Action, LogRecord
+from qmailpy.servers.connection import FULL_OCTETS, WIDE_OCTETS
 from qmailpy.servers.pace import GRACE_S, LOOK_S
 from qmailpy.servers.session import SmtpSession
 from qmailpy.servers.smtp import SmtpFactory
@@ -27,6 +29,7 @@ from qmailpy.testing.memory_queue import MemoryQueue
 from qmailpy.testing.memory_recorder import MemoryRecorder
 from qmailpy.testing.scripted_router import ScriptedRouter, local, remote, unknown_user
 from qmailpy.values import Priority, Recipient, Refused, Reply, Routed
+from qmailpy.wire.smtp import BACKLOG_OCTETS
 
 HELLO = b"EHLO client.example.net\r\n"
 MAIL = b"MAIL FROM:<a@example.net>\r\n"
@@ -123,6 +126,27 @@ class TransactionTests(SmtpTestCase):
         session = self.connect().session
         for interface in (IProtocol, IFlow):
             verifyObject(interface, session)
+
+    def test_more_of_a_large_message_is_read_at_a_time(self) -> None:
+        """And never more than the core keeps while a question is out."""
+        self.assertLessEqual(WIDE_OCTETS, BACKLOG_OCTETS)
+        self.assertEqual(tcp.Connection.bufferSize, FULL_OCTETS)
+        transport = self.ready()
+        widened: list[bool] = []
+        self.patch(SmtpSession, "_widen", lambda session: widened.append(True))
+        self.assertEqual(self.ask(transport, MAIL + RCPT + b"DATA\r\n"), ["250", "250", "354"])
+        self.ask(transport, (b"x" * 78 + b"\r\n") * 100)
+        self.assertEqual(widened, [])
+        self.ask(transport, (b"x" * 78 + b"\r\n") * (FULL_OCTETS // 80 + 1))
+        self.assertEqual(widened, [True])
+
+    def test_only_what_reads_from_a_socket_is_widened(self) -> None:
+        session = self.connect().session
+        session._widen()
+        self.assertFalse(hasattr(session.transport, "bufferSize"))
+        session.transport = tcp.Connection.__new__(tcp.Connection)
+        session._widen()
+        self.assertEqual(session.transport.bufferSize, WIDE_OCTETS)
 
     def test_a_message_is_accepted(self) -> None:
         transport = self.connect()
