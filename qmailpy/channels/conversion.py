@@ -166,6 +166,7 @@ class ConversionChannel:
         if outcome.kind is Kind.DISCARD:
             return [_GONE] * len(group)
         if outcome.kind is Kind.HOLD:
+            self._parts.events.happened("message.held", channel=self.name, id=job.id, why=outcome.text)
             one = Disposition(verdict=Verdict.HELD, reply=Reply(451, "4.7.0", outcome.text))
         elif outcome.kind is Kind.RETURN:
             one = Disposition(verdict=Verdict.FAILED, reply=Reply(554, "5.7.1", outcome.text))

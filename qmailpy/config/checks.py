@@ -189,6 +189,7 @@ CHECKS: Mapping[type, Mapping[str, Check]] = {
         "parts": between(1, 100_000),
         "header_octets": between(4096, 1 << 24),
         "part_octets": between(1024, 1 << 26),
+        "beyond": one_of("hold", "return", "pass"),
         "broken": one_of("pass", "hold"),
     },
     schema.RuleConfig: {

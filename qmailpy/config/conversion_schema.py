@@ -84,7 +84,10 @@ class StructureConfig:
     parts: int = 10_000
     header_octets: int = 262_144
     part_octets: int = 3_145_728  # larger parts are not given to what is built in
-    broken: str = "pass"  # mail whose structure passes a limit or cannot be read: "pass" it on as it is, or "hold" it
+    beyond: str = (
+        "hold"  # mail beyond a limit that an entry was to look for something in: "hold", "return", or "pass" it
+    )
+    broken: str = "pass"  # mail whose structure is malformed: "pass" it on as far as it can be read, or "hold" it
 
 
 @frozen(kw_only=True)

@@ -312,9 +312,8 @@ class MimeWalker:
         multipart = entity.type == "multipart"
         if not multipart and not (self._limits.enclosed and entity.media == "message/rfc822"):
             return False
-        if entity.encoding not in IDENTITY:
-            if multipart:
-                self._flaw(MimeVerdict.MALFORMED)
+        if entity.encoding not in IDENTITY:  # neither may have one (RFC 2046 s.5.2.1), but some readers decode it
+            self._flaw(MimeVerdict.MALFORMED)
             return False
         if len(self._stack) >= self._limits.depth:
             self._flaw(MimeVerdict.TOO_DEEP)

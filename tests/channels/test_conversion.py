@@ -136,6 +136,7 @@ class ConversionChannelTests(SynchronousTestCase):
             self.assertEqual((said.verdict, said.reply.code), (verdict, code))
             self.assertEqual("because" in said.reply.text, action != "discard")
             self.assertEqual(self.mails([said]), [])
+        self.assertEqual(self.events.names, ["message.held"])
 
     def test_what_an_operator_has_released_is_converted_and_not_held_again(self) -> None:
         """And its envelope says that it was converted."""

@@ -89,6 +89,10 @@ class ConversionsTests(SynchronousTestCase):
                 '[limits]\nbroken = "x"\n',
                 'conversions.toml:2: [limits] broken: "x" is not known; right would be "pass"',
             ),
+            (
+                '[limits]\nbeyond = "x"\n',
+                'conversions.toml:2: [limits] beyond: "x" is not known; right would be "hold"',
+            ),
         ):
             found = self.wrong(text)
             self.assertTrue(found and found[0].startswith(said), (text, found))

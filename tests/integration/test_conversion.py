@@ -154,6 +154,27 @@ class Conversion(NodeCase):
         self.assertIn(b"with care", self.got())
         self.wait_idle()
 
+    def test_a_message_beyond_a_limit_waits_for_an_operator_or_goes_back(self) -> None:
+        """A program behind more parts than are looked at; the log tells which way it went."""
+        head = b"MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=b\r\n"
+        part = b'--b\r\nContent-Type: application/octet-stream; name="run.exe"\r\n\r\nMZ\r\n'
+        octets = head + b"Subject: hidden\r\n\r\n" + b"--b\r\n\r\n\r\n" * 20 + part + b"--b--\r\n"
+        guard = entries('action = "return"\nfile = ["*.exe"]\ntext = "no programs"')
+        for beyond, letters in (("hold", "EED"), ("return", "EER")):
+            self.table(guard + f'[limits]\nparts = 10\nbeyond = "{beyond}"\n')
+            before = len(self.node.records())
+            with self.node.talk() as talk:
+                self.assertEqual(talk.mail("alice@example.org", ["bob@example.org"], octets)[:3], "250")
+            if beyond == "hold":
+                self.until(lambda: bool(self.held()))
+                self.node.qmailpy("qm", "release", str(self.held()[0]["id"]))
+                self.assertIn(b"MZ", self.node.wait_mailbox("bob", 1)[0])
+            else:
+                self.assertIn(b"554 5.7.1 it has too many parts", self.node.wait_mailbox("alice", 1)[0])
+            self.wait_idle()
+            mine = [one for one in self.node.records()[before:] if "conversion" in (one.source, one.destination)]
+            self.assertEqual("".join(one.action.value for one in mine), letters)
+
     def held(self) -> list[dict[str, object]]:
         found = json.loads(self.node.qmailpy("qm", "held", "--json"))
         return list(found["messages"] if isinstance(found, dict) else found)

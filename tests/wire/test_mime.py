@@ -50,6 +50,9 @@ def parts(message: bytes, limits: MimeLimits | None = None) -> list[tuple[str, s
     return [(path, kinds[path], bodies[path]) for path in kinds]
 
 
+CODED = b"Content-Transfer-Encoding: base64\r\n\r\n"
+
+
 class StructureTests(SynchronousTestCase):
     def test_a_message_that_is_no_mime_is_text(self) -> None:
         self.assertEqual(parts(b"Subject: x\r\n\r\nhello\r\n"), [("", "text/plain", b"hello\r\n")])
@@ -98,7 +101,8 @@ class StructureTests(SynchronousTestCase):
             ("no close", HEAD + b"--b\r\n\r\nx", [b"x"]),
             ("same nested", HEAD + b"--b\r\n" + HEAD + b"x\r\n--b--", [b"x"]),
             ("no parts", HEAD + b"nothing", []),
-            ("encoded", b"Content-Transfer-Encoding: base64\r\n" + HEAD + b"--b", [b"--b"]),
+            ("encoded", CODED[:-2] + HEAD + b"--b", [b"--b"]),
+            ("encoded message", b"Content-Type: message/rfc822\r\n" + CODED + b"eA==", [b"eA=="]),
             ("twice", b"Content-Type: text/html\r\n" + HEAD + b"x", [b"x"]),
             (
                 "long",

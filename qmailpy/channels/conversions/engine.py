@@ -35,6 +35,15 @@ InThread = Callable[..., Awaitable[Any]]
 Note = Callable[[str, str, int, str, str], None]
 """Told of each part: path, what it is, octets, the entry that fits (or ""), what was done."""
 
+_GUARDING = frozenset({"command", "delete", "replace", "hold", "return", "discard"})
+"""Actions of entries that somebody relies on: what they were not shown must not pass in silence."""
+
+_BEYOND = {
+    MimeVerdict.TOO_DEEP: "its parts are nested too deep to be looked at",
+    MimeVerdict.TOO_MANY_PARTS: "it has too many parts to be looked at",
+    MimeVerdict.HEADER_TOO_LARGE: "a header in it is too large to be looked at",
+}
+
 HELD = 131_072
 """Octets of all new bodies that are kept in memory; further ones are in files."""
 
@@ -76,6 +85,7 @@ class Converter:
         self.limits = MimeLimits(depth=limits.depth, parts=limits.parts, header_octets=limits.header_octets)
         self._part_octets = limits.part_octets
         self._hold_broken = limits.broken == "hold"
+        self.beyond = {"hold": Kind.HOLD, "return": Kind.RETURN}.get(limits.beyond)  # C{None}: it passes
         self._in_thread = in_thread
         self._run = run
         self._root = root
@@ -220,8 +230,19 @@ class _Conversion:
                     self._gather(collected, event.octets)
         if walker.verdict is not MimeVerdict.OK:
             self._say("", "structure", self._content.size, None, walker.verdict.value)
+            self._judge(walker.verdict)
+
+    def _judge(self, verdict: MimeVerdict) -> None:
+        """What becomes of a message whose structure is not in order; an operator who has released it knows."""
+        if verdict is MimeVerdict.MALFORMED:
             if self._holds_broken:
-                raise Decided(Kind.HOLD, f"the structure of the message is {walker.verdict.value}")
+                raise Decided(Kind.HOLD, f"the structure of the message is {verdict.value}")
+            return
+        kind = self._converter.beyond
+        if kind is None or (kind is Kind.HOLD and self._mail.released):
+            return
+        if self._holds_broken or any(entry.config.action in _GUARDING for entry in self._parts):
+            raise Decided(kind, _BEYOND[verdict])
 
     def _events(self, walker: MimeWalker) -> Iterator[list[Any]]:
         for chunk in self._content.chunks():

@@ -141,6 +141,42 @@ class ActionTests(ConverterCase):
         self.assertEqual((found.kind, found.text), (Kind.HOLD, "the structure of the message is malformed"))
         self.assertIs(self.outcome(limits={"broken": "hold"}).kind, Kind.SAME)
 
+    def test_what_hides_behind_a_limit_does_not_pass_an_entry_that_looks_for_it(self) -> None:
+        """A program behind the last part that is looked at, too deep, or behind a header without end."""
+        empty = b"--b\r\n\r\n\r\n"
+        many = MULTI.replace(b"--b\r\n", empty * 10 + b"--b\r\n", 1)
+        deep = MULTI
+        for number in range(6):
+            inner = b"c%d" % number
+            deep = b"Content-Type: multipart/mixed; boundary=%b\r\n\r\n--%b\r\n%b\r\n--%b--\r\n" % (
+                (inner,) * 2 + (deep, inner)
+            )
+        large = MULTI.replace(b"--b\r\n", b"--b\r\nX: " + b"x " * 5000 + b"\r\n\r\n\r\n--b\r\n", 1)
+        cases: tuple[tuple[bytes, str, dict[str, Any]], ...] = (
+            (many, "too many parts", {"parts": 5}),
+            (deep, "too deep", {"depth": 5}),
+            (large, "too large", {"header_octets": 4096}),
+        )
+        for message, why, limits in cases:
+            for action in ("delete", "replace", "hold", "return", "discard", "command"):
+                guard = entry(action, file=("*.exe",))
+                found = self.outcome(guard, message=message, limits=limits)
+                self.assertEqual((found.kind, why in found.text), (Kind.HOLD, True), (why, action))
+                found = self.outcome(guard, message=message, limits={**limits, "beyond": "return"})
+                self.assertEqual((found.kind, why in found.text), (Kind.RETURN, True), (why, action))
+                self.assertEqual(self.made(guard, message=message, limits={**limits, "beyond": "pass"}), message)
+                self.assertEqual(self.made(guard, message=message, limits=limits, released=True), message)
+            for harmless in (entry("keep"), entry("strip"), entry("hold", whole=True, min_octets=10**6)):
+                self.made(harmless, message=message, limits=limits)
+            self.assertIs(self.outcome(message=message, limits=limits).kind, Kind.SAME)
+            self.assertIs(self.outcome(message=message, limits={**limits, "broken": "hold"}).kind, Kind.HOLD)
+            self.assertIs(self.outcome(entry("delete", sender=("<>",)), message=message, limits=limits).kind, Kind.SAME)
+
+    def test_an_entry_that_sees_enough_decides_before_the_limit(self) -> None:
+        message = MULTI.replace(b"--b--", b"--b\r\n\r\n\r\n" * 10 + b"--b--")
+        found = self.outcome(entry("return", file=("*.exe",), text="no"), message=message, limits={"parts": 5})
+        self.assertEqual((found.kind, found.text), (Kind.RETURN, "no"))
+
     def test_parts_that_are_too_large_are_not_changed_by_what_is_built_in(self) -> None:
         message = MULTI.replace(b"caf=E9\r\n", b"caf=E9\r\n" * 500)
         limits = {"part_octets": 1024}
