@@ -20,7 +20,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 
-from attrs import define, frozen
+from attrs import Factory, define, frozen
 
 from qmailpy.disk.files import Files
 from qmailpy.queue.codec import Checkpoint, decode_ops, is_checkpoint
@@ -59,6 +59,7 @@ class Segment:
     size: int
     used: int  # octets up to the end of its last record
     last: int  # sequence of its last record, first - 1 when there is none
+    gaps: list[tuple[int, int]] = Factory(list)  # first and last sequence of records missing amid the others
 
 
 class Journal:
@@ -126,6 +127,8 @@ class Journal:
                 continue
             self._generation = max(self._generation, segment.generation)
             for sequence, start, end in self._scan(segment, octets):
+                if sequence != segment.last + 1:
+                    segment.gaps.append((segment.last + 1, sequence - 1))
                 segment.last, segment.used = sequence, end
                 if octets[start : start + 1] == b"\x06" and is_checkpoint(octets[start:end]):
                     for op in decode_ops(octets[start:end]):
@@ -199,6 +202,11 @@ class Journal:
                 self.warnings.append(
                     f"journal: records {expected} to {segment.first - 1} before segment {segment.name} are missing"
                 )
+            self.warnings += [
+                f"journal: records {first} to {last} in segment {segment.name} cannot be read: they were being written "
+                "when the power failed, or the disk has damaged them"
+                for first, last in segment.gaps
+            ]
             expected_generation, expected = segment.generation + 1, segment.last + 1
         if low and self.closed and self.closed[0].generation != low:
             self.warnings.append(f"journal: generations {low} to {self.closed[0].generation - 1} are missing")

@@ -140,6 +140,8 @@ class JournalTests(SynchronousTestCase):
         again = journal(self.disk)
         again.recover()
         self.assertEqual(len(list(again.records())), 19)
+        [warning] = again.warnings
+        self.assertIn("records 2 to 2 in segment 00000000 cannot be read", warning)
 
     def test_a_header_that_cannot_be_read_sets_the_segment_aside_whole(self) -> None:
         """Nothing is deleted that was not understood."""
@@ -152,6 +154,74 @@ class JournalTests(SynchronousTestCase):
         self.assertEqual(self.disk.listdir(ASIDE), ["journal-00000000"])
         self.assertIn(b"precious", self.disk.read(f"{ASIDE}/journal-00000000"))
         self.assertEqual(len(again.warnings), 1)
+
+    def test_what_is_no_segment_keeps_nothing_from_starting(self) -> None:
+        """Somebody has put it there."""
+        at_work = begun(self.disk)
+        at_work.write([(b"precious", False)])
+        self.disk.close(self.disk.open(f"{WHERE}/00000000~", create=True))
+        again = journal(self.disk)
+        again.recover()
+        self.assertEqual([payload for _, payload in again.records()], [b"precious"])
+        self.assertEqual((self.disk.listdir(ASIDE), len(again.warnings)), (["journal-00000000~"], 1))
+
+    def told(self, gone: str, low: int = 1) -> list[str]:
+        """What is told of a journal of three segments, two records each, that lacks one of them."""
+        disk = CrashDisk(directories=[WHERE, ASIDE])
+        at_work = begun(disk)
+        for number in range(5):
+            at_work.write([(b"%d" % number + bytes(400), False)])
+        at_work.write([(checkpoint(low, at_work.sequence), True)])
+        if gone:
+            disk.unlink(f"{WHERE}/{gone}")
+        again = journal(disk)
+        again.recover()
+        return again.warnings
+
+    def test_a_segment_that_is_missing_is_told(self) -> None:
+        self.assertEqual(self.told(""), [])
+        self.assertEqual(self.told("00000001"), ["journal: generations 2 to 2 are missing before 00000002"])
+        self.assertEqual(self.told("00000000"), ["journal: generations 1 to 1 are missing"])
+        self.assertEqual(self.told("00000000", low=2), [])
+
+    def test_records_that_are_missing_at_the_end_of_a_segment_are_told(self) -> None:
+        at_work = begun(self.disk)
+        for number in range(5):
+            at_work.write([(b"%d" % number + bytes(400), False)])
+        handle = self.disk.open(f"{WHERE}/00000000")
+        self.disk.pwrite(handle, b"\xff", HEADER_OCTETS + 600)
+        again = journal(self.disk)
+        again.recover()
+        self.assertEqual(again.warnings, ["journal: records 2 to 2 before segment 00000001 are missing"])
+
+    def test_only_what_is_retired_is_written_over_by_the_next_life(self) -> None:
+        """And that is: there is no end to lives. The newest checkpoint counts, wherever it is."""
+        kept: list[bytes] = []
+        room = []
+        for life in range(8):
+            at_work = begun(self.disk)
+            low = at_work.generation
+            for number in range(6):
+                payload = b"%d %d" % (life, number) + bytes(300)
+                at_work.write([(payload, False)])
+                kept.append(payload)
+            self.assertEqual([one for one in found(self.disk) if one[:1] != b"\6"], kept)
+            if life % 2:  # all before this life is done with
+                at_work.write([(checkpoint(low, at_work.sequence), True)])
+                kept = kept[-6:]
+            at_work.close()
+            self.assertEqual([one for one in found(self.disk) if one[:1] != b"\6"], kept)
+            room.append(len(self.disk.listdir(WHERE)))
+        self.assertEqual(room[3], room[7], room)
+
+    def test_a_full_disk_keeps_no_journal_from_starting_that_has_a_segment_left(self) -> None:
+        begun(self.disk).close()
+        again = journal(self.disk)
+        again.recover()
+        self.disk.fail("open", number=errno.ENOSPC, times=10**9, path=f"{WHERE}/00000003")
+        again.start(spare=8)
+        (place,) = again.write([(b"mark", True)])
+        self.assertIsInstance(place, Position)
 
     def test_sequences_are_never_used_twice(self) -> None:
         """Over restarts, and when everything has been retired."""
@@ -187,11 +257,28 @@ class JournalTests(SynchronousTestCase):
             self.disk.pwrite(handle, octets, 0)
             self.disk.close(handle)
         again = begun(self.disk)
+        self.assertFalse({"00000007", "00000008"} & {*self.disk.listdir(WHERE)})
         before = again.generation
         places = [place for _ in range(12) for place in again.write([(bytes(200), True)])]
         last = places[-1]
         assert isinstance(last, Position)
         self.assertEqual(last.generation - before, 2)
+
+    def test_on_a_full_disk_segments_that_are_half_made_are_better_than_none(self) -> None:
+        """They stay, and are written."""
+        begun(self.disk).close()
+        for name in self.disk.listdir(WHERE):
+            self.disk.unlink(f"{WHERE}/{name}")
+        for number in range(3):
+            handle = self.disk.open(f"{WHERE}/{number:08d}", create=True)
+            self.disk.pwrite(handle, bytes(200), 0)
+            self.disk.close(handle)
+        self.disk.syncfs(WHERE)  # as a shard does when it starts
+        self.disk.fail("pwrite", number=errno.ENOSPC, times=10**9, path=f"{WHERE}/00000003")
+        again = begun(self.disk)
+        places = again.write([(b"x" * 70, True) for _ in range(3)])
+        self.assertEqual([isinstance(place, Position) for place in places], [True] * 3)
+        self.assertEqual(found(self.disk.reboot("none")), [b"x" * 70] * 3)
 
     def test_a_full_descriptor_table_when_a_segment_is_full_refuses_and_passes(self) -> None:
         """Nothing of it is final: what could not be written then can be later."""
@@ -203,6 +290,22 @@ class JournalTests(SynchronousTestCase):
         self.disk.heal()
         (place,) = at_work.write([(bytes(300), False)])
         self.assertIsInstance(place, Position)
+
+    def test_a_segment_cannot_be_closed_while_there_is_no_room_for_another(self) -> None:
+        """Nothing has happened then: what is written goes on into the old one, and it passes."""
+        at_work = begun(self.disk)
+        at_work._free.clear()
+        at_work.write([(b"a", False)])
+        self.disk.fail("open", number=errno.ENOSPC, times=10**9, path=WHERE)
+        with self.assertRaises(OSError) as raised:
+            at_work.roll()
+        self.assertEqual((raised.exception.errno, at_work.generation), (errno.ENOSPC, 1))
+        at_work.write([(b"b", False)])
+        self.disk.heal()
+        at_work.roll()
+        self.assertEqual(at_work.generation, 2)
+        at_work.write([(b"c", False)])
+        self.assertEqual(found(self.disk.reboot("none")), [b"a", b"b", b"c"])
 
     def test_a_record_that_fills_its_segment_to_the_last_octet_is_found(self) -> None:
         """With the end of the one before it, too."""

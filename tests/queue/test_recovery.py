@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from qmailpy.queue.journal import Journal
+from qmailpy.queue.journal import HEADER_OCTETS, Journal
 from qmailpy.queue.recovery import Recovered
 from qmailpy.testing.crashdisk import CrashDisk
 from tests.queue.test_crash import Surviving
@@ -156,3 +156,19 @@ class RecoveryTests(Surviving):
         self.assertEqual(
             (state.touched, {number: bool(some) for number, some in state.living.items()}), ({}, {1: False})
         )
+
+    def test_what_the_journal_lacks_is_told(self) -> None:
+        """And what can be read is taken up."""
+        world = node()
+        world.send("later@out.example")
+        world.outside.silent = True
+        world.send("later@out.example")
+        after = world.crash("none")
+        path = f"{QUEUE}/journal/00000000"
+        handle = after.disk.open(path)
+        after.disk.pwrite(handle, b"\xff", HEADER_OCTETS + 40)
+        after.disk.close(handle)
+        after.up()
+        self.assertEqual(after.stored(), {"tcp_local": 1})
+        [warning] = started(after).warnings
+        self.assertIn("records 1 to 1 in segment 00000000", warning)
