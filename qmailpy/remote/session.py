@@ -57,8 +57,14 @@ from qmailpy.wire.sasl_client import Derive, Login, thd_derive
 from qmailpy.wire.smtp_client import SmtpClient
 from qmailpy.wire.tlsa import Mismatch
 
-PIECE = 65536
-"""Octets read from a file at a time; so much and what the transport holds is all the memory a large message takes."""
+PIECE = 262_144
+"""
+Octets read from a file at a time; so much and what the transport holds is all the memory a large message takes. Each
+time costs half a dozen switches between threads.
+"""
+
+SEND_LIMIT: int = tcp.Connection.SEND_LIMIT
+"""Octets that the transport gives a socket at a time."""
 
 QUIT_S = 2.0
 """How long the reply to QUIT is waited for: nothing depends on it."""
@@ -467,6 +473,9 @@ class Session(Protocol):
             return
         if self._write_some is not None and not self._buffered:
             count = self._write_some(octets)
+            while count == SEND_LIMIT < len(octets):  # the socket may have room for more
+                octets = octets[SEND_LIMIT:]
+                count = self._write_some(octets)
             if count == len(octets):
                 return
             self._buffered = True

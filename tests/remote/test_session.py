@@ -16,7 +16,7 @@ from zope.interface import directlyProvides
 
 from qmailpy.config.schema import ChannelConfig
 from qmailpy.remote.peers import Peer
-from qmailpy.remote.session import Delivery, Session
+from qmailpy.remote.session import SEND_LIMIT, Delivery, Session
 from qmailpy.remote.trouble import Fault
 from qmailpy.values import MemoryContent
 from qmailpy.wire.client_events import Stage, Transaction
@@ -34,6 +34,7 @@ class Socket(StringTransport):
         directlyProvides(self, ITCPTransport)
         self.room = room
         self.at_once = 0
+        self.fills = False  # what it has taken is not taken from it
         self.nodelay = False
         self.broken = False
 
@@ -43,8 +44,9 @@ class Socket(StringTransport):
     def writeSomeData(self, data: bytes) -> int | Exception:
         if self.broken:
             return CONNECTION_LOST
-        taken = data[: self.room]
+        taken = data[: min(self.room, SEND_LIMIT)]
         super().write(taken)
+        self.room -= len(taken) if self.fills else 0
         self.at_once += len(taken)
         return len(taken)
 
@@ -104,6 +106,17 @@ class SessionTests(SynchronousTestCase):
         before = self.socket.at_once
         self.deliver(session)
         self.assertEqual(self.socket.at_once - before, 7)
+
+    def test_a_large_piece_goes_out_as_far_as_the_socket_takes_it(self) -> None:
+        """The transport gives it only so much at a time."""
+        octets = b"x" * (2 * SEND_LIMIT + 1000)
+        for room in (SEND_LIMIT - 1, SEND_LIMIT, SEND_LIMIT + 1, 2 * SEND_LIMIT, len(octets), len(octets) + 1):
+            session = self.session(100000)
+            self.socket.fills, self.socket.room = True, room
+            before = self.socket.at_once
+            session.send_sealed(octets)
+            self.assertEqual(self.socket.value(), octets)
+            self.assertEqual(self.socket.at_once - before, min(room, len(octets)))
 
     def test_an_error_of_the_socket_is_left_to_the_reactor(self) -> None:
         """It meets it again, and tells us by C{connectionLost}."""
