@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import click
+from attrs import evolve
 from twisted.internet.defer import Deferred, maybeDeferred
 
 from qmailpy.cli.context import Context
@@ -22,7 +23,8 @@ from qmailpy.routing.router import Router, Trace
 from qmailpy.routing.rules import Origin
 from qmailpy.routing.selection import Selection
 from qmailpy.routing.senders import Senders
-from qmailpy.values import Envelope, Posting, Recipient, Refused, RouteResult
+from qmailpy.values import Envelope, Posting, Recipient, Refused, Reply, RouteResult
+from qmailpy.wire.address import parse_path
 
 
 @click.group()
@@ -57,7 +59,7 @@ def rewrite(
     known(context.config, source)
     about = None
     if sender is not None or user or size:
-        about = Posting(sender=_lower(sender or ""), user=user.strip().lower(), size_octets=size)
+        about = Posting(sender=_sender(sender or ""), user=user.strip().lower(), size_octets=size)
     trace = _traced(context, address, source, about)
     result = trace.result
     leaving = _leaving(context.config, result, source, about)
@@ -95,10 +97,28 @@ def rewrite(
     print_line("anybody may send there" if result.local else "only clients that may relay may send there")
 
 
-def _lower(address: str) -> str:
-    """An address with its domain in lower case."""
-    local, at, domain = address.strip().rpartition("@")
-    return f"{local}{at}{domain.lower()}"
+def _read(address: str, *, sender: bool = False) -> str | Reply:
+    """
+    An address as the server reads it in MAIL and RCPT: quotes that need not be go, as do source routes, and names in
+    other letters are those that the DNS has for them.
+
+    @param address: in brackets or without. @return: it, or the refusal.
+    """
+    address = address.strip()
+    line = (address if address.startswith("<") else f"<{address}>").encode("utf-8", "replace")
+    found = parse_path(line, 0, sender=sender, utf8=True)
+    if isinstance(found, Reply):
+        return found
+    read, end = found
+    return read if end == len(line) else Reply(501, "5.1.7" if sender else "5.1.3", "Bad address syntax")
+
+
+def _sender(address: str) -> str:
+    """@raise click.BadParameter: no message can come from it."""
+    found = _read(address, sender=True)
+    if isinstance(found, Reply):
+        raise click.BadParameter(f"{address!r} is no address: {found}", param_hint="'--from'")
+    return found
 
 
 def _leaving(config: Config, result: RouteResult, source: str, about: Posting | None) -> list[tuple[str, str, int]]:
@@ -125,14 +145,19 @@ def _converted(config: Config, recipients: Sequence[Recipient], source: str, abo
 def _traced(context: Context, address: str, source: str, about: Posting | None) -> Trace:
     """Ask the router; without a reactor, for the embedded directory answers at once in this thread."""
     config = context.config
+    read = _read(address)
+    if isinstance(read, Reply):
+        return Trace(Refused(read), ("as an address it cannot be read",))
     found: list[Trace] = []
     failed: list[BaseException] = []
     with open_store(context.home) as store:
         router = Router(config, EmbeddedDirectory(store, maybeDeferred), srs_secret=srs_secret.thd_read(context.home))
-        asked = Deferred.fromCoroutine(router.trace(_lower(address), source, about))
+        asked = Deferred.fromCoroutine(router.trace(read, source, about))
         asked.addCallbacks(found.append, lambda failure: failed.append(failure.value))
     if failed:
         raise failed[0]
     if not found:
         raise CommandError("the directory gave no answer")
-    return found[0]
+    if read.lower() == address.strip().strip("<>").lower():
+        return found[0]
+    return evolve(found[0], steps=(f"it is read as <{read}>", *found[0].steps))

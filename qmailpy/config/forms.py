@@ -100,8 +100,26 @@ def name(value: str) -> str:
     )
 
 
+def in_dns(value: str) -> str:
+    """
+    What is wrong with a name in letters that the DNS has not, which addresses are compared with in its form there (RFC
+    5890); empty: it is no such name.
+    """
+    if value.isascii() or not value.isprintable():
+        return ""
+    import idna  # its tables are large, and most configurations have no such name
+
+    try:
+        labels = [one if one in ("", "*") else idna.encode(one, uts46=True).decode("ascii") for one in value.split(".")]
+    except (idna.IDNAError, UnicodeError):
+        return ""
+    return f'"{value}" is not as the DNS has it; right would be "{".".join(labels).lower()}"'
+
+
 def domain(value: str) -> str:
-    return "" if is_domain(value) else f'"{value}" is no domain name; right would be as in "example.org"'
+    return (
+        "" if is_domain(value) else in_dns(value) or f'"{value}" is no domain name; right would be as in "example.org"'
+    )
 
 
 def selector(value: str) -> str:
@@ -224,7 +242,7 @@ def pattern(value: str) -> str:
     labels = value.split(".")
     if "*" in labels and is_domain(".".join("x" if label == "*" else label for label in labels)):
         return ""
-    return (
+    return in_dns(value) or (
         f'"{value}" matches nothing; right would be "host.example", ".example" (hosts below it), "*.example" (one name '
         'for the star), "[]", "[192.0.2.0/24]", "." or "*"'
     )
@@ -234,7 +252,9 @@ def destination_pattern(value: str) -> str:
     """What a destination table is for."""
     if value == "." or is_domain(value.removeprefix(".")):
         return ""
-    return f'"{value}" matches nothing; right would be "host.example", ".example" (hosts below it) or "."'
+    return in_dns(value) or (
+        f'"{value}" matches nothing; right would be "host.example", ".example" (hosts below it) or "."'
+    )
 
 
 def absolute(value: str) -> str:

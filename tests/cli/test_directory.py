@@ -218,6 +218,35 @@ class RewriteCommandTests(CommandTestCase):
         self.assertEqual((refused["accepted"], refused["recipients"]), (False, []))
         self.assertTrue(refused["reply"].startswith("550 5.1.2"))
 
+    def test_an_address_is_read_as_the_server_reads_it(self) -> None:
+        """What the test says of an address is what becomes of mail for it."""
+        for written, read in (
+            ('"postmaster"@example.org', "postmaster@example.org"),
+            ("<Postmaster@EXAMPLE.org>", "postmaster@example.org"),
+            ("@relay.example:postmaster@example.org", "postmaster@example.org"),
+            ("u@B\u00fccher.example", "u@xn--bcher-kva.example"),
+            ('"a b"@remote.example', '"a b"@remote.example'),
+        ):
+            found = self.json("test", "rewrite", written)
+            self.assertEqual([one["address"] for one in found["recipients"]], [read], written)
+            told = [step for step in found["steps"] if step.startswith("it is read as")]
+            self.assertEqual(len(told), written != read and written.lower() != f"<{read}>", (written, told))
+
+    def test_what_the_server_would_not_read_is_refused_with_its_words(self) -> None:
+        for bad, words in (
+            ("x@remote..example", "501 5.1.3 Bad domain"),
+            ("x@remote.example.", "501 5.1.3 Bad domain"),
+            ("x@[1.2.3.4.5]", "501 5.1.3 Bad domain"),
+            ("x" * 65 + "@remote.example", "501 5.1.3 Local part too long"),
+            ("x@remote.example> <y", "501 5.1.3"),
+            ("", "501 5.1.3"),
+        ):
+            found = self.json("test", "rewrite", bad)
+            self.assertEqual((found["accepted"], found["recipients"]), (False, []), bad)
+            self.assertTrue(found["reply"].startswith(words), found)
+        self.call("test", "rewrite", "bob@remote.example", "--from", "x@remote..example", status=2)
+        self.call("test", "rewrite", "bob@remote.example", "--from", "")
+
     def test_it_shows_which_channel_converts_it_before(self) -> None:
         with open(f"{self.home}/etc/qmailpy.toml", "a") as target:
             target.write('[[conversion]]\ndestination = "local"\nsender = ["*@far.example"]\nmin_octets = 10\n')

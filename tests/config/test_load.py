@@ -169,6 +169,16 @@ host = {written}
         for bad in ("a*.example", "*..example", ".*.example", "[192.0.2.1/24]", "[x]", "**"):
             self.assertIn("matches nothing", forms.pattern(bad), bad)
 
+    def test_a_name_in_other_letters_is_told_as_the_dns_has_it(self) -> None:
+        """Mail for it is compared with that form, so that the other would match nothing."""
+        name, dns = "B\u00fccher.example", "xn--bcher-kva.example"
+        for form, prefix in ((forms.pattern, ""), (forms.pattern, "."), (forms.pattern, "*."), (forms.domain, "")):
+            self.assertIn(f'right would be "{prefix}{dns}"', form(prefix + name))
+            self.assertEqual(form(prefix + dns), "")
+        self.assertIn(f'right would be ".{dns}"', forms.destination_pattern(f".{name}"))
+        self.assertIn("matches nothing", forms.pattern("b\u00fc cher.example"))
+        self.assertIn("is no domain name", forms.domain("\u202e.example"))
+
 
 class ParseTests(SynchronousTestCase):
     """L{parse} and L{examine}."""
