@@ -122,6 +122,18 @@ class StoppedTests(SynchronousTestCase):
             world.wait(2 * HOUR)
             self.assertEqual((len(delays(world)), world.outside.asked.total()), (2, 0), settled)
 
+    def test_mail_of_a_channel_that_is_not_configured_any_more_is_warned_of(self) -> None:
+        for settled in (False, True):
+            world = node()
+            world.send("never@a.example")
+            if settled:
+                world.settle()
+            world = world.crash("none")
+            world.config = evolve(world.config, channels={"local": world.config.channels["local"]})
+            world.up()
+            world.wait(25 * HOUR)
+            self.assertEqual((len(delays(world)), "R" in world.actions()), (2, False), settled)
+
     def test_after_a_long_downtime_there_is_one_notice(self) -> None:
         for settled in (False, True):
             world = node((HOUR, 2 * HOUR, 3 * HOUR, 4 * HOUR))
