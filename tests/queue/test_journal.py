@@ -291,6 +291,37 @@ class JournalTests(SynchronousTestCase):
         (place,) = at_work.write([(bytes(300), False)])
         self.assertIsInstance(place, Position)
 
+    def test_a_segment_that_could_not_be_made_can_be_made_later(self) -> None:
+        """Half of it takes neither the room nor the name."""
+        at_work = begun(self.disk)
+        before = self.disk.listdir(WHERE)
+        at_work._free.clear()
+        self.disk.fail("pwrite", number=errno.ENOSPC, path=f"{WHERE}/00000003")
+        with self.assertRaises(OSError):
+            at_work._allocate()
+        self.assertEqual(self.disk.listdir(WHERE), before)
+        at_work.write([(bytes(700), False)])
+        (place,) = at_work.write([(bytes(700), False)])
+        self.assertIsInstance(place, Position)
+
+    def test_one_segment_is_open(self) -> None:
+        """However many there have been; and none in the end."""
+        at_work = begun(self.disk)
+        for _ in range(5):
+            at_work.write([(bytes(700), False)])
+        self.assertEqual(len(self.disk.open_paths()), 1)
+        at_work.close()
+        at_work.close()
+        self.assertEqual(self.disk.open_paths(), [])
+
+    def test_what_is_set_aside_takes_the_place_of_nothing(self) -> None:
+        for octets in (b"one", b"two"):
+            handle = self.disk.open(f"{WHERE}/00000009", create=True)
+            self.disk.pwrite(handle, octets, 0)
+            journal(self.disk).recover()
+        kept = sorted(self.disk.read(f"{ASIDE}/{name}") for name in self.disk.listdir(ASIDE))
+        self.assertEqual(kept, [b"one", b"two"])
+
     def test_a_segment_cannot_be_closed_while_there_is_no_room_for_another(self) -> None:
         """Nothing has happened then: what is written goes on into the old one, and it passes."""
         at_work = begun(self.disk)

@@ -81,3 +81,37 @@ class RunnerTests(SynchronousTestCase):
         self.world.pump()
         self.assertEqual(len(told), 2)
         self.flushLoggedErrors()
+
+    def drained(self) -> list[object]:
+        """Where the end of a drain that begins now is told."""
+        assert self.world.shard is not None
+        ended: list[object] = []
+        self.world.shard.drain().addBoth(ended.append)
+        self.world.pump()
+        return ended
+
+    def test_a_drain_ends_with_the_record_of_the_last_attempt(self) -> None:
+        """Also where an attempt left nothing to record, because its failures wait for others."""
+        self.world.outside.silent = True
+        self.world.send("slow@out.example", "gone@here.example")
+        ended = self.drained()
+        self.assertEqual(ended, [])
+        self.world.outside.release()
+        self.assertEqual(ended, [])
+        self.world.pump()
+        self.assertEqual(len(ended), 1)
+
+    def test_who_waits_is_tried_again_though_another_of_the_copy_has_failed_meanwhile(self) -> None:
+        """The failure waited for a third; with it, it is over."""
+        world = self.world
+        world.outside.silent = True
+        world.send("bad@out.example", "later@out.example", "ok@else.example")
+        first, *world.outside._waiting = world.outside._waiting
+        first.callback(None)
+        world.pump()
+        self.assertEqual(sorted(world.actions()), sorted("EEEQ"))
+        world.outside.release()
+        world.wait(1)
+        world.wait(5000)
+        self.assertEqual(world.stored(), {})
+        self.assertEqual(sum(world.outside.taken.values()), 2)

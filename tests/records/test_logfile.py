@@ -58,6 +58,16 @@ class AppendTests(SynchronousTestCase):
         globalLogPublisher.addObserver(hear)
         self.addCleanup(globalLogPublisher.removeObserver, hear)
 
+    def test_what_may_wait_is_as_much_each_time(self) -> None:
+        """What has been written does not count any more, nor has the log's first trouble any bearing on its next."""
+        for number in range(20):
+            self.assertTrue(self.file.append(b"x" * 59 + b"\n"))
+            if number == 10:
+                self.disk.fail("append", number=errno.ENOSPC)
+                self.assertTrue(self.file.append(b"y" * 29 + b"\n"))
+                self.assertTrue(self.file.pending)
+        self.assertEqual(content(self.disk, CURRENT).count(b"x" * 59 + b"\n"), 20)
+
     def test_a_batch_is_one_write_and_the_position_is_known(self) -> None:
         self.file.append(b"one\ntwo\n")
         self.file.append(b"three\n")
