@@ -73,7 +73,7 @@ from qmailpy.stats.recorder import Recorder
 
 T = TypeVar("T")
 
-LOG_APART_S = 0.025
+LOG_APART_S = 0.05
 """The transaction log is written to so often at most: a write costs as much as the lines of a message."""
 
 
