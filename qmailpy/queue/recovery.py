@@ -135,7 +135,7 @@ class Recovery:
             if op.content is None:
                 message.filed = True
             self._born[op.number] = message
-            return list(enqueued_lines(message))
+            return enqueued_lines(message)
         found = state.messages.get(op.number)
         if found is None:
             if op.number in self._born:

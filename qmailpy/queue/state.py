@@ -174,7 +174,7 @@ class State:
             return []
         lines: list[LogRecord] = []
         if isinstance(op, Attempted):
-            lines = list(_attempted_lines(message, copy, op))
+            lines = _attempted_lines(message, copy, op)
             self._attempted(message, copy, op, position)
         elif isinstance(op, Held):
             copy.held = op.reason
@@ -241,36 +241,36 @@ class State:
 # --- lines ---------------------------------------------------------------------------------------------------
 
 
-def enqueued_lines(message: Message) -> Iterator[LogRecord]:
+def enqueued_lines(message: Message) -> list[LogRecord]:
     """The E lines of a message: channel by channel, in envelope order within each."""
     envelope = message.envelope
-    for copy in message.copies.values():
-        yield from _enqueued_copy(message, copy, envelope)
-
-
-def _enqueued_copy(message: Message, copy: Copy, envelope: Envelope) -> Iterator[LogRecord]:
     # What comes from a message here came by no protocol, whatever that one came by.
-    modifiers = "" if is_id(envelope.source_system) else _modifiers(envelope.protocol)
-    for ordinal, item in enumerate(copy.pending.values()):
-        recipient = item.recipient
-        yield LogRecord(  # by place: see there
-            Action.ENQUEUED,
-            envelope.arrival,
-            envelope.source,
-            copy.channel,
-            modifiers,
-            message.size,
-            envelope.sender,
-            recipient.original,
-            recipient.address,
-            recipient.notify,
-            QueueFile(copy.channel, message.id, 0, ordinal + 1, ordinal > 0),
-            envelope.envid,
-            envelope.message_id,
-            envelope.user,
-            envelope.source_system,
-            envelope.subject,
-        )
+    modifiers = "" if is_id(envelope.source_system) else _MODIFIERS.get(envelope.protocol, "")
+    lines = []
+    for copy in message.copies.values():
+        for remaining, item in enumerate(copy.pending.values(), 1):
+            recipient = item.recipient
+            lines.append(
+                LogRecord(  # by place: see there
+                    Action.ENQUEUED,
+                    envelope.arrival,
+                    envelope.source,
+                    copy.channel,
+                    modifiers,
+                    message.size,
+                    envelope.sender,
+                    recipient.original,
+                    recipient.address,
+                    recipient.notify,
+                    QueueFile(copy.channel, message.id, 0, remaining, remaining > 1),
+                    envelope.envid,
+                    envelope.message_id,
+                    envelope.user,
+                    envelope.source_system,
+                    envelope.subject,
+                )
+            )
+    return lines
 
 
 _MODIFIERS = {
@@ -286,34 +286,30 @@ _MODIFIERS = {
 }
 
 
-def _modifiers(protocol: str) -> str:
-    return _MODIFIERS.get(protocol, "")
-
-
-def _attempted_lines(message: Message, copy: Copy, op: Attempted) -> Iterator[LogRecord]:
+def _attempted_lines(message: Message, copy: Copy, op: Attempted) -> list[LogRecord]:
     """The lines of an attempt; before it is applied. Those that leave come first, grouped by their letter."""
     remaining = len(copy.pending)
     if len(op.results) == 1:  # most messages have one recipient
         result = op.results[0]
         if result.outcome is _DEFERRED:
-            yield _dequeue_line(message, copy, op, result, Action.DEFERRED, remaining, False)
-        else:
-            yield _dequeue_line(message, copy, op, result, _ACTIONS[result.outcome], remaining - 1, False)
-        return
+            return [_dequeue_line(message, copy, op, result, Action.DEFERRED, remaining, False)]
+        return [_dequeue_line(message, copy, op, result, _ACTIONS[result.outcome], remaining - 1, False)]
     leaving = [result for result in op.results if result.outcome is not _DEFERRED]
     deferred = [result for result in op.results if result.outcome is _DEFERRED]
     if len(leaving) > 1:
         leaving.sort(key=lambda result: _ACTIONS[result.outcome].value)  # stable: envelope order within a letter
+    lines = []
     before: Action | None = None
     for result in leaving:
         action = _ACTIONS[result.outcome]
         remaining -= 1
-        yield _dequeue_line(message, copy, op, result, action, remaining, action is before)
+        lines.append(_dequeue_line(message, copy, op, result, action, remaining, action is before))
         before = action
     action = Action.PARTLY if leaving else Action.DEFERRED
     for result in deferred:
-        yield _dequeue_line(message, copy, op, result, action, remaining, action is before)
+        lines.append(_dequeue_line(message, copy, op, result, action, remaining, action is before))
         before = action
+    return lines
 
 
 def _dequeue_line(
