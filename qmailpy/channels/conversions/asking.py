@@ -5,6 +5,7 @@ What a command is given, in files and variables (the names are iMTA's), and what
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator
 
@@ -16,6 +17,9 @@ from qmailpy.values import Content, one_line
 from qmailpy.wire.lines import to_lf
 
 PATH = "/usr/local/bin:/usr/bin:/bin"
+OPTIONS = 65536  # octets of OUTPUT_OPTIONS that are read
+_FIELD = re.compile(rb"[!-9;-~]+[ \t]*:[^\r\0]*")
+_FOLDED = re.compile(rb"[ \t][^\r\0]*")
 
 
 def thd_prepare(
@@ -33,16 +37,13 @@ def thd_prepare(
 
     @param content: the message as it is now.
     @param header: the part's.
-    @param path: a file with its data; C{None} = the message.
+    @param path: a file with its data; C{None} = the message. The command has a copy: it may change or remove that.
     @param top: the message's header.
     """
     config = entry.config
-    if path is None:
-        path = scratch.thd_write("input", _with_lf(content.chunks()))
-    elif part.type == "text":
-        path = scratch.thd_write("input", _with_lf(pieces(path)))
+    input_path = scratch.thd_write("input", thd_input(content, part, path))
     variables = {
-        "INPUT_FILE": path,
+        "INPUT_FILE": input_path,
         "OUTPUT_FILE": scratch.thd_file("output"),
         "INPUT_HEADERS": scratch.thd_write("headers", _with_lf([header])),
         "OUTPUT_HEADERS": scratch.thd_file("headers"),
@@ -60,7 +61,7 @@ def thd_prepare(
         "CONVERSION_TAG": config.tag,
         "ATTACHMENT_NUMBER": str(part.attachment),
         "PART_NUMBER": part.path or "0",
-        "PART_SIZE": str(os.path.getsize(path)),
+        "PART_SIZE": str(os.path.getsize(input_path)),
         "SENDER": mail.sender,
         "RECIPIENTS": " ".join(mail.recipients[:100]),
         "QUEUE_ID": mail.id,
@@ -68,15 +69,22 @@ def thd_prepare(
         "SUBJECT": field_of(top, "subject"),
     }
     variables = {name: one_line(value, 4000) for name, value in variables.items()}
-    environment = {**variables, "PATH": PATH, "LANG": "C.UTF-8", "HOME": os.path.dirname(path)}
+    environment = {**variables, "PATH": PATH, "LANG": "C.UTF-8", "HOME": os.path.dirname(input_path)}
     return Invocation(
         argv=filled(config.command, variables),
         environment=environment,
-        directory=os.path.dirname(path),
+        directory=os.path.dirname(input_path),
         timeout_s=config.timeout_s,
         memory_octets=config.memory_octets,
         output_octets=config.output_octets,
     )
+
+
+def thd_input(content: Content, part: Part, path: str | None) -> Iterator[bytes]:
+    """What a command finds in INPUT_FILE, before it does anything to it; arguments as for L{thd_prepare}."""
+    if path is None:
+        return _with_lf(content.chunks())
+    return _with_lf(pieces(path)) if part.type == "text" else pieces(path)
 
 
 def thd_judge(entry: Entry, invocation: Invocation, ended: Ended) -> tuple[str, Answer]:
@@ -85,7 +93,7 @@ def thd_judge(entry: Entry, invocation: Invocation, ended: Ended) -> tuple[str, 
 
     @raise Decided: about the whole message.
     """
-    said = options(thd_some(invocation.environment["OUTPUT_OPTIONS"]))
+    said = thd_options(invocation)
     found = answer(ended, said)
     text = said.get("OUTPUT_DIAGNOSTIC", "")
     kinds = {Answer.HOLD: Kind.HOLD, Answer.RETURN: Kind.RETURN, Answer.DISCARD: Kind.DISCARD}
@@ -110,12 +118,40 @@ def media_of(said: dict[str, str]) -> str:
     return f"{kind}/{subtype}" if good and kind not in ("multipart", "message") else ""
 
 
-def thd_some(path: str) -> bytes:
-    """The beginning of a file a command may have left."""
-    if not thd_is_there(path):
+def thd_options(invocation: Invocation) -> dict[str, str]:
+    """The options a command may have left."""
+    path = invocation.environment["OUTPUT_OPTIONS"]
+    return options(_thd_some(path, OPTIONS) if thd_is_there(path) else b"")
+
+
+def thd_header(invocation: Invocation, former: bytes, limit: int) -> bytes:
+    """
+    The header a command may have left, with CRLF line ends and the empty line; C{b""}: none.
+
+    @param former: the header as it was: its lines may come again, whatever they are.
+    @param limit: octets that a header may have.
+    @raise Decided: it is no header; a part of one, or a body behind it, would change what readers make of the mail.
+    """
+    path = invocation.environment["OUTPUT_HEADERS"]
+    octets = _thd_some(path, limit + 1) if thd_is_there(path) else b""
+    if len(octets) > limit:
+        raise Decided(Kind.AGAIN, f"{invocation.argv[0]}: OUTPUT_HEADERS has more than {limit} octets")
+    text = to_lf(octets).strip(b"\n")
+    if not text:
         return b""
+    known = frozenset(to_lf(former).split(b"\n"))
+    pattern = _FIELD  # the first line continues nothing
+    for number, line in enumerate(text.split(b"\n"), 1):
+        if not (line and line in known) and not pattern.fullmatch(line) and not _FIELD.fullmatch(line):
+            why = f"line {number} of OUTPUT_HEADERS is no header field"
+            raise Decided(Kind.AGAIN, f"{invocation.argv[0]}: {why}")
+        pattern = _FOLDED
+    return text.replace(b"\n", b"\r\n") + b"\r\n\r\n"
+
+
+def _thd_some(path: str, limit: int) -> bytes:
     with open(path, "rb") as source:
-        return source.read(65536)
+        return source.read(limit)
 
 
 def thd_is_there(path: str) -> bool:
@@ -126,11 +162,10 @@ def thd_is_there(path: str) -> bool:
         return False
 
 
-def thd_equal(one: str, other: str) -> bool:
-    """Whether two files are the same."""
-    if os.path.getsize(one) != os.path.getsize(other):
-        return False
-    return all(left == right for left, right in zip(pieces(one), pieces(other), strict=True))
+def thd_equal(path: str, source: Iterable[bytes]) -> bool:
+    """Whether a file is what C{source} gives."""
+    with open(path, "rb") as file:
+        return all(file.read(len(chunk)) == chunk for chunk in source) and not file.read(1)
 
 
 def _with_lf(chunks: Iterable[bytes]) -> Iterator[bytes]:

@@ -19,9 +19,18 @@ from typing import Any
 
 from attrs import Factory, define
 
-from qmailpy.channels.conversions.asking import media_of, thd_equal, thd_is_there, thd_judge, thd_prepare, thd_some
+from qmailpy.channels.conversions.asking import (
+    media_of,
+    thd_equal,
+    thd_header,
+    thd_input,
+    thd_is_there,
+    thd_judge,
+    thd_options,
+    thd_prepare,
+)
 from qmailpy.channels.conversions.builtin import BUILT_IN
-from qmailpy.channels.conversions.command import Answer, Ended, Invocation, Run, options
+from qmailpy.channels.conversions.command import Answer, Ended, Invocation, Run
 from qmailpy.channels.conversions.entry import Decided, Entry, Kind, Mail, Outcome
 from qmailpy.channels.conversions.part import Draft, Part, part_of, pieces, with_crlf
 from qmailpy.channels.conversions.scratch import Scratch, thd_content
@@ -43,6 +52,9 @@ _BEYOND = {
     MimeVerdict.TOO_MANY_PARTS: "it has too many parts to be looked at",
     MimeVerdict.HEADER_TOO_LARGE: "a header in it is too large to be looked at",
 }
+
+_MESSAGE = Part(ordinal=0, path="", type="message", subtype="rfc822", encoding="")
+"""The message as a whole, for commands."""
 
 HELD = 131_072
 """Octets of all new bodies that are kept in memory; further ones are in files."""
@@ -280,7 +292,7 @@ class _Conversion:
         collected.held += len(data)
         if collected.held > self._converter.part_octets:
             if any(entry.config.action == "command" for entry in collected.entries):
-                collected.path = self.scratch.thd_file("input")
+                collected.path = self.scratch.thd_file("part")
                 collected.file = open(collected.path, "xb")  # noqa: SIM115 - closed at its end
                 collected.file.write(b"".join(collected.chunks))
             else:
@@ -316,7 +328,7 @@ class _Conversion:
             action = entry.config.action
             if action == "command":
                 if not draft.path:
-                    draft.path = self.scratch.thd_write("input", [draft.data or b""])
+                    draft.path = self.scratch.thd_write("part", [draft.data or b""])
                     draft.data = None
                 self._waiting.append(_Waiting(draft, entries))
                 return
@@ -383,8 +395,7 @@ class _Conversion:
         if run is None:
             self._say("", "message", size, entry, f"would run {entry.config.command[0]}")
             return False
-        part = Part(ordinal=0, path="", type="message", subtype="rfc822", encoding="")
-        invocation = await in_thread(self._thd_ask, entry, part, None, None)
+        invocation = await in_thread(self._thd_ask, entry, _MESSAGE, None, None)
         ended = await run(invocation)
         text, found = await in_thread(self._thd_judged, entry, invocation, ended)
         if found in (Answer.NO_CHANGE, Answer.DELETE):
@@ -404,15 +415,15 @@ class _Conversion:
             raise
 
     def _thd_ask(self, entry: Entry, part: Part, header: bytes | None, path: str | None) -> Invocation:
-        top = self._header or self._content.header()
+        top = self._header or self._content.header(self._converter.limits.header_octets)
         return thd_prepare(
             entry, self._mail, self._content, part, top if header is None else header, path, self.scratch, top
         )
 
     def _thd_new_message(self, entry: Entry, invocation: Invocation) -> bool:
         """Take what a command has made of the whole message, unless it is the same."""
-        output, source = invocation.environment["OUTPUT_FILE"], invocation.environment["INPUT_FILE"]
-        if not thd_is_there(output) or thd_equal(output, source):
+        output = invocation.environment["OUTPUT_FILE"]
+        if not thd_is_there(output) or thd_equal(output, thd_input(self._content, _MESSAGE, None)):
             self._say("", "message", self._content.size, entry, "no change")
             return False
         if not os.path.getsize(output):
@@ -441,14 +452,16 @@ class _Conversion:
             draft.delete()
         elif found is Answer.DONE:
             did = "no change"
-            said = options(thd_some(environment["OUTPUT_OPTIONS"]))
+            said = thd_options(invocation)
             output = environment["OUTPUT_FILE"]
-            header = thd_some(environment["OUTPUT_HEADERS"]).strip(b"\r\n")
+            given = thd_input(self._content, draft.part, draft.path)
             media = media_of(said) or entry.config.out_type
+            changed = thd_is_there(output) and (bool(media) or not thd_equal(output, given))
+            header = thd_header(invocation, draft.header, self._converter.limits.header_octets)
             if header:
-                draft.set_header(b"".join(with_crlf([header])) + b"\r\n\r\n")
+                draft.set_header(header)
                 did = "header changed"
-            if thd_is_there(output) and not (thd_equal(output, environment["INPUT_FILE"]) and not media):
+            if changed:
                 if draft.part.container and not media:
                     raise Decided(Kind.AGAIN, f"{entry.called} gives no out_type for what was {draft.part.media}")
                 draft.set_data(None, media, path=output)

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from attrs import define, evolve, field, frozen
 
 from qmailpy.values import one_line
-from qmailpy.wire.headers import find
+from qmailpy.wire.headers import fields, find
 from qmailpy.wire.lines import to_lf
 from qmailpy.wire.mime import Entity
 from qmailpy.wire.mime_encoding import Survey, encoded
@@ -171,7 +171,15 @@ class Draft:
             self.header, self.changed = without, True
 
     def set_header(self, header: bytes) -> None:
-        """Another header, with CRLF line ends and the empty line; how the data is encoded is put in later."""
+        """
+        Another header, with CRLF line ends and the empty line; how the data is encoded is put in later.
+
+        The message's own is more than that of a part: of it C{header} replaces only the Content fields when it has no
+        others, for who writes a part's header means those. Without From, Subject, and Received, which ends loops, it
+        would not be the same mail.
+        """
+        if self.part.ordinal == 0 and all(name.startswith("content-") for name, _ in fields(header)):
+            header = edit_header(self.header, ["content-*"], header.removesuffix(b"\r\n"))
         found = find(header, "content-type", "content-disposition")
         value = parse_value(found.get("content-type", ""))
         kind, _, subtype = value.main.partition("/")

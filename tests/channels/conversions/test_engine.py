@@ -294,6 +294,96 @@ class CommandTests(ConverterCase):
         )
         self.assertEqual(octets, MULTI.replace(EXE, part))
 
+    def test_a_command_may_change_or_remove_what_it_was_given(self) -> None:
+        """As gzip and mv do; what it was given is not what its output is compared with, and not what goes on."""
+
+        def moved(invocation: Invocation) -> int:
+            given, output = invocation.environment["INPUT_FILE"], invocation.environment["OUTPUT_FILE"]
+            with open(given, "ab") as target:
+                target.write(b"more\n")
+            os.rename(given, output)
+            return 0
+
+        def changed(invocation: Invocation) -> int:
+            moved(invocation)
+            return leaving(INPUT_FILE=b"", OUTPUT_FILE=b"all\n")(invocation)
+
+        def spoilt(invocation: Invocation) -> int:
+            return leaving(INPUT_FILE=b"spoilt")(invocation)
+
+        def copied(invocation: Invocation) -> int:
+            spoilt(invocation)
+            return leaving(OUTPUT_FILE=b"spoilt")(invocation)
+
+        def same(invocation: Invocation) -> int:
+            with open(invocation.environment["INPUT_FILE"], "rb") as source:
+                self.seen.append(source.read())
+            return spoilt(invocation)
+
+        self.seen: list[bytes] = []
+        for keys in ({"file": ("*.exe",)}, {"body": True}, {"whole": True}):
+            for program in (moved, changed, copied):
+                made = self.outcome(entry("command", **keys), program=program)
+                self.assertIs(made.kind, Kind.CHANGED, (keys, program))
+            twice = (entry("command", go_on=True, **keys), entry("command", **keys))
+            self.assertIs(self.outcome(*twice, program=same).kind, Kind.SAME, keys)
+            self.assertEqual(self.seen[0], self.seen[1], keys)
+            self.seen = []
+        header = b"X-Scanned: yes\nContent-Type: application/x-msdownload\n"
+        spoiling = lambda invocation: spoilt(invocation) or leaving(OUTPUT_HEADERS=header)(invocation)  # noqa: E731
+        octets = self.made(entry("command", file=("*.exe",)), program=spoiling)
+        self.assertIn(b"X-Scanned: yes", octets)
+        self.assertIn(b"\r\nTVqQAAM=\r\n", octets)
+
+    def test_a_header_it_leaves_is_one_or_mail_waits(self) -> None:
+        for header, why in (
+            (b"Content-Type: text/plain\n\nand a body\nX: y\n", "line 2 "),
+            (b"Content-Type: text/plain\nno field\n", "line 2 "),
+            (b" folded\nX: y\n", "line 1 "),
+            (b"X: y\rBcc: z\n", "line 1 "),
+            (b"X: y\0\n", "line 1 "),
+            (b"X: y\n" + b"Z: z\n" * 60, "more than 300 octets"),
+        ):
+            for keys in ({"file": ("*.exe",)}, {"body": True}):
+                program = leaving(OUTPUT_HEADERS=header)
+                found = self.outcome(entry("command", **keys), program=program, limits={"header_octets": 300})
+                self.assertIs(found.kind, Kind.AGAIN, header[:80])
+                self.assertIn(why, found.text)
+        program = leaving(OUTPUT_HEADERS=b"X: \xe9\n y\r\n\tz\n\n\n")
+        self.assertIn(b"\r\nX: \xe9\r\n y\r\n\tz\r\nCont", self.made(entry("command", body=True), program=program))
+
+    def test_what_a_sender_wrote_into_a_header_may_stay_and_all_of_it(self) -> None:
+        """A command that adds a field to a header of any size, with lines that are none."""
+        long = b"".join(b"X-%d: %s\r\n" % (number, b"x" * 70) for number in range(2000))
+        message = b"From: a@b.example\r\nthis is no field\r\n" + long + b"Subject: last\r\n\r\nbody\r\n"
+
+        def program(invocation: Invocation) -> int:
+            with open(invocation.environment["INPUT_HEADERS"], "rb") as source:
+                return leaving(OUTPUT_HEADERS=b"X-Scanned: yes\n" + source.read())(invocation)
+
+        octets = self.made(entry("command"), message=message, program=program)
+        self.assertIn(b"X-Scanned: yes\r\n" + message.partition(b"\r\n\r\n")[0], octets)
+
+        def whole(invocation: Invocation) -> int:
+            with open(invocation.environment["MESSAGE_HEADERS"], "rb") as source:
+                self.assertIn(b"Subject: last\n", source.read())
+            return 0
+
+        self.outcome(entry("command", whole=True), message=message, program=whole)
+
+    def test_content_fields_alone_leave_the_others_of_a_message_as_they_are(self) -> None:
+        """A message of one part has one header: who writes that of the part does not mean From and Received."""
+        message = (
+            b"Received: x\r\nFrom: a@b.example\r\nMIME-Version: 1.0\r\nContent-Type: text/html\r\n"
+            b"Content-Language: de\r\nSubject: s\r\n\r\n<p>\r\n"
+        )
+        program = leaving(OUTPUT_FILE=b"p\n", OUTPUT_HEADERS=b"Content-Type: text/plain\n")
+        self.assertEqual(
+            self.made(entry("command"), message=message, program=program),
+            b"Received: x\r\nFrom: a@b.example\r\nMIME-Version: 1.0\r\nSubject: s\r\n"
+            b"Content-Type: text/plain\r\nContent-Transfer-Encoding: 7bit\r\n\r\np\r\n",
+        )
+
     def test_exit_statuses_decide(self) -> None:
         for status, kind in ((82, Kind.HOLD), (83, Kind.RETURN), (84, Kind.DISCARD), (75, Kind.AGAIN)):
             for keys in ({"file": ("*.exe",)}, {"whole": True}):
