@@ -31,6 +31,9 @@ _WORDS = (
     *("contract", "signed", "draft", "review", "please", "confirm", "shipping", "notice", "ticket", "opened", "reset"),
 )
 _HAN = "会议通知订单发票合同报告更新账户密码重置周报项目问题附件请查收回复转发春夏秋冬"
+PASSED = 4
+"""One message of so many is handed on by a channel: four lines a recipient."""
+
 _SPAN_S = 20 * 86400
 _T = TypeVar("_T")
 
@@ -73,8 +76,29 @@ def lines(count: int, seed: int = 1) -> Iterator[bytes]:
                     f"{stamp} 409f.0.{made + len(text) + 1} tcp_remote                {letter}ES 12 {sender} "
                     f"rfc822;{to} {to} tcp_remote/05/Z{'ZY'[attempt]}{queue_id}.{left:02d} {head}  {said} {words}\n"
                 )
+            if number % PASSED == 0:  # it is converted on its way
+                text[-len(tries) - 1 :] = _passed(text[-len(tries) - 1 :], f"{number:014d}c", queue_id)
         made += len(text)
         yield "".join(text).encode()
+
+
+def _passed(text: Sequence[str], before: str, after: str) -> Iterator[str]:
+    """
+    The lines of mail that was converted on its way.
+
+    @param text: a recipient's line E and others. @param before: the queue id it had until then. @param after: since.
+    """
+    came, *left = text
+    yield _inside(came.replace(" tcp_remote   EES", " conversion   EES")).replace(after, before)
+    head, _, words = came.partition("relay.example (relay.example [192.0.2.6])")
+    yield f"{head.replace('tcp_local    tcp_remote   EES', 'conversion   tcp_remote   E')}{before}{words}"
+    gone = _inside(left[-1].replace("tcp_remote                DES", "conversion                D"))
+    yield gone[: gone.index(" dns;")].replace(after, before) + " 250 2.6.0 ok 0.002\n"
+    yield from left
+
+
+def _inside(line: str) -> str:
+    return line.replace("tcp_remote/05", "conversion/05")
 
 
 def timed(name: str, count: int, work: Callable[[], _T]) -> _T:

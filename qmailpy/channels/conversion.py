@@ -32,13 +32,14 @@ from qmailpy.config.conversion_schema import ConversionsConfig
 from qmailpy.config.schema import ChannelConfig, Config
 from qmailpy.errors import Temporary
 from qmailpy.interfaces import IChannel, IReconfigured
+from qmailpy.records.removed import DISCARDED
 from qmailpy.routing.posting import accepted
 from qmailpy.routing.selection import way
 from qmailpy.values import Disposition, Envelope, Job, NewMail, Recipient, Refused, Reply, Verdict
 
 _DONE = Reply(250, "2.6.0", "Converted")
 _SAME = Reply(250, "2.6.0", "Nothing to convert")
-_GONE = Disposition(verdict=Verdict.DELIVERED, reply=Reply(250, "2.6.0", "Discarded by a conversion"))
+_GONE = Disposition(verdict=Verdict.DELIVERED, reply=Reply(250, "2.6.0", DISCARDED))
 _CIRCLE = Disposition(verdict=Verdict.DEFERRED, reply=Reply(451, "4.3.5", "The route of this address leads back here"))
 _NO_ARCHIVE = Reply(451, "4.3.5", "The address for journal copies leads nowhere; the message is kept")
 _TROUBLE = Reply(451, "4.3.0", "The conversion cannot be done now; the message is kept")

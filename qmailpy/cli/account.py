@@ -27,14 +27,14 @@ from qmailpy.stats.handed import PASSING
 
 _AGAIN_S = 2.0
 _HEADS = (
-    *("sent", "to", "KiB", "delivered", "to", "KiB", "failed", "deferred", "rejected"),
+    *("sent", "to", "KiB", "delivered", "to", "KiB", "failed", "deferred", "rejected", "removed"),
     *("avg s", "50% s", "95% s", "99% s"),
 )
 _SENT_HEADS = 3
 _COLUMNS = (
     *("sent_messages", "sent_recipients", "sent_octets"),
     *("delivered_messages", "delivered_recipients", "delivered_octets"),
-    *("failed", "deferred", "rejected", "queue_time_s", "p50_s", "p95_s", "p99_s"),
+    *("failed", "deferred", "rejected", "removed", "queue_time_s", "p50_s", "p95_s", "p99_s"),
 )
 
 
@@ -163,14 +163,14 @@ def _values(line: Line) -> list[Any]:
     for volume in (line.sent, line.delivered):
         found += (volume.messages, volume.recipients, volume.octets)
     times = (line.queue_time_s, *line.percentiles_s)
-    return [*found, line.failed, line.deferred, line.rejected, *(round(one, 3) for one in times)]
+    return [*found, line.failed, line.deferred, line.rejected, line.removed, *(round(one, 3) for one in times)]
 
 
 def _words(line: Line) -> list[str]:
     values = _values(line)
     values[2] //= 1024
     values[5] //= 1024
-    return [*map(str, values[:9]), *(f"{value:.3f}" if value < 100 else f"{value:.0f}" for value in values[9:])]
+    return [*map(str, values[:10]), *(f"{value:.3f}" if value < 100 else f"{value:.0f}" for value in values[10:])]
 
 
 def _json(by: tuple[str, ...], line: Line) -> dict[str, Any]:

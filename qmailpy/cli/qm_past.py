@@ -11,8 +11,9 @@ from attrs import evolve
 from qmailpy.cli.qm_session import warn
 from qmailpy.cli.trace import lines_of
 from qmailpy.errors import QmailpyError
-from qmailpy.queue.entries import DELETED, HistoryEvent
+from qmailpy.queue.entries import HistoryEvent
 from qmailpy.records.record import Action, LogRecord
+from qmailpy.records.removed import DELETED
 
 LINES = 1000
 """Events of a message that are shown, the last ones."""

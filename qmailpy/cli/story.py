@@ -6,11 +6,10 @@ import time
 from collections.abc import Sequence
 
 from qmailpy.cli.said import said
-from qmailpy.queue.aside import SET_ASIDE, TEXT
-from qmailpy.queue.entries import DELETED
 from qmailpy.queue.ids import is_id
 from qmailpy.records.index import Indexed
 from qmailpy.records.record import Action, LogRecord
+from qmailpy.records.removed import DELETED, SET_ASIDE, TAKEN_OUT, removed
 from qmailpy.wire.notice_id import NoticeKind, kind_of
 
 _LEFT = frozenset({Action.DEQUEUED, Action.FAILED, Action.SILENCED})
@@ -101,9 +100,11 @@ def _event(record: LogRecord) -> str:
     secure = f"{f' at {answered.host}' if answered.host else ''}{f', {tls}' if tls else ''}"
     if action is Action.ENQUEUED:
         return f"accepted{_origin(record)} for {to}, into the queue of {record.destination}"
-    if action is Action.DEQUEUED and record.diagnostic in (SET_ASIDE, TEXT):
+    if action is Action.DEQUEUED and record.diagnostic in (SET_ASIDE, TAKEN_OUT):
         return f"not delivered to {to} from {record.source}: {record.diagnostic}"
-    if action is Action.DEQUEUED and words == DELETED:
+    if removed(record) and record.diagnostic != DELETED:
+        return f"discarded by a conversion in {record.source}, for {to}{spent}"
+    if removed(record):
         return f"deleted by the operator, for {to} in the queue of {record.source}{spent}"
     if action is Action.DEQUEUED:
         return f"delivered to {to} by {record.source}{secure}{attempt}{spent}{text}"
@@ -146,7 +147,7 @@ def _end(records: Sequence[LogRecord], onward: Sequence[str]) -> str:
         if record.action is Action.ENQUEUED:
             waiting[key] = waiting.get(key, 0) + 1
         elif record.action in _LEFT:
-            given_up += record.action is not Action.DEQUEUED or record.diagnostic in (DELETED, SET_ASIDE, TEXT)
+            given_up += record.action is not Action.DEQUEUED or removed(record)
             left = waiting.get(key, 0) - 1
             if left > 0:
                 waiting[key] = left

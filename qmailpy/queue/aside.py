@@ -19,10 +19,9 @@ from qmailpy.queue.entries import Leaving
 from qmailpy.queue.ids import LENGTH, to_number
 from qmailpy.queue.layout import Layout
 from qmailpy.records.record import Action, LogRecord, QueueFile
+from qmailpy.records.removed import TAKEN_OUT
 
 SETTLED = "settled"
-TEXT = "its files cannot be understood; taken out of the books by the operator"
-SET_ASIDE = "its files cannot be understood; set aside in corrupt/"
 
 _FINAL = frozenset({Action.DEQUEUED, Action.FAILED, Action.SILENCED})
 
@@ -95,7 +94,7 @@ def left_of(queue_id: str, records: Iterable[LogRecord]) -> list[Leaving]:
     return found
 
 
-def leaving_lines(queue_id: str, leavings: Sequence[Leaving], now: float, text: str = TEXT) -> list[LogRecord]:
+def leaving_lines(queue_id: str, leavings: Sequence[Leaving], now: float, text: str = TAKEN_OUT) -> list[LogRecord]:
     """The lines that take them out of the books, a channel after the other. @param text: their diagnostic."""
     lines: list[LogRecord] = []
     before = ""

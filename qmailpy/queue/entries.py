@@ -64,7 +64,6 @@ class ActionResult:
 
 
 DONE = "done"
-DELETED = "deleted by the operator"  # what the records say of mail that was
 UNKNOWN = "unknown"  # no such copy
 BUSY = "busy"  # being delivered at this moment: nothing was changed
 REFUSED = "refused"  # cannot be done, see the text

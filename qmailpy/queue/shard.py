@@ -26,7 +26,7 @@ from twisted.python.failure import Failure
 from qmailpy.disk.files import Files
 from qmailpy.events.log import NoEvents
 from qmailpy.interfaces import IDurableDelivery, IEvents, IRecorder
-from qmailpy.queue.aside import SET_ASIDE, leaving_lines
+from qmailpy.queue.aside import leaving_lines
 from qmailpy.queue.codec import Checkpoint, Enqueued, Op, encode_op
 from qmailpy.queue.committer import ICommitter
 from qmailpy.queue.content import FileContent
@@ -36,6 +36,7 @@ from qmailpy.queue.layout import Layout
 from qmailpy.queue.owing import Owing
 from qmailpy.queue.shelf import Filing, Shelf, filing
 from qmailpy.queue.state import Copy, Message, State, enqueued_lines
+from qmailpy.records.removed import SET_ASIDE
 from qmailpy.routing.selection import Selection
 from qmailpy.values import Content, Envelope, MemoryContent
 

@@ -19,7 +19,7 @@ from qmailpy.errors import QmailpyError
 from qmailpy.queue.aside import SETTLED, leaving_lines, thd_aside, thd_put_away
 from qmailpy.queue.codec import Held, Op, Released
 from qmailpy.queue.deadline import kept
-from qmailpy.queue.entries import BUSY, DELETED, DONE, REFUSED, UNKNOWN, ActionResult, Leaving, QueueFilter, Target
+from qmailpy.queue.entries import BUSY, DONE, REFUSED, UNKNOWN, ActionResult, Leaving, QueueFilter, Target
 from qmailpy.queue.ids import shard_of, to_number
 from qmailpy.queue.reading import LIMIT, QueueReading
 from qmailpy.queue.service import QueueShard
@@ -28,6 +28,7 @@ from qmailpy.queue.shard import Shard
 from qmailpy.queue.state import Copy, Message
 from qmailpy.queue.summing import Part
 from qmailpy.queue.switches import Switches
+from qmailpy.records.removed import DELETED
 from qmailpy.values import Reply, one_line
 
 BATCH = 200

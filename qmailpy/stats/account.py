@@ -7,6 +7,7 @@ For each key (a domain, a user, a channel, a destination, a day, an hour, or sev
   - delivered: D lines, by recipient as it was addressed (C{destination}: channel and domain it went to), with the time
     they spent in the queue.
   - failed: recipients given up (R, K); deferred: attempts of a recipient that failed for now (Q, Z); rejected: J.
+  - removed: D lines of mail that an operator deleted or a conversion discarded (L{qmailpy.records.removed}).
 
 For a channel, sent is what it enqueued (the counters' Submitted). A message counts once a key for what was enqueued
 together, and once a key and attempt for what was delivered; its octets with it, in whole blocks, as the log has them.
@@ -30,8 +31,9 @@ from attrs import frozen
 
 from qmailpy.config.schema import LogConfig
 from qmailpy.records.record import LogRecord
+from qmailpy.records.removed import ENDS, removed
 from qmailpy.records.text import CONNECTION, MONTH_OF, LineFormat, Unreadable, fragment, milliseconds
-from qmailpy.stats.handed import PASSING, handed_on
+from qmailpy.stats.handed import PASSING, Quick, handed_on
 from qmailpy.stats.sketch import FACTOR, Sketch
 from qmailpy.values import BLOCK, blocks
 
@@ -43,8 +45,9 @@ _NOBODY = b"<>"
 _BETWEEN = b"\0"  # keys of a row; in no line
 _NO_COLUMN = b" " * 12
 
-_SENT, _DELIVERED, _FAILED, _DEFERRED, _REJECTED, _TIME, _TIMES = 0, 3, 6, 7, 8, 9, 10
-_COUNTS = 11
+_SENT, _DELIVERED, _FAILED, _DEFERRED, _REJECTED, _TIME, _TIMES, _REMOVED = 0, 3, 6, 7, 8, 9, 10, 11
+_COUNTS = 12
+_GONE = b"-"  # stands for the code of a D line that tells of mail which was removed
 _MONTHS = {name.encode(): number for name, number in MONTH_OF.items()}
 _NAMES = {number: name for name, number in _MONTHS.items()}
 
@@ -86,6 +89,7 @@ class Line:
     failed: int  # recipients
     deferred: int  # attempts of a recipient
     rejected: int  # recipients
+    removed: int  # recipients: deleted by an operator, discarded by a conversion
     queue_time_s: float  # average of delivered recipients
     percentiles_s: tuple[float, float, float]  # 50, 95 and 99 of 100 waited no longer (error: sketch.ERROR)
 
@@ -133,6 +137,7 @@ class Account:
         self._kinds = kinds
         self._passing = frozenset([] if self._all else [name.encode() for name in kinds if kinds[name] in PASSING])
         self._options = options
+        self._handed_on = Quick(kinds, options)
         self._bounded = since is not None or until is not None
         self._since = -math.inf if since is None else since
         self._until = math.inf if until is None else until
@@ -159,9 +164,9 @@ class Account:
         user_at = 2 + options.notary + options.filename + options.envelope_id + options.message_id
         cuts = user_at + 1 if By.USER in self._ways and options.username else file_at + 1 if file_at else 2
         with_user = cuts > user_at
-        timed = options.queue_time
+        timed, told = options.queue_time, options.diagnostics
         bounded, whole, passing = self._bounded, self._all, self._passing
-        count = self._count
+        count, handed = self._count, self._handed_on
         file = b""
         for line in lines:
             head, found, tail = line.partition(b" rfc822;")
@@ -177,19 +182,26 @@ class Account:
                     raise ValueError
                 if bounded and not self._since <= self._at(line) < self._until:
                     continue
+                spent = -1
                 if letter == b"D":
+                    left = tail
+                    if timed:
+                        left, word = tail.rsplit(b" ", 1)
+                        if word != b"-":
+                            spent = int(word[:-4]) * 1000 + int(word[-3:])
+                    if told and left.endswith(ENDS):
+                        raise ValueError
                     if words[channel_at] in passing:
                         self.records += 1
                         continue
                 elif code == b"E" and not whole:  # without modifiers: it may be of our own making
-                    self._slow(line)
-                    continue
+                    passes = handed(words[channel_at], words[channel_at + 1], tail)
+                    if passes is None:
+                        raise ValueError
+                    if passes:
+                        self.records += 1
+                        continue
                 fields = tail.split(b" ", cuts)
-                spent = -1
-                if letter == b"D" and timed:
-                    word = tail.rsplit(b" ", 1)[1]
-                    if word != b"-":
-                        spent = int(word[:-4]) * 1000 + int(word[-3:])
                 if file_at:
                     file = fields[file_at]
                 user = fields[user_at][1:] if with_user and letter == b"E" and len(fields) > user_at else b""
@@ -207,7 +219,8 @@ class Account:
             return
         if record.action in CONNECTION or not self._since <= record.time < self._until:
             return
-        if not self._all and handed_on(record, self._kinds):
+        gone = removed(record)
+        if not self._all and not gone and handed_on(record, self._kinds):
             self.records += 1
             return
         file = record.file
@@ -216,7 +229,7 @@ class Account:
             name = f"/ZZ{file.id}.{file.remaining}{'+' if file.continued else ''}".encode()
         spent = milliseconds(record.queue_time)
         self._count(
-            record.action.value.encode(),
+            _GONE if gone else record.action.value.encode(),
             line if self._fast else _stamped(record.time),
             record.source.encode(),
             blocks(record.size_octets),
@@ -298,6 +311,8 @@ class Account:
             counts[_DEFERRED] += 1
         elif letter == b"J":
             counts[_REJECTED] += 1
+        elif letter == _GONE:
+            counts[_REMOVED] += 1
 
     def _key(self, by: By, enqueued: bool, line: bytes, source: bytes, who: bytes, current: bytes) -> bytes | None:
         """@param who: the sender, or whom it was for. @return: C{None}: a line that does not count."""
@@ -378,6 +393,7 @@ def _line(keys: list[bytes], ways: int, row: _Row) -> Line:
         failed=counts[_FAILED],
         deferred=counts[_DEFERRED],
         rejected=counts[_REJECTED],
+        removed=counts[_REMOVED],
         queue_time_s=counts[_TIME] / 1000 / counts[_TIMES] if counts[_TIMES] else 0.0,
         percentiles_s=(half / 1000, most / 1000, nearly / 1000),
     )

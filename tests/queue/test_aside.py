@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from random import Random
 
-from qmailpy.queue.aside import SET_ASIDE, left_of
+from qmailpy.queue.aside import left_of
 from qmailpy.queue.entries import DONE, REFUSED, UNKNOWN, Target
 from qmailpy.queue.ids import to_number
+from qmailpy.records.removed import SET_ASIDE
 from tests.queue.test_view import ViewCase
 
 

@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.config.schema import LogConfig
 from qmailpy.records.record import Action, LogRecord, QueueFile
+from qmailpy.records.removed import DELETED, DISCARDED, REMOVED
 from qmailpy.records.sun import SunFormat
 from qmailpy.records.text import LineFormat
 from qmailpy.stats.account import Account, By, Line
@@ -126,6 +127,36 @@ class HandedTests(SynchronousTestCase):
         for source, action in product(("clean", "own", "late", "box"), (Action.FAILED, Action.SILENCED)):
             found = _account(evolve(_dequeued(source, 0), action=action, queue_time=None))
             self.assertEqual(found["bob@example.org"].failed, 1)
+
+    def test_what_nobody_got_is_removed(self) -> None:
+        """By every key alike: neither delivered nor failed, wherever it was; a server's words make no difference."""
+        for text, source, by in product(sorted(REMOVED), ("box", "clean", "late", "in"), By):
+            gone = evolve(_dequeued(source, 0), diagnostic=text)
+            (line,) = _account(gone, by=by).values()
+            self.assertEqual((line.removed, line.failed, line.delivered.recipients), (1, 0, 0), (text, source, by))
+            self.assertEqual(line.percentiles_s, (0.0, 0.0, 0.0))
+        for text in (f"smtp;250 2.0.0 was {DELETED}", "", f"250 2.0.0 {DISCARDED}"):
+            (line,) = _account(evolve(_dequeued("in", 0), diagnostic=text)).values()
+            self.assertEqual((line.removed, line.delivered.recipients), (0, 1), text)
+        for options in (LogConfig(queue_time=False), LogConfig(username=False), LogConfig(filename=False)):
+            (line,) = _account(evolve(_dequeued("box", 0), diagnostic=DELETED), options=options).values()
+            self.assertEqual((line.removed, line.delivered.recipients), (1, 0))
+
+    def test_lines_of_our_own_making_take_the_short_way(self) -> None:
+        """But for notices, which are few."""
+        account = Account(By.USER, LogConfig(), kinds=_KINDS)
+        self.patch(account, "_slow", lambda line: self.fail(line.decode()))
+        for record in (
+            evolve(_enqueued("clean", "box", 1, _IDS[0]), subject="hello there"),
+            _enqueued("box", "away", 1, _IDS[0]),
+            _enqueued("box", "own", 1, _IDS[0]),
+            _enqueued("in", "box", 1, _PEER),
+            _enqueued("in", "box", 1, f"{_IDS[3]} ([192.0.2.1])"),
+            _enqueued("box", "clean", 1),
+        ):
+            account.feed([LineFormat(LogConfig()).line(record).removesuffix(b"\n")])
+        self.assertEqual(account.records, 6)
+        self.assertEqual(account.lines()[0].sent.recipients, 3)
 
     def test_without_the_source_systems_the_channels_tell(self) -> None:
         options = LogConfig(connection=False)
