@@ -98,6 +98,7 @@ class Runner:
             shard=shard,
             settling=self._settling,
             fair=self.fair,
+            out=self.jobs,
             due=self.due,
             clock=clock,
             seconds=seconds,

@@ -360,6 +360,9 @@ class Verdicts:
         The delay notice that may be due after a deferral: of all recipients of the copy that wait, since they are tried
         at times of their own and the notice is one.
 
+        While others of the copy are on their way nobody knows whether these wait: then it is made by age, when they are
+        back and recorded, or have been out for long (queue.watching).
+
         @param ended: numbers that were in this attempt, or have failed.
         """
         envelope = message.envelope
@@ -369,6 +372,8 @@ class Verdicts:
             if result.outcome is Outcome.DEFERRED
         ]
         if not delayed or not envelope.sender:
+            return []
+        if any(number not in ended for number in copy.flying):
             return []
         passed = self._passed(message, copy, now)
         if not passed:
@@ -427,7 +432,8 @@ class Verdicts:
                     ops.insert(0, await self._from(message, notice))
             except Exception:
                 self._log.failure("no delay notice can be made for message {id}", id=message.id)
-                copy.telling = 0
+                if copy.telling == passed:  # if not, one of a later age is being made
+                    copy.telling = 0
                 return []  # later, perhaps
         return ops
 

@@ -16,7 +16,7 @@ two ways apart, and the message in memory.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from errno import EIO
 from typing import Final
 
@@ -26,7 +26,7 @@ from twisted.logger import Logger
 
 from qmailpy.queue.deadline import next_warning
 from qmailpy.queue.due import CoarseList, DueList
-from qmailpy.queue.fair import FairQueue
+from qmailpy.queue.fair import FairQueue, Unit
 from qmailpy.queue.ids import born
 from qmailpy.queue.journal import JournalBroken
 from qmailpy.queue.retry import SPREAD_S
@@ -40,6 +40,9 @@ GRACE_S: Final = 30.0
 
 QUIET_S: Final = SPREAD_S + GRACE_S
 """How long after a start it is tried first what has been overdue since before."""
+
+PATIENCE_S: Final = QUIET_S + 10 * GRACE_S
+"""How long after its age, or a start, a notice may wait for others of its copy to be recorded."""
 
 SCAN_S: Final = 15.0
 """How often mail that is ready and has no entry gets one."""
@@ -65,16 +68,21 @@ class Watch:
         shard: Shard,
         settling: Settling,
         fair: FairQueue[tuple[int, ...]],
+        out: Mapping[Unit[tuple[int, ...]], object],
         due: DueList,
         clock: IReactorTime,
         seconds: Callable[[], float],
         stopped: Callable[[], bool],
     ) -> None:
-        """@param stopped: whether nothing of the channel is tried."""
+        """
+        @param out: by what is being tried.
+        @param stopped: whether nothing of the channel is tried.
+        """
         self._name = name
         self._shard = shard
         self._settling = settling
         self._fair = fair
+        self._out = out
         self._due = due
         self._clock = clock
         self._seconds = seconds
@@ -245,7 +253,9 @@ class Watch:
             earliest = self._began + QUIET_S
         elif not self._stopped() and self._tried_now(copy, now):
             earliest = when + GRACE_S
-        if earliest <= now and (copy.telling > copy.warned or not self._left(message, copy)):
+        if earliest <= now and (
+            copy.telling > copy.warned or not self._left(message, copy) or self._unsettled(message, copy, when)
+        ):
             earliest = now + GRACE_S  # their attempt, or what is being made, sees to it
         if earliest > now:
             self._enter(earliest, message.number)
@@ -261,14 +271,30 @@ class Watch:
         ready = sum(len(unit.payload) for unit in self._fair.waiting_of(message.number)) if copy.flying else 0
         return len(copy.pending) - len(copy.flying) + ready
 
+    def _unsettled(self, message: Message, copy: Copy, when: float) -> bool:
+        """
+        Whether something of a copy has ended, or was taken by an operator, and is not recorded: a notice would say of
+        it what is not true any more. Not for ever: of a large list something is at any time.
+
+        @param when: since when a notice is due.
+        """
+        if not copy.flying or self._seconds() - max(when, self._began) > PATIENCE_S:
+            return False
+        known = {number for unit in self._fair.waiting_of(message.number) for number in unit.payload}
+        known.update(number for unit in self._out if unit.number == message.number for number in unit.payload)
+        known.update(each.result.recipient for each in message.withheld)
+        return not copy.flying <= known
+
     async def _tell(self, message: Message, copy: Copy) -> None:
         settling = self._settling
+        when = next_warning(message.envelope, self._ages, copy.warned) or 0.0
         settling.open += 1
         problem: OSError | None = OSError(EIO, "")
         wait = UNTOLD_S
         ops = await settling.verdicts.overdue(message, copy, stopped=self._stopped())
-        if ops and not self._left(message, copy):
-            # All of it went out meanwhile. What is recorded of that comes before our record, which would be of nothing.
+        if ops and (not self._left(message, copy) or self._unsettled(message, copy, when)):
+            # All of it went out meanwhile, or some of it ended. What is recorded of that comes before our record, which
+            # would be of nothing, or of what is not so.
             ops, wait = [], GRACE_S
         committed: Deferred[OSError | None] = Deferred()
         try:

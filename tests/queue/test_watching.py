@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from attrs import evolve
 from twisted.internet.defer import Deferred
@@ -15,12 +15,12 @@ from qmailpy.queue.entries import Target
 from qmailpy.queue.runner import Runner
 from qmailpy.queue.verdicts import INotices
 from qmailpy.queue.view import QueueOperations, parts_of
-from qmailpy.queue.watching import GRACE_S, QUIET_S, SCAN_S
+from qmailpy.queue.watching import GRACE_S, PATIENCE_S, QUIET_S, SCAN_S
 from qmailpy.testing.crashdisk import CrashDisk
 from qmailpy.values import Disposition, Job, Notify, Recipient, Reply, Verdict
 from tests.queue.test_deadline import send as send_by
 from tests.queue.test_wedged import DelayTrouble
-from tests.queue.world import HOME, START, Outside, World, configuration, forks, in_thread
+from tests.queue.world import HOME, START, Outside, PlainNotices, World, configuration, forks, in_thread
 
 HOUR = 3600.0
 AGES = (4 * HOUR, 24 * HOUR)
@@ -373,6 +373,183 @@ class WhoTests(SynchronousTestCase):
         self.assertEqual((len(delays(world)), len(warned(world))), (1, 1))
 
 
+class Threads:
+    """Does at once what is asked for, but these functions: them when it is told to."""
+
+    def __init__(self, whole: Callable[..., Any], *slow: str) -> None:
+        self.names: list[str] = []
+        self._whole = whole
+        self._slow = slow
+        self._waiting: list[tuple[str, Deferred[None]]] = []
+
+    def __call__(self, function: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
+        name = getattr(function, "__name__", "")
+        self.names.append(name)
+        if name not in self._slow:
+            return cast("Deferred[Any]", self._whole(function, *arguments))
+        told: Deferred[None] = Deferred()
+        self._waiting.append((name, told))
+        return told.addCallback(lambda _: function(*arguments))
+
+    def go_on(self, *names: str) -> None:
+        """@param names: these alone."""
+        for one in list(self._waiting):
+            if not names or one[0] in names:
+                self._waiting.remove(one)
+                one[1].callback(None)
+
+
+class TogetherTests(SynchronousTestCase):
+    """Several destinations of one message, of which some come back while a notice is due."""
+
+    def told(self, world: World) -> list[list[str]]:
+        """The addresses in each notice; what is recorded as told has to be the same."""
+        found = [
+            sorted(word for word in one.partition(b"\r\n")[0].decode()[9 + 15 :].split(",")) for one in delays(world)
+        ]
+        everybody = sorted(address for some in found for address in some)
+        self.assertEqual(everybody, sorted(address for _, address in warned(world)))
+        return found
+
+    def test_destinations_that_come_back_in_one_turn_make_one_notice(self) -> None:
+        """Of those that wait; whoever comes back first knows nothing of the others."""
+        for user, told in (
+            ("never", ["never@a.example", "never@b.example"]),
+            ("ok", ["never@a.example"]),
+            ("bad", ["never@a.example"]),
+        ):
+            for others in ([f"{user}@b.example", "never@a.example"], ["never@a.example", f"{user}@b.example"]):
+                world = node((HOUR,), backoff=(5 * HOUR,))
+                world.outside.silent = True
+                world.send(*others)
+                world.wait(HOUR + 60)
+                self.assertEqual(delays(world), [])
+                world.outside.release()
+                world.wait(2 * GRACE_S)
+                self.assertEqual(self.told(world), [told], others)
+                world.wait(HOUR)
+                self.assertEqual(self.told(world), [told], others)
+
+    def test_what_is_out_beside_a_deferral_is_told_of_when_it_stays_out(self) -> None:
+        world = node((100.0,), backoff=(100.0, 5 * HOUR))
+        world.outside = Fickle()
+        world = world.crash("none")
+        world.up()
+        world.send("slow@a.example", "never@c.example")
+        world.wait(101.0)
+        self.assertEqual(delays(world), [])
+        world.wait(GRACE_S)
+        self.assertEqual(self.told(world), [["never@c.example", "slow@a.example"]])
+
+    def test_failures_told_of_with_a_deferral_are_not_delayed(self) -> None:
+        """They had waited for it; the notice comes with the attempt."""
+        world = node((100.0,), backoff=(100.0, 5 * HOUR))
+        world.outside = Fickle()
+        world = world.crash("none")
+        world.up()
+        just_now: list[int] = []
+
+        class Spy(PlainNotices):
+            def build_delay(self, *arguments: Any) -> Any:
+                just_now.append(arguments[-1])
+                return super().build_delay(*arguments)
+
+        runner(world)._settling.verdicts._notices = Spy(world)
+        world.send("soon@a.example", "never@c.example")
+        world.wait(101.0)
+        self.assertEqual((self.told(world), world.actions().count("R")), ([["never@c.example"]], 1))
+        self.assertEqual(just_now, [1])
+
+    def test_failures_that_go_on_waiting_are_not_delayed(self) -> None:
+        """For another channel; they do not keep the notice from coming with the attempt."""
+        world = node((100.0,), backoff=(100.0, 5 * HOUR))
+        world.outside = Fickle()
+        world = world.crash("none")
+        world.up()
+        assert world.shard is not None
+        local = world.shard.runner("local")
+        local.stop()  # its copy is there, and was never tried
+        world.send("soon@a.example", "never@c.example", "bob@here.example")
+        world.wait(101.0)
+        self.assertEqual(world.actions().count("R"), 0)
+        self.assertEqual(sorted(address for _, address in warned(world)), ["bob@here.example", "never@c.example"])
+        local.start()
+        world.pump()
+        self.assertIn(["never@c.example"], self.told(world))
+        self.assertEqual(world.actions().count("R"), 1)
+
+    def test_what_has_failed_and_is_not_recorded_is_not_delayed(self) -> None:
+        """Its failure notice is being made; the delay notice about the others waits for the record."""
+        for forever in (False, True):
+            world = node((100.0,), backoff=(90.0, 5 * HOUR))
+            world.outside = Fickle()
+            world = world.crash("none")
+            world.up()
+            assert world.shard is not None
+            shard = world.shard.shard
+            threads = shard.in_thread = Threads(shard.in_thread, "build_failure")
+            world.send("never@c.example", "soon@a.example")
+            world.wait(200.0)
+            self.assertEqual((world.actions().count("R"), self.told(world)), (0, []))
+            self.assertNotIn("build_delay", threads.names)
+            if forever:  # it cannot wait without an end
+                world.wait(100.0 + PATIENCE_S)
+                self.assertEqual(self.told(world), [["never@c.example", "soon@a.example"]])
+            threads.go_on()
+            world.wait(GRACE_S + 1)
+            if not forever:
+                self.assertEqual(self.told(world), [["never@c.example"]])
+            self.assertEqual((world.actions().count("R"), len(delays(world))), (1, 1))
+
+    def test_what_fails_while_a_notice_is_made_is_not_delayed(self) -> None:
+        world = node((100.0,), backoff=(140.0, 5 * HOUR))
+        world.outside = Fickle()
+        world = world.crash("none")
+        world.up()
+        assert world.shard is not None
+        threads = world.shard.shard.in_thread = Threads(world.shard.shard.in_thread, "build_delay", "build_failure")
+        world.send("never@c.example", "soon@a.example")
+        world.wait(150.0)
+        self.assertEqual([name for name in threads.names if name.startswith("build")], ["build_delay", "build_failure"])
+        threads.go_on("build_delay")
+        world.pump()
+        self.assertEqual(self.told(world), [])
+        threads.go_on()
+        world.wait(GRACE_S + 1)
+        threads.go_on()
+        world.pump()
+        self.assertEqual((self.told(world), world.actions().count("R")), ([["never@c.example"]], 1))
+
+    def test_a_notice_that_failed_does_not_stand_for_a_later_one(self) -> None:
+        """Two ages, both notices in the making: that of the first cannot be made, that of the second is not doubled."""
+        world = node((HOUR, 2 * HOUR))
+        stop(world)
+        world.send("never@a.example")
+        assert world.shard is not None
+        shard = world.shard.shard
+        [message] = shard.state.messages.values()
+        [copy] = message.copies.values()
+        verdicts = runner(world)._settling.verdicts
+        making: list[Deferred[Any]] = []
+
+        def slow(function: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
+            making.append(Deferred())
+            return making[-1].addCallback(lambda _: function(*arguments))
+
+        whole, shard.in_thread = shard.in_thread, slow
+        world.clock.rightNow += HOUR
+        first = Deferred.fromCoroutine(verdicts.overdue(message, copy, stopped=True))
+        world.clock.rightNow += HOUR
+        second = Deferred.fromCoroutine(verdicts.overdue(message, copy, stopped=True))
+        making[0].errback(OSError(5, ""))
+        self.assertEqual(self.successResultOf(first), [])
+        self.assertTrue(self.flushLoggedErrors(OSError))
+        third = self.successResultOf(Deferred.fromCoroutine(verdicts.overdue(message, copy, stopped=True)))
+        making[1].callback(None)
+        shard.in_thread = whole
+        self.assertEqual((len(self.successResultOf(second)), third), (2, []))
+
+
 class SlowTests(SynchronousTestCase):
     """A notice is made in a thread, and things happen meanwhile."""
 
@@ -456,6 +633,25 @@ class CrashTests(SynchronousTestCase):
             world.settle()
 
         self._cut(happens)
+
+    def test_so_it_may_when_several_destinations_come_back(self) -> None:
+        """Nobody is told of twice, nobody is left out."""
+
+        def happens(world: World) -> None:
+            world.outside.release()
+            world.wait(2 * GRACE_S)
+            world.settle()
+
+        world = node((HOUR,), backoff=(10 * HOUR,))
+        world.outside.silent = True
+        world.send("never@a.example", "never@b.example")
+        world.wait(HOUR + 60)
+        for step, left in forks(world, happens):
+            for survivors in ("none", "all"):
+                after = left.fork().crash(survivors)
+                after.up()
+                after.wait(HOUR)
+                self.assertEqual((len(delays(after)), len(warned(after))), (1, 2), (step, survivors))
 
     def _cut(self, scenario: Callable[[World], None]) -> None:
         for settled in (False, True):
