@@ -177,6 +177,7 @@ class RoleHost(Service):
             "uptime": round(self._clock.seconds() - self._started, 3),
             "version": qmailpy.__version__,
             "session": self.context.session,
+            "ready": self.context.control.whole,
         }
 
     async def _reload_asked(self) -> Json:

@@ -101,9 +101,14 @@ def examine(config: Config, limits: Limits, now: float) -> list[Finding]:
 
     @raise CommandError: the processes may not be asked by this user.
     """
-    found = [_processes(config)]
-    workers = [one.name for one in running(config.home) if one.role == "mta"]
-    if workers:
+    uptimes, starting = _uptimes(config)
+    found = [health.processes(expected(config), uptimes, starting)]
+    workers = [name for name in uptimes if name.startswith("mta-")]
+    late = [name for name in workers if name in starting]
+    if late:
+        text = f"not known yet: {', '.join(late)} starting"
+        found += [Finding(name="queue", level=Level.OK, text=text)]
+    elif workers:
         found += _known("queue", lambda: _queue(config.home, workers, limits, now))
         found += _known("trouble", lambda: [_trouble(config.home, workers[0])])
         found += _known("directory", lambda: [_directory(config.home, workers)])
@@ -151,14 +156,18 @@ def _known(name: str, look: Callable[[], list[Finding]]) -> list[Finding]:
         return [Finding(name=name, level=Level.UNKNOWN, text=str(error))]
 
 
-def _processes(config: Config) -> Finding:
+def _uptimes(config: Config) -> tuple[dict[str, float | None], set[str]]:
+    """How long each has been there, in seconds (C{None}: it does not answer); and which of them are starting."""
     uptimes: dict[str, float | None] = {}
+    starting: set[str] = set()
     for endpoint in running(config.home):
         uptimes[endpoint.name] = None
         with suppress(CommandError):
             answer = call(config.home, endpoint.name, "status", timeout_s=TIMEOUT_S)
             uptimes[endpoint.name] = _number(answer)
-    return health.processes(expected(config), uptimes)
+            if isinstance(answer, dict) and answer.get("ready") is False:
+                starting.add(endpoint.name)
+    return uptimes, starting
 
 
 def expected(config: Config) -> list[str]:

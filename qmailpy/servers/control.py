@@ -55,6 +55,11 @@ class Registry:
         """All methods have been added: the process is open for business."""
         self._whole = True
 
+    @property
+    def whole(self) -> bool:
+        """Whether it is."""
+        return self._whole
+
     def add(self, name: str, method: Method) -> None:
         """
         Answer C{name} with C{method} from now on.

@@ -6,12 +6,14 @@ Levels are those of Nagios, which its plugins' exit status is as well.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from enum import IntEnum
 
 from attrs import frozen
 
 DAY_S = 86400.0
+_STARTING_S = 60.0  # a start that takes no longer is nothing to look after
+_RANKS = {"directory": 0, "mta": 1, "access": 2}  # roles, in the order in which they are started
 _YOUNG_S = 300.0  # a process younger than this, beside older ones, has been restarted
 
 
@@ -67,12 +69,23 @@ def worst(findings: Sequence[Finding]) -> Level:
     return next((level for level in _ORDER if level in levels), Level.OK)
 
 
-def processes(expected: Sequence[str], uptimes: Mapping[str, float | None]) -> Finding:
+def processes(expected: Sequence[str], uptimes: Mapping[str, float | None], starting: Collection[str] = ()) -> Finding:
     """
+    Whether all are there. Some start when those before are ready; until then, nothing is wrong with them.
+
     @param expected: names of the processes there should be.
     @param uptimes: of those that are there, in seconds; C{None}: it is there and does not answer.
+    @param starting: those of them that are not ready yet.
     """
-    missing = [name for name in expected if name not in uptimes]
+    last = max((_rank(name) for name in uptimes), default=0)
+    begun = max((uptime for uptime in uptimes.values() if uptime is not None), default=_STARTING_S)
+    early = begun < _STARTING_S
+    absent = [name for name in expected if name not in uptimes]
+    # Behind one that is not ready it comes later, however long that takes; right after a start its socket may.
+    due = [
+        name for name in absent if _rank(name) >= last and (early or any(_rank(one) < _rank(name) for one in starting))
+    ]
+    missing = [name for name in absent if name not in due]
     silent = [name for name, uptime in uptimes.items() if uptime is None]
     known = {name: uptime for name, uptime in uptimes.items() if uptime is not None}
     values = {"processes": float(len(known)), "uptime": min(known.values(), default=0.0)}
@@ -82,12 +95,19 @@ def processes(expected: Sequence[str], uptimes: Mapping[str, float | None]) -> F
         parts = [f"{', '.join(missing)} not running"] if missing else []
         parts += [f"{', '.join(silent)} not answering"] if silent else []
         return Finding(name="processes", level=Level.CRITICAL, text="; ".join(parts), values=values)
+    if due or starting:
+        text = f"{', '.join(sorted({*due, *starting}))} starting"
+        return Finding(name="processes", level=Level.OK if early else Level.WARNING, text=text, values=values)
     eldest = max(known.values())
     young = [name for name, uptime in known.items() if uptime < _YOUNG_S and eldest - uptime > _YOUNG_S]
     if young:
         text = f"{', '.join(young)} restarted a moment ago"
         return Finding(name="processes", level=Level.WARNING, text=text, values=values)
     return Finding(name="processes", level=Level.OK, text=f"{', '.join(sorted(known))} running", values=values)
+
+
+def _rank(name: str) -> int:
+    return _RANKS.get(name.rpartition("-")[0], 0)
 
 
 def queue(channels: Sequence[Queued], limits: Limits) -> Finding:

@@ -39,6 +39,7 @@ class StatusTests(SynchronousTestCase):
             "stopped": False,
         }
         self.silent = ""
+        self.uptime, self.ready = 900.0, True
         self.conditions: list[Json] = []
         self.servers: list[Json] = [{"server": "ldap://a", "up": True}]
         self.config = Config(
@@ -67,7 +68,13 @@ class StatusTests(SynchronousTestCase):
             return {"conditions": self.conditions}
         if method == "directory.figures":
             return {"servers": self.servers}
-        return {"uptime": 900.0} if method == "status" else {"channels": [{**self.channel, "oldest": time.time()}]}
+        if method != "status" and not self.ready:
+            raise CommandError("the process is starting; try again in a moment")
+        return (
+            {"uptime": self.uptime, "ready": self.ready}
+            if method == "status"
+            else {"channels": [{**self.channel, "oldest": time.time()}]}
+        )
 
     def call(self, *words: str) -> Result:
         return CliRunner().invoke(status, list(words), obj=SimpleNamespace(home=self.home))
@@ -98,6 +105,18 @@ class StatusTests(SynchronousTestCase):
                 "events:",
             ],
         )
+
+    def test_while_it_starts_nobody_is_alarmed(self) -> None:
+        """Neither by the ranks that come later, nor by a queue that cannot be asked yet."""
+        self.config = evolve(
+            self.config, listeners=(ListenerConfig(name="pop3", kind="pop3", endpoint="tcp:110", tls="none"),)
+        )
+        self.uptime, self.ready = 5.0, False
+        self.expect(0, "access-0, directory-0, mta-0 starting; queue: not known yet: mta-0 starting")
+        self.uptime = 70.0
+        self.expect(1, "access-0, directory-0, mta-0 starting")
+        self.ready = True
+        self.expect(2, "access-0 not running")
 
     def test_a_daemon_that_is_down_is_critical(self) -> None:
         self.alive = []

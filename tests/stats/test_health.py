@@ -50,6 +50,30 @@ class HealthTests(SynchronousTestCase):
             self.assertEqual(found.level, level, uptimes)
             self.assertIn(text, found.text)
 
+    def test_what_is_still_to_be_started_is_no_trouble_until_it_takes_long(self) -> None:
+        """Each rank waits for the one before; one that went away is missing all the same."""
+        names = ["directory-0", "mta-0", "mta-1", "access-0"]
+        for uptimes, starting, level, text in (
+            ({"directory-0": 3.0}, ["directory-0"], Level.OK, "access-0, directory-0, mta-0, mta-1 starting"),
+            ({"directory-0": 3.0, "mta-0": 2.0, "mta-1": 2.0}, ["mta-1"], Level.OK, "access-0, mta-1 starting"),
+            ({"directory-0": 3.0, "mta-0": 2.0, "mta-1": 2.0}, [], Level.OK, "access-0 starting"),
+            ({"directory-0": 90.0, "mta-0": 80.0, "mta-1": 80.0}, ["mta-0"], Level.WARNING, "access-0, mta-0 starting"),
+            ({"directory-0": 90.0, "mta-0": 80.0, "mta-1": 80.0}, [], Level.CRITICAL, "access-0 not running"),
+            ({"directory-0": 90.0, "mta-0": 80.0}, ["mta-0"], Level.CRITICAL, "mta-1 not running"),
+            ({"mta-0": 3.0, "mta-1": 3.0}, ["mta-0"], Level.CRITICAL, "directory-0 not running"),
+            (
+                {"directory-0": None},
+                [],
+                Level.CRITICAL,
+                "mta-0, mta-1, access-0 not running; directory-0 not answering",
+            ),
+            ({**dict.fromkeys(names, 900.0), "mta-0": 5.0}, ["mta-0"], Level.WARNING, "mta-0 starting"),
+            (dict.fromkeys(names, 3.0), [], Level.OK, "running"),
+        ):
+            found = processes(names, uptimes, starting)
+            self.assertEqual(found.level, level, uptimes)
+            self.assertIn(text, found.text)
+
     def test_a_long_or_an_old_queue(self) -> None:
         for one, level in (
             (_queued(), Level.OK),
