@@ -65,6 +65,7 @@ def as_json(shown: Shown) -> dict[str, Any]:
             {"channel": channel, "destination": name, "waiting": waiting, "jobs": busy}
             for channel, name, waiting, busy in look.destinations()
         ],
+        "later": look.later(),
         "sessions": {key: {"sessions": now, "clients": clients} for key, (now, clients) in _sessions(look).items()},
         "free": {name: space.octets for name, space in look.space.items()},
         "failures": [
@@ -125,8 +126,9 @@ def render(shown: Shown, home: str, height: int) -> RenderableType:
     if not look.running:
         parts.append(Text("the daemon is not running; waiting for it", style="bold red"))
     parts.append(_channels(shown, channels))
-    if destinations := look.destinations()[:each]:
-        parts.append(_destinations(destinations))
+    destinations, later = look.destinations()[:each], look.later()
+    if destinations or later:
+        parts.append(_destinations(destinations, later))
     if shown.failures:
         parts.append(_failures(shown.failures[-each:]))
     if shown.events:
@@ -196,10 +198,16 @@ def _channels(shown: Shown, listed: Sequence[ChannelSummary]) -> Table:
     return table
 
 
-def _destinations(found: Sequence[tuple[str, str, int, int]]) -> Table:
-    table = _table(("queue by destination", "channel", "waiting", "jobs"), {2: True, 3: True})
+def _destinations(found: Sequence[tuple[str, str, int, int]], later: Mapping[str, int]) -> Table:
+    """@param later: what is in no row, by channel; together in a row of its own, however many there are."""
+    table = _table(("due now, by destination", "channel", "waiting", "jobs"), {2: True, 3: True})
     for channel, name, waiting, busy in found:
         table.add_row(Text(printable(name)), Text(channel), str(waiting), str(busy))
+    if later:
+        channels = ", ".join(sorted(later, key=lambda name: (-later[name], name)))
+        table.add_row(
+            Text("later; whose: qmailpy qm qshape"), Text(channels), str(sum(later.values())), "", style="dim"
+        )
     return table
 
 

@@ -68,6 +68,19 @@ class Look:
         found = [(channel, name, row[0], row[1]) for (channel, name), row in sums.items()]
         return sorted(found, key=lambda one: (-one[2] - one[3], one[0], one[1]))
 
+    def later(self) -> dict[str, int]:
+        """
+        By channel, copies that wait outside of that: for their next attempt, or for room in memory. Whose they are only
+        their files tell (C{qm qshape}). A figure of the moment, not of the books: no more than what is queued.
+        """
+        found: dict[str, int] = {}
+        for one in self.channels:
+            due = [process.figures.get("due") for process in self.processes]
+            waiting = sum(int(number(each.get(one.channel))) for each in due if isinstance(each, Mapping))
+            if left := max(0, min(waiting, one.messages - one.held)):
+                found[one.channel] = left
+        return found
+
 
 def rows(value: object) -> list[Mapping[str, Any]]:
     """The objects of a list in an answer."""

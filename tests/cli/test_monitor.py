@@ -133,7 +133,7 @@ class FrameTests(SynchronousTestCase):
         self.assertLessEqual(len(small), 24)
         self.assertTrue(any(line.startswith("c25 ") for line in small))
         self.assertIn("and 29 more", [line.strip() for line in small])
-        for part in ("queue by destination", "last failures", "events"):
+        for part in ("due now, by destination", "last failures", "events"):
             self.assertTrue(any(line.startswith(part) for line in small), part)
         self.assertTrue(
             any(line.startswith("c29 ") for line in self.text(_shown(look=_look(10, channels=channels)), 80, 99))
@@ -175,6 +175,24 @@ class FrameTests(SynchronousTestCase):
         )
         self.assertEqual((found["missing"], found["processes"]), (["mta-1"], {"mta-0": 300.0}))
         self.assertEqual(found["failures"][-1]["address"], "u49@x.example")
+
+    def test_what_waits_for_later_is_told_of_though_nothing_is_due(self) -> None:
+        """49,998 messages that wait for their next attempt are no empty queue."""
+        summary: dict[str, Any] = {"recipients": 1, "size_octets": 1}
+        look = _look(
+            processes=[
+                Process(name=f"mta-{n}", role="mta", uptime=9.0, figures={"due": {"tcp_local": 30000, "local": 5}})
+                for n in range(2)
+            ],
+            channels=[
+                ChannelSummary(channel="tcp_local", messages=50000, held=2, **summary),
+                ChannelSummary(channel="local", messages=3, **summary),
+            ],
+        )
+        self.assertEqual(as_json(_shown(look=look))["later"], {"tcp_local": 49998, "local": 3})
+        (line,) = [line for line in self.text(_shown(look=look)) if "qshape" in line]
+        self.assertEqual(line.split()[-3:], ["tcp_local,", "local", "50001"])
+        self.assertFalse([line for line in self.text(_shown()) if "qshape" in line])
 
     def test_what_counts_as_a_failure(self) -> None:
         def record(action: Action) -> LogRecord:
