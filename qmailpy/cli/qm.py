@@ -182,6 +182,7 @@ def execute(session: Session, line: str) -> bool:
     """
     try:
         words = shlex.split(line)
+        session.look_again()
         if words:
             qm.main(words, prog_name="qm", standalone_mode=False, obj=session)
     except click.exceptions.NoArgsIsHelpError as error:

@@ -57,6 +57,10 @@ class Session(Context):
         """The queue, found at first use. @raise CommandError: it cannot be seen."""
         return open_view(self.home)
 
+    def look_again(self) -> None:
+        """Have the next command find out anew who has the queue: the daemon may have been stopped or started."""
+        self.__dict__.pop("view", None)
+
     @property
     def terminal(self) -> bool:
         """Whether somebody is there to answer a question."""

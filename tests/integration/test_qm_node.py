@@ -6,11 +6,12 @@ import fcntl
 import glob
 import json
 import os
+import subprocess
 import time
 from typing import Any
 
-from tests.integration.daemon_process import gone, until
-from tests.integration.node import NodeCase
+from tests.integration.daemon_process import ROOT, gone, until
+from tests.integration.node import QMAILPY, NodeCase
 from tests.integration.peers.client import message
 
 DEFERRED = "later.example"
@@ -44,6 +45,44 @@ class NodeQueueTests(NodeCase):
                 self.assertIn("250", talk.mail("alice@example.org", [f"{text}@{DEFERRED}"], content))
         until(lambda: self.counted().get("tcp_local", {}).get("attempted", (0,))[0] == len(texts))
         return [one["id"] for one in self.listed()]
+
+    def test_the_prompt_goes_on_with_whoever_has_the_queue(self) -> None:
+        """It is open while the daemon stops, starts, and is changed by another prompt meanwhile."""
+        (first,) = self.fill("one")
+        prompt = subprocess.Popen(
+            [QMAILPY, "--home", self.node.home, "qm"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **self.environment, "PYTHONPATH": ROOT, "PYTHONUNBUFFERED": "1"},
+        )
+        assert prompt.stdin is not None
+        assert prompt.stdout is not None
+        self.addCleanup(prompt.wait, 20)
+        self.addCleanup(prompt.stdout.close)
+        self.addCleanup(prompt.stdin.close)
+
+        def says(command: str) -> str:
+            assert prompt.stdin is not None
+            assert prompt.stdout is not None
+            prompt.stdin.write(f"{command}\n".encode())
+            prompt.stdin.flush()
+            return prompt.stdout.readline().decode()
+
+        self.assertIn("from the running queue", says("view"))
+        self.assertIn("%QM-I-HELD", says(f"hold {first}"))
+        self.assertEqual(self.node.stop(), 0)
+        self.assertIn("from the queue directory tree", says("view"))
+        self.assertIn("%QM-I-RELEASED", says(f"release {first}"))
+        self.assertIn("%QM-I-STOPPED", says("stop tcp_local"))
+        self.node.start()
+        self.assertIn("from the running queue", says("view"))
+        self.assertIn("channel tcp_local started", says("start tcp_local"))
+        self.assertIn("%QM-I-STOPPED", says("stop local"))
+        summary = {one["channel"]: one for one in json.loads(self.qm("summarize", "--json"))}
+        self.assertEqual([summary[name]["stopped"] for name in ("local", "tcp_local")], [True, False])
+        self.assertIn("%QM-I-DELETED", says(f"delete -noconfirm {first}"))
+        self.qm("start", "local")
 
     def test_same_mail_is_seen_and_changed_live_then_stopped_then_live(self) -> None:
         """Hold, release, delete, return, read, history, summarize, stop and start: the books hold throughout."""
