@@ -180,6 +180,13 @@ class Intake:
         self._budget.used -= self._held
         self._held = 0
         self._pieces = []
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Let more come, if nothing speaks against it any more."""
+        if self._paused and self._held < LOW and self._flow is not None:
+            self._paused = False
+            self._flow.resume()
 
     # --- the file --------------------------------------------------------------------------------------------
 
@@ -207,9 +214,7 @@ class Intake:
         if isinstance(outcome, Failure):
             self._problem = outcome.value
             self._release()
-        if self._paused and self._held < LOW and self._flow is not None:
-            self._paused = False
-            self._flow.resume()
+        self._go_on()
         if self._still is not None:
             still, self._still = self._still, None
             if self._problem is not None:

@@ -17,6 +17,7 @@ from qmailpy.interfaces import IFlow
 from qmailpy.queue.codec import Enqueued
 from qmailpy.queue.ids import to_id
 from qmailpy.queue.intake import HIGH, LOW, PIECE, SMALL_PIECE, Budget, Intake
+from qmailpy.queue.journal import JournalBroken
 from qmailpy.testing.crashdisk import CrashDisk
 from qmailpy.values import Envelope
 
@@ -42,6 +43,7 @@ class IntakeTests(SynchronousTestCase):
         self.calls: deque[tuple[Deferred[Any], Callable[[], Any]]] = deque()  # what waits for a thread
         self.handed = 0
         self.enqueued: list[Enqueued] = []
+        self.refusal: OSError | None = None
         self.budget = Budget(16 * PIECE)
         self.tap = Tap()
         self.intake = Intake(
@@ -64,7 +66,7 @@ class IntakeTests(SynchronousTestCase):
 
     def enqueue(self, record: Enqueued, answer: Callable[[OSError | None], None]) -> None:
         self.enqueued.append(record)
-        answer(None)
+        answer(self.refusal)
 
     def turn(self) -> None:
         """The thread does one thing."""
@@ -124,6 +126,25 @@ class IntakeTests(SynchronousTestCase):
         self.assertLess(self.budget.used, LOW)
         self.turns()
         self.assertEqual(self.disk.size(self.disk.open(PATH)), self.intake.size)
+
+    def test_a_source_that_was_held_back_goes_on_however_the_message_ends(self) -> None:
+        """The next message comes over the same connection."""
+        for how in ("committed", "given up", "refused by the queue", "refused by the disk"):
+            self.setUp()
+            for _ in range(HIGH // 65536 + 1):
+                self.intake.write(bytes(65536))
+            self.assertEqual(self.tap.said, ["pause"])
+            if how == "given up":
+                self.intake.abort()
+            else:
+                if how == "refused by the queue":
+                    self.refusal = JournalBroken(errno.EIO, "broken")
+                elif how == "refused by the disk":
+                    self.disk.fail("fsync", 1, errno.EIO)
+                self.intake.commit(ENVELOPE).addErrback(lambda failure: failure.trap(Temporary))
+            self.turns()
+            self.assertEqual(self.tap.said, ["pause", "resume"], how)
+            self.assertEqual(self.budget.used, 0)
 
     def test_a_message_a_little_too_large_to_stay_in_memory_is_in_its_file(self) -> None:
         self.intake.write(b"x" * 1025)
