@@ -19,6 +19,7 @@ from collections.abc import Callable
 
 from qmailpy.app.index_orders import Orders
 from qmailpy.disk.files import Files, RealFiles
+from qmailpy.errors import CommandError
 from qmailpy.records.index import IndexBroken, thd_index
 from qmailpy.records.packing import thd_pack
 
@@ -85,7 +86,7 @@ class Indexing:
                 problem = "the index of the log stands still: the disk is nearly full"
             else:
                 self._work(orders)
-        except (OSError, IndexBroken) as error:
+        except (OSError, IndexBroken, CommandError) as error:  # the last: a packed file that is damaged
             problem = f"the index of the log stands still: {error}"
         if problem != self._said:
             self._said = problem

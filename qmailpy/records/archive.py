@@ -14,10 +14,11 @@ import gzip
 import importlib
 import os
 import re
+import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from attrs import frozen
 
@@ -29,6 +30,7 @@ from qmailpy.records.text import LINE_OCTETS
 _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _PACKED = (".gz", ".zst")
+ZSTD_PIECE = 1024  # octets that are unpacked at once: at worst four are a block of 128 KiB
 _KEPT = re.compile(r"mail\.log.*\.(?:gz|zst)|mail\.log\.\d{4}-\d\d-\d\d(?:-\d{1,4})?")
 
 
@@ -142,8 +144,9 @@ def thd_batches(sources: Sequence[Source], start: int = 0) -> Iterator[list[byte
     for source in sources:
         try:
             yield from _batches(source, start)
-        except (zlib.error, EOFError, gzip.BadGzipFile) as error:
-            raise CommandError(f"{source.path}: damaged: {error}") from error
+        except _damages() as error:
+            why = f"{source.path}: damaged: {error}; the rest is read when it is moved out of there"
+            raise CommandError(why) from error
         finally:
             source.file.close()
         start = 0
@@ -167,18 +170,57 @@ def _batches(source: Source, start: int) -> Iterator[list[bytes]]:
         yield pieces
 
 
-def _unpacked(source: Source, start: int) -> BinaryIO:
+def _damages() -> tuple[type[Exception], ...]:
+    """What is raised for damaged files; by zstd's package only when it was needed."""
+    module = sys.modules.get("zstandard")
+    return (zlib.error, EOFError, gzip.BadGzipFile, *(() if module is None else (module.ZstdError,)))
+
+
+class _ZstdFile:
+    """What is in a zstd file. Its package's own reader takes one that was cut off for one that has ended."""
+
+    def __init__(self, frame: Callable[[], Any], file: BinaryIO) -> None:
+        """@param frame: makes a C{decompressobj}."""
+        self._new_frame = frame
+        self._file = file
+        self._frame: Any = None
+        self._rest = b""
+
+    def read(self, size: int) -> bytes:
+        """
+        About so many octets, or what there is until the end.
+
+        @raise EOFError: the file ends within a frame.
+        """
+        found: list[bytes] = []
+        while size > 0:
+            packed = self._rest or self._file.read(ZSTD_PIECE)
+            if not packed:
+                if self._frame is not None:
+                    raise EOFError("it ends too early")
+                break
+            if self._frame is None:
+                self._frame = self._new_frame()
+            found.append(self._frame.decompress(packed))
+            size -= len(found[-1])
+            self._rest = self._frame.unused_data if self._frame.eof else b""
+            if self._frame.eof:
+                self._frame = None
+        return b"".join(found)
+
+
+def _unpacked(source: Source, start: int) -> BinaryIO | _ZstdFile:
     head = source.file.read(4)
     source.file.seek(0)
     if head.startswith(_GZIP):
         return cast("BinaryIO", gzip.GzipFile(fileobj=source.file))
     if head == _ZSTD:
         try:
-            reader = importlib.import_module("zstandard").ZstdDecompressor().stream_reader
+            module = importlib.import_module("zstandard")
         except ImportError:
             raise CommandError(
                 f"{source.path}: to read it install the Python package zstandard, or unpack it"
             ) from None
-        return cast("BinaryIO", reader(source.file, read_across_frames=True))
+        return _ZstdFile(module.ZstdDecompressor().decompressobj, source.file)
     source.file.seek(start)
     return source.file

@@ -211,6 +211,18 @@ class IndexingTests(SynchronousTestCase):
             self.run_for(self.orders, rounds=3)
         self.assertEqual(self.said, ["the index of the log stands still: bad", "the index of the log goes on"])
 
+    def test_a_packed_file_that_is_damaged_is_trouble_and_not_its_end(self) -> None:
+        self.write()
+        damaged = f"{self.directory}/mail.log.2026-01-01.zst"
+        with open(damaged, "wb") as file:
+            file.write(b"\x28\xb5\x2f\xfd" + b"damaged" * 5)
+        self.run_for(self.orders, rounds=2)
+        (said,) = self.said
+        self.assertIn(f"stands still: {damaged}: damaged: ", said)
+        os.unlink(damaged)
+        self.run_for(self.orders)
+        self.assertEqual(self.found(), 1)
+
     def test_it_packs_now_and_then(self) -> None:
         orders = evolve(self.orders, log=LogConfig(compress="gzip", index_s=100.0, keep_days=3))
         with mock.patch("qmailpy.app.index_child.thd_pack") as pack:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 
+import zstandard
 from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.disk.files import RealFiles
@@ -74,8 +75,29 @@ class ArchiveTests(SynchronousTestCase):
         self.assertEqual(self.read(), [b"1", b"2"])
 
     def test_damaged_compression_is_told_in_a_line(self) -> None:
-        path = self.write("mail.log.gz", gzip.compress(b"1\n" * 10000)[:40])
-        self.assertIn(path, str(self.assertRaises(CommandError, self.read)))
+        whole = [
+            gzip.compress(b"1\n" * 10000),
+            zstandard.ZstdCompressor(write_checksum=True).compress(b"1\n2\n" * 10000),
+        ]
+        for octets in whole:
+            for damaged in (
+                octets[:-1],
+                octets[: len(octets) // 2],
+                octets[:5],
+                octets[:12] + b"damaged" + octets[19:],
+            ):
+                path = self.write("mail.log.gz", damaged)
+                said = str(self.assertRaises(CommandError, self.read))
+                self.assertIn(f"{path}: damaged: ", said)
+                self.assertIn("the rest is read when it is moved out of there", said)
+
+    def test_zstd_is_read_frame_by_frame(self) -> None:
+        """As gzip is: several files written one behind the other, with an empty one and one that is mostly air."""
+        pack = zstandard.ZstdCompressor().compress
+        noise = os.urandom(2000).hex().encode()
+        self.write("mail.log.zst", pack(b"1\n") + pack(b"") + pack(b"2\n" * 500_000 + noise) + pack(b"\n3\n"))
+        found = self.read()
+        self.assertEqual((found[0], found[1:500_001], found[500_001:]), (b"1", [b"2"] * 500_000, [noise, b"3"]))
 
     def test_zstd_without_its_package_is_told(self) -> None:
         path = self.write("x.zst", b"\x28\xb5\x2f\xfd1234")
