@@ -41,6 +41,7 @@ from qmailpy.values import (
     Verdict,
 )
 from qmailpy.wire.autoreply import Answer, answer, why_not
+from qmailpy.wire.mime_values import subject_in
 from qmailpy.wire.notice_id import NoticeKind, notice_id
 
 _ANSWERED = Reply(250, "2.0.0", "Answered")
@@ -218,6 +219,7 @@ class AutoReplyChannel:
             body="7BIT" if octets.isascii() else "8BITMIME",
             smtputf8=not all(one.isascii() for one in (sender, user.address)),
             message_id=f"<{made.id}@{self._hostname}>",
+            subject=subject_in(octets),
         )
         mail = NewMail(envelope=envelope, content=MemoryContent(octets))
         return Disposition(verdict=Verdict.DELIVERED, reply=_ANSWERED, mails=(mail,))

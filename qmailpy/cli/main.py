@@ -14,6 +14,7 @@ import os
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import click
 from attrs import frozen
@@ -67,9 +68,19 @@ LINKS: Mapping[str, tuple[str, ...]] = {
 }
 """What the program is under another name."""
 
+UNREAD = 141
+"""The exit status when nobody reads the output any more: what a shell shows of programs that SIGPIPE has ended."""
+
 
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are called; their one-line help is known before."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # click would make a failure of it
+            _silence()
+            raise click.exceptions.Exit(UNREAD) from None
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -157,8 +168,7 @@ def run(arguments: Sequence[str], name: str = "qmailpy") -> int:
         return 1
     except BrokenPipeError:
         _silence()
-        print_error("whoever read the output went away")
-        return 1
+        return UNREAD
     except OSError as error:
         remedy = RIGHTS if isinstance(error, PermissionError) else ""
         print_error(": ".join(str(part) for part in (error.filename, error.strerror or error) if part) + remedy)

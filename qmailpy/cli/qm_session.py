@@ -112,6 +112,8 @@ class Session(Context):
             self._listing = _load(self._path())
         if not self._listing:
             raise CommandError(f"there is no listing that {word} could be in; use directory or held first, or an id")
+        if first > last:
+            raise CommandError(f"{word} is the wrong way round: say {last}-{first}")
         if not 1 <= first <= last <= len(self._listing):
             raise CommandError(f"{word} is not in the most recent listing, which has 1-{len(self._listing)}")
         return self._listing[first - 1 : last]

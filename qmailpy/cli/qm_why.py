@@ -117,7 +117,11 @@ def _sentences(one: Standing, message: MessageStanding, now: float) -> Iterator[
         yield f"Next: an attempt at {when(one.next_attempt)}, in {span(one.next_attempt - now)}."
     if one.trouble:
         yield f"But {one.trouble}."
-    if one.ends > now:
+    if one.gathered and one.gathered <= now:
+        yield f"Its other pieces were waited for until {when(one.gathered)}: with its next attempt it goes on as it is."
+    if now < one.gathered < one.ends:
+        yield f"If its other pieces do not come it goes on as it is, with the first attempt after {when(one.gathered)}."
+    elif one.ends > now:
         yield f"If nothing helps it goes back to its sender at {when(one.ends)}."
     else:
         yield f"Its time was over at {when(one.ends)}: if that does not help it goes back to its sender."

@@ -149,6 +149,7 @@ class Standing:
     ahead: int = 0  # ready: recipients' jobs of the same destination, this one among them
     limit: int = 0  # jobs at once to the destination; 0 = the channel's
     ends: float = 0.0  # when it goes back to its sender, if nothing else happens before
+    gathered: float = 0.0  # a piece of a message: when the others are not waited for any more; 0 = no piece
 
 
 @frozen(kw_only=True)

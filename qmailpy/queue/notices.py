@@ -18,17 +18,14 @@ from collections.abc import Container, Sequence
 from attrs import evolve
 
 from qmailpy.values import Disposition, Notify, Recipient, Reply, Verdict
+from qmailpy.wire.dsn import HALTED, UNTRIED
 
 # The text of an attempt: dns;HOST (connection) (banner) smtp;REPLY, or our own words, with or without a code.
 _PEER = re.compile(r"dns;(\S+) \(.*?\) smtp;(?=4\d\d )", re.DOTALL)
 _REPLY = re.compile(r"(4\d\d) (?:(4\.\d{1,3}\.\d{1,3})(?: |$))?(.*)", re.DOTALL)
-NOT_TRIED = Disposition(
-    verdict=Verdict.DEFERRED, reply=Reply(451, "4.4.5", "not tried yet: there is much mail for this destination")
-)
+NOT_TRIED = Disposition(verdict=Verdict.DEFERRED, reply=UNTRIED)
 
-SUSPENDED = Disposition(
-    verdict=Verdict.DEFERRED, reply=Reply(451, "4.3.2", "not tried yet: delivery is suspended for the time being")
-)
+SUSPENDED = Disposition(verdict=Verdict.DEFERRED, reply=HALTED)
 
 
 def warnings_passed(warn_s: Sequence[float], age: float, passed: int = 0) -> int:

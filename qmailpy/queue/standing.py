@@ -46,6 +46,9 @@ def standing(message: Message, runners: Mapping[str, Runner], config: Config, no
 def _copy(message: Message, copy: Copy, runner: Runner | None, config: Config, now: float) -> Iterator[Standing]:
     channel = config.channels.get(copy.channel)
     lifetime = schedule_of(channel, config.queue).lifetime_s if channel is not None else config.queue.lifetime_s
+    gathered = 0.0
+    if channel is not None and channel.kind == "defragment":  # what is no piece does not stay there
+        gathered = message.envelope.arrival + channel.gather_s
     groups: dict[tuple[str, str, int, float, str], list[Pending]] = {}
     ready = _ready(message, copy, runner)
     for number, item in copy.pending.items():
@@ -71,6 +74,7 @@ def _copy(message: Message, copy: Copy, runner: Runner | None, config: Config, n
             ahead=load.waiting if load is not None and state == "ready" else 0,
             limit=load.limit if load is not None else 0,
             ends=ends(message.envelope, lifetime),
+            gathered=gathered if attempts else 0.0,
         )
 
 

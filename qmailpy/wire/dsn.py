@@ -57,6 +57,13 @@ class Origin:
     content: bytes | None  # all of it, or C{None} when only the header is to be returned
 
 
+UNTRIED = Reply(451, "4.4.5", "not tried yet: there is much mail for this destination")
+HALTED = Reply(451, "4.3.2", "not tried yet: delivery is suspended for the time being")
+"""Our own words on recipients for whom there was no attempt to tell of; people are told in sections of their own."""
+
+_NO_ATTEMPT = {UNTRIED: "recipient untried", HALTED: "recipient suspended"}
+
+
 @frozen(kw_only=True)
 class Reported:
     """A recipient and what became of it."""
@@ -202,7 +209,8 @@ def _text(
     for words in notice.words:
         lines: list[str] = []
         for one in recipients:
-            lines += [*words.body(f"recipient {one.action}", {**values, **_told(one, words)}), ""]
+            section = "" if one.remote_mta or one.action != "delayed" else _NO_ATTEMPT.get(one.reply, "")
+            lines += [*words.body(section or f"recipient {one.action}", {**values, **_told(one, words)}), ""]
         filled = words.body(kind, {**values, "recipients": "\n".join(lines)})
         if found:
             found += ["", "-" * 70, ""]

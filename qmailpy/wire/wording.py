@@ -29,6 +29,8 @@ SECTIONS: Mapping[str, frozenset[str]] = {
     "relayed": _NOTICE,
     "recipient failed": _RECIPIENT | {"advice"},
     "recipient delayed": _RECIPIENT | {"until"},
+    "recipient untried": _RECIPIENT | {"until"},
+    "recipient suspended": _RECIPIENT | {"until"},
     "recipient delivered": _RECIPIENT,
     "recipient relayed": _RECIPIENT,
     "recipient expanded": _RECIPIENT,

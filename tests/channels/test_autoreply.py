@@ -110,6 +110,7 @@ class AutoReplyTests(SynchronousTestCase):
         [to] = mail.envelope.recipients
         self.assertEqual((mail.envelope.sender, to.address, to.channel, to.notify), ("", BOB, "tcp_local", 1))
         octets = mail.content.read()
+        self.assertEqual(mail.envelope.subject, "Auto: hello")
         self.assertIn(b"Subject: Auto: hello\r\n", octets)
         self.assertIn(b"In-Reply-To: <1@x>\r\n", octets)
         self.assertTrue(octets.endswith(b"\r\n\r\nI am away.\r\n"))

@@ -237,6 +237,7 @@ class ChangeTests(QmCase):
         self.out("held", "local")
         self.out("release", "1")
         self.assertEqual(self.queue.done[-1], ("release", IDS[2], "local"))
+        self.assertIn("3-1 is the wrong way round: say 1-3", self.fails("hold", "3-1"))
         self.assertIn("4-5 is not in the most recent listing, which has 1-1", self.fails("release", "4-5"))
         self.assertIn("is no queue id", self.fails("release", "x"))
 

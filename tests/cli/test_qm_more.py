@@ -147,6 +147,16 @@ class WhyTests(SynchronousTestCase):
         self.assertIn("goes back to its sender at", told)
         self.assertIn(f"qm flush {IDS[0]}", told)
 
+    def test_a_piece_goes_on_as_it_is_when_the_others_do_not_come(self) -> None:
+        """It goes back to nobody before that; where the lifetime is shorter, it does."""
+        piece = {"channel": "defragment", "attempts": 1, "next_attempt": NOW + 600, "last_error": "451 waits"}
+        told = self.told(**piece, gathered=NOW + 5000)
+        self.assertIn("If its other pieces do not come it goes on as it is, with the first attempt after", told)
+        self.assertNotIn("goes back to its sender", told)
+        told = self.told(**piece, gathered=NOW - 5)
+        self.assertIn("with its next attempt it goes on as it is.\n  If nothing helps it goes back", told)
+        self.assertIn("goes back to its sender", self.told(**piece, gathered=NOW + 10_000))
+
     def test_held_stopped_ready_trying_and_postponed(self) -> None:
         self.assertIn(
             f"It is held: spam.\n  Next: nothing, until somebody says qm release {IDS[0]}.",

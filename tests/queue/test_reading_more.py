@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from qmailpy.config.schema import ChannelConfig, Config, ServerConfig
 from qmailpy.queue.entries import DONE, REFUSED, QueueFilter, ShapeRow, Target
+from qmailpy.queue.standing import standing
 from tests.queue.test_deadline import send
 from tests.queue.test_view import ViewCase
 
@@ -54,6 +56,17 @@ class ReadingTests(ViewCase):
         self.assertEqual((found.standings[0].state, found.standings[0].reason), ("held", "look"))
         self.assertIn("operator", found.standings[0].stopped)
         self.assertIsNone(self.do(self.view.standing("0" * 15)))
+
+    def test_a_piece_is_waited_for_by_the_channel_that_gathers_them(self) -> None:
+        queue_id = self.put("later@a.example")
+        assert self.world.shard is not None
+        (message,) = self.world.shard.shard.state.messages.values()
+        self.assertEqual(message.id, queue_id)
+        for kind, gathered in (("defragment", message.envelope.arrival + 50.0), ("smtp", 0.0)):
+            channel = ChannelConfig(name="tcp_local", kind=kind, gather_s=50.0)
+            config = Config(home="/", server=ServerConfig(hostname="h"), channels={"tcp_local": channel})
+            (one,) = standing(message, {}, config, 0.0).standings
+            self.assertEqual((one.attempts, one.gathered), (1, gathered))
 
     def test_one_message_is_tried_now_unless_it_is_held(self) -> None:
         queue_id = self.put("later@a.example")

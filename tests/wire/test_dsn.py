@@ -15,7 +15,18 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.config.wording import built_in
 from qmailpy.values import Envelope, Recipient, Reply
-from qmailpy.wire.dsn import LINE_MAX, Notice, Origin, Reported, date, delay_report, failure_report, success_report
+from qmailpy.wire.dsn import (
+    HALTED,
+    LINE_MAX,
+    UNTRIED,
+    Notice,
+    Origin,
+    Reported,
+    date,
+    delay_report,
+    failure_report,
+    success_report,
+)
 
 HEADER = b"Received: from x\r\nFrom: bob@example.com\r\nSubject: hello\r\n\r\n"
 CONTENT = HEADER + b"body\r\n"
@@ -142,6 +153,25 @@ class ReportTests(SynchronousTestCase):
         self.assertEqual(statuses(octets)[1]["Will-Retry-Until"], "Tue, 21 Nov 2023 20:53:20 +0000")
         self.assertEqual(parts(octets)[2].get_content_type(), "text/rfc822-headers")
         self.assertIn("need not send it again", " ".join(parts(octets)[0].get_content().split()))
+
+    def test_who_was_never_tried_had_no_last_attempt(self) -> None:
+        """In both languages; another server that says the same words is quoted."""
+        english, chinese = built_in("en"), built_in("zh")
+        for reply, words, text in (
+            (UNTRIED, english, "It was not tried yet, since there is much mail for this destination."),
+            (HALTED, english, "It was not tried yet, since delivery is suspended for the time being."),
+            (UNTRIED, chinese, "尚未尝试投递。"),
+            (HALTED, chinese, "因此尚未尝试投递此邮件。"),
+        ):
+            one = evolve(GONE, reply=reply, remote_mta="", last_attempt=None)
+            octets = delay_report(evolve(NOTICE, words=(words,)), ORIGIN, [one], 1700600000.0)
+            found = " ".join(parts(octets)[0].get_content().split())
+            self.assertIn(text, found if words is english else found.replace(" ", ""))
+            self.assertNotIn("last attempt", found)
+            self.assertNotIn("最近一次", found)
+            self.assertEqual(statuses(octets)[1]["Diagnostic-Code"], f"X-qmailpy; {reply}")
+            quoted = delay_report(NOTICE, ORIGIN, [evolve(one, remote_mta="mx.example.net")], None)
+            self.assertIn("The last attempt ended so: mx.example.net said", parts(quoted)[0].get_content())
 
     def test_a_report_of_success_tells_each_its_own(self) -> None:
         """RFC 3464 s.2.3.3; the subject tells when nothing is more than relayed."""
