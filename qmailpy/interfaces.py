@@ -120,6 +120,15 @@ class IDurableDelivery(Interface):
             call has succeeded. After a failed fsync that call writes the deliveries anew first.
         """
 
+    def sync_lost() -> None:
+        """
+        A sync of a whole file system failed, and whatever was delivered is to be written anew: Linux does not tell
+        again. At once.
+        """
+
+    def doubts() -> bool:
+        """Whether a sync has failed and what it was of is not durable yet. At once."""
+
     def thd_sync_former() -> None:
         """
         After the death of our process alone: make durable whatever it had delivered; the machine still knows it all.

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from attrs import evolve
 from twisted.logger import Logger
@@ -101,9 +101,7 @@ class Covered:
         try:
             self._store.thd_sync(one for numbers in group.values() for paths in numbers.values() for one in paths)
         except OSError:
-            with self._guard:
-                for name, numbers in group.items():
-                    self._doubtful.setdefault(name, set()).update(numbers)
+            self._doubt(group)
             raise
         with self._guard:
             for name, numbers in group.items():
@@ -114,6 +112,19 @@ class Covered:
                         self._settle_doubt(name, number)
                 if not known:
                     del self._delivered[name]
+
+    def sync_lost(self) -> None:
+        """As L{qmailpy.interfaces.IDurableDelivery.sync_lost} says."""
+        self._doubt(self._delivered)
+
+    def _doubt(self, group: Mapping[str, Iterable[int]]) -> None:
+        with self._guard:
+            for name, numbers in group.items():
+                self._doubtful.setdefault(name, set()).update(numbers)
+
+    def doubts(self) -> bool:
+        """As L{qmailpy.interfaces.IDurableDelivery.doubts} says."""
+        return bool(self._doubtful)
 
     def thd_replay(self, job: Job, doubtful: bool = False) -> bool:
         """As L{qmailpy.interfaces.IDurableDelivery.thd_replay} says."""

@@ -154,6 +154,12 @@ class LocalChannel:
     def thd_sync_deliveries(self, ids: Iterable[str]) -> None:
         self._covered.thd_sync(ids)
 
+    def sync_lost(self) -> None:
+        self._covered.sync_lost()
+
+    def doubts(self) -> bool:
+        return self._covered.doubts()
+
     def thd_sync_former(self) -> None:
         self._store.thd_sync_all()
 

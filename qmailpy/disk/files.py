@@ -31,6 +31,13 @@ class Space:
     inodes: int  # a large number where the file system does not count them
 
 
+class SyncLost(OSError):
+    """
+    The sync of a whole file system failed: whatever anybody had written to it may never reach the disk. Linux says so
+    once, and what it says counts as clean afterwards.
+    """
+
+
 class Files(Protocol):
     """The operations; paths are absolute, file handles small integers."""
 
@@ -284,3 +291,11 @@ def replace_all(files: Files, items: Sequence[tuple[str, bytes]]) -> None:
         files.rename(path + ".tmp", path)
     for parent in sorted({os.path.dirname(path) for path, _ in items}):
         files.sync_directory(parent)
+
+
+def thd_syncfs(files: Files, path: str) -> None:
+    """C{Files.syncfs}. @raise SyncLost: it failed."""
+    try:
+        files.syncfs(path)
+    except OSError as problem:
+        raise SyncLost(problem.errno, problem.strerror, path) from problem

@@ -27,7 +27,7 @@ from zlib import crc32
 
 from attrs import evolve, frozen
 
-from qmailpy.disk.files import Files
+from qmailpy.disk.files import Files, thd_syncfs
 from qmailpy.disk.pieces import thd_write
 from qmailpy.disk.placing import Placement, Placer
 from qmailpy.local.folders import thd_folder
@@ -329,6 +329,7 @@ class Store:
         """
         Make these deliveries durable, with the directories that hold them.
 
+        @raise SyncLost: nothing that was delivered since the last sync may be.
         @raise OSError: some may not be, and a later sync would not help: L{thd_rewrite} them first, or L{thd_replay}
             them with C{doubtful}.
         """
@@ -336,14 +337,14 @@ class Store:
         if not group:
             return
         if len(group) > FEW:
-            self._files.syncfs(self._root)
+            thd_syncfs(self._files, self._root)
         else:
             try:
                 self._thd_sync_few(group)
             except OSError as problem:
                 if problem.errno not in _SHUT:
                     raise
-                self._files.syncfs(self._root)
+                thd_syncfs(self._files, self._root)
         for one in group:
             if one.fresh and one.mailbox in self._known:
                 self._known[one.mailbox] = True

@@ -2,6 +2,7 @@
 Where a shard keeps what: names only, no I/O (docs/queue.md s.2).
 
     SHARD/lock                  held by the process that owns the shard
+    SHARD/doubt                 there while a sync that failed is not made up for (queue.doubt)
     SHARD/journal/NNNNNNNN      segments of the journal
     SHARD/mess/NN/ID            content: CRLF line ends, our Received field on top
     SHARD/info/NN/ID            envelope without recipients, size and checksum of mess/NN/ID
@@ -47,6 +48,7 @@ class Layout:
         self.root = root
         self.code = code
         self.lock = f"{root}/lock"
+        self.doubt = f"{root}/doubt"
         self.journal = f"{root}/journal"
         self.corrupt = f"{root}/corrupt"
         self.splits = tuple(f"{number:02x}" for number in range(SPLIT))

@@ -103,9 +103,12 @@ class Recovery:
             if not message.filed and self._shelf.thd_has_files(message.number, message.channels):
                 message.filed = True  # settling it had begun
         self._clear_finished(state)
-        if self._replay:
+        if self._shelf.doubt.thd_look():  # a sync of ours would not hear of what its own has heard
+            result.owed = not self._thd_replay(doubtful=True)
+        elif self._replay:
             result.owed = not self._thd_replay(doubtful=False)
         elif not self._thd_trust():
+            self._shelf.doubt.thd_note()
             result.owed = not self._thd_replay(doubtful=True)
         result.known = frozenset(self._born) | frozenset(state.messages)
         # Not taken out of the books here: the journal may know more than the files did.

@@ -111,7 +111,11 @@ def thd_open(name: str, around: Surroundings) -> Opened:
     except BlockingIOError:
         raise ShardBusy(f"queue shard {name} is in use by another process") from None
     try:
-        shelf.thd_make(tuple(config.channels))
+        try:
+            shelf.thd_make(tuple(config.channels))
+        except OSError:  # perhaps of what a former life had written; whoever starts next would not be told again
+            shelf.doubt.thd_note()
+            raise
         journal = Journal(files, layout.journal, layout.corrupt, config.queue.segment_octets)
         durable = {
             channel: cast(IDurableDelivery, way)

@@ -23,7 +23,7 @@ from twisted.internet.defer import Deferred, DeferredLock, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from qmailpy.disk.files import Files
+from qmailpy.disk.files import Files, SyncLost
 from qmailpy.events.log import NoEvents
 from qmailpy.interfaces import IDurableDelivery, IEvents, IRecorder
 from qmailpy.queue.aside import leaving_lines
@@ -297,10 +297,20 @@ class Shard:
         work.addErrback(lambda failure: self._log.failure("bug while retiring a segment", failure))
 
     def _thd_retire(self, covered: list[str], filings: list[Filing]) -> None:
-        for ability in self._durable.values():
-            ability.thd_sync_deliveries(covered)
-        self.recorder.thd_sync()
-        self.shelf.thd_file(filings)
+        doubt = self.shelf.doubt
+        try:
+            for ability in self._durable.values():
+                ability.thd_sync_deliveries(covered)
+            self.recorder.thd_sync()
+            self.shelf.thd_file(filings)
+            if doubt.noted and not any(ability.doubts() for ability in self._durable.values()):
+                doubt.thd_clear()
+        except OSError as problem:  # of whatever: it may have been deliveries that the disk did not take
+            doubt.thd_note()
+            if isinstance(problem, SyncLost):
+                for ability in self._durable.values():
+                    ability.sync_lost()
+            raise
 
     def _postpone(self, problem: BaseException) -> None:
         self._retiring = False

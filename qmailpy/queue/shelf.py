@@ -13,10 +13,11 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from attrs import frozen
 
-from qmailpy.disk.files import Files
+from qmailpy.disk.files import Files, thd_syncfs
 from qmailpy.queue.aside import Aside
 from qmailpy.queue.codec import Damaged
 from qmailpy.queue.content import FileContent
+from qmailpy.queue.doubt import Doubt
 from qmailpy.queue.entries import Leaving
 from qmailpy.queue.ids import born, numbers_of, to_number
 from qmailpy.queue.layout import Layout
@@ -79,6 +80,7 @@ class Shelf:
         self._files = files
         self._layout = layout
         self.memory_octets = memory_octets
+        self.doubt = Doubt(files, layout.doubt)
         self.aside: list[Aside] = []  # what was set aside and nobody has been told of
 
     def thd_make(self, channels: tuple[str, ...]) -> None:
@@ -90,7 +92,7 @@ class Shelf:
         for path in self._layout.directories(channels):
             if not self._files.exists(path):
                 self._files.mkdir(path)
-        self._files.syncfs(self._layout.root)
+        thd_syncfs(self._files, self._layout.root)
 
     def thd_file(self, filings: Sequence[Filing]) -> None:
         """
@@ -124,7 +126,7 @@ class Shelf:
                 removals += [layout.info(item.number), layout.mess(item.number)]
         whole = len(written) + len(renames) >= SYNCFS_FILES
         if whole:
-            files.syncfs(layout.root)
+            thd_syncfs(files, layout.root)
         else:
             for path in written:
                 handle = files.open(path)
@@ -179,7 +181,7 @@ class Shelf:
     def _sync_directories(self, paths: Iterable[str], whole: bool) -> None:
         names = sorted(paths)
         if whole:
-            self._files.syncfs(self._layout.root)
+            thd_syncfs(self._files, self._layout.root)
         else:
             for path in names:
                 self._files.sync_directory(path)
