@@ -108,6 +108,9 @@ def examine(config: Config, limits: Limits, now: float) -> list[Finding]:
     if late:
         text = f"not known yet: {', '.join(late)} starting"
         found += [Finding(name="queue", level=Level.OK, text=text)]
+    elif silent := [name for name in workers if uptimes[name] is None]:
+        # Asked once more for each finding it would keep a watchdog waiting longer than that has patience.
+        found += [Finding(name="queue", level=Level.UNKNOWN, text=f"no answer from {', '.join(silent)}")]
     elif workers:
         found += _known("queue", lambda: _queue(config.home, workers, limits, now))
         found += _known("trouble", lambda: [_trouble(config.home, workers[0])])

@@ -39,6 +39,7 @@ class StatusTests(SynchronousTestCase):
             "stopped": False,
         }
         self.silent = ""
+        self.asked: list[str] = []
         self.uptime, self.ready = 900.0, True
         self.conditions: list[Json] = []
         self.servers: list[Json] = [{"server": "ldap://a", "up": True}]
@@ -62,6 +63,7 @@ class StatusTests(SynchronousTestCase):
         return [Endpoint(role=name.partition("-")[0], index=0, path="") for name in self.alive]
 
     def answer(self, home: str, target: str, method: str, /, timeout_s: float, **arguments: Json) -> Json:
+        self.asked.append(f"{target} {method}")
         if target == self.silent:
             raise CommandError("no answer")
         if method == "watch.conditions":
@@ -130,7 +132,8 @@ class StatusTests(SynchronousTestCase):
 
     def test_a_queue_nobody_can_ask_is_unknown_beside_what_is_worse(self) -> None:
         self.silent = "mta-0"
-        self.assertIn("UNKNOWN   queue: no answer", self.call().output)
+        self.assertIn("UNKNOWN   queue: no answer from mta-0", self.call().output)
+        self.assertEqual([one for one in self.asked if "mta-0" in one], ["mta-0 status"])  # each costs seconds
         self.expect(2, "mta-0 not answering")
 
     def test_the_limits_are_options(self) -> None:
