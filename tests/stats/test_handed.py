@@ -110,6 +110,7 @@ class HandedTests(SynchronousTestCase):
         found = _account(*lines)
         self.assertEqual(_sent(found), {"ann@example.net": 1, "<>": 1})
         self.assertEqual(_got(found), {"bob@example.org": 1})
+        self.assertEqual(_sent(_account(_enqueued("box", "away", 1))), {})  # without the parent: it tells nothing else
 
     def test_a_notice_is_sent_where_it_begins(self) -> None:
         """And handed on by who looks up where it goes; one about mail that looks up failed for counts, too."""
