@@ -2,8 +2,8 @@
 What the books cost, that is transaction log and counters: C{python -m benchmarks.recording}.
 
 Two figures. The CPU time of records alone: made, formatted, written and counted, as the recorder does it, a batch a
-turn of the reactor. And what they are in the whole: the daemon takes messages into the bitbucket, with its recorder and
-with one that does nothing, in turns.
+turn of the reactor. And what they are in the whole: the daemon takes messages into the bitbucket, as it is and without
+making, formatting, writing and counting any record, in turns.
 """
 
 from __future__ import annotations
@@ -126,7 +126,8 @@ def measure_books(path: str, messages: int, rounds: int, shape: Shape) -> Books:
         nodes = []
         for module in ("", "benchmarks.bookless"):
             node = Node(os.path.join(path, module or "benchmarks.booked"), relay=1)
-            node.make(["user"], queue="[log]\nindex_s = 0.0\n")  # reading the log is another matter
+            # Reading the log is another matter.
+            node.make(["user"], queue=f"[log]\nindex_s = 0.0\nconnections = {'false' if module else 'true'}\n")
             node.wrapper = (sys.executable, "-m", module) if module else ()
             stack.callback(node.stop)
             node.start()
