@@ -114,20 +114,21 @@ def _share(parts: Sequence[float]) -> Share:
     return Share(part=statistics.mean(kept), error=statistics.stdev(kept) / len(kept) ** 0.5)
 
 
-def measure_books(path: str, messages: int, rounds: int, shape: Shape) -> Books:
+def measure_books(path: str, messages: int, rounds: int, shape: Shape, *, connections: bool = True) -> Books:
     """
     Both daemons, in turns: a pair of short measurements each round, so that what the machine does besides meets both.
 
     @param path: a directory for their homes.
     @param rounds: two at least.
+    @param connections: with lines of connections, two more for each; the ancestor has none unless it is told to.
     @raise OSError: one does not start, or does not take all.
     """
     with ExitStack() as stack:
         nodes = []
         for module in ("", "benchmarks.bookless"):
             node = Node(os.path.join(path, module or "benchmarks.booked"), relay=1)
-            # Reading the log is another matter.
-            node.make(["user"], queue=f"[log]\nindex_s = 0.0\nconnections = {'false' if module else 'true'}\n")
+            told = "true" if connections and not module else "false"
+            node.make(["user"], queue=f"[log]\nindex_s = 0.0\nconnections = {told}\n")  # reading it is another matter
             node.wrapper = (sys.executable, "-m", module) if module else ()
             stack.callback(node.stop)
             node.start()
@@ -155,7 +156,8 @@ def measure_books(path: str, messages: int, rounds: int, shape: Shape) -> Books:
 @click.option("--rounds", default=40, show_default=True, type=click.IntRange(min=2))
 @click.option("--connections", default=20, show_default=True)
 @click.option("--reuse", is_flag=True, help="Many messages a connection.")
-def main(messages: int, rounds: int, connections: int, reuse: bool) -> None:
+@click.option("--lines-of-connections/--no-lines-of-connections", "lines", default=True, show_default=True)
+def main(messages: int, rounds: int, connections: int, reuse: bool, lines: bool) -> None:
     """Measure what log and counters cost."""
     console = Console(highlight=False, soft_wrap=True)
     for batch in (1, 10):
@@ -166,7 +168,7 @@ def main(messages: int, rounds: int, connections: int, reuse: bool) -> None:
         raise click.ClickException(why)
     shape = Shape(octets=1024, connections=connections, reuse=reuse)
     with disk("recording", 2 << 30) as (path, where):
-        books = measure_books(path, messages, rounds, shape)
+        books = measure_books(path, messages, rounds, shape, connections=lines)
     console.print(f"{shape}, {rounds} times {messages} messages into the bitbucket, on {where}")
     for name, rate, cpu in zip(NAMES, books.rates, books.cpu_us, strict=True):
         console.print(f"  {name}: {rate:.0f} messages/s accepted, {cpu:.0f} us of CPU a message")
