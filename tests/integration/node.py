@@ -27,7 +27,7 @@ import tomlkit
 from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.config.load import config_path, load
-from qmailpy.control import call, running
+from qmailpy.control import call, call_all, running
 from qmailpy.directory.accounts import Accounts
 from qmailpy.directory.setup import store_path
 from qmailpy.directory.store import Store
@@ -309,7 +309,9 @@ class Node:
     # --- the books -------------------------------------------------------------------------------------------
 
     def records(self, *actions: Action) -> list[LogRecord]:
-        """The whole transaction log, as values."""
+        """The whole transaction log, as values; with the lines that running workers were about to write."""
+        with contextlib.suppress(CommandError):
+            call_all(self.home, "mta", "log.flush", timeout_s=2.0)
         files = RealFiles()
         form = LineFormat(load(self.home).log)
         found = []
@@ -508,9 +510,7 @@ class NodeCase(SynchronousTestCase):
         """Until nothing is queued any more."""
 
         def idle() -> bool:
-            for one in running(self.node.home):
-                if one.role == "mta":  # once it has answered, all that it has answered before is counted
-                    call(self.node.home, one.name, "log.flush")
+            call_all(self.node.home, "mta", "log.flush")  # then all that they have answered before is counted
             return all(row["stored"]["recipients"] == 0 for row in self.node.counters().values())
 
         self.until(idle, limit_s)
