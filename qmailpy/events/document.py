@@ -18,7 +18,8 @@ time given below; the next line then has `times`, how often it was. A file of 4 
 old ones are kept.
 
 Conditions that last (`queue.*`, `channel.*`, `worker.down`, `disk.*`, `log.behind`, `counters.mismatch`) are looked for
-every `[monitor] interval_s` seconds and told when they begin; `trouble.over` tells when they have ended.
+every `[monitor] interval_s` seconds and told when they begin; `trouble.over` tells when they have ended. The first
+worker looks: that it stands still itself (not that it has died) is told by `qmailpy status`, asked from outside, alone.
 
     qmailpy events [-f] [--since 2h] [--severity warning] [--json]
 

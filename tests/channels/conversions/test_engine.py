@@ -330,7 +330,11 @@ class CommandTests(ConverterCase):
             self.assertEqual(self.seen[0], self.seen[1], keys)
             self.seen = []
         header = b"X-Scanned: yes\nContent-Type: application/x-msdownload\n"
-        spoiling = lambda invocation: spoilt(invocation) or leaving(OUTPUT_HEADERS=header)(invocation)  # noqa: E731
+
+        def spoiling(invocation: Invocation) -> int:
+            spoilt(invocation)
+            return leaving(OUTPUT_HEADERS=header)(invocation)
+
         octets = self.made(entry("command", file=("*.exe",)), program=spoiling)
         self.assertIn(b"X-Scanned: yes", octets)
         self.assertIn(b"\r\nTVqQAAM=\r\n", octets)
