@@ -51,7 +51,7 @@ class UnsyncedFiles(RealFiles):
     def fsync(self, handle: int) -> None:
         """Not now."""
 
-    def syncfs(self, path: str) -> None:
+    def syncfs(self, path: str, held: int | None = None) -> None:
         """Not now."""
 
     def sync_directory(self, path: str) -> None:

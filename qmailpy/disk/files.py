@@ -76,8 +76,18 @@ class Files(Protocol):
 
     def sync_directory(self, path: str) -> None: ...
 
-    def syncfs(self, path: str) -> None:
-        """Everything written to the file system that holds C{path} is durable on return."""
+    def hold(self, path: str) -> int:
+        """Open a directory: by it L{syncfs} tells of every failure from now on, whoever has asked before."""
+
+    def holds(self, handle: int, path: str) -> bool:
+        """Whether C{path} is (still) on the file system of that handle."""
+
+    def syncfs(self, path: str, held: int | None = None) -> None:
+        """
+        Everything written to the file system that holds C{path} is durable on return.
+
+        @param held: from L{hold}: that of this handle. Without, failures that somebody else was told of are not told.
+        """
 
     def rename(self, source: str, target: str) -> None: ...
 
@@ -189,14 +199,21 @@ class RealFiles:
         finally:
             os.close(handle)
 
-    def syncfs(self, path: str) -> None:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    def hold(self, path: str) -> int:
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def holds(self, handle: int, path: str) -> bool:
+        return os.fstat(handle).st_dev == os.stat(path).st_dev
+
+    def syncfs(self, path: str, held: int | None = None) -> None:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if held is None else held
         try:
             if _libc.syncfs(handle) != 0:
                 number = ctypes.get_errno() or errno.EIO
                 raise OSError(number, os.strerror(number), path)
         finally:
-            os.close(handle)
+            if held is None:
+                os.close(handle)
 
     def rename(self, source: str, target: str) -> None:
         os.rename(source, target)
@@ -291,11 +308,3 @@ def replace_all(files: Files, items: Sequence[tuple[str, bytes]]) -> None:
         files.rename(path + ".tmp", path)
     for parent in sorted({os.path.dirname(path) for path, _ in items}):
         files.sync_directory(parent)
-
-
-def thd_syncfs(files: Files, path: str) -> None:
-    """C{Files.syncfs}. @raise SyncLost: it failed."""
-    try:
-        files.syncfs(path)
-    except OSError as problem:
-        raise SyncLost(problem.errno, problem.strerror, path) from problem

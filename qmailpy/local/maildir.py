@@ -27,9 +27,10 @@ from zlib import crc32
 
 from attrs import evolve, frozen
 
-from qmailpy.disk.files import Files, thd_syncfs
+from qmailpy.disk.files import Files
 from qmailpy.disk.pieces import thd_write
 from qmailpy.disk.placing import Placement, Placer
+from qmailpy.disk.whole import WholeSync
 from qmailpy.local.folders import thd_folder
 from qmailpy.values import Content, ContentInFile, Reply
 from qmailpy.wire.mime7 import LIMIT, Unconvertible, convert
@@ -160,6 +161,7 @@ class Store:
         self._placer = placer
         self._root = root
         self._host = sanitised_host(hostname)
+        self._whole = WholeSync(files, root)
         self._known: dict[str, bool] = {}  # mailbox: whether its directories are durable
 
     def thd_deliver(self, delivery: Delivery) -> Delivered:
@@ -337,14 +339,14 @@ class Store:
         if not group:
             return
         if len(group) > FEW:
-            thd_syncfs(self._files, self._root)
+            self._whole.thd_sync()
         else:
             try:
                 self._thd_sync_few(group)
             except OSError as problem:
                 if problem.errno not in _SHUT:
                     raise
-                thd_syncfs(self._files, self._root)
+                self._whole.thd_sync()
         for one in group:
             if one.fresh and one.mailbox in self._known:
                 self._known[one.mailbox] = True
@@ -365,7 +367,7 @@ class Store:
     def thd_sync_all(self) -> None:
         """Make durable whatever anybody has written below HOME/mail. @raise OSError: it may not be."""
         if self._files.exists(self._root):
-            self._files.syncfs(self._root)
+            self._whole.thd_sync()
 
     def _where(self, mailbox: str) -> str:
         return mailbox_path(self._root, mailbox)
@@ -388,6 +390,7 @@ class Store:
                 self._known.clear()
             for name in (_TMP, "new", "cur"):
                 self._files.mkdir(f"{self._where(mailbox)}/{name}")
+            self._whole.thd_begin()
             self._known[mailbox] = durable = False
         return not durable
 

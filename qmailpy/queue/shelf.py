@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from attrs import frozen
 
-from qmailpy.disk.files import Files, thd_syncfs
+from qmailpy.disk.files import Files
+from qmailpy.disk.whole import WholeSync
 from qmailpy.queue.aside import Aside
 from qmailpy.queue.codec import Damaged
 from qmailpy.queue.content import FileContent
@@ -81,6 +82,7 @@ class Shelf:
         self._layout = layout
         self.memory_octets = memory_octets
         self.doubt = Doubt(files, layout.doubt)
+        self._whole = WholeSync(files, layout.root)
         self.aside: list[Aside] = []  # what was set aside and nobody has been told of
 
     def thd_make(self, channels: tuple[str, ...]) -> None:
@@ -92,7 +94,7 @@ class Shelf:
         for path in self._layout.directories(channels):
             if not self._files.exists(path):
                 self._files.mkdir(path)
-        thd_syncfs(self._files, self._layout.root)
+        self._whole.thd_sync()
 
     def thd_file(self, filings: Sequence[Filing]) -> None:
         """
@@ -126,7 +128,7 @@ class Shelf:
                 removals += [layout.info(item.number), layout.mess(item.number)]
         whole = len(written) + len(renames) >= SYNCFS_FILES
         if whole:
-            thd_syncfs(files, layout.root)
+            self._whole.thd_sync()
         else:
             for path in written:
                 handle = files.open(path)
@@ -181,7 +183,7 @@ class Shelf:
     def _sync_directories(self, paths: Iterable[str], whole: bool) -> None:
         names = sorted(paths)
         if whole:
-            thd_syncfs(self._files, self._layout.root)
+            self._whole.thd_sync()
         else:
             for path in names:
                 self._files.sync_directory(path)

@@ -66,6 +66,13 @@ class _Handle:
     locked: bool = False
 
 
+@define
+class _Ear:
+    """A directory that is held: who asks by it is told of every failure once."""
+
+    unheard: bool = False
+
+
 class CrashDisk:
     """
     The disk; see the module's text.
@@ -93,6 +100,8 @@ class CrashDisk:
         self._pending: list[NameOperation] = []
         self._dirty: dict[File, None] = {}
         self._handles: dict[int, _Handle] = {}
+        self._held: dict[int, _Ear] = {}
+        self._lost: set[File] = set()  # of these an fsync has yet to tell
         self._locks: set[int] = set()
         self._faults = Faults()
         self._next_handle = 3
@@ -131,6 +140,24 @@ class CrashDisk:
         @param times: how many calls in a row fail; a large number means for ever, until L{heal}.
         """
         self._faults.add(operation, nth, number, path, times)
+
+    def lose(self, below: str) -> None:
+        """
+        Another program's C{sync -f} fails: what was written to files below a directory can be read until the power
+        fails, counts as clean, and whoever asks for a sync of the whole disk without having held it hears nothing.
+        """
+        with self._guard:
+            found = [self._directory(below)]
+            while found:
+                for node in found.pop().current.values():
+                    if isinstance(node, Directory):
+                        found.append(node)
+                    elif node in self._dirty:
+                        node.pending.clear()
+                        del self._dirty[node]
+                        self._lost.add(node)
+            for ear in self._held.values():
+                ear.unheard = True
 
     def heal(self) -> None:
         """No more faults."""
@@ -211,6 +238,8 @@ class CrashDisk:
     def close(self, handle: int) -> None:
         with self._guard:
             self._alive()
+            if self._held.pop(handle, None) is not None:
+                return
             found = self._handles.pop(handle, None)
             if found is None:
                 raise OSError(errnos.EBADF, os.strerror(errnos.EBADF))
@@ -262,12 +291,26 @@ class CrashDisk:
             if not self._ignored("sync_directory", path):
                 self._pending = commit_names(self._pending, directory)
 
-    def syncfs(self, path: str) -> None:
+    def hold(self, path: str) -> int:
+        with self._guard:
+            self._read("hold", path)
+            self._directory(path)
+            self._next_handle += 1
+            self._held[self._next_handle] = _Ear()
+            return self._next_handle
+
+    def holds(self, handle: int, path: str) -> bool:
+        return handle in self._held
+
+    def syncfs(self, path: str, held: int | None = None) -> None:
         with self._guard:
             self._alive()
             self._node(path)
             try:
                 self._step("syncfs", path)
+                if held is not None and self._held[held].unheard:
+                    self._held[held].unheard = False
+                    raise OSError(errnos.EIO, os.strerror(errnos.EIO), path)
             except OSError:
                 for file in self._dirty:
                     file.pending.clear()
@@ -456,6 +499,9 @@ class CrashDisk:
             found = self._open(handle)
             try:
                 self._step(kind, found.path)
+                if found.file in self._lost:
+                    self._lost.discard(found.file)
+                    raise OSError(errnos.EIO, os.strerror(errnos.EIO), found.path)
             except OSError:
                 found.file.pending.clear()
                 self._dirty.pop(found.file, None)

@@ -63,6 +63,8 @@ FAULTS = (
     ("sync_directory", "/queue/0", errno.EIO),
     ("syncfs", "/queue/0", errno.EIO),
     ("open", "/mail", errno.EMFILE),
+    ("hold", "/mail", errno.EMFILE),
+    ("syncfs", "/mail", errno.EIO),
     ("fsync", "/mail", errno.EIO),
     ("rename", "/mail", errno.EACCES),
     ("append", "/log", errno.ENOSPC),
@@ -250,6 +252,11 @@ class AnythingMachine(RuleBasedStateMachine):
         """Of the disk."""
         operation, path, number = fault
         self.world.disk.fail(operation, nth, number, path=HOME + path, times=times)
+
+    @rule()
+    def heard_elsewhere(self) -> None:
+        """Another program syncs, and is told in our place that the disk has failed."""
+        self.world.disk.lose(f"{HOME}/mail")
 
     @rule()
     def heal(self) -> None:

@@ -49,6 +49,30 @@ class DoubtTests(SynchronousTestCase):
                 after.up(replay=replay)
                 self.examine(after)
 
+    def test_another_program_was_told_in_our_place(self) -> None:
+        """Its C{sync -f} failed between our deliveries and our own, which succeeds."""
+        for count in (1, 12):
+            world = self.delivered(count)
+            world.disk.lose(f"{HOME}/mail")
+            self.examine(world)
+
+    def test_so_it_was_when_descriptors_were_short_at_the_first_delivery(self) -> None:
+        """The next delivery into a mailbox that is new has them."""
+        world = World(CrashDisk(directories=[HOME, f"{HOME}/log"]))
+        world.up()
+        world.disk.fail("hold", path=f"{HOME}/mail")
+        world.send("ann@here.example")
+        for _ in range(12):
+            world.send("bob@here.example")
+        world.wait(1)
+        world.disk.lose(f"{HOME}/mail")
+        world.settle()
+        world.settle()
+        after = world.crash("none")
+        after.up()
+        after.wait(10)
+        self.assertEqual(len(after.mailbox("bob")), 12)
+
     def test_what_another_segment_covers_is_written_anew_too(self) -> None:
         """The failed sync was of the file system as a whole; that of the mail's group, or of the queue's files."""
         for path, count in ((f"{HOME}/mail", 12), (f"{HOME}/queue", 1)):
