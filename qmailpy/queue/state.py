@@ -34,6 +34,7 @@ from qmailpy.records.record import Action, LogRecord, QueueFile
 from qmailpy.values import Content, Disposition, Envelope, Recipient
 
 _DEFERRED = Outcome.DEFERRED  # asked for with each recipient; an Enum's attribute is dear
+_ENQUEUED = Action.ENQUEUED
 _ACTIONS = {
     Outcome.DELIVERED: Action.DEQUEUED,
     Outcome.REMOVED: Action.DEQUEUED,
@@ -244,29 +245,31 @@ class State:
 def enqueued_lines(message: Message) -> list[LogRecord]:
     """The E lines of a message: channel by channel, in envelope order within each."""
     envelope = message.envelope
+    system = envelope.source_system
     # What comes from a message here came by no protocol, whatever that one came by.
-    modifiers = "" if is_id(envelope.source_system) else _MODIFIERS.get(envelope.protocol, "")
+    modifiers = "" if " " not in system and is_id(system) else _MODIFIERS.get(envelope.protocol, "")
     lines = []
     for copy in message.copies.values():
+        channel = copy.channel
         for remaining, item in enumerate(copy.pending.values(), 1):
             recipient = item.recipient
             lines.append(
                 LogRecord(  # by place: see there
-                    Action.ENQUEUED,
+                    _ENQUEUED,
                     envelope.arrival,
                     envelope.source,
-                    copy.channel,
+                    channel,
                     modifiers,
                     message.size,
                     envelope.sender,
                     recipient.original,
                     recipient.address,
                     recipient.notify,
-                    QueueFile(copy.channel, message.id, 0, remaining, remaining > 1),
+                    QueueFile(channel, message.id, 0, remaining, remaining > 1),
                     envelope.envid,
                     envelope.message_id,
                     envelope.user,
-                    envelope.source_system,
+                    system,
                     envelope.subject,
                 )
             )

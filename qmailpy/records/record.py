@@ -71,8 +71,9 @@ class LogRecord:
     again where there is none: relaying denied, no address. O C X Y U: C{source} is the channel, C{direction} "+"
     (inbound) or "-", and C{transport} tells the ends.
 
-    The order of the fields is settled for the sake of L{qmailpy.queue.state}, which gives their values by place: a
-    third of the time of doing so by name, and each message has two. Everybody else: by name.
+    The order of the fields is settled for the sake of L{qmailpy.queue.state} and L{qmailpy.servers.smtp_records}, which
+    give their values by place: a third of the time of doing so by name, and a message has two, its connection two more.
+    Everybody else: by name.
     """
 
     action: Action

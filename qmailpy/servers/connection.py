@@ -183,22 +183,22 @@ class Connection:
 
     # Come and go
 
-    def _arrive(self) -> Any:
+    def _arrive(self) -> tuple[Any, Any]:
         """
         Find out who is there; first of all.
 
-        @return: the address of our end.
+        @return: the addresses of our end and of theirs.
         """
         transport = self.transport
-        host = transport.getHost()
-        self._ip = plain_address(getattr(transport.getPeer(), "host", ""))
+        host, peer = transport.getHost(), transport.getPeer()
+        self._ip = plain_address(getattr(peer, "host", ""))
         # Who may open our UNIX socket is one of us: its mode says so.
         self._trusted = isinstance(host, UNIXAddress) or self._ip in self._site.trusted
         if ITCPTransport.providedBy(transport):
             transport.setTcpNoDelay(True)
         if isinstance(transport, tcp.Connection) and not transport.TLS:
             self._direct = transport.socket
-        return host
+        return host, peer
 
     def _admit(self) -> TurnedAway | None:
         """Become one of the site's sessions; and whether it must be a short one."""

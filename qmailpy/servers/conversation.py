@@ -39,6 +39,7 @@ from qmailpy.wire.smtp import SmtpCore
 from qmailpy.wire.smtp_events import BadCommand, Ended, Event, StartTls
 from qmailpy.wire.smtp_state import no_bindings
 
+_OPENED, _CLOSED = Action.OPENED, Action.CLOSED
 STOPPING = Reply(421, "4.3.2", "Server is stopping")
 
 _NOT_KNOWN = Reply(421, "4.7.0", "Your certificate is not known here")
@@ -118,27 +119,27 @@ class Conversation(Connection):
 
     def connectionMade(self) -> None:
         site = self._site
-        host = self._arrive()
+        host, peer = self._arrive()
         ours = plain_address(getattr(host, "host", ""))
         self._front = site.fronts is not None and self._ip in site.fronts
         if self._front:
             self._core.service = self._offers().clear
         if site.log.connections:
             unix = isinstance(host, UNIXAddress)
-            self._ends = ends(host, self.transport.getPeer(), unix, self._ip, ours)
+            self._ends = ends(host, peer, unix, self._ip, ours)
         turned_away = self._admit()
         refusal = TURNED_AWAY[turned_away] if turned_away is not None else None
         if refusal is None and site.gate is not None:
             known = self._trusted or self._front
             self._visit, refusal = site.gate.arrive(site.listener, self._ip, ours, trusted=known)
         if refusal is not None:
-            connection_record(site, Action.REFUSED, self._ends, diagnostic=str(refusal))
+            connection_record(site, Action.REFUSED, self._ends, str(refusal))
             self._core.close(refusal)
             if site.listener.tls == "implicit":
                 self._core.take()  # in the clear it would mean nothing to the client
         else:
             self._opened = True
-            connection_record(site, Action.OPENED, self._ends)
+            connection_record(site, _OPENED, self._ends)
             if site.listener.tls == "implicit":
                 self._begin_tls()
             else:
@@ -207,7 +208,7 @@ class Conversation(Connection):
             self._site.gate.leave(self._visit)
         if self._opened:
             handshake = _tls_problem(reason) if self._shaking else ""
-            connection_record(self._site, Action.CLOSED, self._ends, diagnostic=why_ended(self._why, handshake))
+            connection_record(self._site, _CLOSED, self._ends, why_ended(self._why, handshake))
         self._core.bindings = no_bindings  # that it does not hold us: sessions go without the collector's help
         self._sign_off()
 

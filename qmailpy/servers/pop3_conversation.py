@@ -69,7 +69,7 @@ class Conversation(Connection):
 
     def connectionMade(self) -> None:
         site, transport = self._site, self.transport
-        host = self._arrive()
+        host, _ = self._arrive()
         self._core.front = site.fronts is not None and self._ip in site.fronts
         self._core.plain = (site.listener.plain_auth and near(host, self._ip)) or self._core.front
         self._trusted = self._trusted or self._core.front  # until it says for whom it speaks

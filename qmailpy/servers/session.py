@@ -145,7 +145,7 @@ class SmtpSession(Conversation):
                 self._user = user
             else:
                 reply = refusal
-        connection_record(self._site, Action.AUTHENTICATED, self._ends, user=user, diagnostic=str(reply))
+        connection_record(self._site, Action.AUTHENTICATED, self._ends, str(reply), user)
         self._core.answer(reply)
 
     def _queue_run(self, event: QueueRun) -> None:
@@ -163,7 +163,7 @@ class SmtpSession(Conversation):
     def _xclient(self, event: XClient) -> None:
         """A front tells whose session this is: that of a client which has just connected."""
         site, said = self._site, event.attributes
-        connection_record(site, Action.CLOSED, self._ends, diagnostic="XCLIENT")
+        connection_record(site, Action.CLOSED, self._ends, "XCLIENT")
         self._forget()
         self._claims = claims = self._claims.told(said)
         refusal = self._become(said["ADDR"]) if "ADDR" in said else None

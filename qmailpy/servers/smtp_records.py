@@ -84,21 +84,42 @@ def ends(host: Any, peer: Any, unix: bool, ip: str, ours: str) -> str:
     return "UNIX" if unix else f"TCP|{ours}|{getattr(host, 'port', 0)}|{ip}|{getattr(peer, 'port', 0)}"
 
 
-def connection_record(site: Site, action: Action, transport: str, *, user: str = "", diagnostic: str = "") -> None:
+def connection_record(site: Site, action: Action, transport: str, diagnostic: str = "", user: str = "") -> None:
     """An O, C, X or U record, when connections are to be logged."""
     if not site.log.connections:
         return
-    record = LogRecord(
-        action=action,
-        time=site.reactor.seconds(),
-        source=site.listener.channel,
-        direction="+",
-        transport=transport,
-        application="LMTP" if site.listener.kind == "lmtp" else "SMTP",
-        user=user,
-        diagnostic=diagnostic,
+    listener = site.listener
+    application = "LMTP" if listener.kind == "lmtp" else "SMTP"
+    # By place, as the two of a message: see LogRecord. These two are as many where each message has a connection.
+    nothing = ""
+    site.recorder.write(
+        (
+            LogRecord(
+                action,
+                site.reactor.seconds(),
+                listener.channel,
+                nothing,
+                nothing,
+                0,
+                nothing,
+                nothing,
+                nothing,
+                0,
+                None,
+                nothing,
+                nothing,
+                user,
+                nothing,
+                nothing,
+                nothing,
+                diagnostic,
+                None,
+                "+",
+                transport,
+                application,
+            ),
+        )
     )
-    site.recorder.write([record])
 
 
 def why_ended(reply: Reply | None, handshake: str) -> str:
