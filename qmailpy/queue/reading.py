@@ -314,7 +314,7 @@ class QueueReading:
         if found is None:
             return None
         runner = part.runners.get(channel)
-        busy = runner is not None and runner.trying(message, found)
+        busy = runner is not None and runner.by_hand.trying(message, found)
         return Found(message.envelope, message.size, found, busy, message.content)
 
     # --- one message -----------------------------------------------------------------------------------------

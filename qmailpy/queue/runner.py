@@ -1,44 +1,44 @@
 """
 One channel's side of the queue: which of its recipients are due, ready, on their way, and what became of them.
 
-A recipient is at any time either waiting (its copy has an entry in the due list), ready or out (its number is in the
-copy's C{flying}), held, or done. Every attempt ends in one commit; only then may the recipient be tried again.
+A recipient is at any time either waiting (its copy has an entry in the due list, or is parked: queue.parking), ready or
+out (its number is in the copy's C{flying}), held, or done. Every attempt ends in one commit (queue.settling); only then
+may the recipient be tried again. What an operator does with recipients is queue.by_hand's.
 """
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Sequence
-from errno import EIO
 from random import Random
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from qmailpy.config.schema import ChannelConfig, QueueConfig
 from qmailpy.events.log import NoEvents
 from qmailpy.interfaces import IChannel, IEvents, IForgiving, IShaped
-from qmailpy.queue.codec import Attempted, Op, Outcome, Result
+from qmailpy.queue.by_hand import ByHand
 from qmailpy.queue.deadline import TOO_LATE, kept, overdue
 from qmailpy.queue.due import DueList
 from qmailpy.queue.fair import FairQueue, Unit
 from qmailpy.queue.keywords import keywords_of, queue_of
+from qmailpy.queue.parking import PARKED_S, Parking
 from qmailpy.queue.retry import resumed, schedule_of
-from qmailpy.queue.settling import Settling, Told
+from qmailpy.queue.settling import Settling
 from qmailpy.queue.shard import Shard
 from qmailpy.queue.state import Copy, Message
-from qmailpy.queue.verdicts import BUG, TEXT, INotices, Settlement, Verdicts
+from qmailpy.queue.verdicts import BUG, INotices, Verdicts
+from qmailpy.queue.wakeup import Wakeup
 from qmailpy.queue.watching import Watch
-from qmailpy.values import Disposition, Job, Priority, Reply, Verdict
+from qmailpy.values import Disposition, Job, Priority, Verdict
 
 READY = 2000  # units that may be ready at once; what is due beyond that stays on disk
 LOADING = 100  # messages read from their files at once
-PARKED_S = 15.0  # how long a copy for several destinations waits when one of them has too many ready ones
 TELL_S = 5.0  # between lines of the log about mail that cannot be read
-UNPARK = READY // 8  # units of a destination that are left when parked ones come back
 
 
 class Runner:
@@ -77,7 +77,14 @@ class Runner:
         self.due = DueList()
         self._hurried: array[int] = array("Q")  # entries that are due though their messages say later: run by hand
         self.jobs: dict[Unit[tuple[int, ...]], Job] = {}  # out now
-        self._parked: dict[str, array[int]] = {}  # destination: numbers of copies for it alone that are due
+        self._parking = Parking(
+            fair=self.fair,
+            few=READY // 8,
+            clock=clock,
+            resting=self._resting,
+            take_up=lambda numbers: self._take_up_due(numbers, seconds()),
+            pump=self.pump,
+        )
         self._shard = shard
         self._config = config
         self._relay = _relay(config)
@@ -104,12 +111,11 @@ class Runner:
             seconds=seconds,
             stopped=lambda: self.stopped,
         )
+        self.by_hand = ByHand(fair=self.fair, settling=self._settling, seconds=seconds, job=self._job, wait=self.wait)
         self._keywords = keywords_of(config, shard.in_thread, self._events)
-        self._clock = clock
         self._seconds = seconds
         self._chance = chance
-        self._timer: IDelayedCall | None = None
-        self._parked_timer: IDelayedCall | None = None
+        self._wakeup = Wakeup(clock, seconds, self._ring)
         self._former: list[tuple[set[Unit[tuple[int, ...]]], Deferred[None]]] = []
         self._pumping = False
         self._loading = 0
@@ -214,47 +220,19 @@ class Runner:
             self._watch.push(message, copy)
         if not copy.waiting:
             copy.waiting = True
-            self._parked.setdefault(host, array("Q")).append(message.number)
-            if self._parked_timer is None:
-                self._parked_timer = self._clock.callLater(PARKED_S, self._look_at_parked)
-
-    def _look_at_parked(self) -> None:
-        """Should nobody be out for a destination whose end would bring them back: an operator took the others away."""
-        self._parked_timer = None
-        if self.stopped or self._draining:
-            return
-        for host in list(self._parked):
-            self._unpark(host)
-        self.pump()
-        if self._parked and self._parked_timer is None:
-            self._parked_timer = self._clock.callLater(PARKED_S, self._look_at_parked)
-
-    def _unpark(self, host: str) -> None:
-        parked = self._parked.get(host)
-        if parked is None or self.fair.load(host).waiting > UNPARK:
-            return
-        back, rest = parked[:UNPARK], parked[UNPARK:]
-        if rest:
-            self._parked[host] = rest
-        else:
-            del self._parked[host]
-        self._take_up_due(back.tolist(), self._seconds())
+            self._parking.park(host, message.number)
 
     # --- the due list ----------------------------------------------------------------------------------------
 
+    def _resting(self) -> bool:
+        return self.stopped or self._draining
+
     def _arm(self) -> None:
         earliest = 0.0 if self._hurried else self.due.earliest()
-        if earliest is None or self.stopped or self._draining:
-            return
-        delay = max(0.0, earliest - self._seconds())
-        if self._timer is not None and self._timer.active():
-            if self._timer.getTime() <= self._clock.seconds() + delay:
-                return
-            self._timer.cancel()
-        self._timer = self._clock.callLater(delay, self._ring)
+        if earliest is not None and not self.stopped and not self._draining:
+            self._wakeup.at(earliest)
 
     def _ring(self) -> None:
-        self._timer = None
         self.refill()
         self.pump()
 
@@ -326,9 +304,8 @@ class Runner:
                 self._start(unit)
         finally:
             self._pumping = False
-        if self._parked and not self.fair.busy:  # nobody is out whose end would bring them back
-            for host in list(self._parked):
-                self._unpark(host)
+        if self._parking.by_host and not self.fair.busy:  # nobody is out whose end would bring them back
+            self._parking.unpark_some()
         if (len(self.due) or self._hurried) and len(self.fair) < READY // 2:
             earliest = self.due.earliest()
             if self._hurried or (earliest is not None and earliest <= self._seconds()):
@@ -377,8 +354,8 @@ class Runner:
         if IShaped.providedBy(way):
             self.fair.set_limit(unit.destination, way.limit(unit.destination))
         self.fair.done(unit)
-        if self._parked:
-            self._unpark(unit.destination)
+        if self._parking.by_host:
+            self._parking.unpark(unit.destination)
         if not isinstance(outcome, Sequence) or len(outcome) != len(job.recipients):
             reason = outcome if isinstance(outcome, Failure) else Failure(ValueError("dispositions do not match"))
             self._log.failure("bug in channel {name}, message {id}", reason, name=self.name, id=job.id)
@@ -403,7 +380,7 @@ class Runner:
         verdicts.schedule, verdicts.queue = schedule_of(config, queue), queue_of(config, queue)
         self.fair.concurrency = config.concurrency
         self.fair.destination_concurrency = config.destination_concurrency if config.kind == "smtp" else 0
-        self._watch.reconfigured([self._hurried, *self._parked.values()])
+        self._watch.reconfigured([self._hurried, *self._parking.by_host.values()])
         self.refill()
         self.pump()
         self._tell_former(None)
@@ -425,8 +402,7 @@ class Runner:
         """Let the channel go on."""
         self.stopped = self.channel is None
         self._watch.started()
-        if self._parked and self._parked_timer is None:
-            self._look_at_parked()
+        self._parking.started()
         self._arm()
         self.refill()
         self.pump()
@@ -438,9 +414,8 @@ class Runner:
     def run_now(self) -> None:
         """Everything that waits is due, whatever its schedule says."""
         self._hurried.extend(self.due.take_all())
-        for parked in self._parked.values():
+        for parked in self._parking.take_all():
             self._hurried.extend(parked)
-        self._parked.clear()
         self.refill()
         self.pump()
 
@@ -458,20 +433,9 @@ class Runner:
             if host:
                 self.fair.set_limit(host, None)
 
-    def trying(self, message: Message, copy: Copy) -> bool:
-        """Whether recipients of a copy are out, or their attempt has ended and is not recorded yet."""
-        if not copy.flying:
-            return False
-        return len(copy.flying) > sum(len(unit.payload) for unit in self.fair.waiting_of(message.number))
-
-    def take_back(self, message: Message, copy: Copy) -> None:
-        """Nothing of a copy is ready any more; what is out stays out. The caller sees to it that the rest waits."""
-        for unit in self.fair.remove_message(message.number):
-            copy.flying.difference_update(unit.payload)
-
     def expedite(self, message: Message, copy: Copy) -> None:
         """Try what is left of a copy at once, ahead of others; all of it must be due."""
-        self.take_back(message, copy)
+        self.by_hand.take_back(message, copy)
         if message.envelope.hold_until > self._seconds():
             copy.waiting = False  # its entry is for then, and retries are sooner
         if self.stopped or self._draining or len(self.fair) >= READY:
@@ -483,63 +447,12 @@ class Runner:
         self._launch(message, copy, self._seconds(), ahead=True)
         self.pump()
 
-    def remove(self, message: Message, copy: Copy, text: str, told: Told) -> bool:
-        """
-        Take what is left of a copy out of the queue without a word to its sender.
-
-        @param text: the diagnostic of the records.
-        @return: false when some of it is being tried: nothing is changed, and C{told} not called.
-        """
-        numbers = self._claim(message, copy)
-        if not numbers:
-            return False
-        results = tuple(Result(number, Outcome.REMOVED, text=text[:TEXT]) for number in numbers)
-        ops: list[Op] = [Attempted(message.number, self.name, self._seconds(), results)]
-        try:
-            self._settling.commit(message, Settlement(ops, {self.name: list(numbers)}), told)
-        except ValueError:  # the text cannot be written down
-            self._settling.unclaim(message, {self.name: numbers})
-            raise
-        return True
-
-    def give_back(self, message: Message, copy: Copy, reply: Reply, told: Told) -> bool:
-        """
-        Have what is left of a copy fail with this reply; the notice is enqueued in the same commit.
-
-        @return: as of L{remove}.
-        """
-        numbers = self._claim(message, copy)
-        if not numbers:
-            return False
-        job = self._job(message, copy, numbers)
-        said = [Disposition(verdict=Verdict.FAILED, reply=reply)] * len(numbers)
-
-        def failed(failure: Failure) -> None:
-            self._log.failure("cannot return message {id}", failure, id=message.id)
-            self._settling.unclaim(message, {self.name: numbers})
-            told(OSError(EIO, "its content cannot be read, or there is a bug; the daemon's log has it"))
-
-        Deferred.fromCoroutine(self._settling.by_hand(message, copy, job, said, told)).addErrback(failed)
-        return True
-
-    def _claim(self, message: Message, copy: Copy) -> tuple[int, ...]:
-        """All that is left of a copy, as if it were out; nothing when some of it is."""
-        self.take_back(message, copy)
-        if copy.flying:
-            self.wait(message, copy)
-            return ()
-        numbers = tuple(copy.pending)
-        copy.flying.update(numbers)
-        self._settling.open += 1
-        return numbers
-
     def drain(self) -> Deferred[None]:
         """Start nothing more; fires when nothing is out and everything is recorded."""
         self._draining = True
         self._watch.end()
-        for timer in (self._timer, self._parked_timer):
-            if timer is not None and timer.active():
-                timer.cancel()
+        self._parking.end()
+        self._wakeup.cancel()
         waiting: Deferred[None] = Deferred()
         self._drained.append(waiting)
         self._tell_drained()

@@ -78,7 +78,7 @@ class QueueOperations(QueueReading):
             await _committed(part.shard, [Held(message.number, copy.channel, why)])
             if copy.held is None:
                 return _result(message, copy, UNKNOWN, "it left the queue meanwhile")
-            part.runner(copy.channel).take_back(message, copy)
+            part.runner(copy.channel).by_hand.take_back(message, copy)
             return _result(message, copy, DONE)
 
         return await self._each(targets, act)
@@ -88,7 +88,7 @@ class QueueOperations(QueueReading):
 
         async def act(part: Part, message: Message, copy: Copy) -> ActionResult:
             runner = part.runner(copy.channel)
-            if copy.held is None and runner.trying(message, copy):
+            if copy.held is None and runner.by_hand.trying(message, copy):
                 return _result(message, copy, BUSY, _BUSY)
             await _committed(part.shard, [Released(message.number, copy.channel, self._seconds())])
             if not copy.pending:
@@ -103,7 +103,7 @@ class QueueOperations(QueueReading):
 
         async def act(part: Part, message: Message, copy: Copy) -> ActionResult:
             runner = part.runner(copy.channel)
-            return await _taken(message, copy, lambda told: runner.remove(message, copy, DELETED, told))
+            return await _taken(message, copy, lambda told: runner.by_hand.remove(message, copy, DELETED, told))
 
         return await self._each(targets, act)
 
@@ -113,7 +113,7 @@ class QueueOperations(QueueReading):
 
         async def act(part: Part, message: Message, copy: Copy) -> ActionResult:
             runner = part.runner(copy.channel)
-            return await _taken(message, copy, lambda told: runner.give_back(message, copy, reply, told))
+            return await _taken(message, copy, lambda told: runner.by_hand.give_back(message, copy, reply, told))
 
         return await self._each(targets, act)
 
@@ -264,7 +264,7 @@ class QueueOperations(QueueReading):
                 return _result(message, copy, REFUSED, "it is held; release it")
             if runner.stopped:
                 return _result(message, copy, REFUSED, f"channel {copy.channel} is stopped")
-            if runner.trying(message, copy):
+            if runner.by_hand.trying(message, copy):
                 return _result(message, copy, BUSY, _BUSY)
             if not copy.flying and kept(message.envelope, copy.next_attempt(), self._seconds()):
                 return _result(message, copy, REFUSED, "its sender wants it to wait; release it")

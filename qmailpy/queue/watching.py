@@ -34,6 +34,7 @@ from qmailpy.queue.settling import Settling
 from qmailpy.queue.shard import Shard
 from qmailpy.queue.state import Copy, Message
 from qmailpy.queue.verdicts import UNTOLD_S, Settlement
+from qmailpy.queue.wakeup import Wakeup
 
 GRACE_S: Final = 30.0
 """How long a notice waits for an attempt that is due at the same time."""
@@ -89,7 +90,7 @@ class Watch:
         self._stopped = stopped
         self._list = CoarseList()
         self._began = seconds()
-        self._timer: IDelayedCall | None = None
+        self._wakeup = Wakeup(clock, seconds, self._ring)
         self._scan: IDelayedCall | None = None
         self._working = False
         self._ended = False
@@ -174,9 +175,10 @@ class Watch:
     def end(self) -> None:
         """Begin nothing more."""
         self._ended = True
-        for timer in (self._timer, self._scan):
-            if timer is not None and timer.active():
-                timer.cancel()
+        self._wakeup.cancel()
+        if self._scan is not None:
+            self._scan.cancel()
+            self._scan = None
 
     def _warn_s(self) -> tuple[float, ...]:
         return tuple(sorted(self._settling.verdicts.queue.warn_s))
@@ -190,19 +192,12 @@ class Watch:
 
     def _arm(self) -> None:
         earliest = self._list.earliest()
-        if earliest is None or self._working or self._ended:
-            return
-        delay = max(0.0, earliest - self._seconds())
-        if self._timer is not None and self._timer.active():
-            if self._timer.getTime() <= self._clock.seconds() + delay:
-                return
-            self._timer.cancel()
-        self._timer = self._clock.callLater(delay, self._ring)
+        if earliest is not None and not self._working and not self._ended:
+            self._wakeup.at(earliest)
 
     # --- what is ripe ----------------------------------------------------------------------------------------
 
     def _ring(self) -> None:
-        self._timer = None
         numbers = self._list.pop_due(self._seconds(), BATCH)
         if not numbers:
             self._arm()

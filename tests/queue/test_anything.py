@@ -353,7 +353,6 @@ class AnythingTests(SynchronousTestCase):
         """The state machine; with little room among what is ready, and files composed one at a time."""
         self.patch(runner, "READY", 8)
         self.patch(runner, "LOADING", 4)
-        self.patch(runner, "UNPARK", 1)
         self.patch(shard, "SLICE", 1)
         run_state_machine_as_test(
             AnythingMachine,

@@ -271,7 +271,7 @@ class RunningTests(SynchronousTestCase):
             world.send("ok@a.example", "bob@here.example")
         assert world.shard is not None
         for one in world.shard.runners.values():
-            self.assertEqual((len(one._watch), one._watch._timer, one._watch._scan), (0, None, None))
+            self.assertEqual((len(one._watch), one._watch._wakeup.set, one._watch._scan), (0, False, None))
         world.send("never@a.example")
         self.assertEqual(len(runner(world)._watch), 1)
         for _ in range(10):

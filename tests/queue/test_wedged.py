@@ -191,7 +191,7 @@ class WedgedTests(SynchronousTestCase):
         [message] = [one for one in world.shard.shard.state.messages.values() if one.id == queue_id]
         out = world.shard.runners["tcp_local"]
         with self.assertRaises(ValueError):
-            out.remove(message, message.copies["tcp_local"], "\ud800", lambda problem: None)
+            out.by_hand.remove(message, message.copies["tcp_local"], "\ud800", lambda problem: None)
         world.wait(5000)
         self.assertEqual(world.actions(), "EQQD")
         self.assertTrue(drained(world))
@@ -249,7 +249,6 @@ class WedgedTests(SynchronousTestCase):
     def test_parked_mail_comes_back_when_what_it_waited_for_was_taken_away(self) -> None:
         """An operator holds all that is ready for a destination, while another one is busy."""
         self.patch(runner, "READY", 40)
-        self.patch(runner, "UNPARK", 5)
         world = fresh(segments=1000)
         assert world.shard is not None
         out = world.shard.runners["tcp_local"]
@@ -259,14 +258,14 @@ class WedgedTests(SynchronousTestCase):
         world.send("ok@busy.example")  # which nothing ends
         ready = [world.send("ok@out.example") for _ in range(10)]
         parked = [world.send("ok@out.example") for _ in range(3)]
-        self.assertEqual(len(out._parked["out.example"]), 3)
+        self.assertEqual(len(out._parking.by_host["out.example"]), 3)
         for queue_id in ready:
             message = next(one for one in world.shard.shard.state.messages.values() if one.id == queue_id)
             gone: list[object] = []
-            self.assertTrue(out.remove(message, message.copies["tcp_local"], "away", gone.append))
+            self.assertTrue(out.by_hand.remove(message, message.copies["tcp_local"], "away", gone.append))
         out.fair.concurrency = 2
         world.wait(60)
-        self.assertEqual(out._parked, {})
+        self.assertEqual(out._parking.by_host, {})
         world.outside.release()
         world.pump()
         self.assertEqual(sum(world.outside.asked[queue_id, "ok@out.example"] for queue_id in parked), 3)
