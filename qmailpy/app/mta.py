@@ -56,8 +56,9 @@ from qmailpy.policy.lists import Lists, thd_read_lists
 from qmailpy.queue.committer import ICommitter
 from qmailpy.queue.journal import Journal
 from qmailpy.queue.methods import QueueMethods
+from qmailpy.queue.opening import Surroundings
 from qmailpy.queue.runner import Runner
-from qmailpy.queue.service import QueueService, Surroundings
+from qmailpy.queue.service import QueueService
 from qmailpy.queue.shard import InThread
 from qmailpy.queue.switches import Switches
 from qmailpy.queue.view import QueueOperations, parts_of

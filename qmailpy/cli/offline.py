@@ -39,8 +39,8 @@ from qmailpy.queue.entries import (
 from qmailpy.queue.ids import shard_code, shard_of
 from qmailpy.queue.layout import Layout, check_channel
 from qmailpy.queue.offline import finished, shard_names, thd_look
+from qmailpy.queue.opening import ShardBusy
 from qmailpy.queue.reading import QueueReading
-from qmailpy.queue.service import ShardBusy
 from qmailpy.queue.standing import stopped
 from qmailpy.queue.summing import Part
 from qmailpy.queue.switches import Switches

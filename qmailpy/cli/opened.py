@@ -27,7 +27,8 @@ from qmailpy.local.inline import InlineThreads
 from qmailpy.queue.committer import StepCommitter
 from qmailpy.queue.journal import Journal
 from qmailpy.queue.offline import at_once, finished
-from qmailpy.queue.service import QueueShard, Surroundings, thd_open
+from qmailpy.queue.opening import Surroundings, thd_open
+from qmailpy.queue.service import QueueShard
 from qmailpy.queue.switches import Switches
 from qmailpy.queue.view import QueueOperations, parts_of
 from qmailpy.stats.lanes import Lane

@@ -2,7 +2,7 @@
 Shards without a daemon: for commands on a stopped home. No reactor, no threads, no attempts.
 
 A shard is locked as the daemon would lock it. To look at it (L{thd_look}) its journal is read and nothing is written;
-to change it, it is opened like any other (L{qmailpy.queue.service.thd_open}) with committers that work when L{finished}
+to change it, it is opened like any other (L{qmailpy.queue.opening.thd_open}) with committers that work when L{finished}
 lets them, and settled afterwards.
 """
 
@@ -25,9 +25,9 @@ from qmailpy.queue.committer import StepCommitter
 from qmailpy.queue.ids import IdSource, shard_code
 from qmailpy.queue.journal import Journal
 from qmailpy.queue.layout import Layout
+from qmailpy.queue.opening import ShardBusy
 from qmailpy.queue.recovery import Recovery
 from qmailpy.queue.runner import Runner
-from qmailpy.queue.service import ShardBusy
 from qmailpy.queue.shard import Shard
 from qmailpy.queue.shelf import Shelf
 from qmailpy.queue.summing import Part

@@ -1,21 +1,19 @@
 """
-A shard of the queue as a service: lock, recovery, intake, one runner a channel, listing of old mail, upkeep, drain.
+A shard of the queue as a service: intake, one runner a channel, listing of old mail, upkeep, drain.
 
-Start: lock the shard, make its directories, recover (docs/queue.md s.6), begin a journal segment, take up what is in
-memory, and list the rest in the background. Stop: refuse new mail, let what is out end, settle everything into files.
+Start: open the shard (queue.opening), take up what recovery has in memory, and list the rest in the background. Stop:
+refuse new mail, let what is out end, settle everything into files.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from random import Random
 from typing import Any, cast
 
-from attrs import frozen
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList
-from twisted.internet.interfaces import IReactorThreads, IReactorTime
+from twisted.internet.interfaces import IReactorThreads
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
@@ -24,21 +22,18 @@ from twisted.python.threadpool import ThreadPool
 from zope.interface import implementer
 
 from qmailpy.config.schema import ChannelConfig, Config
-from qmailpy.disk.files import Files, Space
+from qmailpy.disk.files import Space
 from qmailpy.errors import QmailpyError, Temporary
-from qmailpy.interfaces import IChannel, IDurableDelivery, IEnqueue, IEvents, IFlow, IIntake, IRecorder
+from qmailpy.interfaces import IChannel, IEnqueue, IFlow, IIntake
 from qmailpy.queue.committer import ICommitReactor, ICommitter, ThreadCommitter
-from qmailpy.queue.ids import IdSource, shard_code, to_id
+from qmailpy.queue.ids import IdSource, to_id
 from qmailpy.queue.intake import FULL, STOPPING, TROUBLE, Budget, Intake
 from qmailpy.queue.journal import Journal
-from qmailpy.queue.layout import Layout
 from qmailpy.queue.listing import Listing, Times
-from qmailpy.queue.recovery import Recovered, Recovery
+from qmailpy.queue.opening import Opened, ShardBusy, Surroundings, thd_open
 from qmailpy.queue.runner import Runner
 from qmailpy.queue.shard import InThread, Shard
-from qmailpy.queue.shelf import Shelf
 from qmailpy.queue.state import Copy, Message
-from qmailpy.queue.verdicts import INotices
 from qmailpy.rounds import Rounds
 from qmailpy.routing.selection import Selection
 
@@ -54,92 +49,8 @@ class IQueueReactor(ICommitReactor, IReactorThreads):
     """What a shard asks of the reactor."""
 
 
-class ShardBusy(QmailpyError):
-    """Another process owns the shard."""
-
-
 class NotOpen(QmailpyError):
     """The queue cannot be looked at now."""
-
-
-@frozen(kw_only=True)
-class Surroundings:
-    """What a shard works with; everything that differs between the daemon, a command and a test."""
-
-    config: Config
-    files: Files
-    recorder: IRecorder
-    channels: Mapping[str, IChannel]
-    notices: INotices
-    clock: IReactorTime
-    seconds: Callable[[], float]  # wall clock
-    chance: Random
-    in_thread: InThread
-    committer: Callable[[Journal], ICommitter]  # started
-    replay: bool  # deliveries may have been lost: anything but our own process may have died
-    stopped: Callable[[str], bool] = lambda name: False  # whether an operator has stopped a channel
-    events: IEvents | None = None  # who is told of events; C{None} = nobody
-
-
-@frozen
-class Opened:
-    """A shard that is locked and recovered, its journal begun."""
-
-    name: str
-    layout: Layout
-    shelf: Shelf
-    journal: Journal
-    durable: Mapping[str, IDurableDelivery]
-    recovered: Recovered
-    lock: int
-
-
-def thd_open(name: str, around: Surroundings) -> Opened:
-    """
-    Lock and recover a shard. Blocks, and may ask the reactor things: not for its thread.
-
-    @param name: the shard's, "0" ...
-    @raise ShardBusy: another process has it.
-    @raise OSError: the disk cannot be read or written; nothing was decided.
-    """
-    config, files = around.config, around.files
-    layout = Layout(config.path("queue", name), shard_code(name))
-    shelf = Shelf(files, layout, config.queue.spill_octets)
-    files.mkdir(layout.root)
-    try:
-        lock = files.lock(layout.lock)
-    except BlockingIOError:
-        raise ShardBusy(f"queue shard {name} is in use by another process") from None
-    try:
-        try:
-            shelf.thd_make(tuple(config.channels))
-        except OSError:  # perhaps of what a former life had written; whoever starts next would not be told again
-            shelf.doubt.thd_note()
-            raise
-        journal = Journal(files, layout.journal, layout.corrupt, config.queue.segment_octets)
-        durable = {
-            channel: cast(IDurableDelivery, way)
-            for channel, way in around.channels.items()
-            if IDurableDelivery.providedBy(way)
-        }
-        recovered = Recovery(
-            files=files,
-            layout=layout,
-            journal=journal,
-            shelf=shelf,
-            recorder=around.recorder,
-            durable=durable,
-            replay=around.replay,
-        ).thd_run()
-        # Channels that are no longer configured may have mail in the journal, which has to go somewhere.
-        others = {channel for message in recovered.state.messages.values() for channel in message.copies}
-        if not others <= set(config.channels):
-            shelf.thd_make(tuple(sorted(others)))
-        journal.start()
-    except BaseException:
-        files.close(lock)
-        raise
-    return Opened(name, layout, shelf, journal, durable, recovered, lock)
 
 
 @implementer(IEnqueue)
@@ -500,6 +411,3 @@ class QueueService(Service):
     def stopService(self) -> Deferred[None]:
         super().stopService()
         return Deferred.fromCoroutine(self._stop())
-
-
-__all__ = ["QueueService", "QueueShard", "Recovered", "ShardBusy", "Surroundings"]

@@ -25,7 +25,8 @@ from qmailpy.errors import Temporary
 from qmailpy.interfaces import IChannel
 from qmailpy.queue.committer import StepCommitter
 from qmailpy.queue.journal import Journal
-from qmailpy.queue.service import QueueShard, Surroundings, thd_open
+from qmailpy.queue.opening import Surroundings, thd_open
+from qmailpy.queue.service import QueueShard
 from qmailpy.queue.switches import Switches
 from qmailpy.queue.verdicts import INotices
 from qmailpy.records.reading import lines
@@ -219,6 +220,14 @@ class World:
 
     def up(self, replay: bool = True) -> QueueShard:
         """Start. A power cut comes as an exception."""
+        around = self.surroundings(replay)
+        self.shard = QueueShard(thd_open("0", around), around)
+        self.shard.take_up()
+        self.pump()
+        return self.shard
+
+    def surroundings(self, replay: bool = True) -> Surroundings:
+        """What a shard of the next life works with."""
         self.recorder = Recorder(
             self.clock,
             self.disk,
@@ -244,7 +253,7 @@ class World:
             self.committer = StepCommitter(journal)
             return self.committer
 
-        around = Surroundings(
+        return Surroundings(
             config=self.config,
             files=self.disk,
             recorder=self.recorder,
@@ -259,10 +268,6 @@ class World:
             stopped=self.switches.thd_stopped().__contains__,
             events=self.events,
         )
-        self.shard = QueueShard(thd_open("0", around), around)
-        self.shard.take_up()
-        self.pump()
-        return self.shard
 
     def send(
         self, *to: str, sender: str = "ann@here.example", body: bytes = b"", hold: bool = False, notify: int = 0
