@@ -54,6 +54,7 @@ class Indexing:
         self._worked = clock()
         self._pack_at = clock() + PACK_S
         self._said = ""
+        self._damaged: list[str] = []
 
     def run(self) -> None:
         """@raise Ended: nobody is there any more."""
@@ -86,7 +87,7 @@ class Indexing:
                 problem = "the index of the log stands still: the disk is nearly full"
             else:
                 self._work(orders)
-        except (OSError, IndexBroken, CommandError) as error:  # the last: a packed file that is damaged
+        except (OSError, IndexBroken, CommandError) as error:  # the last: no package that reads zstd
             problem = f"the index of the log stands still: {error}"
         if problem != self._said:
             self._said = problem
@@ -94,7 +95,12 @@ class Indexing:
 
     def _work(self, orders: Orders) -> None:
         # A command that reads the log into the index does the same work.
-        thd_index(self._files, orders.directory, orders.log, time.time(), pause=self._pause).close()
+        index = thd_index(self._files, orders.directory, orders.log, time.time(), pause=self._pause)
+        index.close()
+        if index.damaged != self._damaged:
+            self._damaged = index.damaged
+            for problem in index.damaged:
+                self._say(f"{problem}; the index of the log lacks what comes behind that place")
         if self._clock() < self._pack_at:
             return
         self._pack_at = self._clock() + PACK_S

@@ -88,11 +88,16 @@ def account(
         _follow(context.home, made, by, top, form)
         return
     sources = [thd_open(path) for path in files] if files else thd_sources(_log(context.home))
-    for batch in thd_batches(sources):
+    damages: list[str] = []
+    for batch in thd_batches(sources, damaged=damages.append):
         made.feed(batch)
     _show(made, by, top, form)
     if made.unreadable:
         print_error(f"{made.unreadable} lines are no records (torn, or written with other options)")
+    for damage in damages:
+        print_error(damage)
+    if damages:
+        raise CommandError("the figures lack what comes behind the damage")
 
 
 def _options(home: str, optional: bool) -> tuple[LogConfig, Mapping[str, str]]:
@@ -117,7 +122,7 @@ def _follow(home: str, made: Account, by: tuple[str, ...], top: int | None, form
     try:
         follower.thd_open()  # first: what is rolled meanwhile is followed, not read twice
         past = [one for one in thd_sources(_log(home)) if not one.current and one.identity != follower.identity]
-        for batch in thd_batches(past):
+        for batch in thd_batches(past, damaged=print_error):
             made.feed(batch)
         shown = -1
         while True:

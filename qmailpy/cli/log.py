@@ -98,8 +98,11 @@ def tail(
     shown = _json_of(read) if read and as_json else _coloured(read) if read and _colours() else _text
     admits = (lambda line: chosen.admits(read(line))) if read and not chosen.all else lambda line: True
     if file is not None:
-        lines = (line for batch in thd_batches([thd_open(file)]) for line in map(fragment, batch))
-        _print(list(deque(filter(admits, lines), maxlen=count)), shown)
+        damages: list[str] = []
+        lines = (line for batch in thd_batches([thd_open(file)], damaged=damages.append) for line in batch)
+        _print(list(deque(filter(admits, map(fragment, lines)), maxlen=count)), shown)
+        if damages:
+            raise CommandError(f"{damages[0]}; what comes behind that place is not shown")
         return
     follower = Follower(RealFiles(), os.path.join(context.home, "log"))
     try:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from qmailpy.cli.indexed import found_lines
 from qmailpy.cli.output import print_json, print_line
 from qmailpy.cli.qm_session import Session, warn
-from qmailpy.cli.trace import found_lines
 from qmailpy.errors import CommandError
 from qmailpy.queue.aside import left_of
 from qmailpy.queue.entries import DONE, ActionResult, Leaving, to_json
@@ -19,8 +19,8 @@ def settle_corrupt(session: Session, yes: bool, as_json: bool) -> None:
     found: dict[str, list[Leaving]] = {}
     unknown = []
     for queue_id in session.view.aside():
-        past = found_lines(session.home, queue_id)
-        if past is None:
+        past = found_lines(session.home, queue_id, sure=True)
+        if isinstance(past, str):
             unknown.append(queue_id)
         else:
             found[queue_id] = left_of(queue_id, past[1])

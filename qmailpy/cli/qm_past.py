@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 from attrs import evolve
 
+from qmailpy.cli.indexed import lines_of
 from qmailpy.cli.qm_session import warn
-from qmailpy.cli.trace import lines_of
 from qmailpy.errors import QmailpyError
 from qmailpy.queue.entries import HistoryEvent
 from qmailpy.records.record import Action, LogRecord

@@ -11,11 +11,11 @@ from typing import Any
 
 import click
 
+from qmailpy.cli.indexed import found_lines
 from qmailpy.cli.output import print_json, print_line
 from qmailpy.cli.qm_session import Session, warn, when
 from qmailpy.cli.said import answer, way
 from qmailpy.cli.story import span, story
-from qmailpy.cli.trace import found_lines
 from qmailpy.errors import CommandError
 from qmailpy.queue.entries import MessageStanding, Standing, to_json
 
@@ -29,15 +29,15 @@ NAMES = 3
 @click.pass_obj
 def why(session: Session, ids: tuple[str, ...], as_json: bool) -> None:
     """Tell what happened to messages, what is next and when; also of those that have left the queue."""
-    missing: list[str] = []
+    missing: list[str] = []  # a sentence for each
     found: list[dict[str, Any]] = []
     names = dict.fromkeys(target.id for target in session.select(ids, "").targets)
     for at, queue_id in enumerate(names):
         standing = session.view.standing(queue_id)
         if standing is None:
             past = found_lines(session.home, queue_id)
-            if past is None:
-                missing.append(queue_id)
+            if isinstance(past, str):
+                missing.append(past or f"message {queue_id} is neither in the queue nor in the log")
                 continue
             mail, records = past
             if as_json:
@@ -51,10 +51,10 @@ def why(session: Session, ids: tuple[str, ...], as_json: bool) -> None:
             _print(at, explained(standing, time.time(), session.view.source))
     if as_json:
         print_json(found)
-    for queue_id in missing[:-1]:
-        warn(f"message {queue_id} is neither in the queue nor in the log")
+    for sentence in missing[:-1]:
+        warn(sentence)
     if missing:
-        raise CommandError(f"message {missing[-1]} is neither in the queue nor in the log")
+        raise CommandError(missing[-1])
 
 
 def _print(at: int, lines: list[str]) -> None:

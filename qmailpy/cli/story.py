@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from qmailpy.cli.indexed import clock
 from qmailpy.cli.said import said
 from qmailpy.queue.ids import is_id
 from qmailpy.records.index import Indexed
@@ -34,7 +35,7 @@ def story(mail: Indexed, records: Sequence[LogRecord], related: dict[str, Indexe
     @param related: messages of the family by queue id.
     """
     if not records:
-        return [f"{stamp(mail.time)}  {mail.id or 'refused mail'}: no lines"]
+        return [f"{clock(mail.time)}  {mail.id or 'refused mail'}: no lines"]
     first = records[0]
     lines = [_title(mail, first, related)]
     before = first.time
@@ -45,11 +46,6 @@ def story(mail: Indexed, records: Sequence[LogRecord], related: dict[str, Indexe
         onward = [one.id for one in related.values() if one.parent == mail.id and one.message_id == mail.message_id]
         lines.append(f"  {'':>12}  {_end(records, onward)}")
     return lines
-
-
-def stamp(at: float) -> str:
-    """A time for people, in local time."""
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
 
 
 def span(seconds: float) -> str:
@@ -63,7 +59,7 @@ def span(seconds: float) -> str:
 
 def _title(mail: Indexed, first: LogRecord, related: dict[str, Indexed]) -> str:
     if not mail.id:
-        return f"{stamp(mail.time)}  refused at the door"
+        return f"{clock(mail.time)}  refused at the door"
     kind = "message"
     parent = related.get(mail.parent)
     if mail.parent and first.message_id and (parent is None or parent.message_id != first.message_id):
@@ -77,7 +73,7 @@ def _title(mail: Indexed, first: LogRecord, related: dict[str, Indexed]) -> str:
     sender = first.sender or "<>"
     subject = f', "{first.subject}"' if first.subject else ""
     words = f"{kind} from {sender}{subject}, {size}, Message-ID {first.message_id or '(none)'}"
-    return f"{stamp(mail.time)}  {mail.id}: {words}"
+    return f"{clock(mail.time)}  {mail.id}: {words}"
 
 
 def _when(at: float, before: float, first: bool) -> str:

@@ -10,10 +10,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -21,52 +17,20 @@ from attrs import asdict, frozen
 
 from qmailpy.cli.context import need
 from qmailpy.cli.counters import Homed
+from qmailpy.cli.indexed import asked, before_reach, clock, opened, reach, records
 from qmailpy.cli.output import print_error, print_json, print_line
-from qmailpy.cli.story import stamp, story
+from qmailpy.cli.story import story
 from qmailpy.cli.when import Moment
 from qmailpy.config.load import load
 from qmailpy.config.schema import Config
-from qmailpy.disk.files import RealFiles
-from qmailpy.disk.rights import acting_as, owner
 from qmailpy.errors import CommandError
 from qmailpy.records.family import MOST, family
-from qmailpy.records.index import Indexed, LogIndex, thd_index
+from qmailpy.records.index import Indexed, LogIndex
 from qmailpy.records.record import LogRecord
-from qmailpy.records.text import LineFormat, Unreadable
+from qmailpy.records.text import LineFormat
 from qmailpy.wire.notice_id import kind_of
 
-_PATIENCE_S = 3.0  # with the daemon's indexer
 _QUEUE_ID = re.compile(r"[0-9a-v]{15}")
-
-
-@contextmanager
-def opened(home: str, config: Config, rebuild: bool = False) -> Iterator[LogIndex]:
-    """
-    The index of a home, up to date; with progress on a terminal.
-
-    Root acts as the log's owner meanwhile, whose file it is to be.
-    """
-    directory = os.path.join(home, "log")
-    if not os.path.isdir(directory):
-        raise CommandError("there is no log directory: is it a home?")
-    terminal = sys.stderr.isatty()
-    told: list[int] = []
-
-    def progress(records: int) -> None:
-        if terminal:
-            told.append(records)
-            click.echo(f"\rreading the log: {records} lines", nl=False, err=True)
-
-    with acting_as(owner(directory)):
-        index = thd_index(
-            RealFiles(), directory, config.log, time.time(), rebuild=rebuild, progress=progress, wait_s=_PATIENCE_S
-        )
-        try:
-            if told:
-                click.echo("\r" + " " * 40 + "\r", nl=False, err=True)
-            yield index
-        finally:
-            index.close()
 
 
 @click.command()
@@ -94,29 +58,20 @@ def trace(
     """
     need(context.home)
     config = load(context.home)
-    with opened(context.home, config) as index:
-        asked = Asked(what=what.strip(), limit=limit, since=since or 0.0, until=math.inf if until is None else until)
-        found = _found(index, asked, subject)
-        if index.busy:
-            print_error("another process is reading the log: the last lines may not be known yet")
-        if not found:
-            raise CommandError(
-                f"nothing in the log of the last {config.log.index_days} days is about {what}; "
-                f"a queue id, a Message-ID, a whole address or words of a subject can be traced{_hint(config)}"
-            )
-        members = family(index, found)
-        form = LineFormat(config.log, config.server.hostname)
-        told = [(mail, _records(form, index.lines(mail))) for mail in members]
+    wanted = Asked(
+        what=what.strip(), limit=limit, since=since or 0.0, until=math.inf if until is None else until, subject=subject
+    )
+    told = asked(context.home, config, lambda index: _told(index, config, wanted))
     related = {mail.id: mail for mail, _ in told if mail.id}
     if as_json:
-        print_json({"messages": [_json(mail, records, related.get(mail.parent)) for mail, records in told]})
+        print_json({"messages": [_json(mail, lines, related.get(mail.parent)) for mail, lines in told]})
         return
-    for at, (mail, records) in enumerate(told):
+    for at, (mail, lines) in enumerate(told):
         if at:
             print_line()
-        for line in story(mail, records, related):
+        for line in story(mail, lines, related):
             print_line(line)
-    if len(members) >= MOST:
+    if len(told) >= MOST:
         print_error(f"only the first {MOST} related messages are shown")
 
 
@@ -126,34 +81,10 @@ def trace(
 def index_command(context: Homed, rebuild: bool) -> None:
     """Bring the index of "qmailpy trace" up to date, which it does by itself; or make it anew."""
     need(context.home)
-    try:
-        with opened(context.home, load(context.home), rebuild) as index:
-            if index.busy:
-                raise BlockingIOError
-            print_line(f"{index.added} lines were added to the index")
-    except BlockingIOError:
-        raise CommandError("another process is reading the log into the index") from None
-
-
-@contextmanager
-def lines_of(home: str) -> Iterator[Callable[[str], list[LogRecord]]]:
-    """What gives the lines of the log about a message by its id, none when there are none; the index up to date."""
-    config = load(home)
-    form = LineFormat(config.log, config.server.hostname)
-    with opened(home, config) as index:
-        yield lambda queue_id: [
-            record for mail in index.by_id(queue_id)[:1] for record in _records(form, index.lines(mail))
-        ]
-
-
-def found_lines(home: str, queue_id: str) -> tuple[Indexed, list[LogRecord]] | None:
-    """What the log has about one message, the index brought up to date before; C{None} when it has nothing."""
-    config = load(home)
-    with opened(home, config) as index:
-        found = index.by_id(queue_id)
-        if not found:
-            return None
-        return found[0], _records(LineFormat(config.log, config.server.hostname), index.lines(found[0]))
+    with opened(context.home, load(context.home), rebuild) as index:
+        if index.busy:
+            raise CommandError("another process is reading the log into the index")
+        print_line(f"{index.added} lines were added to the index")
 
 
 @frozen(kw_only=True)
@@ -164,12 +95,41 @@ class Asked:
     limit: int
     since: float
     until: float
+    subject: bool  # whatever it looks like
 
 
-def _found(index: LogIndex, asked: Asked, subject: bool) -> list[Indexed]:
+def _told(index: LogIndex, config: Config, wanted: Asked) -> list[tuple[Indexed, list[LogRecord]]]:
+    """The messages that are meant with their lines, and those of their families."""
+    found = _found(index, wanted)
+    if index.busy:
+        print_error("another process is reading the log: the last lines may not be known yet")
+    if not found:
+        raise CommandError(_nothing(index, config, wanted))
+    form = LineFormat(config.log, config.server.hostname)
+    return [(mail, records(form, index.lines(mail))) for mail in family(index, found)]
+
+
+def _nothing(index: LogIndex, config: Config, wanted: Asked) -> str:
+    """Why there is nothing: it is older than what is kept, or was never here, or is not asked for in a good way."""
+    if early := before_reach(index, config, wanted.what):
+        return early
+    oldest = index.oldest()
+    log, begins = reach(index, config)
+    if oldest is not None and wanted.until <= oldest:
+        return f"nothing is known of before {clock(wanted.until)}: {log} {begins}"
+    hint = "" if config.log.subject else " (subjects are not in the log: [log] subject)"
+    lost = [name for name in index.missing() if os.path.exists(config.path("log", name))]
+    damaged = f"; but these files of the log are damaged: {', '.join(lost[:3])}" if lost else ""
+    return (
+        f"nothing in {log} is about {wanted.what} (it {begins}); "
+        f"a queue id, a Message-ID, a whole address or words of a subject can be traced{hint}{damaged}"
+    )
+
+
+def _found(index: LogIndex, asked: Asked) -> list[Indexed]:
     """By what it may be, the surest first."""
     what, bounds = asked.what, (asked.limit, asked.since, asked.until)
-    if subject:
+    if asked.subject:
         return index.by_subject(what, *bounds)
     if _QUEUE_ID.fullmatch(what) and (found := index.by_id(what)):
         return found
@@ -182,21 +142,7 @@ def _found(index: LogIndex, asked: Asked, subject: bool) -> list[Indexed]:
     )
 
 
-def _hint(config: Config) -> str:
-    return "" if config.log.subject else " (subjects are not in the log: [log] subject)"
-
-
-def _records(form: LineFormat, lines: list[str]) -> list[LogRecord]:
-    found: list[LogRecord] = []
-    for line in lines:
-        try:
-            found.append(form.record(line.encode()))
-        except Unreadable:
-            continue  # written with other options than now
-    return found
-
-
-def _json(mail: Indexed, records: list[LogRecord], parent: Indexed | None) -> dict[str, Any]:
+def _json(mail: Indexed, lines: list[LogRecord], parent: Indexed | None) -> dict[str, Any]:
     made = kind_of(mail.message_id) if mail.parent else None
     if parent is not None and parent.message_id == mail.message_id:
         made = None  # it was handed on
@@ -205,9 +151,9 @@ def _json(mail: Indexed, records: list[LogRecord], parent: Indexed | None) -> di
         "message_id": mail.message_id,
         "parent": mail.parent,
         "notice": made.value if made is not None else "",
-        "subject": next((record.subject for record in records if record.subject), ""),
-        "first": stamp(mail.time),
+        "subject": next((record.subject for record in lines if record.subject), ""),
+        "first": clock(mail.time),
         "events": [
-            asdict(record, value_serializer=lambda _, __, value: getattr(value, "value", value)) for record in records
+            asdict(record, value_serializer=lambda _, __, value: getattr(value, "value", value)) for record in lines
         ],
     }

@@ -15,6 +15,7 @@ import importlib
 import os
 import re
 import sys
+import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -31,6 +32,9 @@ _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _PACKED = (".gz", ".zst")
 ZSTD_PIECE = 1024  # octets that are unpacked at once: at worst four are a block of 128 KiB
+DATED = re.compile(r"mail\.log\.(\d{4})-(\d\d)-(\d\d)(-\d{1,4})?(\.gz|\.zst)?")
+"""Names of what was set aside: year, month, day of the last line, a number where there are several, the ending."""
+
 _KEPT = re.compile(r"mail\.log.*\.(?:gz|zst)|mail\.log\.\d{4}-\d\d-\d\d(?:-\d{1,4})?")
 
 
@@ -42,6 +46,7 @@ class Source:
     file: BinaryIO
     identity: int  # inode number
     limit: int  # octets to be read; -1: all
+    modified: float = 0.0  # when it was written last, seconds since the epoch
 
     @property
     def packed(self) -> bool:
@@ -49,9 +54,23 @@ class Source:
         return self.path.endswith(_PACKED)
 
     @property
+    def day(self) -> float | None:
+        """The midnight before its last line, by its name; C{None} when that does not tell."""
+        found = DATED.fullmatch(os.path.basename(self.path))
+        return midnight(int(found[1]), int(found[2]), int(found[3])) if found else None
+
+    @property
     def current(self) -> bool:
         """Whether it was the current file when it was opened."""
         return self.path.endswith(CURRENT)
+
+
+def midnight(year: int, month: int, day: int) -> float:
+    """When a day began here, in seconds since the epoch; 0 of what is no day."""
+    try:
+        return time.mktime((year, month, day, 0, 0, 0, 0, 0, -1))
+    except (OverflowError, ValueError):
+        return 0.0
 
 
 def thd_sources(directory: str) -> list[Source]:
@@ -127,14 +146,19 @@ def _noted(directory: str) -> int:
 def thd_open(path: str) -> Source:
     """One file, wherever it is. @raise OSError: it cannot be opened."""
     file = open(path, "rb")  # noqa: SIM115
-    return Source(path, file, os.fstat(file.fileno()).st_ino, -1)
+    stat = os.fstat(file.fileno())
+    return Source(path, file, stat.st_ino, -1, stat.st_mtime)
 
 
-def thd_batches(sources: Sequence[Source], start: int = 0) -> Iterator[list[bytes]]:
+def thd_batches(
+    sources: Sequence[Source], start: int = 0, damaged: Callable[[str], None] | None = None
+) -> Iterator[list[bytes]]:
     """
     The whole lines of these files, without LF, many at once; each file is closed when it is done.
 
-    @param start: offset in the first file, where a line begins; of no meaning in a compressed one.
+    @param start: offset in the first file, where a line begins; in a compressed one that of what it holds.
+    @param damaged: told of a compressed file that is damaged, and the others are read nevertheless; without it that
+        ends the reading.
 
     Lines are as they stand: see L{qmailpy.records.text.fragment}. One of more than L{LINE_OCTETS} is left out.
 
@@ -145,20 +169,50 @@ def thd_batches(sources: Sequence[Source], start: int = 0) -> Iterator[list[byte
         try:
             yield from _batches(source, start)
         except _damages() as error:
-            why = f"{source.path}: damaged: {error}; the rest is read when it is moved out of there"
-            raise CommandError(why) from error
+            why = f"{source.path}: damaged: {error}"
+            if damaged is None:
+                raise CommandError(f"{why}; the rest is read when it is moved out of there") from error
+            damaged(why)
         finally:
             source.file.close()
         start = 0
 
 
+def thd_head(source: Source, size: int) -> bytes:
+    """
+    How a file begins, when it is compressed: what it holds.
+
+    @return: fewer octets of a shorter file; none of one that is damaged.
+    @raise OSError: it cannot be read.
+    """
+    try:
+        return _unpacked(source).read(size)[:size]
+    except CommandError:  # zstd without its package
+        return b""
+    except _damages():
+        return b""
+
+
+def _chunks(source: Source, start: int) -> Iterator[bytes]:
+    """The octets behind C{start}, as far as they are meant."""
+    file = _unpacked(source)
+    if file is source.file:
+        source.file.seek(start)
+    else:
+        while start > 0 and (chunk := file.read(min(CHUNK, start))):
+            if len(chunk) > start:
+                yield chunk[start:]
+            start -= len(chunk)
+    left = source.limit if source.limit < 0 else max(0, source.limit - start)
+    while chunk := file.read(CHUNK if left < 0 else min(CHUNK, left)):
+        left -= len(chunk) if left > 0 else 0
+        yield chunk
+
+
 def _batches(source: Source, start: int) -> Iterator[list[bytes]]:
     rest = b""
     skip = False
-    left = source.limit if source.limit < 0 else max(0, source.limit - start)
-    file = _unpacked(source, start)
-    while chunk := file.read(CHUNK if left < 0 else min(CHUNK, left)):
-        left -= len(chunk) if left > 0 else 0
+    for chunk in _chunks(source, start):
         pieces = (rest + chunk).split(b"\n")
         rest = pieces.pop()
         if skip and pieces:
@@ -209,7 +263,9 @@ class _ZstdFile:
         return b"".join(found)
 
 
-def _unpacked(source: Source, start: int) -> BinaryIO | _ZstdFile:
+def _unpacked(source: Source) -> BinaryIO | _ZstdFile:
+    """From its beginning on."""
+    source.file.seek(0)
     head = source.file.read(4)
     source.file.seek(0)
     if head.startswith(_GZIP):
@@ -222,5 +278,6 @@ def _unpacked(source: Source, start: int) -> BinaryIO | _ZstdFile:
                 f"{source.path}: to read it install the Python package zstandard, or unpack it"
             ) from None
         return _ZstdFile(module.ZstdDecompressor().decompressobj, source.file)
-    source.file.seek(start)
+    if source.packed:
+        raise EOFError("it is empty" if not head else "it is not what its name says")
     return source.file

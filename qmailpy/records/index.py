@@ -5,7 +5,8 @@ An SQLite file of its own, HOME/log/index.sqlite, that holds the lines of the la
 be told when its log has long been packed away. It is made from the log and nothing else, by the daemon's indexer
 (L{qmailpy.app.indexer}) and by whoever asks; mail knows nothing of it. Lost or damaged, it is made again.
 
-    meta(name, value)            version; number and offset of the file that was read last; of mail.log likewise
+    meta(name, value)            version; number and offset of the file that was read last; of mail.log likewise; the
+                                 packed file that needs no further look; those that were damaged
     mail(n, id, time, message_id, parent)   a message in the queue; id '' and a row a line for what was refused
     line(mail, text)             its lines, in the order of the log
     address(address, mail)       sender and recipients in small letters
@@ -16,7 +17,8 @@ C{parent} is the queue id a message comes from: notices and mail that was handed
 place of the source system. Older ones without it are joined by their Message-ID.
 
 Reading goes on where it ended: each piece of the log and the place reached are one transaction. Where that place is no
-more (rolled twice since), mail.log is read from the size it had, and lines that are there already are left out.
+more (rolled twice since), mail.log is read from the size it had, and lines that are there already are left out: see
+L{qmailpy.records.place}.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
+from typing import Any
 
 from attrs import frozen
 
@@ -36,7 +39,8 @@ from qmailpy.config.schema import LogConfig
 from qmailpy.disk.files import Files
 from qmailpy.errors import QmailpyError
 from qmailpy.records.archive import Source, thd_batches, thd_sources
-from qmailpy.records.logfile import CUMULATIVE, file_number
+from qmailpy.records.logfile import CUMULATIVE
+from qmailpy.records.place import thd_place
 from qmailpy.records.record import Action, LogRecord, parent_of
 from qmailpy.records.text import CONNECTION, MONTH_OF, LineFormat, Unreadable, fragment
 
@@ -52,6 +56,8 @@ _RECENT = 20_000  # messages whose number is kept at hand while indexing
 _FORGOTTEN = 5_000  # messages that are forgotten at once
 _ROTTEN = frozenset({1, 11, 26})  # SQLITE_ERROR (a table that is not there), SQLITE_CORRUPT, SQLITE_NOTADB
 _UNTRACED = CONNECTION | {Action.BAD_COMMAND}
+_WRITTEN_S = 60.0  # what looks damaged may still be written by whoever packs it
+_DAMAGED = "damaged "  # names in meta begin so, the file's comes behind it
 _SCHEMA = """
 CREATE TABLE meta(name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE mail(n INTEGER PRIMARY KEY, id TEXT NOT NULL, time REAL NOT NULL, message_id TEXT NOT NULL,
@@ -64,6 +70,12 @@ CREATE INDEX line_mail ON line(mail);
 CREATE TABLE address(address TEXT NOT NULL, mail INTEGER NOT NULL, PRIMARY KEY(address, mail)) WITHOUT ROWID;
 CREATE TABLE subject(mail INTEGER PRIMARY KEY, text TEXT NOT NULL);
 """
+
+
+def reach_days(options: LogConfig) -> int:
+    """How many days back it reaches: no further than the log, where that is removed by its age."""
+    kept = options.keep_days if options.compress else 0
+    return min(options.index_days, kept or options.index_days)
 
 
 class IndexBroken(QmailpyError):
@@ -94,10 +106,13 @@ class LogIndex:
 
     A context manager: closed at the end.
 
-    @ivar busy: another process is bringing it up to date. @ivar added: lines that were new when it was opened.
+    @ivar busy: another process is bringing it up to date. @ivar behind: for whoever could not do so, and says so.
+    @ivar added: lines that were new when it was opened. @ivar damaged: a line about each file of the log that could not
+        be read to its end then.
     """
 
     busy = False
+    behind = False
     added = 0
 
     def __init__(self, path: str) -> None:
@@ -107,6 +122,7 @@ class LogIndex:
         @raise IndexBroken: it is damaged, or of another version.
         @raise OSError: it may not be opened.
         """
+        self.damaged: list[str] = []
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
         self._database = sqlite3.connect(path, timeout=30.0, isolation_level=None)
         try:
@@ -124,6 +140,7 @@ class LogIndex:
         run("PRAGMA synchronous = OFF")
         run("PRAGMA journal_mode = TRUNCATE")
         run("PRAGMA cache_size = -32768")
+        run("PRAGMA cell_size_check = ON")  # damage is found where it is, and not believed
         if not run("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
             run("BEGIN IMMEDIATE")
             if not run("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
@@ -158,7 +175,7 @@ class LogIndex:
         pause: Callable[[], None] = lambda: None,
     ) -> int:
         """
-        Read what the log has more than the index, and forget what is older than C{options.index_days}. Blocks.
+        Read what the log has more than the index, and forget what is older than L{reach_days}. Blocks.
 
         @param directory: HOME/log.
         @param options: those the log was written with.
@@ -185,29 +202,14 @@ class LogIndex:
         progress: Callable[[int], None],
         pause: Callable[[], None],
     ) -> int:
-        oldest = now - options.index_days * DAY_S
-        sources = thd_sources(directory)
-        numbers = [file_number(files, source.file.fileno()) for source in sources]
-        known, offset = self._noted("file"), self._noted("offset")
-        careful = False
-        at = 0
-        if known and known in numbers:
-            at = numbers.index(known)
-            careful = sources[at].packed  # where we were in it cannot be found again
-        elif known:
-            # Rolled twice since. Where mail.log is still the one it was then, what follows is behind its end of then.
-            careful = True
-            cumulative = self._noted("cumulative_file")
-            known_one = cumulative and cumulative in numbers
-            at, offset = (numbers.index(cumulative), self._noted("cumulative")) if known_one else (0, 0)
-        else:
-            offset = 0
-        for source in sources[:at]:
-            source.file.close()
-        filling = _Filling(self._database, LineFormat(options), oldest, careful)
+        oldest = now - reach_days(options) * DAY_S
+        place = thd_place(files, thd_sources(directory), self._noted, oldest)
+        offset = place.offset
+        filling = _Filling(self._database, LineFormat(options), oldest, place.careful)
         told = time.monotonic()
-        for source, number in zip(sources[at:], numbers[at:], strict=True):
-            for batch, end in _from(source, offset):
+        damages = 0
+        for source, number in zip(place.sources, place.numbers, strict=True):
+            for batch, end in _from(source, offset, self.damaged.append):
                 self._database.execute("BEGIN IMMEDIATE")
                 filling.add(batch)
                 if number:  # a file too young to have one holds no line yet
@@ -222,6 +224,15 @@ class LogIndex:
                     told = time.monotonic()
                     progress(filling.added)
             offset = 0
+            if len(self.damaged) > damages:
+                if abs(now - source.modified) < _WRITTEN_S:
+                    self.damaged[-1] += "; it may not be whole yet"
+                    break  # next time it is, or is old enough to be passed over
+                damages = len(self.damaged)
+                self._note(f"{_DAMAGED}{os.path.basename(source.path)}", round(now))
+            if source.packed and number:
+                self._note("file", number)
+                self._note("done", number)
         self._forget(oldest, pause)
         return filling.added
 
@@ -301,16 +312,28 @@ class LogIndex:
 
     def lines(self, mail: Indexed) -> list[str]:
         """The lines about a message, in the order of the log, each once."""
-        rows = self._database.execute("SELECT text FROM line WHERE mail = ? ORDER BY rowid", (mail.number,))
+        rows = self._rows("SELECT text FROM line WHERE mail = ? ORDER BY rowid", mail.number)
         return list(dict.fromkeys(text for (text,) in rows))
+
+    def oldest(self) -> float | None:
+        """When the first message came that it knows of, in seconds since the epoch."""
+        found = self._rows("SELECT time FROM mail ORDER BY n LIMIT 1")
+        return float(found[0][0]) if found else None
 
     def _mails(self, condition: str, *values: str | float) -> list[Indexed]:
         query = f"SELECT n, id, time, message_id, parent FROM mail WHERE {condition}"  # noqa: S608 - ours
+        return [Indexed(number=n, id=i, time=t, message_id=m, parent=p) for n, i, t, m, p in self._rows(query, *values)]
+
+    def missing(self) -> list[str]:
+        """Names of the log's files that could not be read to their end when their turn came."""
+        rows = self._rows("SELECT name FROM meta WHERE name LIKE ?", f"{_DAMAGED}%")
+        return [name.removeprefix(_DAMAGED) for (name,) in rows]
+
+    def _rows(self, query: str, *values: str | float) -> list[Any]:
         try:
-            rows = self._database.execute(query, values).fetchall()
+            return self._database.execute(query, values).fetchall()
         except sqlite3.DatabaseError as error:
             raise _told(error) from error
-        return [Indexed(number=n, id=i, time=t, message_id=m, parent=p) for n, i, t, m, p in rows]
 
 
 class _Filling:
@@ -393,10 +416,10 @@ class _Filling:
             self._numbers.popitem(last=False)
 
 
-def _from(source: Source, offset: int) -> Iterator[tuple[list[bytes], int]]:
+def _from(source: Source, offset: int, damaged: Callable[[str], None]) -> Iterator[tuple[list[bytes], int]]:
     """The whole lines of a file behind C{offset}, in pieces, each with the offset where it ends."""
     at = offset
-    for batch in thd_batches([source], offset):
+    for batch in thd_batches([source], offset, damaged):
         at += sum(map(len, batch)) + len(batch)
         if batch:
             yield batch, at

@@ -44,7 +44,7 @@ LOCK = "mail.log_lock"
 PENDING_OCTETS = 32 * 1024 * 1024
 """Lines that wait in memory while the log cannot be written; more are lost, and the daemon's log says so."""
 
-_HEAD = 64  # octets of a file's beginning that tell it from another with the same inode number
+HEAD = 64  # octets of a file's beginning that tell it from another with the same inode number
 
 
 @frozen
@@ -61,8 +61,8 @@ def file_number(files: Files, handle: int) -> int:
 
     Inode numbers are used again at once on ext4, so the first octets, which hold a time stamp, take part.
     """
-    head = files.pread(handle, _HEAD, 0)
-    return (files.identity(handle) & 0x7FFFFFFF) << 32 | zlib.crc32(head) if len(head) == _HEAD else 0
+    head = files.pread(handle, HEAD, 0)
+    return (files.identity(handle) & 0x7FFFFFFF) << 32 | zlib.crc32(head) if len(head) == HEAD else 0
 
 
 _REWRITE = 1024 * 1024

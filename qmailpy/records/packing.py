@@ -16,8 +16,6 @@ minutes old while the daemon runs; verify reads packed files too.
 
 from __future__ import annotations
 
-import re
-import time
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -25,6 +23,7 @@ from typing import Any
 import zstandard
 
 from qmailpy.disk.files import Files
+from qmailpy.records.archive import DATED, midnight
 from qmailpy.records.logfile import CUMULATIVE, LOCK, ROLLING
 from qmailpy.records.reading import CHUNK, last_lines
 from qmailpy.records.text import MONTH_OF, fragment
@@ -36,7 +35,6 @@ ENDINGS = {"zstd": ".zst", "gzip": ".gz"}
 """Of a packed file, by C{[log] compress}."""
 
 _PACKING = "mail.log_packing"
-_DATED = re.compile(r"mail\.log\.(\d{4})-(\d\d)-(\d\d)(-\d{1,4})?(\.gz|\.zst)?")
 _LEVELS = {"zstd": 3, "gzip": 6}  # zstd 9: five times the time for a tenth less
 _LOOK = 1000  # lines from the end that are looked at for a time stamp
 
@@ -64,10 +62,10 @@ def thd_pack(
     _set_aside(files, directory, now)
     packed = 0
     for name in sorted(files.listdir(directory)):
-        found = _DATED.fullmatch(name)
+        found = DATED.fullmatch(name)
         if found is None:
             continue
-        if keep_days and now - _midnight(int(found[1]), int(found[2]), int(found[3])) > (keep_days + 1) * 86400:
+        if keep_days and now - midnight(int(found[1]), int(found[2]), int(found[3])) > (keep_days + 1) * 86400:
             files.unlink(f"{directory}/{name}")
         elif not found[5]:
             _pack(files, directory, name, compress, pause)
@@ -88,7 +86,7 @@ def _set_aside(files: Files, directory: str, now: float) -> None:
         if files.exists(f"{directory}/{ROLLING}"):  # a roll was cut, and will want to know its size
             return
         stamp = _last_stamp(files, path)
-        if stamp is None or _midnight(*stamp[:3]) + stamp[3] * 3600 > now - AGE_S:
+        if stamp is None or midnight(*stamp[:3]) + stamp[3] * 3600 > now - AGE_S:
             return
         name = plain = "{}.{:04d}-{:02d}-{:02d}".format(CUMULATIVE, *stamp[:3])
         number = 1
@@ -114,13 +112,6 @@ def _last_stamp(files: Files, path: str) -> tuple[int, int, int, int] | None:
     finally:
         files.close(handle)
     return None
-
-
-def _midnight(year: int, month: int, day: int) -> float:
-    try:
-        return time.mktime((year, month, day, 0, 0, 0, 0, 0, -1))
-    except (OverflowError, ValueError):
-        return 0.0
 
 
 def _pack(files: Files, directory: str, name: str, compress: str, pause: Callable[[], None]) -> None:

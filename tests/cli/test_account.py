@@ -112,6 +112,15 @@ class AccountTests(SynchronousTestCase):
         self.assertEqual(len(self.call("--top", "1").output.splitlines()), 2)
         self.assertEqual(self.call("--since", "soon").exit_code, 2)
 
+    def test_a_day_that_is_damaged_is_left_out_and_told(self) -> None:
+        """Exit status 1: the sum is not whole."""
+        self.write("mail.log.2026-02-28.gz", gzip.compress(_line(to="b@lost.example"))[:-4])
+        self.write("mail.log_current", _line())
+        result = self.call("--by", "domain")
+        self.assertIn("one.example", result.output)
+        self.assertIn("mail.log.2026-02-28.gz: damaged: ", result.stderr)
+        self.assertIn("the figures lack", str(result.exception))
+
     def test_named_files_are_read_instead(self) -> None:
         """Also an ancestor's, and without any home."""
         path = self.write("old", _SUN)

@@ -185,7 +185,7 @@ class WhyTests(SynchronousTestCase):
 
 class WhyCommandTests(QmCase):
     def test_what_has_left_is_looked_up_in_the_log(self) -> None:
-        self.patch(qm_why, "found_lines", lambda home, queue_id: None)
+        self.patch(qm_why, "found_lines", lambda home, queue_id: "")
         self.assertIn("neither in the queue nor in the log", self.fails("why", IDS[0]))
         self.queue.standings[IDS[0]] = MessageStanding(id=IDS[0], arrival=NOW, sender="", source="tcp_local")
         self.assertIn("(a notice)", self.out("why", IDS[0]))

@@ -6,6 +6,7 @@ import json
 import os
 import time
 from types import SimpleNamespace
+from typing import Any
 
 from click.testing import CliRunner, Result
 from twisted.trial.unittest import SynchronousTestCase
@@ -16,6 +17,7 @@ from qmailpy.cli.trace import trace
 from qmailpy.config.schema import LogConfig
 from qmailpy.disk.files import RealFiles
 from qmailpy.errors import CommandError
+from qmailpy.records.index import IndexBroken, Indexed, LogIndex
 from qmailpy.records.record import Action
 from tests.records.stories import MAIL, MESSAGE_ID, NOTICE, OTHER, SECOND, SUBJECT, Log, bounced
 
@@ -24,7 +26,9 @@ class TraceTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.home = os.path.abspath(self.mktemp())
         os.makedirs(f"{self.home}/log")
-        config = SimpleNamespace(log=LogConfig(), server=SimpleNamespace(hostname="h"))
+        config = SimpleNamespace(
+            log=LogConfig(), server=SimpleNamespace(hostname="h"), path=lambda *parts: "/".join((self.home, *parts))
+        )
         self.patch(module, "load", lambda home: config)
         self.log = bounced(time.time() - 1000)
         self.write(self.log)
@@ -163,6 +167,59 @@ class TraceTests(SynchronousTestCase):
         error = self.call("nobody@nowhere.example").exception
         self.assertIsInstance(error, CommandError)
         self.assertIn("the last 30 days", str(error))
+
+    def test_what_is_older_than_the_log_is_said_to_be(self) -> None:
+        """An id holds its time; and so do questions."""
+        begins = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.log.time - 401.0))[:-1]
+        error = str(self.call("060000000000000").exception)
+        self.assertIn("message 060000000000000 is of 20", error)
+        self.assertIn(f"older than the log of the last 30 days, which begins at {begins}", error)
+        self.assertIn(
+            "nothing is known of before 2020-01-01 00:00:00", str(self.call("a@x", "--until", "2020-01-01").exception)
+        )
+        newer = str(self.call("7vvvvvvvvvvvv00").exception)
+        self.assertIn("nothing in the log of the last 30 days is about 7vvvvvvvvvvvv00", newer)
+
+    def test_an_index_that_is_found_broken_is_made_again_and_asked_again(self) -> None:
+        self.call(MAIL)
+        real, asked = LogIndex.by_id, []
+
+        def by_id(index: LogIndex, queue_id: str) -> list[Indexed]:
+            asked.append(queue_id)
+            if len(asked) == 1:
+                raise IndexBroken("malformed")
+            return real(index, queue_id)
+
+        self.patch(LogIndex, "by_id", by_id)
+        result = self.call(MAIL)
+        self.assertIn("delivered to bob@here.example", result.output)
+        self.assertIn("it is made anew", result.stderr)
+
+    def test_what_the_index_has_is_told_when_it_cannot_grow(self) -> None:
+        """A full disk; but nothing is made of nothing."""
+        real = LogIndex.thd_update
+
+        def update(*words: Any, **more: Any) -> int:
+            raise OSError(28, "No space left on device", "index.sqlite")
+
+        self.patch(LogIndex, "thd_update", update)
+        self.assertIsInstance(self.call(MAIL).exception, CommandError)
+        self.patch(LogIndex, "thd_update", real)
+        self.call(MAIL)
+        self.patch(LogIndex, "thd_update", update)
+        result = self.call(MAIL)
+        self.assertIn("delivered to bob@here.example", result.output)
+        self.assertIn("cannot be brought up to date: index.sqlite: No space left on device", result.stderr)
+
+    def test_a_day_that_is_damaged_is_named_where_nothing_is_found(self) -> None:
+        name = f"mail.log.{time.strftime('%Y-%m-%d')}.gz"
+        with open(f"{self.home}/log/{name}", "wb") as file:
+            file.write(b"none")
+        os.utime(f"{self.home}/log/{name}", (1, 1))
+        self.assertIn(f"{name}: damaged: ", self.call(MAIL).stderr)
+        result = self.call("nobody@nowhere.example")
+        self.assertIn(f"these files of the log are damaged: {name}", str(result.exception))
+        self.assertEqual(result.stderr, "")
 
     def test_nothing_reaches_the_terminal_that_it_might_act_upon(self) -> None:
         more = Log(time.time() - 10)

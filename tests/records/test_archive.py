@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from qmailpy.disk.files import RealFiles
 from qmailpy.errors import CommandError
 from qmailpy.records import archive
-from qmailpy.records.archive import thd_batches, thd_open, thd_sources
+from qmailpy.records.archive import thd_batches, thd_head, thd_open, thd_sources
 from qmailpy.records.logfile import roll
 
 
@@ -90,6 +90,36 @@ class ArchiveTests(SynchronousTestCase):
                 said = str(self.assertRaises(CommandError, self.read))
                 self.assertIn(f"{path}: damaged: ", said)
                 self.assertIn("the rest is read when it is moved out of there", said)
+
+    def test_a_damaged_file_may_be_passed_over(self) -> None:
+        """What can be read of it is read, and the others are; one that is not what its name says is damaged."""
+        self.write("mail.log-1.gz", gzip.compress(b"1\n" * 2_000_000)[:-4])
+        self.write("mail.log-2.zst", b"no zstd\n")
+        self.write("mail.log-3.gz", b"")
+        self.write("mail.log", b"4\n")
+        told: list[str] = []
+        found = [line for batch in thd_batches(thd_sources(self.log), damaged=told.append) for line in batch]
+        self.assertEqual(found, [b"1"] * (len(found) - 1) + [b"4"])
+        self.assertGreater(len(found), 1_000_000)
+        self.assertEqual(
+            [one.split("/")[-1].split(":")[0] for one in told], [f"mail.log-{n}" for n in ("1.gz", "2.zst", "3.gz")]
+        )
+        self.assertIn("not what its name says", told[1])
+        self.assertIn("is empty", told[2])
+
+    def test_reading_begins_where_it_is_told(self) -> None:
+        """Also in what is packed: the offset is that in its content."""
+        content = b"".join(b"%07d\n" % number for number in range(400_000))
+        for name, octets in (
+            ("x", content),
+            ("x.gz", gzip.compress(content)),
+            ("x.zst", zstandard.ZstdCompressor().compress(content)),
+        ):
+            path = self.write(name, octets)
+            for start in (0, 8, 131_072, 8 * 399_999, 8 * 400_000):
+                found = b"".join(b"".join(batch) for batch in thd_batches([thd_open(path)], start))
+                self.assertEqual(found, content[start:].replace(b"\n", b""), (name, start))
+            self.assertEqual(thd_head(thd_open(path), 20) if name != "x" else content[:20], content[:20])
 
     def test_zstd_is_read_frame_by_frame(self) -> None:
         """As gzip is: several files written one behind the other, with an empty one and one that is mostly air."""

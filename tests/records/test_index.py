@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gzip
 import os
-from typing import NoReturn
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
+from unittest import mock
 
 from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
@@ -12,9 +15,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from qmailpy.config.schema import LogConfig
 from qmailpy.disk.files import RealFiles
 from qmailpy.records import index as index_module
+from qmailpy.records.archive import Source, thd_batches
 from qmailpy.records.family import family
 from qmailpy.records.index import DAY_S, IndexBroken, LogIndex, thd_index
 from qmailpy.records.logfile import roll
+from qmailpy.records.packing import thd_pack
 from qmailpy.records.text import LineFormat
 from tests.records.stories import MAIL, MESSAGE_ID, NOTICE, OTHER, SECOND, bounced
 
@@ -130,6 +135,114 @@ class IndexTests(SynchronousTestCase):
         for _ in range(3):
             roll(RealFiles(), self.log)
         self.assertEqual(self.stored(self.index()), len(lines))
+
+    def test_what_was_packed_meanwhile_is_not_read_again(self) -> None:
+        """By the daemon's own steps, while no mail comes: the place is found in the packed file, which is done then."""
+        for compress in ("gzip", "zstd"):
+            self.setUp()
+            self.write(b"".join(self.story.lines[:3]))
+            self.index().close()
+            self.write(b"".join(self.story.lines[3:5]))
+            self.pack(compress)
+            self.write(b"".join(self.story.lines[5:]))
+            with self.index() as index:
+                self.assertEqual((index.added, self.stored(index)), (7, 10), compress)
+            for _ in range(2):
+                roll(RealFiles(), self.log)
+            self.pack(compress)
+            opened: list[str] = []
+
+            def batches(sources: Sequence[Source], *words: Any, opened: list[str] = opened) -> Iterator[list[bytes]]:
+                opened += [os.path.basename(one.path) for one in sources]
+                return thd_batches(sources, *words)
+
+            never = mock.patch.object(LineFormat, "record", side_effect=AssertionError("read again"))
+            with mock.patch.object(index_module, "thd_batches", batches), never:
+                for _ in range(2):
+                    with self.index() as index:
+                        self.assertEqual(index.added, 0)
+            ending = {"gzip": ".gz", "zstd": ".zst"}[compress]
+            self.assertEqual(
+                [name for name in opened if name.endswith(ending)], [f"mail.log.{self.day}-2{ending}"], opened
+            )
+
+    @property
+    def day(self) -> str:
+        return time.strftime("%Y-%m-%d", time.localtime(_NOW))
+
+    def pack(self, compress: str) -> None:
+        for _ in range(2):
+            roll(RealFiles(), self.log)
+        self.assertEqual(thd_pack(RealFiles(), self.log, compress, 0, _NOW + DAY_S), 1)
+
+    def test_a_damaged_day_keeps_no_other_out(self) -> None:
+        """What of it is known is told, and by the index too, for whoever finds nothing."""
+        lines = self.story.lines
+        self.write(gzip.compress(b"".join(lines[:3]))[:-4], f"mail.log.{self.day}.gz")
+        self.write(b"".join(lines[3:]))
+        with self.index() as index:
+            self.assertIn(f"mail.log.{self.day}.gz: damaged: ", index.damaged[0])
+            self.assertEqual(index.missing(), [f"mail.log.{self.day}.gz"])
+            self.assertGreaterEqual(self.stored(index), len(lines) - 3)
+        with self.index() as index:
+            self.assertEqual((index.added, index.damaged), (0, []))
+            self.assertEqual(index.missing(), [f"mail.log.{self.day}.gz"])
+
+    def test_a_file_that_is_being_packed_is_waited_for(self) -> None:
+        """By the site, that is: it has its name before it is whole. The lines of later files come behind it."""
+        lines = self.story.lines
+        path = f"{self.log}/mail.log.{self.day}.gz"
+        whole = gzip.compress(b"".join(lines[:3]))
+        self.write(whole[:-20], os.path.basename(path))
+        self.write(b"".join(lines[3:]))
+        os.utime(path, (_NOW - 5, _NOW - 5))
+        with self.index() as index:
+            self.assertIn("may not be whole yet", index.damaged[0])
+            self.assertEqual((self.stored(index), index.missing()), (0, []))
+        self.write(whole[-20:], os.path.basename(path))
+        with self.index() as index:
+            self.assertEqual((self.stored(index), index.damaged), (len(lines), []))
+
+    def test_days_that_are_too_old_are_not_even_unpacked(self) -> None:
+        """A hundred days kept, thirty wanted."""
+        self.write(b"not to be looked at", "mail.log.2020-01-01.gz")
+        self.write(self.story.octets)
+        with self.index() as index:
+            self.assertEqual((index.added, index.damaged), (len(self.story.lines), []))
+
+    def test_it_reaches_no_further_than_the_log_that_is_kept(self) -> None:
+        """Who has old days removed means the lines, wherever they are."""
+        self.write(self.story.octets)
+        for options, kept in (
+            (LogConfig(compress="zstd", keep_days=5), 0),
+            (LogConfig(compress="zstd"), 10),
+            (LogConfig(keep_days=5), 10),
+            (LogConfig(compress="zstd", keep_days=50, index_days=7), 0),
+        ):
+            self.options = options
+            with self.index(_NOW + 8 * DAY_S, rebuild=True) as index:
+                self.assertEqual(self.stored(index), kept, options)
+
+    def test_damage_that_is_found_when_it_is_asked_is_told(self) -> None:
+        self.write(self.story.octets)
+        self.index().close()
+        with open(f"{self.log}/index.sqlite", "r+b") as file:
+            octets = file.read()
+            file.seek(octets.rindex(MESSAGE_ID.encode()) // 4096 * 4096)
+            file.write(b"\xff" * 4096)
+        with LogIndex(f"{self.log}/index.sqlite") as index:
+            for question in (lambda: index.lines(index.by_id(MAIL)[0]), lambda: index.by_message_id(MESSAGE_ID)):
+                try:
+                    question()
+                except IndexBroken:
+                    break
+            else:
+                self.fail("it was not noticed")
+
+    def test_it_knows_how_far_back_it_reaches(self) -> None:
+        self.assertIsNone(self.index().oldest())
+        self.write(self.story.octets)
+        self.assertAlmostEqual(self.index().oldest() or 0, _NOW - 999.9, places=2)
 
     def test_what_is_forgotten_goes_piece_by_piece(self) -> None:
         """With rests between, in which nothing is locked; and also when nothing is left."""
