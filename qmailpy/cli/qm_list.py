@@ -2,7 +2,7 @@
 The lists of the queue manager: C{directory}, C{held}, C{messages}, C{summarize}.
 
 Sizes are blocks of 1,024 octets, as in the log and the counters. A name in a listing is that of the queue file in the
-log: two letters for the failed attempts (ZZ none, ZY one), the queue id, and the recipients left or HELD.
+log: two digits for the failed attempts (ZZ none, ZY one), the queue id, and the recipients left or HELD.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from qmailpy.cli.qm_choose import Progress, ancestors, selecting, wanted
 from qmailpy.cli.qm_session import LISTED, Session, heading, warn, when
 from qmailpy.cli.said import answer, way
 from qmailpy.queue.entries import QueueEntry, QueueFilter, Target, to_json
+from qmailpy.records.text import attempts_code
 from qmailpy.values import blocks
 
 RULE = "-" * 62
@@ -134,9 +135,8 @@ def _remembered(entries: Iterator[QueueEntry], listed: list[Target]) -> Iterator
 
 def file_name(entry: QueueEntry) -> str:
     """The entry as a queue file: C{ZZ0123456789abcde.01}."""
-    high, low = divmod(min(max(entry.attempts, 0), 675), 26)
     left = "HELD" if entry.held else f"{entry.remaining:02d}"
-    return f"{chr(ord('Z') - high)}{chr(ord('Z') - low)}{entry.id}.{left}"
+    return f"{attempts_code(entry.attempts)}{entry.id}.{left}"
 
 
 def _print_entry(number: int, entry: QueueEntry, file_info: bool, reasons: bool) -> None:

@@ -32,7 +32,7 @@ LISTED = 100_000
 """So many entries of a listing can be named by their numbers."""
 
 _RANGE = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
-_FILE = re.compile(r"(?:([A-Za-z0-9_-]+)/[0-9a-f]{2}/)?[A-Z]{2}([0-9a-v]{15})\.(?:[0-9]+\+?|HELD)")
+_FILE = re.compile(r"(?:([A-Za-z0-9_-]+)/[0-9a-f]{2}/)?[0-9A-Z]{2,}([0-9a-v]{15})\.(?:[0-9]+\+?|HELD)")
 
 
 @frozen(kw_only=True)

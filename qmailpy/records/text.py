@@ -74,8 +74,9 @@ _UNSHORT = {"\\": "\\", "n": "\n", "r": "\r", "t": "\t"}
 _PREFIX = re.compile(r"(\d\d)-([A-Z][a-z][a-z])-(\d{4}) (\d\d):(\d\d):(\d\d)\.", re.ASCII)
 _SYSTEM = re.compile(r"([^ ]*) \(([^()]*)\)")
 
-_CODES = [a + b for a in "ZYXWVUTSRQPONMLKJIHGFEDCBA" for b in "ZYXWVUTSRQPONMLKJIHGFEDCBA"]
-_CODE = re.compile(r"[A-Z]{2,}")
+_DOWN = "ZYXWVUTSRQPONMLKJIHGFEDCBA9876543210"
+_CODES = [a + b for a in _DOWN for b in _DOWN]
+_ID_LENGTH = 15  # queue.ids.LENGTH, which records may not import
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuv"
 # The sub-directory of a queue file: bits 20-25 of the message number, which two digits of the id hold.
@@ -173,16 +174,19 @@ def _unescape(found: re.Match[str]) -> str:
 
 
 def attempts_code(attempts: int) -> str:
-    """That of a file field: ZZ for none, ZY for one, ... AA, then YZZ: digits to the base 26, of which Z is 0."""
+    """
+    That of a file field, as the ancestor's files are named: ZZ for none, ZY for one, ... ZA (25), Z9, ... Z0 (35), YZ,
+    ... 00 (1295), then YZZ: to the base 36, with Z for 0.
+    """
     if attempts < len(_CODES):
         return _CODES[max(attempts, 0)]
-    return attempts_code(attempts // 26) + _CODES[attempts % 26][1]
+    return attempts_code(attempts // 36) + _DOWN[attempts % 36]
 
 
 def _attempts(code: str) -> int:
     number = 0
-    for letter in code:
-        number = number * 26 + ord("Z") - ord(letter)
+    for digit in code:
+        number = number * 36 + 35 - int(digit, 36)
     return number
 
 
@@ -199,14 +203,15 @@ def _file_of(word: str) -> QueueFile | None:
     stem, _, remaining = name.rpartition(".")
     if len(split) != 2:
         raise Unreadable("not a file field")
-    code = _CODE.match(stem)  # ids have no capitals
-    if code is None:
+    cut = max(2, len(stem) - _ID_LENGTH)
+    code = stem[:cut]
+    if len(code) < 2 or not code.isascii() or not code.isalnum():
         raise Unreadable("not a file field")
     continued = remaining[-1:] == "+"
     return QueueFile(
         channel=_plain(channel),
-        id=_plain(stem[code.end() :]),
-        attempts=_attempts(code[0]),
+        id=_plain(stem[cut:]),
+        attempts=_attempts(code),
         remaining=int(remaining[:-1] if continued else remaining),
         continued=continued,
     )

@@ -177,9 +177,7 @@ class LinesBehind:
         stem, _, left = name.rpartition(b".")
         fact.continued = left[-1:] == b"+"
         fact.remaining = int(left[:-1] if fact.continued else left)
-        if not b"0" <= stem[2:3] <= b"9":  # ids begin with a digit; a third letter of the attempts is for the parser
-            raise ValueError
-        if not stem[:2].isupper():
+        if len(stem) != 17 or not stem[:2].isupper():  # a third digit of the attempts is for the parser
             raise ValueError
         fact.attempts = 0 if stem[:2] == b"ZZ" else 1  # the books tell none from some
         fact.id = stem[2:]

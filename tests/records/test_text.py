@@ -134,8 +134,12 @@ class LineTests(SynchronousTestCase):
             self.assertIn(f" local/{nn(number)}/ZZ{to_id(number, '0a')}.00 ".encode(), line)
 
     def test_the_attempts_count_down_from_zz(self) -> None:
+        """As the names of the ancestor's queue files (imta s.4.2): to the base 36."""
         lines = LineFormat(LogConfig())
-        for attempts, code in ((0, "ZZ"), (1, "ZY"), (25, "ZA"), (26, "YZ"), (675, "AA"), (676, "YZZ"), (677, "YZY")):
+        for attempts, code in (
+            *((0, "ZZ"), (1, "ZY"), (25, "ZA"), (26, "Z9"), (35, "Z0"), (36, "YZ"), (1295, "00"), (1296, "YZZ")),
+            (1322, "YZ9"),
+        ):
             file = QueueFile(channel="local", id="06kq9q5g5k3l0a0", attempts=attempts)
             line = lines.line(evolve(ENQUEUED, file=file))
             self.assertIn(f"/{code}06kq9q5g5k3l0a0.00 ".encode(), line)
