@@ -204,6 +204,7 @@ class NewMail:
 
     envelope: Envelope  # the queue sets source, source_system and arrival, and clears user; recipients are routed
     content: Content
+    journal: bool = False  # a copy to be kept, beside the message: mail of its own for whoever adds the log up
     courtesy: bool = False  # when it cannot be queued it is left out: what it comes with has happened all the same
 
 

@@ -207,8 +207,8 @@ class ConversionChannel:
             if isinstance(found, Refused) or any(one.channel == self.name for one in found.recipients):
                 raise Temporary(_NO_ARCHIVE)
             # From nobody: the writer is not told of an archive that is full.
-            envelope = evolve(_for(job.envelope, found.recipients), sender="", envid="", ret="")
-            copies.append(NewMail(envelope=envelope, content=job.content))
+            envelope = evolve(_for(job.envelope, found.recipients), sender="", envid="", ret="", protocol="")
+            copies.append(NewMail(envelope=envelope, content=job.content, journal=True))
         return copies
 
     def _is_first(self, job: Job, entry: Entry, group: list[_Onward]) -> bool:

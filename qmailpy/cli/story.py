@@ -9,7 +9,7 @@ from qmailpy.cli.indexed import clock
 from qmailpy.cli.said import said
 from qmailpy.queue.ids import is_id
 from qmailpy.records.index import Indexed
-from qmailpy.records.record import Action, LogRecord
+from qmailpy.records.record import JOURNAL, Action, LogRecord
 from qmailpy.records.removed import DELETED, SET_ASIDE, TAKEN_OUT, removed
 from qmailpy.wire.notice_id import NoticeKind, kind_of
 
@@ -65,6 +65,8 @@ def _title(mail: Indexed, first: LogRecord, related: dict[str, Indexed]) -> str:
     if mail.parent and first.message_id and (parent is None or parent.message_id != first.message_id):
         made = kind_of(first.message_id)
         kind = f"{_MADE[made] if made else 'notice about'} {mail.parent}"
+    elif mail.parent and first.source_system.endswith(JOURNAL):
+        kind = f"copy kept of {mail.parent}"
     elif mail.parent:
         kind = f"{mail.parent} handed on"
     elif not first.sender:
@@ -129,6 +131,7 @@ def _origin(record: LogRecord) -> str:
     how += ["TLS"] if "S" in letters else []
     how += [f"login {record.user}"] if record.user else []
     system = record.source_system
+    system = system.removesuffix(JOURNAL)
     text = f" from message {system}" if is_id(system) else f" from {system}" if system else ""
     return f"{text} on {record.source}{' by ' if how else ''}{', '.join(how)}"
 

@@ -36,6 +36,7 @@ from qmailpy.queue.notices import (
 from qmailpy.queue.retry import Schedule, expired_reply
 from qmailpy.queue.shard import Shard
 from qmailpy.queue.state import Copy, Message, Withheld
+from qmailpy.records.record import JOURNAL
 from qmailpy.values import Content, Disposition, Envelope, Job, MemoryContent, NewMail, Recipient, Reply, Verdict
 
 TEXT = 1000  # characters of a diagnostic kept
@@ -285,7 +286,7 @@ class Verdicts:
             mail.envelope,
             source=self._name,
             arrival=now,
-            source_system=message.id,
+            source_system=message.id + JOURNAL if mail.journal else message.id,
             user="",
             hold_until=0.0,  # that is over, if only because an operator says so
         )

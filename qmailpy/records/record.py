@@ -103,7 +103,10 @@ class LogRecord:
     process: int = 0  # set by the recorder: process id
 
 
-_QUEUE_ID = re.compile(r"[0-9a-v]{15}")
+JOURNAL = " (journal)"
+"""Behind the queue id in the source system of a copy that is kept beside a message; no client's ends so."""
+
+_PARENT = re.compile(rf"([0-9a-v]{{15}})(?:{re.escape(JOURNAL)})?")
 
 
 def parent_of(record: LogRecord) -> str:
@@ -111,6 +114,7 @@ def parent_of(record: LogRecord) -> str:
     @return: the queue id of the message that the one of an E record comes from; empty: it came from outside, or this is
         no E record.
     """
-    if record.action is not Action.ENQUEUED or not _QUEUE_ID.fullmatch(record.source_system):
+    if record.action is not Action.ENQUEUED:
         return ""
-    return record.source_system
+    found = _PARENT.fullmatch(record.source_system)
+    return found[1] if found is not None else ""

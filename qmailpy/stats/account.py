@@ -205,7 +205,8 @@ class Account:
                 if file_at:
                     file = fields[file_at]
                 user = fields[user_at][1:] if with_user and letter == b"E" and len(fields) > user_at else b""
-                count(letter, line, words[channel_at], int(size), sender, fields[0], fields[1], file, user, spent)
+                source, leads = words[channel_at], words[-1]
+                count(letter, line, source, leads, int(size), sender, fields[0], fields[1], file, user, spent)
             except (ValueError, IndexError):
                 self._slow(line)
 
@@ -232,6 +233,7 @@ class Account:
             _GONE if gone else record.action.value.encode(),
             line if self._fast else _stamped(record.time),
             record.source.encode(),
+            (record.destination or record.source).encode(),
             blocks(record.size_octets),
             record.sender.encode("utf-8", "replace"),
             record.original_to.encode("utf-8", "replace"),
@@ -246,6 +248,7 @@ class Account:
         letter: bytes,
         line: bytes,
         source: bytes,
+        leads: bytes,
         size: int,
         sender: bytes,
         original: bytes,
@@ -257,17 +260,19 @@ class Account:
         """
         Count one recipient's line.
 
-        @param file: the file field, or at least its end C{/ZZid.RR+}. @param size: in blocks. @param spent: in
-        milliseconds; negative: not known.
+        @param source: the channel it came from, or that it left. @param leads: the channel it went to, or, refused,
+            would have gone to; or that it left. @param size: in blocks.
+        @param file: the file field, or at least its end C{/ZZid.RR+}.
+        @param spent: in milliseconds; negative: not known.
         """
         self.records += 1
         enqueued = letter == b"E"
         who = (user or sender) if enqueued else original
-        key = self._key(self._by, enqueued, line, source, who, current)
+        key = self._key(self._by, enqueued, line, source, leads, who, current)
         if self._more and key is not None:
             keys = [key]
             for by in self._more:
-                key = self._key(by, enqueued, line, source, who, current)
+                key = self._key(by, enqueued, line, source, leads, who, current)
                 if key is None:
                     break
                 keys.append(key)
@@ -314,7 +319,9 @@ class Account:
         elif letter == _GONE:
             counts[_REMOVED] += 1
 
-    def _key(self, by: By, enqueued: bool, line: bytes, source: bytes, who: bytes, current: bytes) -> bytes | None:
+    def _key(
+        self, by: By, enqueued: bool, line: bytes, source: bytes, leads: bytes, who: bytes, current: bytes
+    ) -> bytes | None:
         """@param who: the sender, or whom it was for. @return: C{None}: a line that does not count."""
         if by is By.DOMAIN:
             return who.rpartition(b"@")[2].lower() or _NOBODY
@@ -326,7 +333,7 @@ class Account:
             return self._stamp(line[:11])
         if by is By.HOUR:
             return self._stamp(line[:14])
-        return None if enqueued else source + b"/" + current.rpartition(b"@")[2].lower()
+        return None if enqueued else leads + b"/" + current.rpartition(b"@")[2].lower()
 
     def _row(self, key: bytes) -> _Row:
         if len(self._rows) >= self._keys:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 
 from qmailpy.config.schema import LogConfig
-from qmailpy.records.record import Action, LogRecord, parent_of
+from qmailpy.records.record import JOURNAL, Action, LogRecord, parent_of
 from qmailpy.wire.notice_id import NoticeKind, kind_of
 
 PASSING: Mapping[str, str] = {
@@ -65,6 +65,8 @@ def handed_on(record: LogRecord, kinds: Mapping[str, str]) -> bool:
     destination = kinds.get(record.destination, "")
     if destination == "autoreply":  # it has been delivered; whether it is answered is seen there
         return True
+    if record.source_system.endswith(JOURNAL):
+        return False
     if not parent_of(record) and (record.source_system or source not in PASSING):
         return False
     if kind_of(record.message_id) is None:

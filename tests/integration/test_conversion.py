@@ -207,6 +207,14 @@ class Conversion(NodeCase):
         self.wait_idle()
         self.assertEqual(len(self.node.mailbox("bob")), 1)
 
+        (copy,) = [one for one in self.node.records(Action.ENQUEUED) if one.current_to == "bob@example.org"]
+        self.assertEqual((copy.source_system[15:], copy.modifiers, copy.sender), (" (journal)", "", ""))
+        told = json.loads(self.node.qmailpy("trace", copy.message_id, "--json"))["messages"][-4:]
+        self.assertIn(
+            f": copy kept of {copy.source_system[:15]} from <>, ", self.node.qmailpy("trace", copy.message_id)
+        )
+        self.assertEqual([one["parent"] for one in told], ["", *[told[0]["id"]] * 3])
+
     def test_large_messages_go_through_in_files(self) -> None:
         self.table(entries('action = "disclaimer"\ntext = "with care"'))
         body = (b"y" * 70 + b"\r\n") * 20_000

@@ -88,6 +88,17 @@ class AccountTests(SynchronousTestCase):
         lines = [_line(Action.ENQUEUED, "b@One.example", 1), _line(Action.DEQUEUED, "b@One.example")]
         self.assertEqual(list(_accounts(By.DESTINATION, lines)), ["local/one.example"])
 
+    def test_what_was_refused_counts_where_it_would_have_gone(self) -> None:
+        """And by channel where it came from; with both, by both."""
+        line = _line(Action.REJECTED, "b@One.example", destination="tcp_out", source="tcp_local")
+        self.assertEqual(
+            {key: one.rejected for key, one in _accounts(By.DESTINATION, [line]).items()}, {"tcp_out/one.example": 1}
+        )
+        self.assertEqual({key: one.rejected for key, one in _accounts(By.CHANNEL, [line]).items()}, {"tcp_local": 1})
+        both = Account([By.CHANNEL, By.DESTINATION], LogConfig())
+        both.feed([line])
+        self.assertEqual([one.keys for one in both.lines()], [("tcp_local", "tcp_out/one.example")])
+
     def test_since_and_until_bound_it(self) -> None:
         """Since is in, until is not."""
         lines = [_line(Action.DEQUEUED, "b@one.example", at=_NOON + seconds) for seconds in range(10)]

@@ -9,7 +9,7 @@ from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.config.schema import LogConfig
-from qmailpy.records.record import Action, LogRecord, QueueFile
+from qmailpy.records.record import JOURNAL, Action, LogRecord, QueueFile, parent_of
 from qmailpy.records.removed import DELETED, DISCARDED, REMOVED
 from qmailpy.records.sun import SunFormat
 from qmailpy.records.text import LineFormat
@@ -118,6 +118,23 @@ class HandedTests(SynchronousTestCase):
         lines = [evolve(line, message_id=_BOUNCE) for line in (begins, on)]
         self.assertEqual(_sent(_account(*lines, _dequeued("own", 1))), {"<>": 1})
         self.assertEqual(_sent(_account(evolve(lines[0], source="own"))), {"<>": 1})
+
+    def test_a_journal_copy_is_mail_of_its_own_from_nobody(self) -> None:
+        """It is delivered, so it was sent; the message it is of goes on as the same."""
+        four = [
+            evolve(_enqueued("in", "clean", 0, _PEER), modifiers="E"),
+            _enqueued("clean", "box", 1, _IDS[0]),
+            evolve(_enqueued("clean", "box", 2, _IDS[0] + JOURNAL, sender=""), original_to="kept@example.org"),
+            _dequeued("clean", 0),
+            _dequeued("box", 1),
+            evolve(_dequeued("box", 2), original_to="kept@example.org"),
+        ]
+        found = _account(*four)
+        self.assertEqual(_sent(found), {"ann@example.net": 1, "<>": 1})
+        self.assertEqual(_got(found), {"bob@example.org": 1, "kept@example.org": 1})
+        self.assertEqual(parent_of(four[2]), _IDS[0])
+        foreign = evolve(four[2], source="in", source_system=f"{_IDS[0]} (x [192.0.2.1])")
+        self.assertEqual(parent_of(foreign), "")
 
     def test_mail_that_comes_by_no_protocol_is_sent(self) -> None:
         """From the drop directory; by HELO; from a host whose name is like an id."""
