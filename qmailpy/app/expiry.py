@@ -17,6 +17,7 @@ from qmailpy.errors import ConfigError
 from qmailpy.interfaces import IEvents
 from qmailpy.rounds import Rounds
 from qmailpy.servers.keys import OWN, Pair
+from qmailpy.stats.health import age_text
 
 DAYS = 14
 """It is told so long before."""
@@ -73,6 +74,7 @@ class CertificateWatch(Service):
         self._events = events
         self._thd_pairs = thd_pairs
         self._in_thread = in_thread
+        self._told: dict[str, float] = {}  # since when each file has been one that runs out
         self._rounds = Rounds(reactor, "looking at certificates", self._look)
 
     def startService(self) -> None:
@@ -83,9 +85,20 @@ class CertificateWatch(Service):
         super().stopService()
         self._rounds.stop()
 
+    def look(self) -> None:
+        """Certificates may have changed."""
+        if self.running:
+            self._look().addErrback(lambda failure: self._log.failure("bug in looking at certificates", failure))
+
     def _look(self) -> Deferred[None]:
         return self._in_thread(self._thd_pairs).addCallbacks(self._tell, lambda failure: failure.trap(ConfigError))
 
     def _tell(self, pairs: dict[str, Pair]) -> None:
-        for place, days, date in expiring(pairs, self._reactor.seconds()):
+        now = self._reactor.seconds()
+        found = expiring(pairs, now)
+        for place, days, date in found:
+            self._told.setdefault(place, now)
             self._events.happened("tls.certificate-expires", file=place, days=days, date=date)
+        for place in self._told.keys() - {place for place, _, _ in found}:
+            lasted = age_text(max(0.0, now - self._told.pop(place)))
+            self._events.happened("trouble.over", event="tls.certificate-expires", about=place, lasted=lasted)

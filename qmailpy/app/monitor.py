@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -30,15 +31,20 @@ def listen(context: ChildContext, config: Config) -> list[IListeningPort]:
     """Answer on its sockets, if there is an endpoint; the caller stops the ports."""
     if not context.sockets.get(MONITOR):
         return []
-    from qmailpy.servers.metrics import MetricsFactory, thd_figures  # some MiB, for those who want it
+    from qmailpy.servers.event_metrics import EventCounts  # some MiB, for those who want it
+    from qmailpy.servers.metrics import MetricsFactory, thd_figures
 
     reactor = context.reactor
+    started = time.time()
+    with suppress(OSError):
+        started = os.stat(config.path("run", "qmailpy.pid")).st_mtime
+    events = EventCounts(started)
 
     def thd_collect() -> CollectorRegistry:
         certificates: dict[str, float] = {}
         with suppress(ConfigError):
             certificates = ends(context.thd_pairs())
-        found: CollectorRegistry = thd_figures(config, expected(config), time.time(), certificates)
+        found: CollectorRegistry = thd_figures(config, expected(config), time.time(), certificates, events)
         return found
 
     async def collect() -> CollectorRegistry:

@@ -98,6 +98,7 @@ class MailWorker(Service):
         self._recorders: dict[str, Recorder] = {}
         self._reports: TlsReports | None = None  # of the first worker
         self._rolling: Rolling | None = None
+        self._watch: CertificateWatch | None = None  # likewise
         self._watching: Watching | None = None  # likewise
         self._indexer: Indexer | None = None  # likewise
         self._notices: list[Notices] = []
@@ -425,6 +426,8 @@ class MailWorker(Service):
             await self.queue.in_thread(notices.thd_configure, config)
         self._listeners.use(pairs)
         self._listeners.reconfigure(config, clients)
+        if self._watch is not None:
+            self._watch.look()
 
     async def _stopped(self) -> Callable[[str], bool]:
         """Which channels an operator has stopped, for those that are new."""

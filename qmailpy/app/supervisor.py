@@ -8,9 +8,8 @@ A child's life::
        +---- died --------+--------------------+         (again at once, then as L{Restarts} says)
     any --stop--> STOPPING (told to end) --died--> GONE  (or killed when the drain limit is over)
 
-A child that lives and does not answer is killed as well: every L{PING_S} seconds each is asked, and one that has not
-answered for L{SILENCE_S} (L{STARTING} times as long while it starts) is as good as dead. Questions are counted, not
-seconds: a machine that slept, or a clock that was set, kills nobody.
+A child that lives and does not answer (L{qmailpy.app.pulse}) is told of, event C{worker.down}, until it answers again
+or its successor is ready. When it has been silent for C{[server] frozen_s}, it is killed.
 
 The supervisor keeps no mail state and parses nothing from the network. Pure of processes: L{Spawn} starts them.
 """
@@ -29,19 +28,17 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from qmailpy.app.handover import Message, encode
-from qmailpy.app.restarts import Restarts
+from qmailpy.app.pulse import QUESTION_S, STARTING, Pulse, is_late
+from qmailpy.app.restarts import WINDOW_S, Restarts
 from qmailpy.config.schema import Config
 from qmailpy.events.log import NoEvents
 from qmailpy.interfaces import IEvents
+from qmailpy.stats.health import age_text
 from qmailpy.values import first_line
 
 PATIENCE_S = 10.0
 """How long the next rank waits for the one before to be ready: mail does not stay away because a directory does."""
 
-
-PING_S = 5.0
-SILENCE_S = 60.0
-STARTING = 5
 FLUSH_MOST = 100  # names in one message that we pass on; the directory sends no more than half as many
 
 
@@ -116,17 +113,21 @@ class _Kept:
         changed: Callable[[], None],
         asked: Callable[[str], None],
         flush: Callable[[list[str]], None],
+        period_s: float,
         patience: int,
         events: IEvents,
     ) -> None:
         """
-        @param patience: questions that may stay without an answer.
+        @param period_s: between two rounds of questions.
+        @param patience: questions that may stay without an answer; 0 = any number.
         """
         self._events = events
         self.place = place
         self._flush = flush
-        self._patience = patience
-        self._unanswered = 0
+        self.patience = patience
+        self._pulse = Pulse(period_s)
+        self._down_since: float | None = None  # it was told of
+        self._kept_back: dict[str, Message] = {}  # by what it does: for when it answers again
         self.hung = False
         self.state = State.GONE
         self.child: Child | None = None
@@ -137,7 +138,7 @@ class _Kept:
         self._restarts = Restarts()
         self._since = 0.0
         self._later: IDelayedCall | None = None
-        self._held_back = False
+        self._held_back: float | None = None  # restarts are, since then
         self.config: Config | None = None
 
     def start(self, config: Config) -> None:
@@ -149,7 +150,8 @@ class _Kept:
         self._later = None
         assert self.config is not None
         self._since = self._clock.seconds()
-        self._unanswered = 0
+        self._pulse.answered()
+        self._kept_back.clear()
         self.hung = False
         self.state = State.STARTING
         try:
@@ -161,13 +163,17 @@ class _Kept:
 
     def said(self, message: Message) -> None:
         said = message.get("say")
-        self._unanswered = 0
+        self._pulse.answered()
         if said == "ready" and self.state is State.STARTING:
             self.state = State.READY
             took = self._clock.seconds() - self._since
             self.log.info("{name} is ready after {took:.2f} s", name=self.place.name, took=took)
+            self._answers()
             self._changed()
-        elif said == "refused":
+            return
+        if self.state is State.READY:
+            self._answers()
+        if said == "refused":
             why = first_line(str(message.get("why", "")))
             self.log.error("{name} keeps the old configuration: {why}", name=self.place.name, why=why)
         elif said == "reloaded":
@@ -180,17 +186,65 @@ class _Kept:
             self.log.info("{name} passes on a wish: {wish}", name=self.place.name, wish=said)
             self._asked(said)
 
-    def ping(self) -> None:
-        """Ask whether it is alive; one that has not answered for too long is ended."""
+    def tell(self, message: Message) -> None:
+        """Pass it a message, if it is there. One that stands still gets the last of each kind when it goes on."""
+        if self.child is None:
+            return
+        if self._down_since is None:
+            self.child.send(message)
+        elif message["do"] == "flush":
+            self._kept_back["flush"] = {"do": "flush", "what": [""]}
+        else:
+            self._kept_back[str(message["do"])] = message
+
+    def ping(self, late: bool) -> None:
+        """
+        A round: ask whether it is alive. One that has not answered for too long is told of, and then ended.
+
+        @param late: the round is, and proves nothing.
+        """
         if self.child is None or self.state is State.STOPPING:
             return
-        if self._unanswered < self._patience * (STARTING if self.state is State.STARTING else 1):
-            self._unanswered += 1
+        self._look_after_restarts()
+        if not late:
+            self._judge(self.child)
+        if not self.hung and self._pulse.ask(late=late):
             self.child.send({"do": "ping"})
-        elif not self.hung:
+
+    def _judge(self, child: Child) -> None:
+        starting = self.state is State.STARTING
+        if not starting and self._pulse.silent(self.patience or math.inf):
+            silent = age_text(self._pulse.silent_s)
+            if self._down_since is None:
+                self._down_since = self._clock.seconds() - self._pulse.silent_s
+                self.log.error("{name} has not answered for {silent}", name=self.place.name, silent=silent)
+            self._events.happened("worker.down", worker=self.place.name, why=f"it has said nothing for {silent}")
+        if self.patience and not self.hung and self._pulse.unanswered >= self.patience * (STARTING if starting else 1):
             self.hung = True
             self.log.error("{name} does not answer any more: killed", name=self.place.name)
-            self.child.kill()
+            child.kill()
+
+    def _answers(self) -> None:
+        """It is open for business, and says so."""
+        if self._down_since is None:
+            return
+        self._over("worker.down", self._down_since)
+        self._down_since = None
+        kept, self._kept_back = self._kept_back, {}
+        for message in kept.values():
+            self.tell(message)
+
+    def _look_after_restarts(self) -> None:
+        if self._held_back is None or self.state is not State.READY:
+            return
+        if self._clock.seconds() - self._since >= WINDOW_S:
+            self._over("worker.crash-loop", self._held_back)
+            self._held_back = None
+
+    def _over(self, event: str, since: float) -> None:
+        lasted = age_text(max(0.0, self._clock.seconds() - since))
+        self.log.info("{name}: {event} is over after {lasted}", name=self.place.name, event=event, lasted=lasted)
+        self._events.happened("trouble.over", event=event, about=self.place.name, lasted=lasted)
 
     def ended(self, how: str, clean: bool) -> None:
         self.child = None
@@ -206,10 +260,11 @@ class _Kept:
         wait, too_often = self._restarts.delay(now, now - self._since)
         self.log.error("{name} died: {how}; restart in {wait:.2f} s", name=self.place.name, how=how, wait=wait)
         self._events.happened("worker.restarted", worker=self.place.name, how=how, wait=round(wait, 2))
-        if too_often and not self._held_back:
-            self.log.error("{name} dies again and again: restarts are held back", name=self.place.name)
+        if too_often:
+            if self._held_back is None:
+                self._held_back = now
+                self.log.error("{name} dies again and again: restarts are held back", name=self.place.name)
             self._events.happened("worker.crash-loop", worker=self.place.name, how=how)
-        self._held_back = too_often
         self.state = State.WAITING
         if wait:
             self._later = self._clock.callLater(wait, self._start_now)
@@ -251,7 +306,7 @@ class Supervisor:
         config: Config,
         on_ready: Callable[[], None] = lambda: None,
         asked: Callable[[str], None] = lambda wish: None,
-        silence_s: float = SILENCE_S,
+        silence_s: float | None = None,
         more: Callable[[str, Config], Message] = lambda role, config: {},
         events: IEvents | None = None,
         besides: tuple[Callable[[Config], None], Callable[[], None]] = (lambda config: None, lambda: None),
@@ -260,13 +315,14 @@ class Supervisor:
         @param besides: what in this process wants a new configuration, and the end, too.
         @param on_ready: called once, when all are ready for the first time.
         @param asked: called with C{"reload"} or C{"stop"} when somebody asked a child for it.
-        @param silence_s: how long a child may stay without an answer.
+        @param silence_s: how long a child may stay without an answer; C{None}: as the configuration says.
         @param more: what a child of a role is given beside a new configuration.
         @param events: is told of children that died.
         """
         self._clock = clock
         self._reconfigured, self._ended = besides
-        period = min(PING_S, silence_s / 4)
+        self._silence_s = silence_s
+        self._period = QUESTION_S if silence_s is None else min(QUESTION_S, silence_s / 4)
         self._kept = [
             _Kept(
                 place,
@@ -275,14 +331,15 @@ class Supervisor:
                 self._changed,
                 asked,
                 self._flush,
-                math.ceil(silence_s / period),
+                self._period,
+                self._patience_of(config),
                 events or NoEvents(),
             )
             for place in places
         ]
         self._pings = LoopingCall(self._ping)
         self._pings.clock = clock
-        self._period = period
+        self._asked_at = 0.0
         self._config = config
         self._more = more
         self._on_ready: Callable[[], None] | None = on_ready
@@ -304,19 +361,26 @@ class Supervisor:
         """State and process id (0 = none) by name."""
         return {kept.place.name: (kept.state, kept.child.pid if kept.child else 0) for kept in self._kept}
 
+    def _patience_of(self, config: Config) -> int:
+        silence_s = config.server.frozen_s if self._silence_s is None else self._silence_s
+        return math.ceil(silence_s / self._period)
+
     def start(self) -> None:
         """Start the first rank; the others follow as ranks become ready."""
+        self._asked_at = self._clock.seconds()
         self._pings.start(self._period, now=False)
         self._next_rank()
 
     def _ping(self) -> None:
+        now = self._clock.seconds()
+        late, self._asked_at = is_late(now - self._asked_at, self._period), now
         for kept in self._kept:
-            kept.ping()
+            kept.ping(late)
 
     def _flush(self, what: list[str]) -> None:
         for kept in self._kept:
-            if kept.place.role in ("mta", "access") and kept.child is not None:
-                kept.child.send({"do": "flush", "what": what})
+            if kept.place.role in ("mta", "access"):
+                kept.tell({"do": "flush", "what": what})
 
     def _next_rank(self) -> None:
         if self._patience is not None and self._patience.active():
@@ -356,8 +420,9 @@ class Supervisor:
         self._reconfigured(config)
         for kept in self._kept:
             kept.config = config
+            kept.patience = self._patience_of(config)
             if kept.child is not None:
-                kept.child.send({"do": "reload", "config": encode(config), **self._more(kept.place.role, config)})
+                kept.tell({"do": "reload", "config": encode(config), **self._more(kept.place.role, config)})
 
     def reopen(self) -> None:
         """Have all children open their log files again."""
@@ -365,8 +430,7 @@ class Supervisor:
 
     def _send(self, message: Message) -> None:
         for kept in self._kept:
-            if kept.child is not None:
-                kept.child.send(message)
+            kept.tell(message)
 
     def stop(self, limit_s: float) -> Deferred[None]:
         """

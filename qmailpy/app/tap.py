@@ -30,7 +30,7 @@ from qmailpy.app.notify import from_environment
 from qmailpy.app.privileges import become, check_reach, raise_file_limit, users
 from qmailpy.app.sockets import Listening
 from qmailpy.app.spawn import Processes, keys
-from qmailpy.app.supervisor import SILENCE_S, Supervisor
+from qmailpy.app.supervisor import Supervisor
 from qmailpy.config.load import config_path, load
 from qmailpy.config.schema import Config
 from qmailpy.directory.paths import directory_path
@@ -50,7 +50,7 @@ class Options(usage.Options):
     optParameters = [
         ["home", "H", os.environ.get("QMAILPY_HOME", DEFAULT_HOME), "the home: configuration, queue, mail, logs"],
         ["roles", None, ROLES, "module the process roles come from (tests)"],
-        ["silence", None, SILENCE_S, "seconds a process may stay without an answer (tests)", float],
+        ["silence", None, None, "seconds a process may stay without an answer, instead of frozen_s (tests)", float],
     ]
 
     def postOptions(self) -> None:
@@ -108,12 +108,12 @@ def _look_for_passwords(config: Config) -> None:
         raise ConfigError(tuple(problems))
 
 
-def prepare(reactor: Any, config: Config, *, console: bool, roles: str, silence_s: float = SILENCE_S) -> Daemon:
+def prepare(reactor: Any, config: Config, *, console: bool, roles: str, silence_s: float | None = None) -> Daemon:
     """
     Take what the daemon needs while we may, and build it.
 
     @param console: also log to standard output.
-    @param silence_s: how long a process may stay without an answer.
+    @param silence_s: how long a process may stay without an answer, if not C{[server] frozen_s}.
     @raise ConfigError: user, group or listeners cannot be had.
     @raise CommandError: another daemon runs, or a user may not do what is to be his.
     @raise OSError: the log cannot be opened.

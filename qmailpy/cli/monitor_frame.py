@@ -49,6 +49,7 @@ def as_json(shown: Shown) -> dict[str, Any]:
         "running": look.running,
         "processes": {one.name: one.uptime for one in look.processes},
         "missing": [*look.missing],
+        "whole": look.whole,
         "channels": [
             {
                 "channel": one.channel,
@@ -125,6 +126,9 @@ def render(shown: Shown, home: str, height: int) -> RenderableType:
     parts: list[RenderableType] = [_head(look, home)]
     if not look.running:
         parts.append(Text("the daemon is not running; waiting for it", style="bold red"))
+    elif not look.whole:
+        silent = ", ".join(one for one in look.silent if one.startswith("mta-"))
+        parts.append(Text(f"without what {silent} has queued: no answer", style="bold yellow"))
     parts.append(_channels(shown, channels))
     destinations, later = look.destinations()[:each], look.later()
     if destinations or later:

@@ -14,7 +14,6 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 
 import click
 from attrs import asdict, evolve
@@ -25,7 +24,7 @@ from qmailpy.cli.output import print_json, print_line
 from qmailpy.cli.queueview import LiveQueueView
 from qmailpy.config.load import load
 from qmailpy.config.schema import Config
-from qmailpy.control.client import Json, call, running
+from qmailpy.control.client import Json, ask_each, call, running
 from qmailpy.disk.files import RealFiles
 from qmailpy.errors import CommandError, ConfigError, QmailpyError
 from qmailpy.events.catalogue import Severity
@@ -163,13 +162,14 @@ def _uptimes(config: Config) -> tuple[dict[str, float | None], set[str]]:
     """How long each has been there, in seconds (C{None}: it does not answer); and which of them are starting."""
     uptimes: dict[str, float | None] = {}
     starting: set[str] = set()
-    for endpoint in running(config.home):
-        uptimes[endpoint.name] = None
-        with suppress(CommandError):
-            answer = call(config.home, endpoint.name, "status", timeout_s=TIMEOUT_S)
-            uptimes[endpoint.name] = _number(answer)
-            if isinstance(answer, dict) and answer.get("ready") is False:
-                starting.add(endpoint.name)
+
+    def ask(name: str) -> Json:
+        return call(config.home, name, "status", timeout_s=TIMEOUT_S)
+
+    for name, answer in ask_each([endpoint.name for endpoint in running(config.home)], ask).items():
+        uptimes[name] = None if isinstance(answer, CommandError) else _number(answer)
+        if isinstance(answer, dict) and answer.get("ready") is False:
+            starting.add(name)
     return uptimes, starting
 
 

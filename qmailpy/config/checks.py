@@ -78,6 +78,7 @@ CHECKS: Mapping[type, Mapping[str, Check]] = {
         "postmaster": optional(address),
         "names": every(host_port),
         "store_channel": optional(name),
+        "frozen_s": either(0, between(20, 86400)),
         "drain_s": between(0.1, 3600),
     },
     schema.QueueConfig: {

@@ -33,6 +33,7 @@ class ServerConfig:
         str, ...
     ] = ()  # what the directory may call this node besides hostname (mailHost): "HOST" or "HOST:PORT"
     store_channel: str = "tcp_lmtp"  # channel of kind "lmtp" for users whose mail another node stores
+    frozen_s: float = 60.0  # a process that has answered nothing for so long is killed and started again; 0 = never
     drain_s: float = 20.0  # how long a stopping daemon waits for what is in flight; then it is cut (nothing is lost)
 
 

@@ -9,6 +9,7 @@ reactor; L{qmailpy.control.commands} is the same vocabulary for Twisted; the ser
 from qmailpy.control.client import (
     Endpoint,
     Json,
+    ask_each,
     call,
     call_all,
     clear_counters,
@@ -16,4 +17,4 @@ from qmailpy.control.client import (
     running,
 )
 
-__all__ = ["Endpoint", "Json", "call", "call_all", "clear_counters", "flush_directory", "running"]
+__all__ = ["Endpoint", "Json", "ask_each", "call", "call_all", "clear_counters", "flush_directory", "running"]

@@ -36,6 +36,9 @@ from qmailpy.events.log import NoEvents
 from qmailpy.interfaces import IDirectory, IEvents
 from qmailpy.values import Alias, Domain, Group, Mailbox, ScramSecret
 
+AGAIN_S = 60.0
+"""While it is away that is told again so often, for the events file to write now and then."""
+
 FAILURE_S = 0.25
 """
 The answer to a wrong password comes after a multiple of this: how long another directory takes to say so would tell
@@ -76,6 +79,7 @@ class LdapDirectory:
         self.events = events or NoEvents()
         self._away = False
         self._since = 0.0  # it is away
+        self._said = 0.0  # when that was told the last time
         self._inherited = Inherited(clock.seconds, self._entry_of)
 
     def use(self, other: LdapDirectory, after_s: float) -> None:
@@ -211,10 +215,14 @@ class LdapDirectory:
             raise
         except Exception as problem:  # refused, lost, timed out, nonsense: the directory is away
             why = f"{type(problem).__name__}: {problem}"[:300]
+            now = self._clock.seconds()
             if not self._away:
                 self._away = True
-                self._since = self._clock.seconds()
+                self._since = self._said = now
                 self.log.warn("the directory is away: {problem}", problem=why)
+                self.events.happened("directory.away", why=why)
+            elif not 0 <= now - self._said < AGAIN_S:  # it goes on: how often that is told is not for us to say
+                self._said = now
                 self.events.happened("directory.away", why=why)
             raise Temporary(schema.AWAY, f"directory: {why}") from None
         if self._away:

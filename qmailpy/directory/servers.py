@@ -27,6 +27,7 @@ from qmailpy.directory.connection import LdapTrouble
 from qmailpy.directory.pool import LdapBusy, Pool
 from qmailpy.errors import Temporary
 from qmailpy.interfaces import IEvents
+from qmailpy.stats.health import age_text
 
 T = TypeVar("T")
 
@@ -48,6 +49,7 @@ class _Server:
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
         self.failures = 0  # probes since it was up, the question that failed included; 0 = it is up
+        self.since = 0.0  # when that was
         self.asked = 0
         self.latency_s = 0.0  # of the last answer
         self.why = ""
@@ -120,6 +122,7 @@ class Servers:
         if server.failures or self._stopped:
             return
         server.failures = 1
+        server.since = self._clock.seconds()
         server.why = why
         server.pool.given_up = True
         server.pool.drop()
@@ -144,6 +147,8 @@ class Servers:
         if isinstance(result, Failure):
             server.failures += 1
             server.why = f"{type(result.value).__name__}: {result.value}"[:200]
+            if len(self._servers) > 1:
+                self._events.happened("directory.server", server=server.pool.name, why=server.why)
             server.pool.drop()
             self._plan(server)
             return
@@ -152,6 +157,8 @@ class Servers:
         server.pool.given_up = False
         if len(self._servers) > 1:
             self.log.info("directory server {name} is back", name=server.pool.name)
+            lasted = age_text(max(0.0, self._clock.seconds() - server.since))
+            self._events.happened("trouble.over", event="directory.server", about=server.pool.name, lasted=lasted)
 
     def figures(self) -> list[dict[str, object]]:
         """The servers in their order: name, whether it is up, questions it was asked, the time of the last answer."""

@@ -32,6 +32,9 @@ class Kind:
     remedy: str  # what to do, with the command for it
     fields: tuple[str, ...] = ()  # the first is the key: the same event with the same key is told once an interval
     interval_s: float = 300.0
+    lasts: bool = False  # a condition: told when it begins, and when it has ended
+    single: bool = False  # there is one of it at a time, whatever its fields
+    over: str = "trouble.over"  # event that tells the end of a condition
 
 
 CATALOGUE: Mapping[str, Kind] = {
@@ -52,12 +55,16 @@ CATALOGUE: Mapping[str, Kind] = {
         fields=("server", "why"),
         text="directory server {server} does not serve: {why}; another one is asked",
         remedy="Look after that server; how all of them are: qmailpy directory status",
+        lasts=True,
     ),
     "directory.away": Kind(
         severity=Severity.CRITICAL,
         fields=("why",),
         text="no directory server answers: {why}; mail waits",
         remedy="qmailpy directory status; qmailpy status",
+        lasts=True,
+        single=True,
+        over="directory.back",
     ),
     "limit.broken": Kind(
         severity=Severity.WARNING,
@@ -79,6 +86,7 @@ CATALOGUE: Mapping[str, Kind] = {
         text="the oldest message in {channel} has waited {age}, more than {limit}",
         remedy="qmailpy qm top; qmailpy qm directory {channel}; one message: qmailpy qm why ID",
         interval_s=3600.0,
+        lasts=True,
     ),
     "queue.size": Kind(
         severity=Severity.WARNING,
@@ -86,6 +94,7 @@ CATALOGUE: Mapping[str, Kind] = {
         text="{messages} messages are queued, {limit} or more are too many; most of them are in {channel}",
         remedy="qmailpy qm summarize; qmailpy qm top; is one sender behind it? qmailpy log account --by user",
         interval_s=3600.0,
+        lasts=True,
     ),
     "channel.stuck": Kind(
         severity=Severity.CRITICAL,
@@ -93,6 +102,7 @@ CATALOGUE: Mapping[str, Kind] = {
         text="{channel} has {waiting} messages to deliver, and no attempt has ended for {age}",
         remedy="qmailpy qm jobs; what it says to others: qmailpy qm trace on {channel}; a restart loses nothing",
         interval_s=3600.0,
+        lasts=True,
     ),
     "channel.stopped": Kind(
         severity=Severity.WARNING,
@@ -100,6 +110,7 @@ CATALOGUE: Mapping[str, Kind] = {
         text="{channel} was stopped by an operator; messages that wait there: {messages}",
         remedy="When it may go on: qmailpy qm start {channel}",
         interval_s=86400.0,
+        lasts=True,
     ),
     "channel.held": Kind(
         severity=Severity.WARNING,
@@ -107,6 +118,7 @@ CATALOGUE: Mapping[str, Kind] = {
         text="messages in {channel} that are held until somebody decides: {messages}",
         remedy="qmailpy qm held; then qmailpy qm release, return or delete",
         interval_s=86400.0,
+        lasts=True,
     ),
     "conversion.failed": Kind(
         severity=Severity.WARNING,
@@ -133,6 +145,7 @@ CATALOGUE: Mapping[str, Kind] = {
         text="{worker} dies again and again ({how}); its restarts are held back",
         remedy="Why: grep {worker} HOME/log/qmailpy.log; qmailpy check",
         interval_s=600.0,
+        lasts=True,
     ),
     "worker.down": Kind(
         severity=Severity.CRITICAL,
@@ -140,6 +153,7 @@ CATALOGUE: Mapping[str, Kind] = {
         text="{worker} does not answer: {why}",
         remedy="qmailpy status; grep {worker} HOME/log/qmailpy.log",
         interval_s=3600.0,
+        lasts=True,
     ),
     "disk.low": Kind(
         severity=Severity.WARNING,
@@ -147,6 +161,7 @@ CATALOGUE: Mapping[str, Kind] = {
         text="{octets} octets and {inodes} files are left for {directory}; below {reserve} octets new mail is refused",
         remedy="Make room, or let less in: [queue] reserve_octets, reserve_inodes; old logs: qmailpy log roll",
         interval_s=3600.0,
+        lasts=True,
     ),
     "disk.full": Kind(
         severity=Severity.CRITICAL,
@@ -154,6 +169,7 @@ CATALOGUE: Mapping[str, Kind] = {
         text="{octets} octets and {inodes} files are left for {directory}: new mail is refused (452)",
         remedy="Make room; mail is taken again by itself",
         interval_s=3600.0,
+        lasts=True,
     ),
     "journal.broken": Kind(
         severity=Severity.CRITICAL,
@@ -189,6 +205,7 @@ CATALOGUE: Mapping[str, Kind] = {
         text="the transaction log cannot be written by {worker}: its lines wait in memory, {lost} are lost so far",
         remedy="Room and rights of HOME/log; the lines come once it can be written",
         interval_s=3600.0,
+        lasts=True,
     ),
     "counters.mismatch": Kind(
         severity=Severity.WARNING,
@@ -196,6 +213,14 @@ CATALOGUE: Mapping[str, Kind] = {
         text="the counters of {channel} do not add up in lane {lane}: received is not delivered and stored",
         remedy="qmailpy qm counters verify tells what differs; mail is not concerned",
         interval_s=86400.0,
+        lasts=True,
+    ),
+    "events.many": Kind(
+        severity=Severity.WARNING,
+        fields=("event", "most"),
+        text="more than {most} times {event} within 5 minutes: the others are left out here",
+        remedy="Those that were written: qmailpy events; more of it may be in HOME/log/qmailpy.log",
+        interval_s=3600.0,
     ),
     "trouble.over": Kind(
         severity=Severity.NOTICE,
@@ -210,6 +235,7 @@ CATALOGUE: Mapping[str, Kind] = {
         text="the certificate in {file} runs out on {date} ({days} days)",
         remedy="Put a new certificate and its key there; see with: qmailpy check; then: systemctl reload qmailpy",
         interval_s=43200.0,
+        lasts=True,
     ),
 }
 """By name, AREA.WHAT."""

@@ -14,12 +14,16 @@ of the home. This page is made from the catalogue (`qmailpy events --catalogue`)
 
 `time` is seconds since the epoch, `id` unique, `text` a sentence with the fields in it, `remedy` what to do about it.
 Names, fields and severities stay; new fields may come. The same event with the same first field is told once in the
-time given below; the next line then has `times`, how often it was. A file of 4 MiB is renamed to `events.log.1`; four
-old ones are kept.
+time given below; the next line then has `times`, how often it was. Of one kind no more than 50 are told in 5 minutes,
+whatever their fields (`events.many`). All this for each process by itself. A file of 4 MiB is renamed to
+`events.log.1`; four old ones are kept.
 
-Conditions that last (`queue.*`, `channel.*`, `worker.down`, `disk.*`, `log.behind`, `counters.mismatch`) are looked for
-every `[monitor] interval_s` seconds and told when they begin; `trouble.over` tells when they have ended. The first
-worker looks: that it stands still itself (not that it has died) is told by `qmailpy status`, asked from outside, alone.
+What lasts is told when it begins, again after the time given while it goes on, and when it has ended. When it comes
+back within 5 minutes and goes again, that is not told. The first worker looks for most of it every
+`[monitor] interval_s` seconds. The supervisor looks after the processes: it asks each every 5 s. `worker.down` is told
+of one that was ready and has left three questions without an answer, so after 15 to 20 s, and is over when it answers,
+or its successor is ready; it is killed after `[server] frozen_s`. A start, a machine that slept or was paused, and a
+clock that was set are no silence.
 
     qmailpy events [-f] [--since 2h] [--severity warning] [--json]
 
@@ -33,6 +37,7 @@ def markdown() -> str:
     for name in sorted(CATALOGUE):
         kind = CATALOGUE[name]
         often = f"told at most every {kind.interval_s:g} s" if kind.interval_s else "told each time"
+        often = f"lasts (until `{kind.over}`), {often}" if kind.lasts else often
         fields = ", ".join(f"`{field}`" for field in kind.fields)
         parts.append(
             f"\n## {name}\n\n{kind.severity.value}, {often}. Fields: {fields}.\n\n> {_text(kind.text)}\n\n"

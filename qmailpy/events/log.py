@@ -20,14 +20,15 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from qmailpy.disk.rights import Identity
-from qmailpy.events.catalogue import CATALOGUE
+from qmailpy.events.catalogue import CATALOGUE, Kind
+from qmailpy.events.often import MOST, Often, Told
 from qmailpy.interfaces import IEvents
 from qmailpy.values import one_line
 
 FILE_NAME = "events.log"
 SIZE = 4 * 1024 * 1024
 KEPT = 4  # files beside the current one
-_KEYS = 10000  # remembered for their interval; more, and all are forgotten
+_SINGLE = {kind.over: name for name, kind in CATALOGUE.items() if kind.lasts and kind.single}
 _TEXT = 500  # characters of a field
 
 
@@ -71,7 +72,7 @@ class EventLog:
         self._size = size
         self._started = int(seconds())
         self._number = 0
-        self._told: dict[tuple[str, str], tuple[float, int]] = {}  # (event, key): told when, happened since
+        self._often = Often()
         self._failing = False
 
     def happened(self, name: str, **fields: str | int | float) -> None:
@@ -81,14 +82,21 @@ class EventLog:
             return
         now = self._seconds()
         words = {field: one_line(str(fields.get(field, "")), _TEXT) for field in kind.fields}
-        key = (name, next(iter(words.values()), ""))
-        told, since = self._told.get(key, (float("-inf"), 0))
-        if 0 <= now - told < kind.interval_s:
-            self._told[key] = (told, since + 1)
+        if name == "trouble.over":
+            ended, key = words["event"], words["about"]
+        else:
+            ended, key = _SINGLE.get(name, ""), "" if kind.single else next(iter(words.values()), "")
+        if ended:
+            if self._often.over(ended, key if name == "trouble.over" else ""):
+                self._say(name, kind, words, now, 1)
             return
-        if len(self._told) >= _KEYS:
-            self._told.clear()
-        self._told[key] = (now, 0)
+        told, times = self._often.happened(name, kind, key, now)
+        if told is Told.WRITE:
+            self._say(name, kind, words, now, times)
+        elif told is Told.TOO_MANY:
+            self.happened("events.many", event=name, most=MOST)
+
+    def _say(self, name: str, kind: Kind, words: dict[str, str], now: float, times: int) -> None:
         self._number += 1
         line: dict[str, object] = {
             "time": round(now, 3),
@@ -100,8 +108,8 @@ class EventLog:
             "text": kind.text.format_map(words),
             "remedy": kind.remedy.format_map(words),
         }
-        if since:
-            line["times"] = since + 1
+        if times > 1:
+            line["times"] = times
         octets = json.dumps(line, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
         self._write(octets)
         self._tell(octets)

@@ -9,7 +9,7 @@ Prometheus text, as the client prefers. One collection at a time: who asks meanw
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -32,10 +32,11 @@ from twisted.web.server import NOT_DONE_YET, Request, Site
 
 import qmailpy
 from qmailpy.config.schema import Config
-from qmailpy.control.client import Json, call, running
+from qmailpy.control.client import Json, ask_each, call, running
 from qmailpy.disk.files import RealFiles
-from qmailpy.errors import QmailpyError
+from qmailpy.errors import CommandError, QmailpyError
 from qmailpy.queue.entries import ChannelSummary, from_json
+from qmailpy.servers.event_metrics import EventCounts
 from qmailpy.servers.worker_metrics import worker_metrics
 from qmailpy.stats.counters import thd_read, total
 from qmailpy.stats.items import (
@@ -51,7 +52,7 @@ from qmailpy.stats.items import (
     Table,
 )
 
-TIMEOUT_S = 5.0  # for a process to answer; Prometheus gives up after 10
+TIMEOUT_S = 3.0  # for a process to answer; Prometheus gives up after 10
 CONNECTIONS = 20
 IDLE_S = 30.0
 _UNITS = ("messages", "recipients", "blocks")
@@ -76,32 +77,62 @@ class _Found(Collector):
 
 
 def thd_figures(
-    config: Config, expected: list[str], now: float, certificates: Mapping[str, float] | None = None
+    config: Config,
+    expected: list[str],
+    now: float,
+    certificates: Mapping[str, float] | None = None,
+    events: EventCounts | None = None,
 ) -> CollectorRegistry:
     """
     All figures of a home as they are now. Blocks for at most some seconds; what cannot be had is left out.
 
     @param expected: names of the processes there should be.
     @param certificates: when each runs out, in seconds since the epoch, by file.
+    @param events: what has been read of the events file so far; C{None}: events are left out.
     """
     found: list[Metric] = [InfoMetricFamily("qmailpy", "The server.", {"version": qmailpy.__version__})]
+    home = config.home
     with suppress(QmailpyError, OSError):
         _, lanes = thd_read(config.path("run", "counters"))
         found += _counters(total(lanes))
-    found += _processes(config.home, expected, now)
-    with suppress(QmailpyError, OSError):
-        found += worker_metrics(_answers(config.home, "figures"), _answers(config.home, "watch.conditions"))
+    asked = _asked(home)
+    found += _processes(expected, asked, now)
+    # Who did not answer that is asked for nothing more. And sums over the workers are no sums without one of them.
+    alive = [name for name, answer in asked.items() if not isinstance(answer, QmailpyError)]
+    whole = all(name in alive for name in expected if _is_worker(name))
+    talkative = [name for name in alive if not name.startswith("directory-")]
+    figures = _answers(home, talkative, "figures")
+    whole = whole and all(name in figures for name in alive if _is_worker(name))
+    workers = [name for name in alive if _is_worker(name)]
+    found += worker_metrics(figures, _answers(home, workers, "watch.conditions"), whole=whole)
     found.append(_certificates(certificates or {}))
-    with suppress(QmailpyError, OSError):
-        found.append(_policy(config.home))
-    with suppress(QmailpyError, OSError):
-        found += _queue(_summaries(config.home), now)
+    if events is not None:
+        found += events.thd_metrics(config.path("log"))
+    if whole:
+        with suppress(QmailpyError, OSError):
+            found.append(_policy(home, workers))
+        with suppress(QmailpyError, OSError):
+            found += _queue(_summaries(home, workers), now)
     found += _space(config)
-    with suppress(QmailpyError, OSError):
-        found += _directory(config.home)
+    found += _directory(_answers(home, talkative, "directory.figures"))
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Found(found))
     return registry
+
+
+def _is_worker(name: str) -> bool:
+    return name.startswith("mta-")
+
+
+def _asked(home: str) -> dict[str, Json | CommandError]:
+    """What the processes that are there say of themselves."""
+    with suppress(QmailpyError, OSError):
+        return _told(home, [one.name for one in running(home)], "status")
+    return {}
+
+
+def _told(home: str, names: Sequence[str], method: str) -> dict[str, Json | CommandError]:
+    return ask_each(names, lambda name: call(home, name, method, timeout_s=TIMEOUT_S))
 
 
 def _counters(table: Table) -> list[Metric]:
@@ -138,14 +169,9 @@ def _counters(table: Table) -> list[Metric]:
     return [*found, first, spent, quick, ends]
 
 
-def _answers(home: str, method: str) -> dict[str, Json]:
-    """What the processes that know a method answer, by name."""
-    found: dict[str, Json] = {}
-    for endpoint in running(home):
-        if endpoint.role != "directory":
-            with suppress(QmailpyError):
-                found[endpoint.name] = call(home, endpoint.name, method, timeout_s=TIMEOUT_S)
-    return found
+def _answers(home: str, names: Sequence[str], method: str) -> dict[str, Json]:
+    """What those of the processes that know a method answer, by name."""
+    return {name: answer for name, answer in _told(home, names, method).items() if not isinstance(answer, QmailpyError)}
 
 
 def _certificates(ends: Mapping[str, float]) -> Metric:
@@ -156,19 +182,17 @@ def _certificates(ends: Mapping[str, float]) -> Metric:
     return metric
 
 
-def _processes(home: str, expected: list[str], now: float) -> list[Metric]:
+def _processes(expected: list[str], asked: Mapping[str, Json | CommandError], now: float) -> list[Metric]:
     up = GaugeMetricFamily("qmailpy_process_up", "Whether a process answers.", labels=["process"])
     uptime = GaugeMetricFamily("qmailpy_process_uptime_seconds", "Since its start.", labels=["process"])
     text = "Its start, since the epoch: a change is a restart."
     start = GaugeMetricFamily("qmailpy_process_start_time_seconds", text, labels=["process"])
-    answers: dict[str, float] = {}
-    with suppress(QmailpyError, OSError):
-        for endpoint in running(home):
-            with suppress(QmailpyError):
-                answer = call(home, endpoint.name, "status", timeout_s=TIMEOUT_S)
-                seconds = answer.get("uptime") if isinstance(answer, dict) else None
-                answers[endpoint.name] = float(seconds) if isinstance(seconds, int | float) else 0.0
-    for name in sorted({*expected, *answers}):
+    answers = {
+        name: _number(answer.get("uptime") if isinstance(answer, dict) else None)
+        for name, answer in asked.items()
+        if not isinstance(answer, CommandError)
+    }
+    for name in sorted({*expected, *asked}):
         up.add_metric([name], float(name in answers))
         if name in answers:
             uptime.add_metric([name], answers[name])
@@ -176,15 +200,14 @@ def _processes(home: str, expected: list[str], now: float) -> list[Metric]:
     return [up, uptime, start]
 
 
-def _policy(home: str) -> Metric:
-    """What the gates of the workers have refused, or found."""
+def _policy(home: str, workers: Sequence[str]) -> Metric:
+    """What the gates of the workers have refused, or found. @raise CommandError: one did not tell."""
     sums: dict[str, float] = {}
-    for endpoint in running(home):
-        if endpoint.role == "mta":
-            answer = call(home, endpoint.name, "policy.counts", timeout_s=TIMEOUT_S)
-            for reason, count in (answer if isinstance(answer, dict) else {}).items():
-                if isinstance(count, int):
-                    sums[reason] = sums.get(reason, 0) + count
+    for worker in workers:
+        answer = call(home, worker, "policy.counts", timeout_s=TIMEOUT_S)
+        for reason, count in (answer if isinstance(answer, dict) else {}).items():
+            if isinstance(count, int):
+                sums[reason] = sums.get(reason, 0) + count
     text = "Decisions about clients and their mail, by what decided; since the workers' start."
     metric = CounterMetricFamily("qmailpy_policy_decisions", text, labels=["reason"])
     for reason in sorted(sums):
@@ -192,13 +215,11 @@ def _policy(home: str) -> Metric:
     return metric
 
 
-def _summaries(home: str) -> list[ChannelSummary]:
-    """The channels of each worker that answers."""
+def _summaries(home: str, workers: Sequence[str]) -> list[ChannelSummary]:
+    """The channels of each worker. @raise CommandError: one did not tell."""
     found: list[ChannelSummary] = []
-    for endpoint in running(home):
-        if endpoint.role != "mta":
-            continue
-        answer: Json = call(home, endpoint.name, "queue.summary", timeout_s=TIMEOUT_S)
+    for worker in workers:
+        answer: Json = call(home, worker, "queue.summary", timeout_s=TIMEOUT_S)
         channels = answer.get("channels") if isinstance(answer, dict) else None
         with suppress(ValueError):
             found += [from_json(ChannelSummary, one) for one in (channels if isinstance(channels, list) else [])]
@@ -232,7 +253,7 @@ def _queue(summaries: list[ChannelSummary], now: float) -> list[Metric]:
     return found
 
 
-def _directory(home: str) -> list[Metric]:
+def _directory(answers: Mapping[str, Json]) -> list[Metric]:
     """What the processes ask the directory, and which servers answer them."""
     counts = {
         "hits": "Questions about people answered from memory.",
@@ -250,22 +271,18 @@ def _directory(home: str) -> list[Metric]:
     asked = CounterMetricFamily(
         "qmailpy_directory_server_asked", "Questions put to a directory server.", labels=["process", "server"]
     )
-    for endpoint in running(home):
-        if endpoint.role == "directory":
+    for process, answer in answers.items():
+        if not isinstance(answer, dict) or "hits" not in answer:
             continue
-        with suppress(QmailpyError):
-            answer = call(home, endpoint.name, "directory.figures", timeout_s=TIMEOUT_S)
-            if not isinstance(answer, dict) or "hits" not in answer:
-                continue
-            for name, metric in counters.items():
-                metric.add_metric([endpoint.name], _number(answer.get(name)))
-            entries.add_metric([endpoint.name], _number(answer.get("entries")))
-            servers = answer.get("servers")
-            for server in servers if isinstance(servers, list) else []:
-                if isinstance(server, dict):
-                    labels = [endpoint.name, str(server.get("server"))]
-                    up.add_metric(labels, float(server.get("up") is True))
-                    asked.add_metric(labels, _number(server.get("asked")))
+        for name, metric in counters.items():
+            metric.add_metric([process], _number(answer.get(name)))
+        entries.add_metric([process], _number(answer.get("entries")))
+        servers = answer.get("servers")
+        for server in servers if isinstance(servers, list) else []:
+            if isinstance(server, dict):
+                labels = [process, str(server.get("server"))]
+                up.add_metric(labels, float(server.get("up") is True))
+                asked.add_metric(labels, _number(server.get("asked")))
     return [*counters.values(), entries, up, asked]
 
 

@@ -26,8 +26,9 @@ _JOURNAL = {
 }
 
 
-def worker_metrics(answers: Mapping[str, Json], watched: Mapping[str, Json]) -> list[Metric]:
+def worker_metrics(answers: Mapping[str, Json], watched: Mapping[str, Json], *, whole: bool = True) -> list[Metric]:
     """
+    @param whole: whether all mail workers have answered; without one of them there are no sums.
     @param answers: of C{figures}, by process.
     @param watched: of C{watch.conditions}, by process; the first mail worker has it.
     """
@@ -37,9 +38,7 @@ def worker_metrics(answers: Mapping[str, Json], watched: Mapping[str, Json]) -> 
         _logins(figures),
         *_journal(figures),
         *_log(figures),
-        *_destinations(figures),
-        _due(figures),
-        _connections(figures),
+        *([*_destinations(figures), _due(figures), _connections(figures)] if whole else []),
         *_commits(figures),
         _trouble(watched),
     ]

@@ -53,7 +53,7 @@ class Watch:
             began = self._begun[key][0] if key in self._begun else look.time
             self._begun[key] = (began, one)
             self._events.happened(one.event, **one.fields)  # one that goes on is told again after its interval
-        for key in [key for key in self._begun if key not in found]:
+        for key in [key for key in self._begun if key not in found and not self._unknown(look, *key)]:
             began, one = self._begun.pop(key)
             lasted = age_text(max(0.0, look.time - began))
             self._events.happened("trouble.over", event=one.event, about=one.about, lasted=lasted)
@@ -69,19 +69,24 @@ class Watch:
 
     def conditions(self, look: Look, monitor: MonitorConfig, queue: QueueConfig) -> Iterator[Condition]:
         """Those of a look; to be called once for each."""
-        yield from self._processes(look)
+        yield from self._logs(look)
         yield from self._queue(look, monitor)
         for one in look.channels:
             yield from self._channel(one, look, monitor)
         yield from self._space(look, queue)
         yield from self._books(look)
 
-    def _processes(self, look: Look) -> Iterator[Condition]:
-        for name in look.missing:
-            yield Condition(event="worker.down", fields={"worker": name, "why": "it is not there"})
+    def _unknown(self, look: Look, event: str, about: str) -> bool:
+        """
+        Whether a look proves nothing about it: a process did not answer, whose log, or whose share of the queue, is
+        like it was for all we know. What stands still itself is the supervisor's to tell.
+        """
+        if event == "log.behind":
+            return about in look.silent
+        return event.startswith(("queue.", "channel.")) and not look.whole
+
+    def _logs(self, look: Look) -> Iterator[Condition]:
         for process in look.processes:
-            if process.uptime is None:
-                yield Condition(event="worker.down", fields={"worker": process.name, "why": process.why})
             log = process.figures.get("log")
             if isinstance(log, Mapping) and log.get("waiting") is True:
                 yield Condition(
@@ -112,7 +117,7 @@ class Watch:
         ends = _ends(look.table, one.channel)
         before, since = self._progress.get(one.channel, (ends, look.time))
         idle = one.stopped or not (one.ready or one.busy)
-        if idle or ends != before or not look.running:
+        if idle or ends != before or not look.whole:
             since = look.time
         self._progress[one.channel] = (ends, since)
         if monitor.stuck_s and look.time - since >= monitor.stuck_s:

@@ -14,7 +14,7 @@ from typing import Any
 from attrs import evolve, field, frozen
 
 from qmailpy.config.schema import Config
-from qmailpy.control.client import Endpoint, Json, call, running
+from qmailpy.control.client import Endpoint, Json, ask_each, call, running
 from qmailpy.disk.files import RealFiles, Space
 from qmailpy.errors import CommandError, QmailpyError
 from qmailpy.queue.entries import ChannelSummary, QueueJob, by_channel, from_json
@@ -50,11 +50,17 @@ class Look:
     lanes: Sequence[LaneState] = ()
     table: Table = field(factory=dict)  # the counters as people see them
     space: Mapping[str, Space] = field(factory=dict)  # by directory below HOME
+    silent: Sequence[str] = ()  # processes, missing ones included, that did not tell all they are asked
 
     @property
     def running(self) -> bool:
         """Whether the daemon is there at all."""
         return bool(self.processes)
+
+    @property
+    def whole(self) -> bool:
+        """Whether all mail workers have told their share: otherwise what is known of the queue is a part of it."""
+        return self.running and not any(name.startswith("mta-") for name in self.silent)
 
     def destinations(self) -> list[tuple[str, str, int, int]]:
         """Channel, destination, units waiting in memory, jobs under way; those with the most work first."""
@@ -100,7 +106,8 @@ def thd_look(config: Config, expected: Sequence[str], now: float, *, jobs: bool 
     """
     home = config.home
     endpoints = running(home)
-    processes = [_process(home, endpoint) for endpoint in endpoints]
+    told = ask_each([one.name for one in endpoints], lambda name: call(home, name, "status", timeout_s=TIMEOUT_S))
+    processes = [_process(home, endpoint, told[endpoint.name]) for endpoint in endpoints]
     names = {one.name for one in endpoints}
     lanes: list[LaneState] = []
     with suppress(QmailpyError, OSError):
@@ -110,23 +117,26 @@ def thd_look(config: Config, expected: Sequence[str], now: float, *, jobs: bool 
         with suppress(OSError):
             space[name] = RealFiles().space(config.path(name))
     workers = [one.name for one in processes if one.role == "mta" and one.uptime is not None]
+    missing = [name for name in expected if name not in names]
+    silent = [*missing, *(one.name for one in processes if one.uptime is None)]
+    channels, untold = _channels(home, workers)
     return Look(
         time=now,
         processes=processes,
-        missing=[name for name in expected if name not in names],
-        channels=_channels(home, workers),
+        missing=missing,
+        channels=channels,
         jobs=_jobs(home, workers) if jobs else (),
         lanes=lanes,
         table=total(lanes),
         space=space,
+        silent=[*silent, *untold],
     )
 
 
-def _process(home: str, endpoint: Endpoint) -> Process:
-    try:
-        uptime = number(_ask(home, endpoint.name, "status").get("uptime"))
-    except CommandError as error:
-        return Process(name=endpoint.name, role=endpoint.role, uptime=None, why=str(error))
+def _process(home: str, endpoint: Endpoint, status: Json | CommandError) -> Process:
+    if isinstance(status, CommandError):
+        return Process(name=endpoint.name, role=endpoint.role, uptime=None, why=str(status))
+    uptime = number(status.get("uptime")) if isinstance(status, dict) else 0.0
     found = Process(name=endpoint.name, role=endpoint.role, uptime=uptime)
     if endpoint.role == "directory":
         return found
@@ -142,14 +152,17 @@ def _ask(home: str, name: str, method: str) -> dict[str, Json]:
     return answer if isinstance(answer, dict) else {}
 
 
-def _channels(home: str, workers: Sequence[str]) -> list[ChannelSummary]:
+def _channels(home: str, workers: Sequence[str]) -> tuple[list[ChannelSummary], list[str]]:
+    """The queue by channel, and the workers that did not tell theirs: one that starts cannot yet."""
     found: list[ChannelSummary] = []
+    untold = []
     for worker in workers:
-        with suppress(CommandError, ValueError):
-            found += [
-                from_json(ChannelSummary, value) for value in rows(_ask(home, worker, "queue.summary").get("channels"))
-            ]
-    return by_channel(found)
+        try:
+            told = rows(_ask(home, worker, "queue.summary").get("channels"))
+            found += [from_json(ChannelSummary, value) for value in told]
+        except (CommandError, ValueError):
+            untold.append(worker)
+    return by_channel(found), untold
 
 
 def _jobs(home: str, workers: Sequence[str]) -> list[QueueJob]:

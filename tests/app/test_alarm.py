@@ -118,12 +118,12 @@ class AlarmTests(SynchronousTestCase):
             return ends.pop() if ends else succeed(Ended(why="cannot be started: Resource temporarily unavailable"))
 
         self.events = self.log(Alarm(Clock(), config, run=run))
-        for number in range(3000):
-            self.happen(str(number))
+        for number in range(3000):  # a condition each: of what merely happens no more than 50 are told
+            self.events.happened("queue.age", channel=str(number), age="5 h", limit="4 h")
         first.callback(Ended(status=0))
         self.assertEqual(len(self.lines), 2999)
         self.assertEqual(len(set(self.lines)), 1)
-        self.happen("again")
+        self.events.happened("queue.age", channel="another", age="5 h", limit="4 h")
         self.assertEqual(len(self.lines), 3000)
 
     def test_whoever_tells_of_an_event_has_nothing_to_fear(self) -> None:

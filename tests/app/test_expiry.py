@@ -54,3 +54,28 @@ class ExpiryTests(SynchronousTestCase):
         )
         watch.stopService()
         self.assertEqual(clock.getDelayedCalls(), [])
+
+    def test_it_is_over_with_another_certificate(self) -> None:
+        """Looked at with a reload, not a day later; and told once."""
+        clock, events = Clock(), MemoryEvents()
+        clock.advance(END - 13 * DAY)
+        pairs = {"": pair()}
+
+        def in_thread(_: object) -> Deferred[dict[str, Pair]]:
+            return succeed(pairs)
+
+        watch = CertificateWatch(clock, events, lambda: {}, in_thread)
+        watch.look()
+        self.assertEqual(events.names, [])
+        watch.startService()
+        clock.advance(3600)
+        certificate, key = self_signed("mx.example.org", MADE + datetime.timedelta(days=300))
+        pairs[""] = Pair(certificate=certificate, key=key)
+        watch.look()
+        watch.look()
+        self.assertEqual(events.names, ["tls.certificate-expires", "trouble.over"])
+        self.assertEqual(
+            events.happenings[-1][1],
+            {"event": "tls.certificate-expires", "about": "tls/cert.pem", "lasted": "60 min"},
+        )
+        watch.stopService()

@@ -9,22 +9,16 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.app.handover import Message, decode
+from qmailpy.app.pulse import QUESTION_S as PING_S
+from qmailpy.app.pulse import SILENT, STARTING
 from qmailpy.app.restarts import LIMIT, WINDOW_S, YOUNG_S, Restarts
-from qmailpy.app.supervisor import (
-    FLUSH_MOST,
-    PATIENCE_S,
-    PING_S,
-    SILENCE_S,
-    STARTING,
-    Keeper,
-    Place,
-    State,
-    Supervisor,
-)
+from qmailpy.app.supervisor import FLUSH_MOST, PATIENCE_S, Keeper, Place, State, Supervisor
 from qmailpy.config.schema import Config, ServerConfig
 from qmailpy.testing.memory_events import MemoryEvents
 
 CONFIG = Config(home="/nowhere", server=ServerConfig(hostname="mail.example.org"))
+NEVER = Config(home="/nowhere", server=ServerConfig(hostname="mail.example.org", frozen_s=0))
+SILENCE_S = CONFIG.server.frozen_s
 PLACES = (Place(role="directory", index=0), *(Place(role="mta", index=n, shards=(str(n),), rank=1) for n in (0, 1)))
 
 
@@ -104,21 +98,107 @@ class Telling(SupervisorCase):
         ((name, fields),) = self.events.happenings
         self.assertEqual((name, fields["worker"], fields["wait"]), ("worker.restarted", "mta-0", 0))
 
-    def test_one_that_dies_again_and_again_is_another_once(self) -> None:
+    def test_one_that_dies_again_and_again_is_another(self) -> None:
+        """With each death: how often it is written is the events file's to decide."""
         self.all_ready()
         for _ in range(2 * LIMIT):
             [child for child in self.spawn.children if child.name == "mta-0"][-1].die()
             self.clock.advance(1)
-        self.assertEqual(self.events.names.count("worker.crash-loop"), 1)
+        self.assertEqual(self.events.names.count("worker.crash-loop"), LIMIT)
+        before = self.events.names[: self.events.names.index("worker.crash-loop")]
+        self.assertEqual(before.count("worker.restarted"), LIMIT + 1)
 
-    def test_one_that_was_silent_is_told_as_such(self) -> None:
+    def ended(self) -> list[dict[str, str | int | float]]:
+        return [
+            {"event": fields["event"], "about": fields["about"]}
+            for name, fields in self.events.happenings
+            if name == "trouble.over"
+        ]
+
+    def rounds(self, count: int, silent: str = "mta-0", seconds: float = PING_S) -> None:
+        """All answer but one."""
+        for _ in range(count):
+            self.clock.advance(seconds)
+            for child in self.spawn.children:
+                if child.name != silent:
+                    child.keeper.said({"say": "pong"})
+
+    def test_it_is_over_when_it_has_lived_for_as_long_as_a_loop_is_one(self) -> None:
         self.all_ready()
-        for _ in range(round(SILENCE_S / PING_S) + 2):
-            self.clock.advance(PING_S)
-            for child in self.spawn.children[:1] + self.spawn.children[2:]:
-                child.keeper.said({"say": "pong"})
-        self.spawn.children[1].die()
-        self.assertTrue(str(self.events.happenings[0][1]["how"]).startswith("it did not answer: "))
+        for _ in range(2 * LIMIT):
+            [child for child in self.spawn.children if child.name == "mta-0"][-1].die()
+            self.clock.advance(1)
+        self.clock.advance(WINDOW_S)
+        self.spawn.children[-1].ready()
+        self.events.happenings.clear()
+        self.rounds(round(WINDOW_S / PING_S) - 1, silent="")
+        over: dict[str, str | int | float] = {"event": "worker.crash-loop", "about": "mta-0"}
+        self.assertNotIn(over, self.ended())
+        self.rounds(3, silent="")
+        self.assertIn(over, self.ended())
+        self.rounds(50, silent="")
+        self.assertEqual(self.ended().count(over), 1)
+
+    def test_one_that_stands_still_is_told_and_that_it_goes_on(self) -> None:
+        """Not before it has left three questions without an answer."""
+        self.all_ready()
+        self.rounds(SILENT)
+        self.assertEqual(self.events.names, [])
+        self.rounds(1)
+        self.assertEqual(
+            self.events.happenings, [("worker.down", {"worker": "mta-0", "why": "it has said nothing for 15 s"})]
+        )
+        self.rounds(1, silent="")
+        name, fields = self.events.happenings[-1]
+        self.assertEqual((name, fields), ("trouble.over", {"event": "worker.down", "about": "mta-0", "lasted": "20 s"}))
+        self.events.happenings.clear()
+        self.rounds(20, silent="")
+        self.assertEqual(self.events.names, [])
+
+    def test_the_end_of_one_that_was_silent_is_when_its_successor_is_ready(self) -> None:
+        self.all_ready()
+        self.rounds(round(SILENCE_S / PING_S) + 1)
+        child = self.spawn.children[1]
+        self.assertEqual(child.signals, ["KILL"])
+        child.die()
+        self.assertEqual(self.events.names[-1], "worker.restarted")
+        self.assertEqual(self.events.happenings[-1][1]["how"], "it did not answer: signal 9")
+        successor = self.spawn.children[-1]
+        successor.keeper.said({"say": "pong"})  # it starts, and nothing is open yet
+        self.assertNotIn("trouble.over", self.events.names)
+        successor.ready()
+        self.assertEqual(self.events.names[-1], "trouble.over")
+
+    def test_a_start_is_no_silence(self) -> None:
+        """Of a large queue it takes minutes; what has been loaded by then answers nobody."""
+        self.supervisor.start()
+        self.rounds(20, silent="directory-0")
+        self.assertEqual(self.events.names, [])
+
+    def test_rounds_that_come_late_prove_nothing(self) -> None:
+        """The machine sleeps again and again, and the child never has the time to answer before we ask."""
+        self.all_ready()
+        self.rounds(50, seconds=4 * PING_S)
+        self.assertEqual((self.events.names, self.spawn.children[1].signals), ([], []))
+
+    def test_one_that_may_stand_still_for_ever_is_told_of_and_left_alone(self) -> None:
+        """And what waits for it does not grow: one question, and the last message of a kind."""
+        self.supervisor = Supervisor(self.clock, PLACES, self.spawn, NEVER, events=self.events)
+        directory, worker, _ = self.all_ready()
+        self.rounds(1000)
+        self.assertEqual((set(self.events.names), worker.signals), ({"worker.down"}, []))
+        for number in range(1000):
+            directory.keeper.said({"say": "changed", "what": [f"user{number}@example.org"]})
+            self.supervisor.reopen()
+            self.supervisor.reload(NEVER)
+        self.assertEqual(worker.sent, [{"do": "ping"}])
+        self.supervisor.reload(CONFIG)
+        worker.keeper.said({"say": "pong"})
+        _, flush, reopen, reload = worker.sent
+        self.assertEqual((flush, reopen["do"]), ({"do": "flush", "what": [""]}, "reopen"))
+        self.assertEqual(decode(reload["config"]), CONFIG)
+        self.rounds(round(SILENCE_S / PING_S) + 1)
+        self.assertEqual(worker.signals, ["KILL"], "as the new configuration has it")
 
     def test_an_orderly_end_is_none(self) -> None:
         self.all_ready()

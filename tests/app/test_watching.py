@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.app.watching import Watching
 from qmailpy.config.schema import Config, MonitorConfig, ServerConfig
+from qmailpy.disk.files import Space
 from qmailpy.testing.memory_events import MemoryEvents
 from qmailpy.watch.look import Look
 
@@ -21,7 +22,6 @@ class WatchingTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.events = MemoryEvents()
-        self.missing: tuple[str, ...] = ("mta-1",)
         self.looks = 0
         self.in_thread: Any = maybeDeferred
         self.watching = Watching(
@@ -31,15 +31,15 @@ class WatchingTests(SynchronousTestCase):
 
     def look(self, config: Config, expected: list[str], now: float) -> Look:
         self.looks += 1
-        return Look(time=now, processes=(), missing=self.missing, channels=())
+        return Look(time=now, processes=(), missing=(), channels=(), space={"queue": Space(0, 0)})
 
     def test_it_looks_once_in_an_interval_and_not_at_once(self) -> None:
         """Processes that start behind this one are not missing."""
         self.assertEqual(self.looks, 0)
         self.clock.pump([60, 60])
-        self.assertEqual((self.looks, self.events.names), (2, ["worker.down"] * 2))
+        self.assertEqual((self.looks, self.events.names), (2, ["disk.full"] * 2))
         answer: Any = self.successResultOf(Deferred.fromCoroutine(self.watching.conditions()))
-        self.assertEqual([one["event"] for one in answer["conditions"]], ["worker.down"])
+        self.assertEqual([one["event"] for one in answer["conditions"]], ["disk.full"])
 
     def test_another_interval_counts_from_the_reload_on(self) -> None:
         self.watching.reconfigure(evolve(_CONFIG, monitor=MonitorConfig(interval_s=5)))

@@ -118,6 +118,15 @@ class ClientTests(AskingTestCase):
         self.successResultOf(self.start())
         self.assertEqual(events.names, ["directory.away", "directory.back"])
 
+    def test_one_that_stays_away_is_told_again_once_in_a_while(self) -> None:
+        """The first time may not have been written: it came back a minute before."""
+        events = self.directory.events = MemoryEvents()
+        self.endpoint.refuse = True
+        for _ in range(121):
+            self.away(self.start())
+            self.clock.advance(1)
+        self.assertEqual(events.names, ["directory.away"] * 3)
+
     def test_a_server_that_does_not_answer_is_given_up_and_left(self) -> None:
         self.successResultOf(self.start())
         self.successResultOf(self.start())

@@ -103,6 +103,10 @@ class ServersTests(AskingTestCase):
         self.clock.advance(2 * FIRST_PROBE_S)
         self.step()
         self.assertEqual(self.up(), "abc")
+        self.assertEqual(
+            self.events.happenings[-1],
+            ("trouble.over", {"event": "directory.server", "about": "a", "lasted": "0 s"}),
+        )
         self.found()
         self.assertEqual(len(self.endpoints[1].servers), before)
 

@@ -44,6 +44,22 @@ class EventLogTests(SynchronousTestCase):
         self.banned("192.0.2.1")
         self.assertEqual(self.lines()[-1]["times"], 12)
 
+    def test_the_end_of_what_was_told_is_told_and_so_is_that_it_comes_back(self) -> None:
+        for _ in range(2):
+            self.events.happened("queue.size", limit=5, messages=9, channel="local")
+            self.events.happened("trouble.over", event="queue.size", about="5", lasted="2 min")
+            self.now += 301
+        self.assertEqual([line["event"] for line in self.lines()], ["queue.size", "trouble.over"] * 2)
+
+    def test_a_flood_is_told_as_one(self) -> None:
+        for number in range(10_000):
+            self.banned(f"client{number}")
+        lines = self.lines()
+        self.assertEqual(len(lines), 51)
+        self.assertEqual(
+            (lines[-1]["event"], lines[-1]["fields"]), ("events.many", {"event": "auth.banned", "most": "50"})
+        )
+
     def test_a_name_that_is_not_in_the_catalogue_is_a_bug_and_harms_nobody(self) -> None:
         """It is logged."""
         self.events.happened("no.such", a=1)

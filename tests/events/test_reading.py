@@ -42,6 +42,7 @@ class ReadingTests(_Case):
 
     def test_old_files_go(self) -> None:
         for number in range(100):
+            self.now += 10
             self.died(f"mta-{number}")
         self.assertEqual(
             {*os.listdir(self.directory)} - {FILE_NAME}, {f"{FILE_NAME}.{number}" for number in range(1, KEPT + 1)}

@@ -38,6 +38,8 @@ class FiguresTests(SynchronousTestCase):
         row = list(range(100, 100 + len(ITEMS)))
         self.patch(module, "thd_read", lambda path: (None, []))
         self.patch(module, "total", lambda lanes: {"tcp_local": row})
+        self.asked: list[tuple[str, str]] = []
+        self.young = ""
         self.patch(module, "running", self.running)
         self.patch(module, "call", self.answer)
 
@@ -45,7 +47,8 @@ class FiguresTests(SynchronousTestCase):
         return [Endpoint(role=name[:-2], index=int(name[-1]), path="") for name in self.alive]
 
     def answer(self, home: str, target: str, method: str, /, timeout_s: float, **arguments: Json) -> Json:
-        if target == self.silent:
+        self.asked.append((target, method))
+        if target == self.silent or (target == self.young and method != "status"):
             raise CommandError("no answer")
         if method == "status":
             return {"uptime": 5}
@@ -118,6 +121,21 @@ class FiguresTests(SynchronousTestCase):
             {"directory-0": 0, "mta-0": 1, "mta-1": 1, "access-0": 0},
         )
         self.assertEqual(found["qmailpy_process_uptime_seconds", "mta-0"], 5)
+
+    def test_without_one_of_the_workers_there_is_no_sum(self) -> None:
+        """Whether it is silent, was just killed, or has no summary to tell while it starts."""
+        for gone in (("silent", "mta-1"), ("alive", ["directory-0", "mta-0"]), ("young", "mta-1")):
+            self.alive, self.silent, self.young = ["directory-0", "mta-0", "mta-1"], "", ""
+            setattr(self, *gone)
+            self.asked.clear()
+            found = {name for name, *_ in self.figures()}
+            self.assertNotIn("qmailpy_queue_messages", found, gone)
+            self.assertNotIn("qmailpy_policy_decisions_total", found, gone)
+            self.assertIn("qmailpy_stored_messages", found, "by the counters, which are a file")
+        self.alive, self.silent, self.young = ["directory-0", "mta-0", "mta-1"], "mta-1", ""
+        self.asked.clear()
+        self.figures()
+        self.assertEqual([method for name, method in self.asked if name == "mta-1"], ["status"], "each costs seconds")
 
     def test_what_cannot_be_had_is_left_out(self) -> None:
         """And the rest is there: half a sum would look like a change."""

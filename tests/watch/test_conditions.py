@@ -65,8 +65,6 @@ class WatchTests(SynchronousTestCase):
             ("queue.age", {"channels": [_channel(oldest=900.0)]}),
             ("channel.stopped", {"channels": [_channel(stopped=True)]}),
             ("channel.held", {"channels": [_channel(held=1, oldest=0.0)]}),
-            ("worker.down", {"missing": ["mta-1"]}),
-            ("worker.down", {"processes": [Process(name="mta-0", role="mta", uptime=None, why="no answer")]}),
             ("disk.low", {"space": {"queue": Space(3999, 1000)}}),
             ("disk.low", {"space": {"queue": Space(10_000, 399)}}),
             ("disk.full", {"space": {"queue": Space(999, 1000)}}),
@@ -92,18 +90,48 @@ class WatchTests(SynchronousTestCase):
 
     def test_what_goes_on_is_told_again_and_its_end_with_how_long_it_was(self) -> None:
         """How often it is told again is the events file's to decide."""
-        self.assertEqual(self.look(missing=["mta-1"]), ["worker.down"])
-        self.assertEqual(self.look(60), ["worker.down"])
-        self.assertEqual(self.look(60, missing=()), ["trouble.over"])
+        low, well = {"queue": Space(3999, 1000)}, self.look_now.space
+        self.assertEqual(self.look(space=low), ["disk.low"])
+        self.assertEqual(self.look(60), ["disk.low"])
+        self.assertEqual(self.look(60, space=well), ["trouble.over"])
         ((_, fields),) = self.events.happenings
-        self.assertEqual(fields, {"event": "worker.down", "about": "mta-1", "lasted": "2 min"})
+        self.assertEqual(fields, {"event": "disk.low", "about": "queue", "lasted": "2 min"})
         self.assertEqual(self.look(60), [])
 
     def test_what_is_in_force_can_be_asked_for(self) -> None:
-        self.look(missing=["mta-1"])
+        self.look(channels=[_channel(stopped=True)])
         (one,) = self.watch.in_force()
-        self.assertEqual((one["event"], one["severity"], one["since"]), ("worker.down", "critical", 1000.0))
-        self.assertEqual(one["text"], "mta-1 does not answer: it is not there")
+        self.assertEqual((one["event"], one["severity"], one["since"]), ("channel.stopped", "warning", 1000.0))
+        self.assertEqual(one["text"], "tcp_local was stopped by an operator; messages that wait there: 1")
+
+    def test_processes_are_not_its_business(self) -> None:
+        """It is in one of them itself: their supervisor sees more."""
+        self.assertEqual(self.look(missing=["mta-1"], silent=["mta-1"]), [])
+        self.assertEqual(self.look(processes=[Process(name="mta-0", role="mta", uptime=None, why="no answer")]), [])
+
+    def test_without_a_workers_share_nothing_of_the_queue_is_over(self) -> None:
+        """It stands still, and its mail is not gone. What can be seen of the rest begins all the same."""
+        many, few = [_channel(messages=9), _channel("local")], [_channel()]
+        self.assertEqual(self.look(channels=many), ["queue.size"])
+        self.assertEqual(self.look(60, channels=few, silent=["mta-1"]), [])
+        self.assertEqual(len(self.watch.in_force()), 1)
+        self.assertEqual(self.look(60, channels=[_channel(stopped=True)]), ["channel.stopped"])
+        self.assertEqual(self.look(60, channels=few, silent=()), ["trouble.over"] * 2)
+
+    def test_without_a_workers_share_no_channel_is_stuck(self) -> None:
+        """The one that is silent may be the one with the work."""
+        self.look(channels=[_channel(busy=1)])
+        self.assertEqual(self.look(1000, silent=["mta-1"]), [])
+        self.assertEqual(self.look(299, silent=()), [])
+        self.assertEqual(self.look(1), ["channel.stuck"])
+
+    def test_a_log_that_was_behind_is_so_while_its_worker_is_silent(self) -> None:
+        behind = evolve(self.look_now.processes[0], figures={"log": {"waiting": True, "lost": 3}})
+        well = self.look_now.processes
+        self.assertEqual(self.look(processes=[behind]), ["log.behind"])
+        silent = [evolve(behind, uptime=None, figures={})]
+        self.assertEqual(self.look(60, processes=silent, silent=["mta-0"]), [])
+        self.assertEqual(self.look(60, processes=well, silent=()), ["trouble.over"])
 
     def test_a_channel_is_stuck_when_it_has_work_and_ends_none(self) -> None:
         busy = [_channel(busy=1)]
