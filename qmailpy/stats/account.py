@@ -42,6 +42,7 @@ KEYS = 100_000
 
 OTHERS = b"(others)"
 _NOBODY = b"<>"
+_LOCAL = b"(local)"  # the domain of addresses without one, where nobody can tell
 _BETWEEN = b"\0"  # keys of a row; in no line
 _NO_COLUMN = b" " * 12
 
@@ -324,9 +325,12 @@ class Account:
     ) -> bytes | None:
         """@param who: the sender, or whom it was for. @return: C{None}: a line that does not count."""
         if by is By.DOMAIN:
-            return who.rpartition(b"@")[2].lower() or _NOBODY
+            _, at, domain = who.rpartition(b"@")
+            if not at:
+                _, at, domain = _bare(who, enqueued, current).rpartition(b"@")
+            return domain.lower() if at or domain == _NOBODY else _LOCAL
         if by is By.USER:
-            return who.lower() or _NOBODY
+            return (who if b"@" in who else _bare(who, enqueued, current)).lower()
         if by is By.CHANNEL:
             return source
         if by is By.DAY:
@@ -382,6 +386,16 @@ class Account:
 
         found.sort(key=order)
         return [_line(keys, len(self._ways), row) for keys, row in found[:top]]
+
+
+def _bare(who: bytes, enqueued: bool, current: bytes) -> bytes:
+    """
+    Who an address without a domain is: C{postmaster} of ours; a user of the ancestor's (LOG_LOCAL=0), whose current
+    address has the tag of a channel instead of a domain.
+    """
+    if not who:
+        return _NOBODY
+    return current if not enqueued and b"." in current.rpartition(b"@")[2] else who
 
 
 def _stamped(at: float) -> bytes:

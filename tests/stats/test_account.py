@@ -99,6 +99,17 @@ class AccountTests(SynchronousTestCase):
         both.feed([line])
         self.assertEqual([one.keys for one in both.lines()], [("tcp_local", "tcp_out/one.example")])
 
+    def test_an_address_without_a_domain_is_whose_it_came_to_be(self) -> None:
+        """RCPT TO:<postmaster>; the ancestor's users, who go by their names and to the tag of a channel."""
+        lines = [_line(Action.DEQUEUED, "Postmaster", current_to="postmaster@Example.org")]
+        self.assertEqual(list(_accounts(By.USER, lines)), ["postmaster@example.org"])
+        self.assertEqual(list(_accounts(By.DOMAIN, lines)), ["example.org"])
+        lines = [_line(Action.DEQUEUED, "Joe", current_to="joe@ims-ms-daemon")]
+        lines += [_line(Action.ENQUEUED, "ann@one.example", 1, sender="Root")]
+        self.assertEqual(list(_accounts(By.USER, lines)), ["joe", "root"])
+        self.assertEqual(list(_accounts(By.DOMAIN, lines)), ["(local)"])
+        self.assertEqual(list(_accounts(By.DOMAIN, [_line(Action.DEQUEUED, "", current_to="")])), ["<>"])
+
     def test_since_and_until_bound_it(self) -> None:
         """Since is in, until is not."""
         lines = [_line(Action.DEQUEUED, "b@one.example", at=_NOON + seconds) for seconds in range(10)]
