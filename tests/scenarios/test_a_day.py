@@ -1,6 +1,6 @@
 """
-A day of one server, larger than the other scenarios: every figure was derived by hand from mission s.4 and imta s.2, and
-is told alike by counters, accounts, Prometheus, SNMP and log, before and after a clear, a kill -9 and a restart.
+A day of one server, larger than the other scenarios: every figure was derived by hand from mission s.4 and imta s.2,
+and is told alike by counters, accounts, Prometheus, SNMP and log, before and after a clear, a kill -9 and a restart.
 """
 
 from __future__ import annotations
@@ -293,7 +293,7 @@ class ADay(NodeCase):
             for way in ("in", "out"):
                 name = f'qmailpy_associations_total{{channel="{channel}",direction="{way}"}}'
                 self.assertEqual(figures[name], row["associations"][way], name)
-                sums: dict[int, int] = {}
+        sums: dict[int, int] = {}
         asked = {f"{_GROUP}.{column}.1.{group}": 0 for column, _, _ in _COLUMNS for group in groups.values()}
         said = self.ask([*asked, *(f"{_MTA}.{number}.1" for number in range(1, 10))])
         for column, event, unit in _COLUMNS:
