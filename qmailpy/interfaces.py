@@ -5,7 +5,8 @@ tests as the real part.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from typing import Any
 
 from attrs import frozen
 from twisted.internet.defer import Deferred
@@ -29,6 +30,12 @@ from qmailpy.values import (
     ScramSecret,
 )
 from qmailpy.wire.tlsa import Tlsa
+
+InThread = Callable[..., Deferred[Any]]
+"""
+in_thread(function, *arguments): calls it in a worker thread and fires with its result, as C{partial(deferToThreadPool,
+reactor, pool)} does; in tests, at once.
+"""
 
 
 class IChannel(Interface):

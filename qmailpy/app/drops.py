@@ -13,8 +13,7 @@ from twisted.logger import Logger
 from qmailpy.config.schema import Config
 from qmailpy.disk.files import Files
 from qmailpy.errors import Temporary
-from qmailpy.interfaces import IEnqueue, IRouter
-from qmailpy.queue.shard import InThread
+from qmailpy.interfaces import IEnqueue, InThread, IRouter
 from qmailpy.rounds import Rounds
 from qmailpy.values import Envelope, Notify, Posting, Recipient, Refused
 from qmailpy.wire.drop import Drop, DropError, read_drop

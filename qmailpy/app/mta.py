@@ -49,7 +49,7 @@ from qmailpy.disk.files import RealFiles
 from qmailpy.errors import ConfigError, QmailpyError
 from qmailpy.events import log as events
 from qmailpy.events.log import EventLog
-from qmailpy.interfaces import IChannel, IReconfigured
+from qmailpy.interfaces import IChannel, InThread, IReconfigured
 from qmailpy.local.usage import Usage
 from qmailpy.policy.gate import Gate
 from qmailpy.policy.lists import Lists, thd_read_lists
@@ -59,7 +59,6 @@ from qmailpy.queue.methods import QueueMethods
 from qmailpy.queue.opening import Surroundings
 from qmailpy.queue.runner import Runner
 from qmailpy.queue.service import QueueService
-from qmailpy.queue.shard import InThread
 from qmailpy.queue.switches import Switches
 from qmailpy.queue.view import QueueOperations, parts_of
 from qmailpy.remote.dns_wire import resolver, servers

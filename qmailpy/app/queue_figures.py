@@ -45,7 +45,7 @@ def of_queue(queue: QueueService) -> dict[str, Json]:
         },
         "short": next((shard.short for shard in shards if shard.short), ""),
         "journal": {
-            "segments": max((shard.shard.generations for shard in shards), default=0),
+            "segments": max((len(shard.shard.segments.generations) for shard in shards), default=0),
             "backlog": sum(shard.shard.backlog for shard in shards),
             "held_back": sum(shard.shard.held_back for shard in shards),
             "broken": broken[0] if broken else "",

@@ -16,7 +16,7 @@ from qmailpy.config.schema import Config
 from qmailpy.control.client import Json, call_all
 from qmailpy.disk.files import Files
 from qmailpy.errors import CommandError
-from qmailpy.queue.shard import InThread
+from qmailpy.interfaces import InThread
 from qmailpy.records.logfile import CURRENT, roll
 
 

@@ -22,8 +22,7 @@ from twisted.logger import Logger
 
 from qmailpy.config.schema import Config
 from qmailpy.errors import Temporary
-from qmailpy.interfaces import IEnqueue, IResolver, IRouter
-from qmailpy.queue.shard import InThread
+from qmailpy.interfaces import IEnqueue, InThread, IResolver, IRouter
 from qmailpy.remote.https import Https, HttpsFailed, host_of
 from qmailpy.remote.tls_results import DAY_S, Day, ResultFiles, counted
 from qmailpy.rounds import Rounds

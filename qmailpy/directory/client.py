@@ -26,14 +26,13 @@ from qmailpy.directory import password as passwords
 from qmailpy.directory.access import SCRAM_OPERATION, Code
 from qmailpy.directory.cache import IForgets
 from qmailpy.directory.connection import Answer, LdapTrouble
-from qmailpy.directory.embedded import InThread
 from qmailpy.directory.inherited import Inherited
 from qmailpy.directory.pool import Pool
 from qmailpy.directory.schema import Attributes
 from qmailpy.directory.servers import CODES_AWAY, Away, Servers
 from qmailpy.errors import Temporary
 from qmailpy.events.log import NoEvents
-from qmailpy.interfaces import IDirectory, IEvents
+from qmailpy.interfaces import IDirectory, IEvents, InThread
 from qmailpy.values import Alias, Domain, Group, Mailbox, ScramSecret
 
 AGAIN_S = 60.0

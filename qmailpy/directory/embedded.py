@@ -8,10 +8,7 @@ C{hash_in_thread} says, because a few logins at once must not delay the lookups 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any
 
-from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from qmailpy.directory import address as addresses
@@ -20,11 +17,8 @@ from qmailpy.directory import password as passwords
 from qmailpy.directory.schema import Attributes, Entry
 from qmailpy.directory.store import Login, Store, StoreError
 from qmailpy.errors import Temporary
-from qmailpy.interfaces import IDirectory
+from qmailpy.interfaces import IDirectory, InThread
 from qmailpy.values import Alias, Domain, Group, Mailbox, ScramSecret
-
-InThread = Callable[..., Deferred[Any]]
-"""Runs a function with its arguments elsewhere: C{partial(deferToThreadPool, reactor, pool)}, or C{maybeDeferred}."""
 
 
 @implementer(IDirectory)

@@ -27,7 +27,7 @@ from zope.interface import implementer
 
 from qmailpy.disk.files import Files
 from qmailpy.errors import MailboxInUse
-from qmailpy.interfaces import IHolder, IMaildrop, IMailStore, IMessagePieces
+from qmailpy.interfaces import IHolder, IMaildrop, IMailStore, IMessagePieces, InThread
 from qmailpy.local.listing import Listing, base_of, thd_list, thd_names
 from qmailpy.local.maildir import mailbox_path
 from qmailpy.local.quota import Limit, Tally, domain_tally, named_size
@@ -46,9 +46,6 @@ AHEAD_MOST_OCTETS = 262144
 """And so much for who goes on: twice as much each time. A quarter of the journeys for clients that fetch everything."""
 
 _PIECE_OCTETS = 262144
-
-InThread = Callable[..., Deferred[Any]]
-"""C{in_thread(function, *arguments)} calls it in a worker thread; fires with its result."""
 
 
 @implementer(IMailStore)

@@ -13,8 +13,7 @@ from collections.abc import Sequence
 from attrs import evolve
 
 from qmailpy.config.schema import ChannelConfig, QueueConfig
-from qmailpy.interfaces import IChannel, IEvents
-from qmailpy.queue.shard import InThread
+from qmailpy.interfaces import IChannel, IEvents, InThread
 from qmailpy.routing.posting import too_large
 from qmailpy.values import Content, Disposition, Job, Reply, Verdict
 from qmailpy.wire.headers import count_received

@@ -17,13 +17,12 @@ from twisted.internet.interfaces import IReactorTime
 from qmailpy.config.schema import Config
 from qmailpy.disk.files import Files
 from qmailpy.errors import QmailpyError
-from qmailpy.interfaces import IChannel, IDurableDelivery, IEvents, IRecorder
+from qmailpy.interfaces import IChannel, IDurableDelivery, IEvents, InThread, IRecorder
 from qmailpy.queue.committer import ICommitter
 from qmailpy.queue.ids import shard_code
 from qmailpy.queue.journal import Journal
 from qmailpy.queue.layout import Layout
 from qmailpy.queue.recovery import Recovered, Recovery
-from qmailpy.queue.shard import InThread
 from qmailpy.queue.shelf import Shelf
 from qmailpy.queue.verdicts import INotices
 

@@ -24,7 +24,7 @@ from zope.interface import implementer
 from qmailpy.config.schema import ChannelConfig, Config
 from qmailpy.disk.files import Space
 from qmailpy.errors import QmailpyError, Temporary
-from qmailpy.interfaces import IChannel, IEnqueue, IFlow, IIntake
+from qmailpy.interfaces import IChannel, IEnqueue, IFlow, IIntake, InThread
 from qmailpy.queue.committer import ICommitReactor, ICommitter, ThreadCommitter
 from qmailpy.queue.ids import IdSource, to_id
 from qmailpy.queue.intake import FULL, STOPPING, TROUBLE, Budget, Intake
@@ -32,7 +32,7 @@ from qmailpy.queue.journal import Journal
 from qmailpy.queue.listing import Listing, Times
 from qmailpy.queue.opening import Opened, ShardBusy, Surroundings, thd_open
 from qmailpy.queue.runner import Runner
-from qmailpy.queue.shard import InThread, Shard
+from qmailpy.queue.shard import Shard
 from qmailpy.queue.state import Copy, Message
 from qmailpy.rounds import Rounds
 from qmailpy.routing.selection import Selection
@@ -148,8 +148,8 @@ class QueueShard:
             for copy in list(message.copies.values()):
                 self.runner(copy.channel).take_up(message, copy)
             self.shard.evict(message)
-        self.shard.retire()
-        self.shard.keep_books()
+        self.shard.segments.retire()
+        self.shard.segments.keep_books()
         return Deferred.fromCoroutine(self._list())
 
     async def _list(self) -> None:
@@ -283,10 +283,10 @@ class QueueShard:
 
     def settle(self) -> Deferred[None]:
         """Everything into files; fires when it is there, or when a disk does not let us."""
-        self.shard.roll()
+        self.shard.segments.roll()
         waiting: Deferred[None] = Deferred()
         self.committer.call(lambda journal: None, lambda _: waiting.callback(None))  # behind the roll
-        return waiting.addCallback(lambda _: self.shard.settled())
+        return waiting.addCallback(lambda _: self.shard.segments.settled())
 
     def close(self) -> None:
         """Let go of journal and lock; after the committer has stopped."""
@@ -385,9 +385,9 @@ class QueueService(Service):
         if self._since_roll >= config.queue.roll_s:
             self._since_roll = 0.0
             for shard in self.shards.values():
-                shard.shard.roll()
+                shard.shard.segments.roll()
         for shard in self.shards.values():
-            shard.shard.keep_books()
+            shard.shard.segments.keep_books()
             self.in_thread(shard.space).addCallbacks(shard.look_at_space, self._no_space)
 
     def _no_space(self, failure: Failure) -> None:

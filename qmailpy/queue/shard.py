@@ -1,12 +1,10 @@
 """
-One shard of the queue at work: every change goes through L{Shard.commit}, and segments are retired behind it.
+One shard of the queue at work: every change goes through L{Shard.commit}, and what is in memory of its mail comes and
+goes here. Behind it, segments of the journal are settled into files (queue.segments).
 
 All of it runs in the reactor thread; what blocks is handed to C{in_thread}. Who decides what is tried when is the
-scheduler (queue.service); this module only keeps the promises of docs/queue.md:
-
-    nothing is told before its record is durable; the lines of a record are written after that, at once;
-    a segment is recycled after its deliveries, the log and the files of its unfinished mail are durable, in this order,
-    and a checkpoint that says so is.
+scheduler (queue.runner); this module keeps a promise of docs/queue.md: nothing is told before its record is durable,
+and the lines of a record are written after that, at once.
 """
 
 from __future__ import annotations
@@ -14,8 +12,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from errno import ENOSPC
-from typing import Any
 from zlib import crc32
 
 from attrs import evolve
@@ -23,34 +19,23 @@ from twisted.internet.defer import Deferred, DeferredLock, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from qmailpy.disk.files import Files, SyncLost
+from qmailpy.disk.files import Files
 from qmailpy.events.log import NoEvents
-from qmailpy.interfaces import IDurableDelivery, IEvents, IRecorder
+from qmailpy.interfaces import IDurableDelivery, IEvents, InThread, IRecorder
 from qmailpy.queue.aside import leaving_lines
-from qmailpy.queue.codec import Checkpoint, Enqueued, Op, encode_op
+from qmailpy.queue.codec import Enqueued, Op, encode_op
 from qmailpy.queue.committer import ICommitter
 from qmailpy.queue.content import FileContent
 from qmailpy.queue.ids import IdSource
-from qmailpy.queue.journal import Journal, JournalBroken, Position
+from qmailpy.queue.journal import JournalBroken, Position
 from qmailpy.queue.layout import Layout
 from qmailpy.queue.owing import Owing
-from qmailpy.queue.shelf import Filing, Shelf, filing
+from qmailpy.queue.segments import Segments
+from qmailpy.queue.shelf import Shelf
 from qmailpy.queue.state import Copy, Message, State, enqueued_lines
 from qmailpy.records.removed import SET_ASIDE
 from qmailpy.routing.selection import Selection
 from qmailpy.values import Content, Envelope, MemoryContent
-
-InThread = Callable[..., "Deferred[Any]"]
-"""in_thread(function, *arguments): runs it elsewhere and fires with its result; in tests, at once."""
-
-Composed = tuple[Message, Filing, list[tuple[Copy, int]]]
-"""A message, what its files are to become, and the sequence each copy's file will know."""
-
-BEHIND = 50_000
-"""Lines of the log that no durable checkpoint knows: with so many one is made. A start reads them, in 0.2 s or so."""
-
-SLICE = 200
-"""Messages whose files are composed in one go in the reactor thread, some milliseconds."""
 
 
 class Shard:
@@ -87,7 +72,6 @@ class Shard:
         """
         self._events: IEvents = events or NoEvents()
         self._wall = seconds
-        self._owing = Owing(durable=durable, make=self._again, commit=self.commit, events=self._events, seconds=seconds)
         self.files = files
         self.layout = layout
         self.state = state
@@ -95,17 +79,27 @@ class Shard:
         self.recorder = recorder
         self.ids = ids
         self.in_thread = in_thread
-        self._later = later
+        self.segments = Segments(
+            root=layout.root,
+            state=state,
+            shelf=shelf,
+            committer=committer,
+            recorder=recorder,
+            ids=ids,
+            in_thread=in_thread,
+            later=later,
+            durable=durable,
+            owing=Owing(durable=durable, make=self._again, commit=self.commit, events=self._events, seconds=seconds),
+            generations=generations,
+            books=books,
+            broken=lambda: self.broken is not None,
+            failed=self._failed,
+            evict=self.evict,
+            room=self._release,
+        )
         self._committer = committer
-        self._durable = durable
-        self._segments = segments
-        self._generations = list(generations)
-        self._books = books
-        self.behind = BEHIND
-        self._retiring = False  # or keeping the books: one checkpoint at a time
-        self._paused_retiring = False
+        self._most = segments
         self._held_back: deque[tuple[bytes, Callable[[Position | OSError], None]]] = deque()
-        self._idle: list[Deferred[None]] = []
         self._loads = DeferredLock()
         self.selection: Selection | None = None  # what goes through a conversion; C{None} = nothing
         self.broken: OSError | None = None
@@ -113,11 +107,6 @@ class Shard:
         self.on_wait: Callable[[Message, Copy], None] = lambda message, copy: None
         self.on_evict: Callable[[Message], None] = lambda message: None
         self.on_broken: Callable[[OSError], None] = lambda problem: None
-
-    @property
-    def generations(self) -> int:
-        """Journal segments with work in them."""
-        return len(self._generations)
 
     @property
     def held_back(self) -> int:
@@ -142,11 +131,11 @@ class Shard:
                 answer(result)
                 return
             message = self._admit(op, result)
-            self._seen(result.generation)
+            self.segments.seen(result.generation)
             answer(None)
             self.on_arrival(message)
 
-        if len(self._generations) > self._segments:
+        if len(self.segments.generations) > self._most:
             self._held_back.append((payload, done))
         else:
             self._committer.submit(payload, done)
@@ -172,7 +161,7 @@ class Shard:
                 else:
                     self.recorder.write(self.state.apply(op, result))
             # Only now: a checkpoint amid the ops of a record would count lines as told that nobody has written yet.
-            self._seen(result.generation)
+            self.segments.seen(result.generation)
             done(None)
             for message in arrived:
                 self.on_arrival(message)
@@ -191,11 +180,6 @@ class Shard:
         self.recorder.write(enqueued_lines(message))
         return message
 
-    def _seen(self, generation: int) -> None:
-        if generation > self._generations[-1]:
-            self._generations.append(generation)
-            self.retire()
-
     def _failed(self, problem: OSError) -> None:
         if isinstance(problem, JournalBroken) and self.broken is None:
             self.broken = problem
@@ -211,146 +195,6 @@ class Shard:
         """Octets on their way into the journal."""
         return self._committer.backlog
 
-    # --- retiring --------------------------------------------------------------------------------------------
-
-    def roll(self) -> None:
-        """Close the active segment if it covers anything unfinished or untrue, so that it can be retired."""
-        active = self._generations[-1]
-        state = self.state
-        if not (state.living.get(active) or state.touched.get(active) or state.delivered.get(active)):
-            return
-
-        def rolled(result: object) -> None:
-            if isinstance(result, OSError):
-                self._failed(result)
-            else:
-                assert isinstance(result, int)
-                self._seen(result)
-
-        self._committer.call(_roll, rolled)
-
-    def retire(self) -> None:
-        """Work off the oldest closed segment, then the next, until only the active one is left."""
-        if self._retiring or self._paused_retiring or self.broken is not None or len(self._generations) < 2:
-            self._tell_idle()
-            return
-        self._retiring = True
-        self._compose_some(self._generations[0], None, [])
-
-    def settled(self) -> Deferred[None]:
-        """Fires when no retiring is going on; with L{roll} before it, when everything is in files."""
-        waiting: Deferred[None] = Deferred()
-        self._idle.append(waiting)
-        self._tell_idle()
-        return waiting
-
-    def _tell_idle(self) -> None:
-        if not self._retiring:
-            waiting, self._idle = self._idle, []
-            for each in waiting:
-                each.callback(None)
-
-    def _compose_some(self, generation: int, todo: list[Message] | None, filings: list[Composed]) -> None:
-        try:
-            self._compose(generation, todo, filings)
-        except Exception as problem:
-            self._postpone(problem)
-
-    def _compose(self, generation: int, todo: list[Message] | None, filings: list[Composed]) -> None:
-        """Compose the files of a generation's messages, a slice a turn."""
-        if todo is None:
-            living = self.state.living.get(generation, {})
-            todo = list(living.values()) + [
-                message for number, message in self.state.touched.get(generation, {}).items() if number not in living
-            ]
-            todo.reverse()
-        for _ in range(min(SLICE, len(todo))):
-            message = todo.pop()
-            message.filed = True  # from here on it may have files: whoever finishes it has to have them removed
-            known = [(copy, copy.sequence) for copy in message.copies.values()]  # what the files will know: no more
-            filings.append((message, filing(message), known))
-        if todo:
-            self._later(0, lambda: self._compose_some(generation, todo, filings))
-            return
-        # What finished after its slice has files by then, too, and is seen again in a later generation.
-        books = self.recorder.checkpoint()
-        if self.recorder.behind:
-            self._postpone(OSError(ENOSPC, "the transaction log cannot be written"))
-            return
-        checkpoint = Checkpoint(generation + 1, self.state.sequence, self.ids.highest, books)
-        # Deliveries of this generation so far, and those of other generations that the files are about to know of (of
-        # messages that had files before): what a file knows is not repeated by recovery.
-        told = {message.id for message, _, _ in filings}
-        covered = [
-            name
-            for number, names in self.state.delivered.items()
-            for name in names
-            if number == generation or name in told
-        ]
-        work = self.in_thread(self._thd_retire, covered, [item for _, item, _ in filings])
-        work.addCallbacks(
-            lambda _: self._commit_checkpoint(
-                checkpoint, lambda: self._retired(generation, [(message, known) for message, _, known in filings])
-            ),
-            lambda failure: self._postpone(failure.value),
-        )
-        work.addErrback(lambda failure: self._log.failure("bug while retiring a segment", failure))
-
-    def _thd_retire(self, covered: list[str], filings: list[Filing]) -> None:
-        doubt = self.shelf.doubt
-        try:
-            for ability in self._durable.values():
-                ability.thd_sync_deliveries(covered)
-            self.recorder.thd_sync()
-            self.shelf.thd_file(filings)
-            if doubt.noted and not any(ability.doubts() for ability in self._durable.values()):
-                doubt.thd_clear()
-        except OSError as problem:  # of whatever: it may have been deliveries that the disk did not take
-            doubt.thd_note()
-            if isinstance(problem, SyncLost):
-                for ability in self._durable.values():
-                    ability.sync_lost()
-            raise
-
-    def _postpone(self, problem: BaseException) -> None:
-        self._retiring = False
-        if not isinstance(problem, OSError):  # it may have to do with a message that will be gone
-            self._log.failure("bug while retiring a segment", Failure(problem))
-        self._log.error(
-            "queue shard {root}: cannot settle a journal segment: {problem}; trying again in 5 s",
-            root=self.layout.root,
-            problem=str(problem),
-        )
-        self._paused_retiring = True
-        self._tell_idle()
-
-        def again() -> None:
-            self._paused_retiring = False
-            ids = {name for names in self.state.delivered.values() for name in names}
-            if self.broken is None and self._owing.enough(ids):
-                self._requeue(ids)
-            else:
-                self.retire()
-
-        self._later(5.0, again)
-
-    def _requeue(self, ids: Iterable[str]) -> None:
-        """Deliveries that cannot be repeated are mail that waits from now on; then go on retiring."""
-        self._retiring = True  # so that nothing of them is repeated now
-
-        def failed(failure: Failure) -> None:
-            self._log.error(
-                "queue shard {root}: what was delivered before the power failed cannot be queued again: {problem}",
-                root=self.layout.root,
-                problem=failure.getErrorMessage(),
-            )
-
-        def go_on(_: object) -> None:
-            self._retiring = False
-            self.retire()
-
-        Deferred.fromCoroutine(self._owing.requeue(ids)).addErrback(failed).addBoth(go_on)
-
     def _again(self, envelope: Envelope, content: Content) -> Deferred[Enqueued]:
         """The op that enqueues a message once more; without its content, when that is gone: it fails then."""
 
@@ -359,62 +203,6 @@ class Shard:
             return Enqueued(self.ids.next_number(), envelope, content.size, 0, None)
 
         return Deferred.fromCoroutine(self.new_message(envelope, content, convert=False)).addErrback(lost)
-
-    def keep_books(self) -> None:
-        """
-        Make the books durable where they are, when the log has L{BEHIND} lines that no checkpoint knows. To be called
-        now and then: refused mail and connections fill the log, but not the journal, so no segment is retired for them.
-        """
-        if self._retiring or self._paused_retiring or self.broken is not None:
-            return
-        if self.recorder.sequence - self._books < self.behind:
-            return
-        books = self.recorder.checkpoint()
-        if self.recorder.behind:
-            return  # the log cannot be written; the next call tries again
-        self._retiring = True
-        # No segment goes, so neither files nor deliveries matter: the journal still tells of them.
-        checkpoint = Checkpoint(self._generations[0], self.state.sequence, self.ids.highest, books)
-        work = self.in_thread(self.recorder.thd_sync)
-        work.addCallbacks(
-            lambda _: self._commit_checkpoint(checkpoint, lambda: None),
-            lambda failure: self._postpone(failure.value),
-        )
-        work.addErrback(lambda failure: self._log.failure("bug while keeping the books", failure))
-
-    def _commit_checkpoint(self, checkpoint: Checkpoint, then: Callable[[], None]) -> None:
-        def durable(result: Position | OSError) -> None:
-            if isinstance(result, OSError):
-                self._failed(result)
-                self._retiring = False
-                if self.broken is None:
-                    self._postpone(result)
-                self._tell_idle()
-                return
-            self.state.sequence = result.sequence
-            self._books = checkpoint.books.sequence
-            then()
-            if result.generation > self._generations[-1]:
-                self._generations.append(result.generation)
-            self._retiring = False
-            self._release()
-            self.retire()
-
-        self._committer.submit(encode_op(checkpoint), durable, essential=True)
-
-    def _retired(self, generation: int, sequences: list[tuple[Message, list[tuple[Any, int]]]]) -> None:
-        self._committer.call(lambda journal: journal.recycle(generation), lambda _: None)
-        state = self.state
-        self._generations.remove(generation)
-        state.living.pop(generation, None)
-        state.touched.pop(generation, None)
-        state.delivered.pop(generation, None)
-        for message, copies in sequences:
-            for copy, sequence in copies:
-                copy.filed = sequence
-            if message.generation == generation:
-                message.generation = 0
-            self.evict(message)
 
     def evict(self, message: Message) -> None:
         """
@@ -494,11 +282,6 @@ class Shard:
         return Enqueued(number, envelope, len(octets), crc32(octets), octets)
 
     def _release(self) -> None:
-        while self._held_back and len(self._generations) <= self._segments:
+        while self._held_back and len(self.segments.generations) <= self._most:
             payload, done = self._held_back.popleft()
             self._committer.submit(payload, done)
-
-
-def _roll(journal: Journal) -> int:
-    journal.roll()
-    return journal.generation

@@ -12,8 +12,8 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.queue.journal import Journal
+from qmailpy.queue.segments import BEHIND
 from qmailpy.queue.service import QueueService
-from qmailpy.queue.shard import BEHIND
 from qmailpy.records.record import Action, LogRecord
 from qmailpy.stats.fold import balanced
 from qmailpy.testing.crashdisk import CrashDisk, PowerCut
@@ -32,14 +32,14 @@ def refuse(world: World, count: int = 3) -> None:
 def keep(world: World) -> None:
     """What the upkeep does each second."""
     assert world.shard is not None
-    world.shard.shard.keep_books()
+    world.shard.shard.segments.keep_books()
     world.pump()
 
 
 def kept(world: World) -> None:
     """Mail in all states, refused mail between, and no segment that is retired but those that are full."""
     shard = world.up().shard
-    shard.behind = 4
+    shard.segments.behind = 4
     keep(world)
     world.send("bob@here.example", "later@out.example")
     refuse(world)
@@ -53,8 +53,8 @@ def kept(world: World) -> None:
     world.wait(500)
     keep(world)
     refuse(world, 5)
-    shard.keep_books()
-    shard.roll()  # while the checkpoint is on its way
+    shard.segments.keep_books()
+    shard.segments.roll()  # while the checkpoint is on its way
     world.pump()
     world.send("bob@here.example")
     refuse(world, 5)
@@ -62,12 +62,12 @@ def kept(world: World) -> None:
 
 
 class KeepBooksTests(SynchronousTestCase):
-    """L{Shard.keep_books}."""
+    """L{Segments.keep_books}."""
 
     def setUp(self) -> None:
         self.world = World(CrashDisk(directories=[HOME, f"{HOME}/log"]))
         self.shard = self.world.up().shard
-        self.shard.behind = 10
+        self.shard.segments.behind = 10
 
     def known(self, world: World) -> int:
         """The line up to which the newest checkpoint on the disk has the books."""
@@ -76,7 +76,7 @@ class KeepBooksTests(SynchronousTestCase):
         return newest.books.sequence if newest is not None else 0
 
     def test_a_shard_bounds_what_a_start_reads(self) -> None:
-        self.assertEqual(World(CrashDisk(directories=[HOME, f"{HOME}/log"])).up().shard.behind, BEHIND)
+        self.assertEqual(World(CrashDisk(directories=[HOME, f"{HOME}/log"])).up().shard.segments.behind, BEHIND)
         self.assertLessEqual(BEHIND, 50_000)
 
     def test_refused_mail_alone_makes_a_checkpoint(self) -> None:
@@ -110,7 +110,7 @@ class KeepBooksTests(SynchronousTestCase):
         keep(self.world)
         shard = self.world.crash("none").up().shard
         self.assertEqual(shard.recorder.sequence, 15)
-        self.assertEqual(shard._books, 15)
+        self.assertEqual(shard.segments._books, 15)
 
     def test_a_start_over_a_log_that_no_checkpoint_knows_makes_one(self) -> None:
         refuse(self.world, BEHIND)
@@ -142,10 +142,12 @@ class KeepBooksTests(SynchronousTestCase):
     def test_it_and_retiring_keep_out_of_each_others_way(self) -> None:
         self.world.send("later@out.example")
         refuse(self.world, 12)
-        self.shard.keep_books()
-        self.shard.roll()
+        self.shard.segments.keep_books()
+        self.shard.segments.roll()
         self.world.pump()
-        self.assertEqual((self.shard.generations, self.known(self.world)), (1, self.world.recorder.sequence))
+        self.assertEqual(
+            (len(self.shard.segments.generations), self.known(self.world)), (1, self.world.recorder.sequence)
+        )
         after = self.world.crash("none")
         shard = after.up()
         self.assertEqual(shard.recovered.warnings, [])

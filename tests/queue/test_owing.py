@@ -42,9 +42,9 @@ class OwingTests(SynchronousTestCase):
         after.settle()
         after.wait(50)
         assert after.shard is not None
-        self.assertGreater(after.shard.shard.generations, 1)
+        self.assertGreater(len(after.shard.shard.segments.generations), 1)
         after.wait(15)
-        self.assertEqual(after.shard.shard.generations, 1)
+        self.assertEqual(len(after.shard.shard.segments.generations), 1)
         for _ in range(20):
             self.assertIn(after.send("eve@here.example", body=b"x" * 700), after.accepted)
         queue_id = next(iter(after.accepted))
@@ -80,7 +80,7 @@ class OwingTests(SynchronousTestCase):
         after.disk.unlink(after.shard.layout.mess_of(queue_id))
         after.settle()
         after.wait(1000)
-        self.assertEqual(after.shard.shard.generations, 1)
+        self.assertEqual(len(after.shard.shard.segments.generations), 1)
         self.assertIn(b"bob@here.example", after.mailbox("ann")[0])
         self.assertEqual(after.stored(), {})
         self.whole(after)
@@ -110,13 +110,13 @@ class OwingTests(SynchronousTestCase):
             else:
                 commit(ops, done)
 
-        after.shard.shard._owing._commit = once
+        after.shard.shard.segments._owing._commit = once
         after.settle()
         after.wait(62)
         self.assertEqual((refused, after.stored()), ([], {}))
-        self.assertGreater(after.shard.shard.generations, 1)
+        self.assertGreater(len(after.shard.shard.segments.generations), 1)
         after.wait(5)
-        self.assertEqual((after.shard.shard.generations, after.stored()), (1, {"local": 1}))
+        self.assertEqual((len(after.shard.shard.segments.generations), after.stored()), (1, {"local": 1}))
         after.disk.heal()
         self.lives(after)
 

@@ -83,7 +83,7 @@ class RecoveryTests(Surviving):
             world.committer._batches.journal.roll()
             world.pump()
             assert world.shard is not None
-            self.assertEqual(world.shard.shard.generations, 1)
+            self.assertEqual(len(world.shard.shard.segments.generations), 1)
             after = world.crash("none")
             after.up()
             self.examine(after, killed=False)
@@ -100,7 +100,7 @@ class RecoveryTests(Surviving):
         world.disk.heal()
         world.wait(6)
         assert world.shard is not None
-        self.assertEqual(world.shard.shard.generations, 1)
+        self.assertEqual(len(world.shard.shard.segments.generations), 1)
         after = world.crash("none")
         after.up()
         self.examine(after, killed=False)

@@ -70,7 +70,7 @@ class ShelfTests(SynchronousTestCase):
         waiting = world.shard.shard.held_back
         self.assertGreater(waiting, 5)
         self.assertEqual(len(world.accepted), 30 - waiting)
-        self.assertLessEqual(world.shard.shard.generations, 4)
+        self.assertLessEqual(len(world.shard.shard.segments.generations), 4)
         world.disk.heal()
         world.wait(6)
         self.assertEqual((len(world.accepted), world.shard.shard.held_back), (30, 0))

@@ -9,7 +9,7 @@ from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.errors import Temporary
-from qmailpy.queue import runner, shard
+from qmailpy.queue import runner, segments
 from qmailpy.queue.ids import to_number
 from qmailpy.testing.crashdisk import CrashDisk
 from qmailpy.values import Content, Disposition, Envelope, Job, MemoryContent, NewMail, Recipient, Reply, Verdict
@@ -307,7 +307,7 @@ class WedgedTests(SynchronousTestCase):
         world = fresh()
         assert world.shard is not None
         at_work = world.shard.shard
-        for module, name in ((at_work.shelf, "thd_file"), (shard, "filing")):
+        for module, name in ((at_work.shelf, "thd_file"), (segments, "filing")):
             world.send("never@out.example")
             good, times = getattr(module, name), [1, 1]
 
@@ -322,8 +322,8 @@ class WedgedTests(SynchronousTestCase):
             world.shard.settle().addBoth(settled.append)
             world.pump()
             self.assertEqual(len(settled), 1)
-            self.assertEqual(len(at_work._generations), 2)
+            self.assertEqual(len(at_work.segments.generations), 2)
             world.wait(11)
-            self.assertEqual(len(at_work._generations), 1)
+            self.assertEqual(len(at_work.segments.generations), 1)
             self.assertNotEqual(self.flushLoggedErrors(ZeroDivisionError), [])
         world.down()

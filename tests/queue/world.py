@@ -386,6 +386,17 @@ class World:
                 found.append(rest.partition(b"\n")[2].replace(b"\n", b"\r\n"))
         return found
 
+    def files(self, top: str = HOME) -> list[str]:
+        """The paths of all files, in order."""
+        found = []
+        for name in self.disk.listdir(top):
+            path = f"{top}/{name}"
+            try:
+                found += self.files(path)
+            except NotADirectoryError:
+                found.append(path)
+        return sorted(found)
+
     def log(self) -> list[LogRecord]:
         """The lines of the transaction log that can be read."""
         self.recorder.flush()
