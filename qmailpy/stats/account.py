@@ -32,6 +32,7 @@ from attrs import frozen
 from qmailpy.config.schema import LogConfig
 from qmailpy.records.record import LogRecord
 from qmailpy.records.removed import ENDS, removed
+from qmailpy.records.sun import NoMatterOfOurs
 from qmailpy.records.text import CONNECTION, MONTH_OF, LineFormat, Unreadable, fragment, milliseconds
 from qmailpy.stats.handed import PASSING, Quick, handed_on
 from qmailpy.stats.sketch import FACTOR, Sketch
@@ -216,6 +217,8 @@ class Account:
         line = fragment(line)
         try:
             record = self._reader.record(line)
+        except NoMatterOfOurs:
+            return
         except Unreadable:
             self.unreadable += bool(line)
             return
