@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from collections import deque
@@ -31,6 +32,7 @@ from qmailpy.records.text import LineFormat, Unreadable, fragment
 from qmailpy.stats.account import Reader
 
 _POLL_S = 0.2
+_FILE = re.compile(r"(?:.*/)?[0-9A-Z]{2}([0-9A-Za-z_-]{6,})\.(?:[0-9A-Za-z]{2}\+?|[0-9]{3,}\+?|HELD)")  # as in a line
 _COLOURS = {
     Action.DEQUEUED: "green",
     Action.DEFERRED: "yellow",
@@ -59,7 +61,12 @@ log.add_command(index_command)
 @click.option("--channel", help="Only lines of this channel, as source or destination.")
 @click.option("--action", metavar="LETTERS", help="Only these: D, or QZR for whatever did not go through.")
 @click.option("--address", metavar="PATTERN", help="Only with this sender or recipient; a part of it, or with * and ?.")
-@click.option("--id", "queue_id", metavar="ID", help="Only of the message with this queue id or Message-ID.")
+@click.option(
+    "--id",
+    "queue_id",
+    metavar="ID",
+    help="Only of the message with this queue id, as it is or as in a line, or Message-ID.",
+)
 @click.option("--subject", metavar="TEXT", help="Only of messages with this in their subject: the lines E.")
 @click.option(
     "--format",
@@ -153,7 +160,9 @@ class Chosen:
         if self.id is None:
             return True
         wanted = self.id.strip("<>")
-        return (record.file is not None and record.file.id == wanted) or record.message_id.strip("<>") == wanted
+        named = _FILE.fullmatch(wanted)
+        file = named[1] if named is not None else wanted
+        return (record.file is not None and record.file.id == file) or record.message_id.strip("<>") == wanted
 
 
 def _print(lines: list[bytes], shown: Callable[[bytes], str]) -> None:

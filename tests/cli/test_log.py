@@ -139,6 +139,8 @@ class LogTests(SynchronousTestCase):
             (("--address", "a@*"), "a"),
             (("--id", "06kq9q5g5k3l0a0"), "a"),
             (("--id", "<06kq9q5g5k3l0b0@x>"), "c"),
+            (("--id", "local/0a/ZZ06kq9q5g5k3l0a0.01+"), "a"),
+            (("--id", "Z906kq9q5g5k3l0b0.HELD"), "c"),
             (("--channel", "local", "--action", "Q"), ""),
         ):
             lines = self.call("tail", *words, "--json").output.splitlines()
