@@ -28,6 +28,7 @@ from qmailpy.app.handover import DOWN_LIMIT, Message, Unpacker, decode, pack
 from qmailpy.app.host import RoleHost
 from qmailpy.app.reactor import install
 from qmailpy.app.spawn import DOWN, UP
+from qmailpy.app.steady import make_steady
 from qmailpy.config.schema import Config
 from qmailpy.errors import CommandError
 from qmailpy.servers.keys import Pair, pairs_of
@@ -160,6 +161,7 @@ def main() -> int:
     install()
     from twisted.internet import reactor
 
+    make_steady(reactor)
     os.setsid()  # Ctrl-C on the supervisor's terminal is for the supervisor, which then tells us
     for handle in (DOWN, UP):
         os.set_inheritable(handle, False)

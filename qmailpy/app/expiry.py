@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from qmailpy.clocks import wall
 from qmailpy.errors import ConfigError
 from qmailpy.interfaces import IEvents
 from qmailpy.rounds import Rounds
@@ -94,7 +95,7 @@ class CertificateWatch(Service):
         return self._in_thread(self._thd_pairs).addCallbacks(self._tell, lambda failure: failure.trap(ConfigError))
 
     def _tell(self, pairs: dict[str, Pair]) -> None:
-        now = self._reactor.seconds()
+        now = wall(self._reactor)()
         found = expiring(pairs, now)
         for place, days, date in found:
             self._told.setdefault(place, now)

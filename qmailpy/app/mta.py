@@ -34,6 +34,7 @@ from qmailpy.app.listeners import MailListeners
 from qmailpy.app.lookups import Lookups
 from qmailpy.app.published import Published
 from qmailpy.app.rolling import Rolling
+from qmailpy.app.steady import ClockWatch
 from qmailpy.app.tls_reports import TlsReports
 from qmailpy.app.tracing import Tracing
 from qmailpy.app.watching import Watching
@@ -42,6 +43,7 @@ from qmailpy.channels.marks import thd_marks_of_all, to_remake
 from qmailpy.channels.parts import Parts
 from qmailpy.channels.process import Notices
 from qmailpy.channels.registry import factory, make_channels
+from qmailpy.clocks import wall
 from qmailpy.config.schema import Config, ListenerConfig
 from qmailpy.control.client import Json, call, running
 from qmailpy.directory.address import POSTMASTER
@@ -177,7 +179,7 @@ class MailWorker(Service):
             reactor,
             self._files,
             config.path("log"),
-            Lane(config.path("run", "counters"), shard, reactor.seconds),
+            Lane(config.path("run", "counters"), shard, wall(reactor)),
             shard,
             config.log,
             node=config.server.hostname,
@@ -245,6 +247,8 @@ class MailWorker(Service):
         config = self._config
         self._note_session()
         self._halted.watch()
+        self._clock_watch = ClockWatch(self._reactor, self._events, self._clock_set)
+        self._clock_watch.start()
         self._listeners.open(config, self._smtp)
         if self._context.index == 0:
             self._drops = Drops(
@@ -428,6 +432,14 @@ class MailWorker(Service):
         if self._watch is not None:
             self._watch.look()
 
+    def _clock_set(self, step: float) -> None:
+        """The time of day is another by so many seconds: what waits for one looks again."""
+        for shard in self.queue.shards.values():
+            for runner in shard.runners.values():
+                runner.clock_set(step)
+        if self._rolling is not None:
+            self._rolling.clock_set()
+
     async def _stopped(self) -> Callable[[str], bool]:
         """Which channels an operator has stopped, for those that are new."""
         stopped: Callable[[str], bool] = await self.queue.in_thread(self._halted.thd_stopped)
@@ -458,6 +470,9 @@ class MailWorker(Service):
             if part is not None:
                 part.stopService()
         self._halted.stop()
+        clock_watch: ClockWatch | None = getattr(self, "_clock_watch", None)
+        if clock_watch is not None:
+            clock_watch.stop()
         grace = max(1.0, self._config.server.drain_s / 2)
         await self._listeners.drain(grace)
         await self.queue.in_thread(self._gate.thd_close)

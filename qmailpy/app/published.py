@@ -16,6 +16,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
 from qmailpy.channels.parts import Security
+from qmailpy.clocks import wall
 from qmailpy.config.schema import Config
 from qmailpy.disk.files import Files
 from qmailpy.interfaces import IResolver
@@ -56,9 +57,9 @@ class Published(Service):
         self._first = first
         self.https = Https(reactor, resolver, config.mta_sts.ca_file, self._in_thread)
         file = StsFile(files, config.path("queue", "tls-policies"))
-        self.sts = StsPolicies(resolver, self.https.get, reactor.seconds, self._in_thread, file)
-        unique = f"{process}.{os.getpid()}.{int(reactor.seconds())}"
-        self.results = TlsResults(files, config.path("queue", "tls-results"), unique, reactor.seconds)
+        self.sts = StsPolicies(resolver, self.https.get, wall(reactor), self._in_thread, file)
+        unique = f"{process}.{os.getpid()}.{int(wall(reactor)())}"
+        self.results = TlsResults(files, config.path("queue", "tls-results"), unique, wall(reactor))
         self._rounds = [
             (Rounds(reactor, "policies of TLS", self._sync), SYNC_S),
             (Rounds(reactor, "results of TLS", self._write), WRITE_S),

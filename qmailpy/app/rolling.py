@@ -69,6 +69,12 @@ class Rolling(Service):
             self._disarm()
             self._arm()
 
+    def clock_set(self) -> None:
+        """The clock of the machine was set: the time of day comes sooner or later."""
+        if self.running:
+            self._disarm()
+            self._arm()
+
     def _thd_missed(self) -> bool:
         """Whether the log was last written before the latest time of day at which it should have been rolled."""
         now = time.time()

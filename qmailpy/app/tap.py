@@ -20,7 +20,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python import usage
 
-from qmailpy.app import log
+from qmailpy.app import log, steady
 from qmailpy.app.alarm import Alarm
 from qmailpy.app.daemon import Daemon, OneProcess, Running, Seat, places
 from qmailpy.app.handover import Message
@@ -76,6 +76,7 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor
 
     os.umask(0o077)
+    steady.begin(reactor)
     try:
         service: IService = prepare(
             reactor,

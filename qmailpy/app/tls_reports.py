@@ -20,6 +20,7 @@ from twisted.application.service import Service
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from qmailpy.clocks import wall
 from qmailpy.config.schema import Config
 from qmailpy.errors import Temporary
 from qmailpy.interfaces import IEnqueue, InThread, IResolver, IRouter
@@ -67,6 +68,7 @@ class TlsReports(Service):
         chance: Chance | None = None,
     ) -> None:
         self._reactor = reactor
+        self._wall = wall(reactor)
         self.config = config
         self._files = files
         self._resolver = resolver
@@ -90,7 +92,7 @@ class TlsReports(Service):
         """Send what is due."""
         if not self.config.tlsrpt.send:
             return
-        now = self._reactor.seconds()
+        now = self._wall()
         today = int(now // DAY_S)
         for day in await self._in_thread(self._files.thd_days):
             if day >= today or now - (day + 1) * DAY_S < self._after_s:
@@ -126,7 +128,7 @@ class TlsReports(Service):
             try:
                 if address.startswith("mailto:"):
                     to = address[len("mailto:") :]
-                    mail = report_mail(domain, over, zipped, reporter, report_id, to, date(self._reactor.seconds()))
+                    mail = report_mail(domain, over, zipped, reporter, report_id, to, date(self._wall()))
                     await self._mail(reporter.contact, to, await self._in_thread(self._thd_signed, self.config, mail))
                 else:
                     answer = await self._https.post(address, MEDIA_TYPE, zipped, POST_S)
@@ -184,7 +186,7 @@ class TlsReports(Service):
             sender=sender,
             recipients=tuple(recipients),
             source=source,
-            arrival=self._reactor.seconds(),
+            arrival=self._wall(),
             tls_optional=True,
             subject=subject_in(octets),
         )

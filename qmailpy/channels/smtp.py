@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from qmailpy.channels.parts import Parts
+from qmailpy.clocks import wall
 from qmailpy.config.schema import ChannelConfig, Config
 from qmailpy.errors import ConfigError
 from qmailpy.interfaces import IChannel, IConnected, IForgiving, IShaped
@@ -44,6 +45,7 @@ class Connections:
     def __init__(self, channel: ChannelConfig, parts: Parts) -> None:
         self._channel = channel.name
         self._protocol = channel.kind.upper()
+        self._wall = wall(parts.reactor)
         self._parts = parts
         self._wanted = parts.config.log.connections and channel.logging == "full"
 
@@ -61,7 +63,7 @@ class Connections:
         if self._wanted:
             record = LogRecord(
                 action=action,
-                time=self._parts.reactor.seconds(),
+                time=self._wall(),
                 source=self._channel,
                 direction="-",
                 transport=transport,

@@ -20,6 +20,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from qmailpy.clocks import wall
 from qmailpy.directory import address as addresses
 from qmailpy.directory import meaning, schema
 from qmailpy.directory import password as passwords
@@ -193,7 +194,7 @@ class LdapDirectory:
         found = await self._question(self._search(_address(address), ("mail",)))
         if found is None:
             return
-        when = schema.time_value(self._clock.seconds())
+        when = schema.time_value(wall(self._clock)())
         values = (("qmailLastLogin", when), ("qmailLastService", service), ("qmailLastAddress", ip))
         request = pureldap.LDAPModifyRequest(
             object=found[0], modification=[_replacement(name, value) for name, value in values if value]

@@ -73,6 +73,12 @@ CATALOGUE: Mapping[str, Kind] = {
         remedy="Nothing, if it is a stranger. A user may have a virus or a stolen password: qmailpy user passwd {who}; "
         "[limits] and service plans say how much is allowed",
     ),
+    "clock.set": Kind(
+        severity=Severity.WARNING,
+        fields=("by",),
+        text="the clock of the machine is {by} than it was: it was set, or the machine slept",
+        remedy="Is it right now? Mail has its age by that clock: set it before the daemon starts (time-sync.target)",
+    ),
     "directory.back": Kind(
         severity=Severity.NOTICE,
         fields=("seconds",),

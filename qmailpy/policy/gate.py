@@ -24,6 +24,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from qmailpy.clocks import wall
 from qmailpy.config.schema import ChecksConfig, Config, ListenerConfig
 from qmailpy.interfaces import IEvents, IResolver
 from qmailpy.policy.faults import EARLY, NULL_MX, PIPELINING, TAGS, TALKS_EARLY, UNKNOWN_DOMAIN, faults
@@ -80,6 +81,7 @@ class Gate:
         @param here: makes what counts who is here at once.
         """
         self._reactor = reactor
+        self._wall = wall(reactor)
         self._resolver = resolver
         self._in_thread = in_thread
         self.counts: Counter[str] = Counter()
@@ -290,7 +292,7 @@ class Gate:
         if greylist is None or ruling.reply is not None or ruling.spared or self._welcome(visit):
             return ruling
         wait_s = await self._in_thread(
-            greylist.thd_wait_s, self.limits.network(visit.ip), letter.sender, named, self._reactor.seconds()
+            greylist.thd_wait_s, self.limits.network(visit.ip), letter.sender, named, self._wall()
         )
         if wait_s <= 0:
             return ruling

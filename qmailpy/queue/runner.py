@@ -41,6 +41,10 @@ LOADING = 100  # messages read from their files at once
 TELL_S = 5.0  # between lines of the log about mail that cannot be read
 
 
+BACK_S = 300.0
+"""A clock that is set back by less lets mail wait that much longer."""
+
+
 class Runner:
     """The scheduling of one channel in one shard."""
 
@@ -418,6 +422,16 @@ class Runner:
             self._hurried.extend(parked)
         self.refill()
         self.pump()
+
+    def clock_set(self, step: float) -> None:
+        """
+        The time of day is another by so many seconds. Earlier: what waits would do so for that much longer, be it a
+        year, and is due now; what a sender wants held keeps its time.
+        """
+        if step <= -BACK_S:
+            self.run_now()
+        else:
+            self._arm()
 
     def hurry(self, numbers: Sequence[int]) -> None:
         """These messages are due, whatever the schedule says; those that a sender wants held are not."""

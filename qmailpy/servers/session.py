@@ -244,7 +244,7 @@ class SmtpSession(Conversation):
         told = None
         if event.hold is not None or event.mt_priority is not None:
             granted = mail_options.granted(
-                event, self._site.listener, self._site.reactor.seconds(), known=self._trusted or bool(self._user)
+                event, self._site.listener, self._site.wall(), known=self._trusted or bool(self._user)
             )
             if isinstance(granted, Reply):
                 self._core.answer(granted)

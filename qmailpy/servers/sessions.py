@@ -6,13 +6,14 @@ A listener's port may be gone while its sessions go on: L{Sessions.drain} ends t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from attrs import Factory, define, field
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from qmailpy.clocks import wall
 from qmailpy.config.schema import ListenerConfig
 from qmailpy.events.traces import Traces
 from qmailpy.servers.clients import ClientCounts, TrustedNetworks
@@ -111,3 +112,4 @@ class ListenerSite:
     counts: ClientCounts = field(factory=ClientCounts)
     tally: Tally = field(factory=Tally)
     sessions: Sessions = Factory(lambda site: Sessions(site.reactor), takes_self=True)
+    wall: Callable[[], float] = Factory(lambda site: wall(site.reactor), takes_self=True)  # the time of day

@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IAddress, IProtocol, IProtocolFactory, I
 from zope.interface import implementer
 
 from qmailpy.auth.logins import Logins
+from qmailpy.clocks import wall
 from qmailpy.config.schema import ListenerConfig, LogConfig, QueueConfig, TrustConfig
 from qmailpy.events.log import NoEvents
 from qmailpy.events.traces import Traces
@@ -74,7 +75,7 @@ class SmtpFactory:
             reactor=reactor,
             hostname=hostname,
             offers=Offers.of(
-                hostname, listener, queue, reactor.seconds, tls=certificates is not None, logins=logins is not None
+                hostname, listener, queue, wall(reactor), tls=certificates is not None, logins=logins is not None
             ),
             listener=listener,
             queue=queue,
@@ -111,7 +112,7 @@ class SmtpFactory:
             site.hostname,
             listener,
             queue,
-            site.reactor.seconds,
+            site.wall,
             tls=site.certificates is not None,
             logins=site.logins is not None,
         )

@@ -69,7 +69,7 @@ def session_record(site: Site, origin: Origin, action: Action, **fields: Any) ->
     """A J, V or B record. @param fields: more of L{LogRecord}."""
     record = LogRecord(
         action=action,
-        time=site.reactor.seconds(),
+        time=site.wall(),
         source=site.listener.channel,
         modifiers=origin.modifiers,
         user=origin.user,
@@ -96,7 +96,7 @@ def connection_record(site: Site, action: Action, transport: str, diagnostic: st
         (
             LogRecord(
                 action,
-                site.reactor.seconds(),
+                site.wall(),
                 listener.channel,
                 nothing,
                 nothing,

@@ -174,7 +174,7 @@ class Transaction:
         @return: what refuses it; the recipients stay.
         """
         site, origin = self._site, self._origin
-        now = site.reactor.seconds()
+        now = site.wall()
         intake: IIntake | None = None
         try:
             intake = site.enqueue.begin(self.id, flow, self.mail.size)
@@ -233,7 +233,7 @@ class Transaction:
                 intake.abort()
                 return self._reply_to(error, _TAKING)
             wanted.setdefault("message-id", self._head.message_id)
-        arrival = site.reactor.seconds()
+        arrival = site.wall()
         envelope = Envelope(
             sender=mail.address,
             recipients=tuple(self.to.values()),

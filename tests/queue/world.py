@@ -196,6 +196,7 @@ class World:
         self.config = config or configuration()
         self.clock = Clock()
         self.clock.advance(START)
+        self.set_by = 0.0  # seconds by which the time of day is another than that of the timers
         self.outside = Outside()
         self.events = MemoryEvents()
         self.lives = 1
@@ -260,7 +261,7 @@ class World:
             channels=self.channels(parts),
             notices=self.notices(),
             clock=self.clock,
-            seconds=self.clock.seconds,
+            seconds=lambda: self.clock.seconds() + self.set_by,
             chance=Random(7),
             in_thread=in_thread,
             committer=committer,

@@ -1,0 +1,51 @@
+"""What becomes of waiting mail when somebody sets the clock of the machine."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from qmailpy.queue.runner import BACK_S
+from tests.queue.test_deadline import HOUR, send, world
+from tests.queue.world import START, World
+
+
+class ClockSetTests(SynchronousTestCase):
+    def set_by(self, node: World, step: float) -> None:
+        """The queue sees the other time of day only: its timers go on."""
+        shard = node.shard
+        assert shard is not None
+        node.set_by += step
+        for runner in shard.runners.values():
+            runner.clock_set(step)
+        node.pump()
+
+    def asked(self, node: World) -> dict[str, int]:
+        return {address: count for (_, address), count in node.outside.asked.items()}
+
+    def test_back_by_a_year_it_does_not_wait_for_a_year(self) -> None:
+        node = world()
+        send(node, "later@a.example")
+        self.set_by(node, -365 * 24 * HOUR)
+        self.assertEqual(self.asked(node), {"later@a.example": 2})
+        node.wait(HOUR)
+        self.assertGreater(self.asked(node)["later@a.example"], 2)
+
+    def test_what_its_sender_wants_held_is(self) -> None:
+        node = world()
+        send(node, "ok@a.example", hold_until=START + HOUR)
+        self.set_by(node, -2 * BACK_S)
+        self.assertEqual(self.asked(node), {})
+
+    def test_by_a_little_it_waits_that_much_longer(self) -> None:
+        node = world()
+        send(node, "later@a.example")
+        self.set_by(node, -BACK_S / 2)
+        self.assertEqual(self.asked(node), {"later@a.example": 1})
+
+    def test_forward_it_goes_when_it_is_due_by_the_new_time(self) -> None:
+        """A machine that slept has all its timers where they were."""
+        node = world()
+        send(node, "later@a.example")
+        self.set_by(node, HOUR)
+        node.wait(0)
+        self.assertEqual(self.asked(node), {"later@a.example": 2})
