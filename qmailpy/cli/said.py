@@ -10,7 +10,7 @@ import re
 
 from attrs import frozen
 
-# dns;HOST (TCP|our ip|our port|ip|port) (banner) (TLS, if there was) smtp;REPLY: qmailpy.remote.delivery.
+# dns;HOST (TCP|our ip|our port|ip|port) (banner) (TLS, if there was) smtp;REPLY: qmailpy.remote.dispositions.
 _PEER = re.compile(
     r"dns;([^ ]+) \((?:TCP\|[^|]*\|[^|]*\|([^|]*)\|\d+|UNIX[^)]*)\) \((.*?)\) (?:\(((?:TLS|SSL)v[^()]*)\) )?smtp;(.*)"
 )

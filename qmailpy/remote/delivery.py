@@ -21,18 +21,18 @@ from attrs import define, evolve, field
 from qmailpy.config.schema import ChannelConfig
 from qmailpy.errors import MailError, Permanent
 from qmailpy.events.traces import Traces
-from qmailpy.remote.lines import thd_short_lines
+from qmailpy.remote.dispositions import diagnostic, modifiers, name, of_trouble, skipped, weight, without_promise
+from qmailpy.remote.forms import Forms
 from qmailpy.remote.memory import HostMemory
-from qmailpy.remote.mx import Destination, is_address
+from qmailpy.remote.mx import Destination
 from qmailpy.remote.peers import Finder, Peer
-from qmailpy.remote.pool import Pool, Unreached, skipping
+from qmailpy.remote.pool import Pool, Unreached
 from qmailpy.remote.protection import Planned, Protection
-from qmailpy.remote.session import PIECE, Delivery, InThread, Session
+from qmailpy.remote.session import Delivery, InThread, Session
 from qmailpy.remote.trouble import Fault, Judgement, Scope, Trouble, fates, judge
-from qmailpy.values import Content, Disposition, MemoryContent, Reply, Verdict
+from qmailpy.values import Content, Disposition, Reply, Verdict
 from qmailpy.wire.client_events import Stage, Tls, Transaction
 from qmailpy.wire.client_options import seconds_left
-from qmailpy.wire.mime7 import LIMIT, Unconvertible, convert
 from qmailpy.wire.tlsrpt import Applied, Failed
 
 CONNECT_BUDGET = 4
@@ -53,9 +53,7 @@ class _Attempt:
     destination: Destination
     transaction: Transaction
     content: Content
-    seven_bit: MemoryContent | None = None  # made when a peer needed it
-    short: tuple[Content, Content] | None = None  # a content, and the same with short lines
-    plain_header: bool | None = None  # whether it is US-ASCII; asked when a peer takes nothing else
+    forms: Forms | None = None  # made when a peer needed one
     left: list[int]  # recipients without an answer of their own
     later: list[int] = field(factory=list)  # more of them, for whom a transaction had no room
     found: dict[int, Disposition] = field(factory=dict)
@@ -65,7 +63,7 @@ class _Attempt:
         """
         How one more peer failed.
         """
-        if self.last is None or _weight(disposition) >= _weight(self.last):
+        if self.last is None or weight(disposition) >= weight(self.last):
             self.last = disposition
 
     def divide(self, session: Session) -> bool:
@@ -189,7 +187,7 @@ class Remote:
             if each.barred is not None:
                 reply = each.barred.reply
                 verdict = Verdict.FAILED if reply.permanent else Verdict.DEFERRED
-                attempt.note(Disposition(verdict=verdict, reply=reply, remote_mta=_name(peer)))
+                attempt.note(Disposition(verdict=verdict, reply=reply, remote_mta=name(peer)))
                 if each.barred.kind:
                     self._note(attempt, each, each.barred.kind, reply.text)
                 continue
@@ -198,7 +196,7 @@ class Remote:
                     return
                 blocked = self._memory.blocked(peer, attempt.destination.name)
                 if blocked is not None:
-                    attempt.note(_skipped(blocked.why, blocked.seconds, peer))
+                    attempt.note(skipped(blocked.why, blocked.seconds, peer))
                     break
                 try:
                     traced = self._traces is not None and self._traces.active
@@ -212,9 +210,9 @@ class Remote:
                             attempt, each, trouble.kind, trouble.why, error.session.ends if error.session else ""
                         )
                     if trouble.fault is Fault.NO_TLS and attempt.transaction.require_tls:
-                        attempt.note(_without_promise(peer, error.session))
+                        attempt.note(without_promise(peer, error.session))
                     else:
-                        attempt.note(_of_trouble(trouble, judged, peer, error.session))
+                        attempt.note(of_trouble(trouble, judged, peer, error.session))
                     if not judged.next_host:
                         return
                     implicit = peer.implicit or self._config.implicit_tls
@@ -252,7 +250,7 @@ class Remote:
                     return _FURTHER
                 transaction = attempt.for_left()
                 if transaction.require_tls and "REQUIRETLS" not in session.core.extensions:
-                    attempt.note(_without_promise(session.peer, session))
+                    attempt.note(without_promise(session.peer, session))
                     return _NO_PROMISE
                 content = attempt.content
                 refusal = None
@@ -269,12 +267,12 @@ class Remote:
                         return _gone(session, attempt)
                 core = session.core
                 if refusal is None and not (core.binary if transaction.binary else core.eight_bit):
-                    content, refusal = await self._seven_bit(attempt)
+                    content, refusal = await self._forms(attempt).seven_bit()
                     transaction = evolve(transaction, size=content.size, eight_bit=False, binary=False)
                     if not session.usable:  # it has hung up meanwhile
                         return _gone(session, attempt)
                 if refusal is None and self._config.linelimit and not (transaction.binary and core.binary):
-                    content, refusal = await self._short_lines(content, attempt)
+                    content, refusal = await self._forms(attempt).short_lines(content)
                     transaction = evolve(transaction, size=content.size)
                     if not session.usable:
                         return _gone(session, attempt)
@@ -284,14 +282,14 @@ class Remote:
                 refusal = refusal or session.core.refusal(transaction)
                 if refusal is not None:
                     verdict = Verdict.FAILED if refusal.permanent else Verdict.DEFERRED
-                    own = Disposition(verdict=verdict, reply=refusal, remote_mta=_name(session.peer))
+                    own = Disposition(verdict=verdict, reply=refusal, remote_mta=name(session.peer))
                     attempt.found.update(dict.fromkeys((*attempt.left, *attempt.later), own))
                     return None
                 delivery = await session.deliver(transaction, content)
                 again = self._take_answers(session, delivery, attempt)
                 if delivery.trouble is not None:
                     judged = judge(delivery.trouble)
-                    attempt.note(_of_trouble(delivery.trouble, judged, session.peer, session, delivery.sent))
+                    attempt.note(of_trouble(delivery.trouble, judged, session.peer, session, delivery.sent))
                     return judged
                 if not session.usable:
                     return _FURTHER if attempt.later else None
@@ -317,6 +315,14 @@ class Remote:
         if before is not None and session.trace is not before:
             before.ended("what goes on over this connection is not asked for")
 
+    def _forms(self, attempt: _Attempt) -> Forms:
+        forms = attempt.forms
+        if forms is None:
+            binary, linelimit = attempt.transaction.binary, self._config.linelimit
+            forms = Forms(attempt.content, binary=binary, linelimit=linelimit, in_thread=self._in_thread)
+            attempt.forms = forms
+        return forms
+
     async def _plain(self, attempt: _Attempt, session: Session) -> Reply | None:
         """
         A peer without SMTPUTF8: why it cannot have the message (RFC 6531 s.3.6). Recipients it cannot be named are
@@ -325,59 +331,16 @@ class Remote:
         sender = attempt.transaction.sender
         if not sender.isascii():
             return _no_utf8("the sender's address")
-        if attempt.plain_header is None:
-            content = attempt.content
-            try:
-                header = content.header() if content.in_memory else await self._in_thread(content.header)
-                attempt.plain_header = (header or b"").isascii()
-            except OSError as error:
-                return Reply(451, "4.3.0", f"Message cannot be read: {error.strerror or error}")
-        if not attempt.plain_header:
-            return _no_utf8("the header")
+        plain, unread = await self._forms(attempt).plain_header()
+        if not plain:
+            return unread or _no_utf8("the header")
         recipients = attempt.transaction.recipients
         for index in [each for each in attempt.left if not recipients[each].isascii()]:
             attempt.found[index] = Disposition(
-                verdict=Verdict.FAILED, reply=_no_utf8("the recipient's address"), remote_mta=_name(session.peer)
+                verdict=Verdict.FAILED, reply=_no_utf8("the recipient's address"), remote_mta=name(session.peer)
             )
         attempt.left = [each for each in attempt.left if recipients[each].isascii()]
         return None
-
-    async def _seven_bit(self, attempt: _Attempt) -> tuple[Content, Reply | None]:
-        """
-        The content for a peer that takes 7 bits only, and why it cannot have it; in a thread unless it is at hand.
-        """
-        content = attempt.content
-        if attempt.seven_bit is not None:
-            return attempt.seven_bit, None
-        binary = attempt.transaction.binary
-        if not binary and content.in_memory and content.read().isascii():
-            return content, None
-        try:
-            octets = await self._in_thread(partial(thd_seven_bit, content, binary))
-        except Unconvertible as error:
-            what = "lines" if binary else "7 bits"
-            return content, Reply(554, "5.6.3", f"Host takes {what} only, and the message cannot be converted: {error}")
-        except OSError as error:
-            return content, Reply(451, "4.3.0", f"Message cannot be read: {error.strerror or error}")
-        if octets is None:
-            return content, None
-        attempt.seven_bit = MemoryContent(octets)
-        return attempt.seven_bit, None
-
-    async def _short_lines(self, content: Content, attempt: _Attempt) -> tuple[Content, Reply | None]:
-        """The content with no line longer than the channel allows, and why it cannot have it."""
-        if attempt.short is not None and attempt.short[0] is content:
-            return attempt.short[1], None
-        try:
-            octets = await self._in_thread(partial(thd_short_lines, content, self._config.linelimit))
-        except Unconvertible as error:
-            text = f"Lines of more than {self._config.linelimit} octets do not go by this channel: {error}"
-            return content, Reply(554, "5.6.0", text)
-        except OSError as error:
-            return content, Reply(451, "4.3.0", f"Message cannot be read: {error.strerror or error}")
-        made = content if octets is None else MemoryContent(octets)
-        attempt.short = content, made
-        return made, None
 
     def _take_answers(self, session: Session, delivery: Delivery, attempt: _Attempt) -> list[int]:
         """Write down what the peer said; the recipients worth another transaction at once."""
@@ -390,10 +353,10 @@ class Remote:
             attempt.found[index] = Disposition(
                 verdict=fate.verdict,
                 reply=fate.reply,
-                remote_mta=_name(session.peer),
-                diagnostic=_diagnostic(session, f"smtp;{fate.reply}"),
+                remote_mta=name(session.peer),
+                diagnostic=diagnostic(session, f"smtp;{fate.reply}"),
                 transferred=delivery.sent if fate.whole else 0,
-                modifiers=_modifiers(session),
+                modifiers=modifiers(session),
                 relayed=fate.verdict is Verdict.DELIVERED and not dsn,
                 told_there=fate.verdict is Verdict.DELIVERED and dsn,
             )
@@ -408,21 +371,6 @@ def _no_utf8(what: str) -> Reply:
     return Reply(553, "5.6.7", f"Host takes no SMTPUTF8, which {what} needs")
 
 
-def thd_seven_bit(content: Content, binary: bool = False) -> bytes | None:
-    """
-    A content in 7 bits, or C{None} when it is that already. Blocks.
-
-    @param binary: it may be no lines.
-    @raise Unconvertible: it cannot be made so.
-    @raise OSError: it cannot be read.
-    """
-    if not binary and all(piece.isascii() for piece in content.chunks(PIECE)):
-        return None
-    if content.size > LIMIT:
-        raise Unconvertible("it is too large")
-    return convert(content.read(), binary=binary)
-
-
 _NO_PROMISE = Judgement(scope=Scope.HOST, verdict=Verdict.FAILED, reply=Reply(550, "5.7.30", ""), next_host=True)
 
 
@@ -430,73 +378,8 @@ _FURTHER = Judgement(scope=Scope.CONNECTION, verdict=Verdict.DEFERRED, reply=Rep
 """The session has no room for the others, its host may have (RFC 9422)."""
 
 
-def _without_promise(peer: Peer, session: Session | None) -> Disposition:
-    """For a message with REQUIRETLS and a host that does not pass it on (RFC 8689 s.5)."""
-    reply = Reply(550, "5.7.30", f"REQUIRETLS support required, which {peer.host} does not offer")
-    diagnostic = reply.text if session is None else _diagnostic(session, reply.text)
-    return Disposition(verdict=Verdict.FAILED, reply=reply, remote_mta=_name(peer), diagnostic=diagnostic)
-
-
 def _gone(session: Session, attempt: _Attempt) -> Judgement:
     trouble = Trouble(stage=Stage.IDLE, fault=Fault.LOST)
     judged = judge(trouble)
-    attempt.note(_of_trouble(trouble, judged, session.peer, session))
+    attempt.note(of_trouble(trouble, judged, session.peer, session))
     return judged
-
-
-def _of_trouble(trouble: Trouble, judged: Judgement, peer: Peer, session: Session | None, sent: int = 0) -> Disposition:
-    """For recipients that a trouble struck, as it was judged."""
-    diagnostic = judged.reply.text
-    if session is not None:
-        theirs = trouble.fault is Fault.REFUSED
-        diagnostic = _diagnostic(session, f"smtp;{judged.reply}" if theirs else judged.reply.text)
-    return Disposition(
-        verdict=judged.verdict,
-        reply=judged.reply,
-        remote_mta="" if judged.scope is Scope.NODE else _name(peer),
-        diagnostic=diagnostic,
-        transferred=sent,
-        modifiers=_modifiers(session),
-    )
-
-
-def _weight(disposition: Disposition) -> int:
-    """
-    Which of several peers' failures is told: a temporary one above a permanent one, since that host might have taken
-    the mail; one met above one remembered.
-    """
-    if disposition.verdict is not Verdict.DEFERRED:
-        return 0
-    return 1 if disposition.retry_after is not None else 2
-
-
-def _skipped(why: str, seconds: float, peer: Peer) -> Disposition:
-    text = skipping(why)
-    reply = Reply(451, "4.4.1", text)
-    return Disposition(
-        verdict=Verdict.DEFERRED, reply=reply, remote_mta=_name(peer), diagnostic=text, retry_after=seconds
-    )
-
-
-def _diagnostic(session: Session, words: str) -> str:
-    """The diagnostic of a transaction log record: who said it, over which connection, and what."""
-    tls = f"({session.tls}) " if session.tls else ""
-    return f"dns;{_name(session.peer)} ({session.ends}) ({session.core.banner}) {tls}{words}"
-
-
-def _name(peer: Peer) -> str:
-    return f"[{peer.host}]" if is_address(peer.host) else peer.host
-
-
-def _modifiers(session: Session | None) -> str:
-    if session is None:
-        return ""
-    core = session.core
-    facts = (
-        ("E", core.esmtp and not core.lmtp),
-        ("C", core.chunked),
-        ("S", core.secure),
-        ("A", core.authenticated),
-        ("L", core.lmtp),
-    )
-    return "".join(letter for letter, true in facts if true)
