@@ -28,9 +28,10 @@ from qmailpy.directory import address as addresses
 from qmailpy.directory import filters, ldif, meaning, names
 from qmailpy.directory.attributes import ATTRIBUTES, CLASSES
 from qmailpy.directory.blocking import BlockingLdap, LdapError
+from qmailpy.directory.operations import Scope, StoreError
 from qmailpy.directory.paths import SERVICE, directory_path, secret_path
 from qmailpy.directory.setup import identity_name, store_path
-from qmailpy.directory.store import Scope, Store, StoreError
+from qmailpy.directory.store import Store
 from qmailpy.disk.files import RealFiles, replace
 from qmailpy.disk.rights import acting_as, owner, read_plain
 from qmailpy.errors import CommandError, ConfigError

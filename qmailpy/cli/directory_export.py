@@ -14,8 +14,9 @@ from qmailpy.cli.context import Context
 from qmailpy.cli.output import print_line
 from qmailpy.cli.store import open_store
 from qmailpy.directory import filters, ldif, names, schema
+from qmailpy.directory.operations import Scope, StoreError
 from qmailpy.directory.schema import Entry
-from qmailpy.directory.store import Scope, Store, StoreError
+from qmailpy.directory.store import Store
 from qmailpy.errors import CommandError
 
 

@@ -14,10 +14,10 @@ from qmailpy.config.ldapurl import LdapUrl, parse_ldap_url
 from qmailpy.config.schema import Config
 from qmailpy.control import call, running
 from qmailpy.directory.blocking import BlockingLdap, LdapError
+from qmailpy.directory.operations import Scope
 from qmailpy.directory.paths import SERVICE, directory_path, socket_path, thd_read_secret
 from qmailpy.directory.service import thd_read_password
 from qmailpy.directory.setup import identity_name
-from qmailpy.directory.store import Scope
 from qmailpy.disk.rights import acting_as, owner
 from qmailpy.errors import CommandError
 

@@ -12,9 +12,10 @@ from twisted.internet.defer import Deferred, maybeDeferred
 
 from qmailpy.config.load import load
 from qmailpy.config.schema import Config
+from qmailpy.directory.operations import StoreError
 from qmailpy.directory.paths import directory_path
 from qmailpy.directory.setup import store_path
-from qmailpy.directory.store import Store, StoreError
+from qmailpy.directory.store import Store
 from qmailpy.disk.rights import acting_as, owner
 from qmailpy.errors import CommandError, ConfigError
 from qmailpy.interfaces import InThread

@@ -15,6 +15,7 @@ from qmailpy.directory import address as addresses
 from qmailpy.directory import filters, meaning, names, schema
 from qmailpy.directory import password as passwords
 from qmailpy.directory.names import SEPARATOR, Name, fold
+from qmailpy.directory.operations import Change, Login, Modification, Scope, StoreError, Trouble, modified
 from qmailpy.directory.rights import (
     OPERATIONAL,
     SECRET,
@@ -27,7 +28,7 @@ from qmailpy.directory.rights import (
 )
 from qmailpy.directory.schema import Attributes, Entry
 from qmailpy.directory.setup import ADMIN, SERVICE
-from qmailpy.directory.store import Change, Login, Modification, Scope, Store, StoreError, Trouble, modified
+from qmailpy.directory.store import Store
 
 T = TypeVar("T")
 

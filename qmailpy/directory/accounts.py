@@ -16,8 +16,9 @@ from attrs import frozen
 from qmailpy.directory import address as addresses
 from qmailpy.directory import password, schema
 from qmailpy.directory.names import Name
+from qmailpy.directory.operations import Login
 from qmailpy.directory.schema import Entry
-from qmailpy.directory.store import Login, Store
+from qmailpy.directory.store import Store
 from qmailpy.directory.tree import Tree, Values, read_domain, read_own, read_target, told
 from qmailpy.errors import CommandError
 

@@ -21,10 +21,10 @@ from qmailpy.config.schema import DirectoryConfig
 from qmailpy.control.client import short_path
 from qmailpy.directory import ber, decode, filters
 from qmailpy.directory.access import Code
+from qmailpy.directory.operations import Modification, Scope
 from qmailpy.directory.paging import CONTROL
 from qmailpy.directory.requests import octets, text
 from qmailpy.directory.schema import Attributes
-from qmailpy.directory.store import Modification, Scope
 from qmailpy.errors import QmailpyError
 
 PAGE = 500

@@ -14,8 +14,9 @@ from zope.interface import implementer
 from qmailpy.directory import address as addresses
 from qmailpy.directory import meaning, names, schema
 from qmailpy.directory import password as passwords
+from qmailpy.directory.operations import Login, StoreError
 from qmailpy.directory.schema import Attributes, Entry
-from qmailpy.directory.store import Login, Store, StoreError
+from qmailpy.directory.store import Store
 from qmailpy.errors import Temporary
 from qmailpy.interfaces import IDirectory, InThread
 from qmailpy.values import Alias, Domain, Group, Mailbox, ScramSecret

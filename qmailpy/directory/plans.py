@@ -11,8 +11,8 @@ from attrs import frozen
 from qmailpy.directory import meaning
 from qmailpy.directory.filters import Equal, Or
 from qmailpy.directory.names import fold
+from qmailpy.directory.operations import Scope
 from qmailpy.directory.schema import Entry
-from qmailpy.directory.store import Scope
 from qmailpy.directory.tree import Tree, Values, read_domain, told
 from qmailpy.errors import CommandError
 

@@ -22,9 +22,10 @@ from qmailpy.directory import filters, names, schema
 from qmailpy.directory.access import Code
 from qmailpy.directory.blocking import BlockingLdap, Found, LdapError
 from qmailpy.directory.names import Name
+from qmailpy.directory.operations import Change, Login, Modification, Scope, StoreError, Trouble
 from qmailpy.directory.schema import Entry
 from qmailpy.directory.service import thd_read_password
-from qmailpy.directory.store import Change, Login, Modification, Scope, Store, StoreError, Trouble
+from qmailpy.directory.store import Store
 
 _LAST_LOGIN = ("qmailLastLogin", "qmailLastService", "qmailLastAddress")
 _TROUBLES = {

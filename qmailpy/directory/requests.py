@@ -12,9 +12,9 @@ from ldaptor.protocols import pureldap
 
 from qmailpy.directory import decode, filters, schema, subschema
 from qmailpy.directory.access import Code, Refusal
+from qmailpy.directory.operations import Scope
 from qmailpy.directory.rights import OPERATIONAL
 from qmailpy.directory.schema import Entry
-from qmailpy.directory.store import Scope
 
 ALL = "*"
 """Stands for all attributes but operational ones (RFC 4511 s.4.5.1.8)."""

@@ -12,8 +12,8 @@ from attrs import frozen
 
 from qmailpy.directory.accounts import Accounts
 from qmailpy.directory.filters import Present
+from qmailpy.directory.operations import Scope
 from qmailpy.directory.schema import Entry
-from qmailpy.directory.store import Scope
 from qmailpy.directory.tree import read_domain
 from qmailpy.errors import CommandError
 

@@ -39,9 +39,10 @@ from zope.interface import implementer
 
 from qmailpy.directory import ber, decode, filters, names, paging, requests, subschema
 from qmailpy.directory.access import SCRAM_OPERATION, Access, Code, Refusal
+from qmailpy.directory.operations import Change, Modification, Scope
 from qmailpy.directory.rights import NOBODY, Identity, Role
 from qmailpy.directory.schema import Entry
-from qmailpy.directory.store import Change, Modification, Scope, Store
+from qmailpy.directory.store import Store
 from qmailpy.interfaces import InThread
 
 _LIMITS = {Role.ANONYMOUS: 16384, Role.USER: 65536, Role.SERVICE: 65536, Role.DOMAIN: 1048576, Role.ADMIN: 1048576}

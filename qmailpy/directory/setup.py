@@ -12,6 +12,7 @@ import os
 import secrets
 
 from qmailpy.directory import accounts, names, password, store
+from qmailpy.directory.operations import StoreError
 from qmailpy.directory.paths import ADMIN, SERVICE, directory_path, secret_path, thd_read_secret
 from qmailpy.directory.schema import Entry
 from qmailpy.disk.files import RealFiles, replace_all
@@ -79,7 +80,7 @@ def create(home: str, base: str, domain: str) -> str:
         finally:
             made.thd_close()
         replace_all(files, [(secret_path(home, identity), secret) for identity, secret in identities.items()])
-    except (store.StoreError, OSError) as problem:
+    except (StoreError, OSError) as problem:
         raise CommandError(f"the directory cannot be made: {problem}") from None
     return generated
 

@@ -14,8 +14,9 @@ from qmailpy.directory import address as addresses
 from qmailpy.directory import meaning, names
 from qmailpy.directory.filters import EVERYTHING, Equal, Filter
 from qmailpy.directory.names import Name
+from qmailpy.directory.operations import Scope, StoreError
 from qmailpy.directory.schema import Entry, Invalid
-from qmailpy.directory.store import Scope, Store, StoreError
+from qmailpy.directory.store import Store
 from qmailpy.errors import CommandError
 
 Values = Mapping[str, tuple[str, ...]]

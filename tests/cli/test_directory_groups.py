@@ -13,7 +13,8 @@ from qmailpy.cli.main import run
 from qmailpy.directory import setup, subschema
 from qmailpy.directory.embedded import EmbeddedDirectory
 from qmailpy.directory.names import parse
-from qmailpy.directory.store import Login, Store
+from qmailpy.directory.operations import Login
+from qmailpy.directory.store import Store
 from qmailpy.values import AutoReply, Group, Mailbox
 from tests.cli.test_directory import CommandTestCase
 

@@ -21,8 +21,9 @@ from qmailpy.directory import schema
 from qmailpy.directory import store as module
 from qmailpy.directory.accounts import Accounts
 from qmailpy.directory.names import parse
+from qmailpy.directory.operations import Login
 from qmailpy.directory.schema import Entry
-from qmailpy.directory.store import Login, Store, create
+from qmailpy.directory.store import Store, create
 
 _BASE = "o=qmailpy"
 _PLACE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
