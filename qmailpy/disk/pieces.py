@@ -26,12 +26,17 @@ class Calls(Protocol):
     def rename(self, source: str, target: str) -> None: ...
 
 
+class CutShortError(OSError):
+    """A file is shorter than it should be: the disk gives what it has, and no other answer is to come."""
+
+
 def thd_pieces(files: Calls, path: str, size: int, octets: int) -> Iterator[bytes]:
     """
     The first C{size} octets of a file.
 
     @param octets: of a piece, at most.
-    @raise OSError: also when it is shorter.
+    @raise CutShortError: it is shorter.
+    @raise OSError: it cannot be read.
     """
     handle = files.open(path)
     try:
@@ -39,7 +44,7 @@ def thd_pieces(files: Calls, path: str, size: int, octets: int) -> Iterator[byte
         while at < size:
             piece = files.pread(handle, min(octets, size - at), at)
             if not piece:
-                raise OSError(errno.EIO, "shorter than it should be", path)
+                raise CutShortError(errno.EIO, "shorter than it should be", path)
             yield piece
             at += len(piece)
     finally:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from attrs import frozen
 
 from qmailpy.disk.files import Files
+from qmailpy.disk.pieces import CutShortError
 from qmailpy.disk.whole import WholeSync
 from qmailpy.queue.aside import Aside
 from qmailpy.queue.codec import Damaged
@@ -256,8 +257,12 @@ class Shelf:
             return content
         try:
             octets = content.read()
-        except FileNotFoundError as problem:
-            raise Damaged("its content is missing") from problem
+        except FileNotFoundError:
+            return (
+                content  # nothing else is damaged: its envelope is there, and an attempt finds out whether it is lost
+            )
+        except CutShortError as problem:
+            raise Damaged("its content is cut short") from problem
         if zlib.crc32(octets) != crc:
             raise Damaged("the checksum of its content is wrong")
         return MemoryContent(octets)

@@ -26,18 +26,19 @@ class AsideTests(ViewCase):
         path = {"info": layout.info(number), "mess": layout.mess(number), "chan": layout.chan("tcp_local", number)}[
             what
         ]
-        if what == "mess":
-            self.world.disk.unlink(path)
-        else:
-            handle = self.world.disk.open(path)
-            self.world.disk.truncate(handle, 5)
-            self.world.disk.fsync(handle)
-            self.world.disk.close(handle)
+        self.cut(path)
         self.world = self.world.crash("all")
         self.up()
         self.world.wait(2000)
         self.assertEqual([name for name, _ in self.world.events.happenings], ["message.aside"])
         return queue_id
+
+    def cut(self, path: str) -> None:
+        """Damage a file."""
+        handle = self.world.disk.open(path)
+        self.world.disk.truncate(handle, 5)
+        self.world.disk.fsync(handle)
+        self.world.disk.close(handle)
 
     def stored(self) -> tuple[int, int, int]:
         self.world.recorder.flush()
@@ -84,7 +85,7 @@ class AsideTests(ViewCase):
         shard = self.world.shard
         assert shard is not None
         self.do(self.view.hold([Target(queue_id)], "wait"))
-        self.world.disk.unlink(shard.layout.mess(to_number(queue_id)))
+        self.cut(shard.layout.mess(to_number(queue_id)))
         self.world = self.world.crash("all")
         self.up()
         self.world.wait(100)

@@ -60,6 +60,31 @@ class VanishedContentTests(SynchronousTestCase):
                 self.assertIn("5.3.0", records[-1].diagnostic)
                 self.flushLoggedErrors(OSError)
 
+    def test_a_small_one_that_was_let_go_of_ends_as_well(self) -> None:
+        """Deferred, settled, out of memory: its envelope is read back, and tells whose it was."""
+        for kind, to in ((World, "bob@here.example"), (World, "never@out.example"), (Passing, "ok@out.example")):
+            world = self.world(kind)
+            world.up()
+            assert world.shard is not None
+            for runner in world.shard.runners.values():
+                runner.stop()
+            queue_id = world.send(to, body=b"x" * 100)
+            for _ in range(3):
+                world.settle()
+            content = world.shard.layout.mess_of(queue_id)
+            world = world.crash("all")
+            world.disk.unlink(content)
+            world.up()
+            world.wait(1000)
+            (told,) = (fields for name, fields in world.events.happenings if name == "message.lost")
+            self.assertEqual(told["id"], queue_id)
+            (notice,) = world.mailbox("ann")
+            self.assertIn(b"failed: " + to.encode(), notice)
+            self.assertEqual(world.stored(), {})
+            log, counters = world.books()
+            self.assertEqual(log, counters)
+            self.flushLoggedErrors(OSError)
+
     def test_who_wants_no_notice_has_none(self) -> None:
         world = self.world()
         self.lost(world, "never@out.example", notify=int(Notify.NEVER))
