@@ -307,6 +307,7 @@ class Supervisor:
         on_ready: Callable[[], None] = lambda: None,
         asked: Callable[[str], None] = lambda wish: None,
         silence_s: float | None = None,
+        question_s: float = QUESTION_S,
         more: Callable[[str, Config], Message] = lambda role, config: {},
         events: IEvents | None = None,
         besides: tuple[Callable[[Config], None], Callable[[], None]] = (lambda config: None, lambda: None),
@@ -316,13 +317,14 @@ class Supervisor:
         @param on_ready: called once, when all are ready for the first time.
         @param asked: called with C{"reload"} or C{"stop"} when somebody asked a child for it.
         @param silence_s: how long a child may stay without an answer; C{None}: as the configuration says.
+        @param question_s: how often each is asked, at least.
         @param more: what a child of a role is given beside a new configuration.
         @param events: is told of children that died.
         """
         self._clock = clock
         self._reconfigured, self._ended = besides
         self._silence_s = silence_s
-        self._period = QUESTION_S if silence_s is None else min(QUESTION_S, silence_s / 4)
+        self._period = question_s if silence_s is None else min(question_s, silence_s / 4)
         self._kept = [
             _Kept(
                 place,

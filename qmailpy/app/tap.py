@@ -28,6 +28,7 @@ from qmailpy.app.host import ROLES
 from qmailpy.app.instance import acquire, make_run
 from qmailpy.app.notify import from_environment
 from qmailpy.app.privileges import become, check_reach, raise_file_limit, users
+from qmailpy.app.pulse import QUESTION_S
 from qmailpy.app.sockets import Listening
 from qmailpy.app.spawn import Processes, keys
 from qmailpy.app.supervisor import Supervisor
@@ -51,6 +52,7 @@ class Options(usage.Options):
         ["home", "H", os.environ.get("QMAILPY_HOME", DEFAULT_HOME), "the home: configuration, queue, mail, logs"],
         ["roles", None, ROLES, "module the process roles come from (tests)"],
         ["silence", None, None, "seconds a process may stay without an answer, instead of frozen_s (tests)", float],
+        ["question", None, QUESTION_S, "seconds between two questions whether a process lives (tests)", float],
     ]
 
     def postOptions(self) -> None:
@@ -84,6 +86,7 @@ def makeService(options: Options) -> IService:
             console=options.get("console", False),
             roles=options["roles"],
             silence_s=options["silence"],
+            question_s=options["question"],
         )
     except ConfigError as error:
         sys.exit("\n".join(error.problems))
@@ -109,12 +112,21 @@ def _look_for_passwords(config: Config) -> None:
         raise ConfigError(tuple(problems))
 
 
-def prepare(reactor: Any, config: Config, *, console: bool, roles: str, silence_s: float | None = None) -> Daemon:
+def prepare(
+    reactor: Any,
+    config: Config,
+    *,
+    console: bool,
+    roles: str,
+    silence_s: float | None = None,
+    question_s: float = QUESTION_S,
+) -> Daemon:
     """
     Take what the daemon needs while we may, and build it.
 
     @param console: also log to standard output.
     @param silence_s: how long a process may stay without an answer, if not C{[server] frozen_s}.
+    @param question_s: how often each is asked.
     @raise ConfigError: user, group or listeners cannot be had.
     @raise CommandError: another daemon runs, or a user may not do what is to be his.
     @raise OSError: the log cannot be opened.
@@ -177,6 +189,7 @@ def prepare(reactor: Any, config: Config, *, console: bool, roles: str, silence_
             ready,
             asked,
             silence_s,
+            question_s,
             keys,
             events,
             (alarm.reconfigure, alarm.stop),

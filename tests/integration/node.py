@@ -111,6 +111,7 @@ class Node:
         self.process: subprocess.Popen[bytes] | None = None
         self._printed = 0
         self.port = 0
+        self.options: list[str] = []  # of the daemon, beside its home
         try:
             if copied:
                 shutil.copytree(_pristine(), self.home)
@@ -197,7 +198,7 @@ class Node:
 
         with open(self.output, "ab") as output:
             self.process = subprocess.Popen(
-                [os.path.join(BIN, "twistd"), "-n", "--pidfile=", "qmailpy", "--home", self.home],
+                [os.path.join(BIN, "twistd"), "-n", "--pidfile=", "qmailpy", "--home", self.home, *self.options],
                 env={**os.environ, "PYTHONPATH": ROOT},
                 cwd=self.base,
                 stdin=subprocess.DEVNULL,
