@@ -160,14 +160,17 @@ class Telling(SupervisorCase):
         self.rounds(round(SILENCE_S / PING_S) + 1)
         child = self.spawn.children[1]
         self.assertEqual(child.signals, ["KILL"])
+        self.supervisor.reopen()
         child.die()
         self.assertEqual(self.events.names[-1], "worker.restarted")
         self.assertEqual(self.events.happenings[-1][1]["how"], "it did not answer: signal 9")
+        self.assertNotIn({"do": "reopen"}, child.sent)
         successor = self.spawn.children[-1]
         successor.keeper.said({"say": "pong"})  # it starts, and nothing is open yet
         self.assertNotIn("trouble.over", self.events.names)
         successor.ready()
         self.assertEqual(self.events.names[-1], "trouble.over")
+        self.assertEqual(successor.sent, [], "what was kept for the other is no matter of this one")
 
     def test_a_start_is_no_silence(self) -> None:
         """Of a large queue it takes minutes; what has been loaded by then answers nobody."""
@@ -180,6 +183,11 @@ class Telling(SupervisorCase):
         self.all_ready()
         self.rounds(50, seconds=4 * PING_S)
         self.assertEqual((self.events.names, self.spawn.children[1].signals), ([], []))
+        self.rounds(SILENT - 1)
+        self.rounds(1, seconds=4 * PING_S)
+        self.assertEqual(self.events.names, [], "nor what was counted before")
+        self.rounds(1)
+        self.assertEqual(self.events.names, ["worker.down"])
 
     def test_one_that_may_stand_still_for_ever_is_told_of_and_left_alone(self) -> None:
         """And what waits for it does not grow: one question, and the last message of a kind."""

@@ -169,8 +169,8 @@ class Outlived(FrozenCase):
     def test_without_the_daemons_lock_the_queues_own_keeps_a_second_one_out(self) -> None:
         """
         Somebody has emptied HOME/run, which looks like rubbish behind a crash: the new daemon knows of nobody. Its
-        worker finds the shard locked, for as long as the other has it open. That one sees when it goes on that its daemon
-        is gone, and ends by itself.
+        worker finds the shard locked, for as long as the other has it open. That one sees when it goes on that its
+        daemon is gone, and ends by itself.
         """
         self.defer("x@waits.example")
         pid = self.freeze("mta-0")

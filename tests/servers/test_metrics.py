@@ -52,6 +52,8 @@ class FiguresTests(SynchronousTestCase):
             raise CommandError("no answer")
         if method == "status":
             return {"uptime": 5}
+        if method == "figures":
+            return {"due": {"tcp_local": 3}}
         if method == "policy.counts":
             return {"dnslist": 3, "limit": int(target[-1])}
         if method == "directory.figures":
@@ -122,6 +124,9 @@ class FiguresTests(SynchronousTestCase):
         )
         self.assertEqual(found["qmailpy_process_uptime_seconds", "mta-0"], 5)
 
+    def test_what_waits_for_its_time_is_that_of_all_workers(self) -> None:
+        self.assertEqual(self.figures()["qmailpy_queue_scheduled", "tcp_local"], 6)
+
     def test_without_one_of_the_workers_there_is_no_sum(self) -> None:
         """Whether it is silent, was just killed, or has no summary to tell while it starts."""
         for gone in (("silent", "mta-1"), ("alive", ["directory-0", "mta-0"]), ("young", "mta-1")):
@@ -131,6 +136,7 @@ class FiguresTests(SynchronousTestCase):
             found = {name for name, *_ in self.figures()}
             self.assertNotIn("qmailpy_queue_messages", found, gone)
             self.assertNotIn("qmailpy_policy_decisions_total", found, gone)
+            self.assertNotIn("qmailpy_queue_scheduled", found, gone)
             self.assertIn("qmailpy_stored_messages", found, "by the counters, which are a file")
         self.alive, self.silent, self.young = ["directory-0", "mta-0", "mta-1"], "mta-1", ""
         self.asked.clear()
