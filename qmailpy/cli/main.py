@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -20,7 +21,7 @@ import click
 from attrs import frozen
 
 from qmailpy.cli.context import Context
-from qmailpy.cli.output import print_error
+from qmailpy.cli.output import print_error, print_interrupted
 from qmailpy.config.load import DEFAULT_HOME
 from qmailpy.control.client import RIGHTS
 from qmailpy.errors import CommandError, ConfigError
@@ -164,7 +165,7 @@ def run(arguments: Sequence[str], name: str = "qmailpy") -> int:
         print_error(error)
         return 1
     except (click.Abort, KeyboardInterrupt):
-        print_error("interrupted")
+        print_interrupted()
         return 1
     except BrokenPipeError:
         _silence()
@@ -197,5 +198,10 @@ def _bug(error: Exception) -> int:
 
 def main() -> None:
     """The console script."""
+    if not sys.flags.utf8_mode and sys.getfilesystemencoding() == "ascii":
+        # What is typed is UTF-8 all the same. Python sees to that itself unless it is told not to.
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])  # noqa: S606
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that cannot show it is no reason to stop
     called = os.path.basename(sys.argv[0])
     sys.exit(run([*LINKS.get(called, ()), *sys.argv[1:]]))

@@ -33,6 +33,18 @@ def print_error(text: object) -> None:
     click.echo(f"qmailpy: {printable(text)}", err=True)
 
 
+def ending_line() -> None:
+    """What comes on standard error begins a line of its own: a terminal has just shown ^C in the one before."""
+    if sys.stderr.isatty():
+        click.echo(err=True)
+
+
+def print_interrupted() -> None:
+    """That somebody pressed Ctrl-C."""
+    ending_line()
+    print_error("interrupted")
+
+
 def print_json(value: Any) -> None:
     """A JSON document: one line, ASCII, so that it stays whole whatever the locale."""
     click.echo(json.dumps(value))

@@ -8,6 +8,7 @@ L{qmailpy.cli.qm_session} for how messages are named.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shlex
 import sys
@@ -17,16 +18,15 @@ from collections.abc import Iterable, Iterator
 import click
 
 from qmailpy.cli.context import Context
-from qmailpy.cli.output import print_error, print_json, print_line
+from qmailpy.cli.output import print_error, print_interrupted, print_json, print_line
 from qmailpy.cli.qm_complete import candidates
-from qmailpy.cli.qm_session import Session, cache_folder, heading
+from qmailpy.cli.qm_prompt import typed
+from qmailpy.cli.qm_session import Session, heading
 from qmailpy.cli.qm_words import QmGroup, Word, unique
 from qmailpy.errors import CommandError, ConfigError
 
-PROMPT = "qm.maint> "
 LINE_LIMIT = 65536
 DEPTH = 8
-HISTORY = 1000
 
 WORDS = {
     "clean": Word("qmailpy.cli.qm_clean:clean", "Hold or delete messages by what they say."),
@@ -160,12 +160,14 @@ def _prompt(session: Session) -> None:
     """
     session.at_prompt = True
     with contextlib.suppress(_Leave):
-        if session.terminal:
-            with _editing(session):
-                for line in _typed():
-                    execute(session, line)
-        else:
+        if not session.terminal:
             _execute_all(session, _lines_of(sys.stdin))
+            return
+        for line in typed(functools.partial(candidates, WORDS, session)):
+            try:
+                execute(session, line)
+            except KeyboardInterrupt:
+                print_interrupted()
 
 
 def _execute_all(session: Session, lines: Iterable[str]) -> None:
@@ -179,6 +181,7 @@ def execute(session: Session, line: str) -> bool:
     Run one line of the prompt or of a file; whatever is wrong is told in one line.
 
     @return: whether it was done.
+    @raise KeyboardInterrupt: Ctrl-C, which also ends the file that commands are read from.
     """
     try:
         words = shlex.split(line)
@@ -195,8 +198,8 @@ def execute(session: Session, line: str) -> bool:
         print_error(error)
     except OSError as error:
         print_error(": ".join(str(part) for part in (error.filename, error.strerror or error) if part))
-    except (click.Abort, KeyboardInterrupt):
-        print_error("interrupted")
+    except click.Abort:  # click's word for it
+        raise KeyboardInterrupt from None
     else:
         return True
     return False
@@ -209,46 +212,3 @@ def _lines_of(source: Iterable[str]) -> Iterator[str]:
             if len(text) > LINE_LIMIT:
                 raise CommandError("a line is too long")
             yield text
-
-
-def _typed() -> Iterator[str]:
-    while True:
-        try:
-            line = input(PROMPT)
-        except EOFError:
-            click.echo()
-            return
-        except KeyboardInterrupt:
-            click.echo()
-            continue
-        if line.strip() and line.strip()[0] not in "!#":
-            yield line
-
-
-@contextlib.contextmanager
-def _editing(session: Session) -> Iterator[None]:
-    """readline with completion and a history in the user's cache; plain input where there is none."""
-    try:
-        import readline
-    except ImportError:
-        yield
-        return
-
-    def complete(text: str, state: int) -> str | None:
-        found = candidates(WORDS, session, readline.get_line_buffer()[: readline.get_begidx()], text)
-        return found[state] if state < len(found) else None
-
-    path = os.path.join(cache_folder(), "qm_history")
-    readline.set_completer(complete)
-    readline.set_completer_delims(" \t=,")
-    readline.parse_and_bind("tab: complete")
-    readline.set_history_length(HISTORY)
-    with contextlib.suppress(OSError):
-        readline.read_history_file(path)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-            readline.write_history_file(path)
-            os.chmod(path, 0o600)

@@ -16,7 +16,7 @@ import click
 from qmailpy.cli.output import print_json, print_line
 from qmailpy.cli.qm_choose import Progress, chosen_by, selecting, wanted
 from qmailpy.cli.qm_session import Session, warn
-from qmailpy.cli.queueview import BATCH
+from qmailpy.cli.stopping import steps, stopping
 from qmailpy.errors import CommandError
 from qmailpy.queue.entries import DONE, ActionResult, Target, to_json
 
@@ -158,20 +158,22 @@ def changed(
     done: list[ActionResult] = []
     failed: list[ActionResult] = []
     progress = Progress(past)
-    for at in range(0, len(targets), BATCH):
-        some = targets[at : at + BATCH]
-        for result in act(some):
-            (done if result.outcome == DONE else failed).append(result)
-            if not as_json:
-                if log or result.outcome != DONE:
-                    progress.clear()
-                _tell(result, code, past, log=log)
-        progress.add(len(some))
+    with stopping() as stop:
+        for some in steps(targets, stop):
+            for result in act(some):
+                (done if result.outcome == DONE else failed).append(result)
+                if not as_json:
+                    if log or result.outcome != DONE:
+                        progress.clear()
+                    _tell(result, code, past, log=log)
+            progress.add(len(some))
     progress.clear()
     if as_json:
         print_json([to_json(result) for result in done + failed])
     elif total:
         print_line(f"{_count(len(done))} {past}.")
+    if (left := len(targets) - len(done) - len(failed)) > 0:
+        raise CommandError(f"interrupted: {_count(len(done))} {past}, {left} left as they are")
     if failed:
         first = failed[0]
         more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""

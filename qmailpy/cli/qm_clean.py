@@ -17,7 +17,7 @@ from qmailpy.cli.output import print_json, print_line
 from qmailpy.cli.qm_choose import WHOLE, Progress, Range, Span, ancestors
 from qmailpy.cli.qm_corrupt import settle_corrupt
 from qmailpy.cli.qm_session import Session, warn
-from qmailpy.cli.queueview import BATCH
+from qmailpy.cli.stopping import Stop, steps, stopping
 from qmailpy.errors import CommandError
 from qmailpy.queue.entries import CONTENT, DONE, ActionResult, QueueEntry, QueueFilter, Target, to_json
 
@@ -161,7 +161,8 @@ def clean(session: Session, /, channel: str, action: str, match: str, **options:
     targets = _targets(session, channel, options, action, every=match.lower() == "and")
     if targets and action == "delete" and not options["yes"]:
         session.confirm(f"Delete {len(targets)} message{'s' * (len(targets) != 1)}?")
-    results = list(_acted(session, action, targets))
+    with stopping() as stop:
+        results = list(_acted(session, action, targets, stop))
     if options["as_json"]:
         print_json([to_json(result) for result in results])
     done = [result for result in results if result.outcome == DONE]
@@ -170,13 +171,14 @@ def clean(session: Session, /, channel: str, action: str, match: str, **options:
         for result in done if options["verbose"] else ():
             print_line(f"%QM-I-{past.upper()}, {past} the message {result.id} in {result.channel}")
         print_line(f"{len(done)} message{'s' * (len(done) != 1)} {past}.")
+    if len(results) < len(targets):
+        raise CommandError(f"interrupted, {len(targets) - len(results)} left as they are")
     if len(done) < len(results):
         raise CommandError(f"{len(results) - len(done)} messages were being delivered or have left")
 
 
-def _acted(session: Session, action: str, targets: list[Target]) -> Iterator[ActionResult]:
-    for at in range(0, len(targets), BATCH):
-        some = targets[at : at + BATCH]
+def _acted(session: Session, action: str, targets: list[Target], stop: Stop) -> Iterator[ActionResult]:
+    for some in steps(targets, stop):
         yield from session.view.delete(some) if action == "delete" else session.view.hold(some, "held by clean")
 
 

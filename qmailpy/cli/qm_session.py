@@ -22,7 +22,7 @@ import click
 from attrs import frozen
 
 from qmailpy.cli.context import Context
-from qmailpy.cli.output import print_error
+from qmailpy.cli.output import ending_line, print_error
 from qmailpy.cli.queueview import QueueView, open_view
 from qmailpy.errors import CommandError
 from qmailpy.queue.entries import Target
@@ -131,7 +131,14 @@ class Session(Context):
         """
         if not self.terminal:
             raise CommandError(f"{question} Nobody is there to ask: give -noconfirm (or --yes); nothing was done")
-        if not click.confirm(question, default=False):
+        try:
+            yes = click.confirm(question, default=False)
+        except click.Abort:  # Ctrl-C, or the end of input; it also ends the file that commands are read from
+            ending_line()
+            if self.depth:
+                raise
+            yes = False
+        if not yes:
             raise CommandError("nothing was done")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from types import SimpleNamespace
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -213,6 +214,31 @@ class CompletionTests(QmCase):
         self.assertEqual(self.offered("delete -from=", "l"), [])
         self.assertEqual(self.offered("delete ", "l"), [])
         self.assertEqual(self.offered("nonsense ", "l"), [])
+        self.assertEqual(self.offered("d ", "l"), [])  # several begin so
+
+    def test_commands_within_commands_too(self) -> None:
+        config = SimpleNamespace(channels={"tcp_local": None})
+        self.patch(qm_complete, "load", lambda home: config)
+        self.assertEqual(self.offered("counters ", "s"), ["show "])
+        self.assertEqual(self.offered("help trace ", "o"), ["off ", "on "])
+        self.assertEqual(self.offered("help trace on ", "o"), [])
+        self.assertEqual(self.offered("cou sh ", "-noh"), ["-noheaders "])
+        self.assertEqual(self.offered("counters show ", "t"), ["tcp_local "])
+        self.assertEqual(self.offered("trace on ", "-cl"), ["-client="])
+        self.assertEqual(self.offered("trace on ", "tc"), ["tcp_local "])
+        for words in ("counters c ", "counters nonsense ", "counters clear "):
+            self.assertEqual(self.offered(words, "t"), [], words)
+
+    def test_each_command_has_help_and_options_that_are_offered(self) -> None:
+        """Every verb, and those within."""
+        ways: list[tuple[str, ...]] = [(name,) for name in WORDS]
+        ways += [("counters", name) for name in ("show", "clear", "verify")] + [("trace", "on"), ("trace", "list")]
+        for way in ways:
+            told = self.out("help", *way)
+            self.assertIn("Usage:", told, way)
+            self.assertIn("--help", told, way)
+            if way[-1] not in ("date", "exit", "quit", "help", "counters", "trace", "view", "run"):
+                self.assertNotEqual(self.offered(f"{' '.join(way)} ", "-"), [], way)
 
 
 class ProgressTests(SynchronousTestCase):
