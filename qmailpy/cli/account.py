@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
 
 from qmailpy.cli.context import need
 from qmailpy.cli.counters import Homed
-from qmailpy.cli.output import print_error, print_json, print_table
+from qmailpy.cli.output import print_error, print_long_table
 from qmailpy.cli.when import Moment
 from qmailpy.config.load import load
 from qmailpy.config.schema import LogConfig
@@ -142,20 +143,27 @@ def _follow(home: str, made: Account, by: tuple[str, ...], top: int | None, form
 
 
 def _show(made: Account, by: tuple[str, ...], top: int | None, form: str | None) -> None:
-    lines = made.lines(top)
+    order = made.order(top)
+
+    def lines() -> Iterator[Line]:  # one at a time: there may be a million
+        return map(made.line, order)
+
     if form == "json":
-        print_json(
-            {"records": made.records, "unreadable": made.unreadable, "lines": [_json(by, line) for line in lines]}
-        )
+        head = json.dumps({"records": made.records, "unreadable": made.unreadable, "lines": []})
+        click.echo(head.removesuffix("]}"), nl=False)
+        for number, line in enumerate(lines()):
+            click.echo(f"{', ' if number else ''}{json.dumps(_json(by, line))}", nl=False)
+        click.echo("]}")
     elif form == "csv":
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow((*by, *_COLUMNS))
-        writer.writerows((*map(_cell, line.keys), *_values(line)) for line in lines)
+        writer.writerows((*map(_cell, line.keys), *_values(line)) for line in lines())
     else:
         first = _SENT_HEADS if By.DESTINATION.value in by else 0  # who sends has no destination yet
         heads = (*by, *_HEADS[first:])
-        rows = [(*line.keys, *_words(line)[first:]) for line in lines]
-        print_table(heads, rows, tuple(range(len(by), len(heads))))
+        print_long_table(
+            heads, lambda: ((*line.keys, *_words(line)[first:]) for line in lines()), tuple(range(len(by), len(heads)))
+        )
 
 
 def _cell(text: str) -> str:

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain, islice
 from typing import Any
 
 import click
+
+_MANY = 2000  # rows that are no matter
 
 
 def printable(text: object) -> str:
@@ -64,11 +67,34 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[object]], right: S
         return
     widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
     for row in (heads, *cells):
-        padded = (
-            cell.rjust(width) if number in right else cell.ljust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        click.echo("  ".join(padded).rstrip())
+        click.echo(_aligned(row, widths, right))
+
+
+def print_long_table(
+    heads: Sequence[str], rows: Callable[[], Iterable[Sequence[object]]], right: Sequence[int] = ()
+) -> None:
+    """
+    L{print_table} of rows that may be too many to have in memory at once.
+
+    @param rows: the same rows each time it is called.
+    """
+    first = list(islice(rows(), _MANY + 1))
+    if len(first) <= _MANY:
+        print_table(heads, first, right)
+        return
+    widths = [len(head) for head in heads]
+    for row in rows():
+        widths = [max(width, len(printable(cell))) for width, cell in zip(widths, row, strict=True)]
+    for row in chain([heads], rows()):
+        click.echo(_aligned([printable(cell) for cell in row], widths, right))
+
+
+def _aligned(row: Sequence[str], widths: Sequence[int], right: Sequence[int]) -> str:
+    padded = (
+        cell.rjust(width) if number in right else cell.ljust(width)
+        for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+    )
+    return "  ".join(padded).rstrip()
 
 
 def _print_rich(heads: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[int]) -> None:

@@ -38,8 +38,8 @@ from qmailpy.stats.handed import PASSING, Quick, handed_on
 from qmailpy.stats.sketch import FACTOR, Sketch
 from qmailpy.values import BLOCK, blocks
 
-KEYS = 100_000
-"""Keys told apart; what comes with later ones is counted together."""
+KEYS = 1_000_000
+"""Keys told apart, some 500 octets each; what comes with later ones is counted together."""
 
 OTHERS = b"(others)"
 _NOBODY = b"<>"
@@ -49,6 +49,7 @@ _NO_COLUMN = b" " * 12
 
 _SENT, _DELIVERED, _FAILED, _DEFERRED, _REJECTED, _TIME, _TIMES, _REMOVED = 0, 3, 6, 7, 8, 9, 10, 11
 _COUNTS = 12
+_NOTHING = (0,) * _COUNTS
 _GONE = b"-"  # stands for the code of a D line that tells of mail which was removed
 _MONTHS = {name.encode(): number for name, number in MONTH_OF.items()}
 _NAMES = {number: name for name, number in _MONTHS.items()}
@@ -96,14 +97,6 @@ class Line:
     percentiles_s: tuple[float, float, float]  # 50, 95 and 99 of 100 waited no longer (error: sketch.ERROR)
 
 
-class _Row:
-    __slots__ = ("counts", "sketch")
-
-    def __init__(self) -> None:
-        self.counts = [0] * _COUNTS
-        self.sketch = Sketch()
-
-
 class Account:
     """
     Adds up lines.
@@ -146,7 +139,10 @@ class Account:
         self._reader: Reader = foreign if foreign is not None else LineFormat(options)
         self._fast = foreign is None
         self._keys = keys
-        self._rows: dict[bytes, _Row] = {}
+        # A key's row are _COUNTS values from there on. Of a million rows each object would count.
+        self._rows: dict[bytes, int] = {}
+        self._counts: list[int] = []
+        self._sketches: dict[int, dict[int, int]] = {}  # Sketch.classes, by row, from its first waiting time on
         self._times: dict[bytes, bytes] = {}  # day or hour as the log writes it: as we do
         self._last_enqueued = b""
         self._event: set[bytes] = set()
@@ -288,40 +284,42 @@ class Account:
         row = rows.get(key)
         if row is None:
             row = self._row(key)
-        counts = row.counts
+        counts = self._counts
         if enqueued:
-            counts[_SENT + 1] += 1
+            counts[row + _SENT + 1] += 1
             if file[-1:] != b"+":
                 # A message for several channels is one for whoever sent it.
                 whole = file[file.rfind(b"/") + 3 : file.rfind(b".")]
                 if whole != self._last_enqueued or not whole or self._by_channel:
-                    counts[_SENT] += 1
-                    counts[_SENT + 2] += size
+                    counts[row + _SENT] += 1
+                    counts[row + _SENT + 2] += size
                 self._last_enqueued = whole
         elif letter == b"D":
-            counts[_DELIVERED + 1] += 1
+            counts[row + _DELIVERED + 1] += 1
             if file[-1:] != b"+":
                 self._event = {key}
-                counts[_DELIVERED] += 1
-                counts[_DELIVERED + 2] += size
+                counts[row + _DELIVERED] += 1
+                counts[row + _DELIVERED + 2] += size
             elif key not in self._event:
                 self._event.add(key)
-                counts[_DELIVERED] += 1
-                counts[_DELIVERED + 2] += size
+                counts[row + _DELIVERED] += 1
+                counts[row + _DELIVERED + 2] += size
             if spent >= 0:
-                counts[_TIME] += spent
-                counts[_TIMES] += 1
-                classes = row.sketch.classes
+                counts[row + _TIME] += spent
+                counts[row + _TIMES] += 1
+                classes = self._sketches.get(row)
+                if classes is None:
+                    classes = self._sketches[row] = {}
                 at = math.ceil(math.log(spent) * FACTOR) if spent else -1
                 classes[at] = classes.get(at, 0) + 1
         elif letter in b"RK":
-            counts[_FAILED] += 1
+            counts[row + _FAILED] += 1
         elif letter in b"QZ":
-            counts[_DEFERRED] += 1
+            counts[row + _DEFERRED] += 1
         elif letter == b"J":
-            counts[_REJECTED] += 1
+            counts[row + _REJECTED] += 1
         elif letter == _GONE:
-            counts[_REMOVED] += 1
+            counts[row + _REMOVED] += 1
 
     def _key(
         self, by: By, enqueued: bool, line: bytes, source: bytes, leads: bytes, who: bytes, current: bytes
@@ -329,8 +327,9 @@ class Account:
         """@param who: the sender, or whom it was for. @return: C{None}: a line that does not count."""
         if by is By.DOMAIN:
             _, at, domain = who.rpartition(b"@")
-            if not at:
-                _, at, domain = _bare(who, enqueued, current).rpartition(b"@")
+            if at:
+                return domain.lower()
+            _, at, domain = _bare(who, enqueued, current).rpartition(b"@")
             return domain.lower() if at or domain == _NOBODY else _LOCAL
         if by is By.USER:
             return (who if b"@" in who else _bare(who, enqueued, current)).lower()
@@ -342,12 +341,13 @@ class Account:
             return self._stamp(line[:14])
         return None if enqueued else leads + b"/" + current.rpartition(b"@")[2].lower()
 
-    def _row(self, key: bytes) -> _Row:
+    def _row(self, key: bytes) -> int:
         if len(self._rows) >= self._keys:
             key = OTHERS if key not in self._rows else key
         row = self._rows.get(key)
         if row is None:
-            row = self._rows[key] = _Row()
+            row = self._rows[key] = len(self._counts)
+            self._counts.extend(_NOTHING)
         return row
 
     def _stamp(self, prefix: bytes) -> bytes:
@@ -373,22 +373,46 @@ class Account:
             self._minute = minute
         return self._minute_at + int(line[18:20]) + int(line[21:23]) / 100
 
-    def lines(self, top: int | None = None) -> list[Line]:
+    def order(self, top: int | None = None) -> list[bytes]:
         """
-        The accounts so far: days and hours by time, within these by octets delivered and sent, the largest first.
+        The rows there are, for L{line}: days and hours by time, within these by octets delivered and sent, the largest
+        first.
 
         @param top: only so many.
         """
-        found = [(key.split(_BETWEEN), row) for key, row in self._rows.items() if any(row.counts)]
+        rows, counts = self._rows, self._counts
         times = [at for at, by in enumerate(self._ways) if by in {By.DAY, By.HOUR}]
 
-        def order(item: tuple[list[bytes], _Row]) -> tuple[list[bytes], int, list[bytes]]:
-            keys, row = item
-            octets = row.counts[_DELIVERED + 2] + row.counts[_SENT + 2]
-            return [keys[at] for at in times if at < len(keys)], -octets, keys
+        def place(key: bytes) -> tuple[tuple[bytes, ...], int, bytes]:
+            row = rows[key]
+            keys = key.split(_BETWEEN) if times else []
+            octets = counts[row + _DELIVERED + 2] + counts[row + _SENT + 2]
+            return tuple([keys[at] for at in times if at < len(keys)]), -octets, key
 
-        found.sort(key=order)
-        return [_line(keys, len(self._ways), row) for keys, row in found[:top]]
+        return sorted((key for key, row in rows.items() if any(counts[row : row + _COUNTS])), key=place)[:top]
+
+    def line(self, key: bytes) -> Line:
+        """The account of a row."""
+        row, keys = self._rows[key], key.split(_BETWEEN)
+        counts = self._counts[row : row + _COUNTS]
+        sketch = Sketch()
+        sketch.classes = self._sketches.get(row, {})
+        half, most, nearly = sketch.percentiles(0.5, 0.95, 0.99)
+        return Line(
+            keys=tuple([key.decode("utf-8", "replace") for key in keys] + [""] * (len(self._ways) - len(keys))),
+            sent=_volume(counts, _SENT),
+            delivered=_volume(counts, _DELIVERED),
+            failed=counts[_FAILED],
+            deferred=counts[_DEFERRED],
+            rejected=counts[_REJECTED],
+            removed=counts[_REMOVED],
+            queue_time_s=counts[_TIME] / 1000 / counts[_TIMES] if counts[_TIMES] else 0.0,
+            percentiles_s=(half / 1000, most / 1000, nearly / 1000),
+        )
+
+    def lines(self, top: int | None = None) -> list[Line]:
+        """The accounts so far, in their L{order}."""
+        return [self.line(key) for key in self.order(top)]
 
 
 def _bare(who: bytes, enqueued: bool, current: bytes) -> bytes:
@@ -407,21 +431,5 @@ def _stamped(at: float) -> bytes:
     return b"%02d-%s-%04d %02d" % (now.tm_mday, _NAMES[now.tm_mon], now.tm_year, now.tm_hour)
 
 
-def _line(keys: list[bytes], ways: int, row: _Row) -> Line:
-    counts = row.counts
-    half, most, nearly = row.sketch.percentiles(0.5, 0.95, 0.99)
-    return Line(
-        keys=tuple([key.decode("utf-8", "replace") for key in keys] + [""] * (ways - len(keys))),
-        sent=_volume(counts, _SENT),
-        delivered=_volume(counts, _DELIVERED),
-        failed=counts[_FAILED],
-        deferred=counts[_DEFERRED],
-        rejected=counts[_REJECTED],
-        removed=counts[_REMOVED],
-        queue_time_s=counts[_TIME] / 1000 / counts[_TIMES] if counts[_TIMES] else 0.0,
-        percentiles_s=(half / 1000, most / 1000, nearly / 1000),
-    )
-
-
-def _volume(counts: list[int], at: int) -> Volume:
+def _volume(counts: Sequence[int], at: int) -> Volume:
     return Volume(messages=counts[at], recipients=counts[at + 1], octets=counts[at + 2] * BLOCK)

@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.cli import account as module
+from qmailpy.cli import output
 from qmailpy.cli.log import log
 from qmailpy.cli.when import moment
 from qmailpy.config.schema import LogConfig
@@ -76,6 +77,16 @@ class AccountTests(SynchronousTestCase):
         self.assertEqual(
             {row["domain"]: row["delivered_recipients"] for row in rows}, {"one.example": "1", "'=cmd": "1"}
         )
+
+    def test_a_table_of_many_rows_is_as_one_of_few(self) -> None:
+        """It is not kept in memory whole, and lines up all the same; a name that is long comes last of all."""
+        names = [f"b@n{number}.example" for number in range(50)]
+        self.write("mail.log_current", b"".join(_line(to=to) for to in names) + _line(to=f"b@{'n' * 60}.example"))
+        usual = self.call().output
+        self.patch(output, "_MANY", 10)
+        self.assertEqual(self.call().output, usual)
+        self.assertEqual(len({len(line) for line in usual.splitlines()}), 1)
+        self.assertEqual(len(usual.splitlines()), 52)
 
     def test_several_keys_are_columns(self) -> None:
         self.write("mail.log_current", _line() + _line(_NOON + 86400))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from math import ceil
+from random import Random
 from typing import Any
 
 from attrs import evolve
@@ -149,6 +151,19 @@ class AccountTests(SynchronousTestCase):
         self.assertEqual(len(found), 4)
         self.assertEqual((found[OTHERS.decode()], sum(found.values())), (7, 10))
 
+    def test_averages_are_exact_and_percentiles_within_their_error(self) -> None:
+        """Against the sorted times themselves, of short and long waits, and none at all."""
+        random = Random(3)
+        times = [0] * 50 + [int(random.lognormvariate(5, 3)) for _ in range(3000)] + [random.randrange(10**9)]
+        account = Account(By.DOMAIN, LogConfig())
+        account.feed(_line(Action.DEQUEUED, "b@one.example", queue_time=spent / 1000) for spent in times)
+        (line,) = account.lines()
+        self.assertAlmostEqual(line.queue_time_s, sum(times) / len(times) / 1000, places=6)
+        times.sort()
+        for share, found in zip((0.5, 0.95, 0.99), line.percentiles_s, strict=True):
+            exact = times[ceil(share * len(times)) - 1] / 1000
+            self.assertLessEqual(abs(found - exact), 0.02001 * exact, share)
+
     def test_pieces_are_no_records(self) -> None:
         whole = _line(Action.DEQUEUED, "b@one.example")
         account = Account(By.DOMAIN, LogConfig())
@@ -196,5 +211,5 @@ class SpeedTests(SynchronousTestCase):
         account = Account(By.DOMAIN, LogConfig())
         for number in range(3000):
             account.feed([_line(Action.DEQUEUED, "b@one.example", queue_time=number * 7.3)])
-        (row,) = account._rows.values()
-        self.assertLess(len(row.sketch.classes), 400)
+        (classes,) = account._sketches.values()
+        self.assertLess(len(classes), 400)
