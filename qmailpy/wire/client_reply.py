@@ -16,10 +16,16 @@ LINE_LIMIT = 2048
 """Octets in a line. RFC 5321 s.4.5.3.1.5 allows 512; real servers write longer ones."""
 
 LINES_LIMIT = 256
-"""Lines in a reply; a longer one is no reply but an attempt to keep us busy."""
+"""Lines of a reply that are kept; the rest is read and forgotten."""
 
 TEXT_LIMIT = 4096
-"""Octets of a reply's text that are kept; the rest is read and forgotten."""
+"""Octets of a reply's text that are kept; likewise."""
+
+REPLY_LIMIT = 4 * 1024 * 1024
+"""
+Octets in a reply; a longer one is no reply but an attempt to keep us busy. Much is read of what is not kept: who gives
+up on a reply to a message sends the message again, and the peer may have it.
+"""
 
 _ENHANCED = re.compile(r"([245])\.(\d{1,3})\.(\d{1,3})(?: +|$)")
 _KEYWORD_END = re.compile("[ =]")
@@ -34,7 +40,7 @@ class ReplyReader:
     What has been received but makes no reply yet is kept, at most C{LINE_LIMIT} octets and the lines of one reply.
     """
 
-    __slots__ = ("_code", "_kept", "_lines", "_pending", "error")
+    __slots__ = ("_code", "_kept", "_lines", "_pending", "_read", "error")
 
     def __init__(self) -> None:
         self.error = ""  # set once the peer speaks something else, or without end; nothing is read after that
@@ -42,6 +48,7 @@ class ReplyReader:
         self._code = b""  # of a reply not yet ended; empty between replies
         self._lines: list[bytes] = []  # its texts so far
         self._kept = 0  # octets of them
+        self._read = 0  # octets of the reply
 
     @property
     def idle(self) -> bool:
@@ -81,15 +88,17 @@ class ReplyReader:
             return "malformed reply: " + printable(line[:80])
         if self._code and code != self._code:
             return "reply with different codes on its lines: " + printable(self._code + b" and " + code)
-        if len(self._lines) >= LINES_LIMIT:
+        self._read += len(line) + 2
+        if self._read > REPLY_LIMIT:
             return "reply without end"
-        text = line[4 : 4 + max(0, TEXT_LIMIT - self._kept)]
-        self._lines.append(text)
-        self._kept += len(text)
+        if len(self._lines) < LINES_LIMIT:
+            text = line[4 : 4 + max(0, TEXT_LIMIT - self._kept)]
+            self._lines.append(text)
+            self._kept += len(text)
         self._code = code
         if mark != b"-":
             replies.append(_reply(int(code), self._lines))
-            self._code, self._lines, self._kept = b"", [], 0
+            self._code, self._lines, self._kept, self._read = b"", [], 0, 0
         return ""
 
 

@@ -51,6 +51,14 @@ class NextHops(NodeCase):
         self.assertEqual([one.file.attempts for one in records if one.file], [0, 1, 2])
         self.assertTrue(records[0].size_octets)  # it had been sent when it was refused
 
+    def test_a_hop_that_answers_at_great_length_gets_the_message_once(self) -> None:
+        self.sink.answer = first(1, ".", "250-still thinking\r\n" * 100_000 + "250 2.0.0 taken")
+        self.send("x@remote.example")
+        self.sink.wait_mails(1)
+        self.wait_idle()
+        self.assertEqual(len(self.sink.mails), 1)
+        self.assertEqual(self.node.records(Action.DEFERRED, Action.DEQUEUED)[-1].action, Action.DEQUEUED)
+
     def test_a_hop_that_hangs_up_is_tried_again(self) -> None:
         for where in ("CONNECT", "EHLO", "MAIL", "DATA", "."):
             self.sink.answer = first(1, where, "HANG UP")

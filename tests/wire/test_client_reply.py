@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.values import Reply
-from qmailpy.wire.client_reply import LINE_LIMIT, LINES_LIMIT, TEXT_LIMIT, ReplyReader
+from qmailpy.wire.client_reply import LINE_LIMIT, LINES_LIMIT, REPLY_LIMIT, TEXT_LIMIT, ReplyReader
 
 LINE_TEXT = st.binary(max_size=40).map(lambda octets: octets.replace(b"\n", b"").replace(b"\r", b""))
 REPLIES = st.lists(
@@ -83,9 +83,20 @@ class ReplyTests(SynchronousTestCase):
     def test_a_reply_without_end_is_refused(self) -> None:
         """A peer cannot keep us with lines for ever."""
         reader = ReplyReader()
-        for _ in range(LINES_LIMIT + 1):
-            reader.feed(b"250-x\r\n")
+        lines = b"250-x\r\n" * 1000
+        for _ in range(REPLY_LIMIT // len(lines) + 1):
+            self.assertEqual(reader.error, "")
+            reader.feed(lines)
+        reader.feed(lines)
         self.assertEqual(reader.error, "reply without end")
+
+    def test_a_hundred_thousand_lines_are_a_reply(self) -> None:
+        """It may be the answer to a message; of its lines the first are kept. The next one is read as any other."""
+        reader = ReplyReader()
+        found = reader.feed(b"250-x\r\n" * 100_000 + b"250 done\r\n550 no\r\n")
+        self.assertEqual([reply.code for reply in found], [250, 550])
+        self.assertEqual(len(found[0].text.split("\n")), LINES_LIMIT)
+        self.assertEqual(found[1].text, "no")
 
     def test_text_is_kept_up_to_its_limit(self) -> None:
         """A long reply is read to its end, but only its beginning is kept."""
