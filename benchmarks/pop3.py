@@ -209,7 +209,7 @@ class PopNode(Node):
         path = os.path.join(self.home, "etc", "qmailpy.toml")
         with open(path) as source:
             document: Any = tomlkit.parse(source.read())
-        self.smtp_port, self.port = self.port, free_port()
+        self.port = free_port()
         document["listener"].append(
             tomlkit.item({**LISTENER, "endpoint": f"tcp:{self.port}:interface=127.0.0.1", "tls": "none"})
         )

@@ -187,7 +187,7 @@ class DotQmail:
             notes += said.mails
             if last:
                 break
-        mails = await self._mails(case, found, sender, routed[:forwards], kept=stored > 0)
+        mails = await self._mails(case, sender, routed[:forwards], kept=stored > 0)
         if mails and not stored:
             return Disposition(verdict=Verdict.FORWARDED, reply=_FORWARDED, mails=mails)
         return evolve(_DONE, mails=(*notes, *mails))
@@ -319,7 +319,6 @@ class DotQmail:
     async def _mails(
         self,
         case: Case,
-        found: Found,
         sender: str,
         routed: Sequence[tuple[bool, str, tuple[Recipient, ...]]],
         *,

@@ -133,11 +133,10 @@ def _change(
         return
     if confirm or (ask and confirm is None and not yes):
         session.confirm(f"{verb.capitalize()} {_described(targets)}?")
-    changed(session, words, act, targets, as_json, log=not everything if log is None else log, total=everything)
+    changed(words, act, targets, as_json, log=not everything if log is None else log, total=everything)
 
 
 def changed(
-    session: Session,
     words: tuple[str, str, str],
     act: Act,
     targets: Sequence[Target],

@@ -121,7 +121,6 @@ def flush(session: Session, what: tuple[str, ...], channel: str, as_json: bool) 
         raise click.UsageError("give a destination, ids or -channel=NAME")
     if what and session.names_messages(what):
         changed(
-            session,
             ("TRIED", "try", "trying now"),
             session.view.try_now,
             session.select(what, channel).targets,

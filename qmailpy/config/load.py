@@ -186,7 +186,7 @@ def _build(reader: Reader, tree: Mapping[str, Any], home: str) -> Config | None:
         for key, other in (("node_user", "node_password_file"), ("node_password_file", "node_user")):
             if getattr(pop3, key) and not getattr(pop3, other):
                 reader.add(("pop3",), key, f"is nothing without {other}")
-    _relations(reader, tree, channels, arrays["listener"], arrays["rewrite"], tables["queue"], home)
+    _relations(reader, tree, channels, arrays["listener"], tables["queue"], home)
     dns = tables["dns"]
     if dns is not None and dns.trusted and not dns.servers:
         text = 'is nothing without servers, which it is about; right would be as in servers = ["127.0.0.1"]'
@@ -245,7 +245,6 @@ def _relations(
     tree: Mapping[str, Any],
     channels: Mapping[str, ChannelConfig],
     listeners: list[ListenerConfig],
-    rules: list[RuleConfig],
     queue: QueueConfig | None,
     home: str,
 ) -> None:

@@ -58,11 +58,11 @@ class DirectoryThreads(Service):
             pool.stop()
 
     def lookup(self, function: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
-        """An L{InThread} for lookups."""
+        """An L{qmailpy.interfaces.InThread} for lookups."""
         return self._run(self._pools["lookup"], function, *arguments)
 
     def hash(self, function: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
-        """An L{InThread} for passwords."""
+        """An L{qmailpy.interfaces.InThread} for passwords."""
         return self._run(self._pools["hash"], function, *arguments)
 
 

@@ -92,7 +92,7 @@ class Store:
         return _entry(rows[0]) if rows else None
 
     def thd_by_address(self, address: str) -> Entry | None:
-        """The entry with that mail or mailAlternateAddress (as L{addresses.key} gives it)."""
+        """The entry with that mail or mailAlternateAddress (as L{directory.address.key} gives it)."""
         rows = self._read(
             "SELECT e.name, e.attributes FROM addresses a JOIN entries e ON e.id = a.entry WHERE a.address = ?",
             (_storable(address),),

@@ -19,6 +19,8 @@ from typing import Protocol
 
 from attrs import frozen
 
+from qmailpy.disk.pieces import thd_pwrite
+
 _DOUBT = frozenset({errno.EIO, errno.ESTALE, errno.EUCLEAN, errno.ETIMEDOUT, errno.ENOMEM})
 """Errors of C{lstat} that do not tell whether there is something."""
 
@@ -165,13 +167,7 @@ class RealFiles:
     def pread(self, handle: int, length: int, offset: int) -> bytes:
         return os.pread(handle, length, offset)
 
-    def pwrite(self, handle: int, octets: bytes, offset: int) -> None:
-        done = os.pwrite(handle, octets, offset)
-        if done == len(octets):
-            return
-        view = memoryview(octets)
-        while done < len(octets):  # a short write: a signal, or the disk has just filled up
-            done += os.pwrite(handle, view[done:], offset + done)
+    pwrite = staticmethod(thd_pwrite)
 
     def append(self, handle: int, octets: bytes) -> int:
         done = os.write(handle, octets)

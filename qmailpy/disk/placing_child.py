@@ -23,7 +23,7 @@ from contextlib import suppress
 if __name__ == "__main__":  # as a script it is not told where the rest of us is
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from qmailpy.disk.pieces import Calls, thd_pieces, thd_write
+from qmailpy.disk.pieces import Calls, thd_pieces, thd_pwrite, thd_write
 from qmailpy.wire.stored import Stored
 
 HEAD = struct.Struct("!II")
@@ -53,10 +53,7 @@ class _System:
     def pread(self, handle: int, length: int, offset: int) -> bytes:
         return os.pread(handle, length, offset)
 
-    def pwrite(self, handle: int, octets: bytes, offset: int) -> None:
-        done = os.pwrite(handle, octets, offset)
-        while done < len(octets):  # the disk has just filled up
-            done += os.pwrite(handle, memoryview(octets)[done:], offset + done)
+    pwrite = staticmethod(thd_pwrite)
 
     def rename(self, source: str, target: str) -> None:
         os.rename(source, target)

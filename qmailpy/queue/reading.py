@@ -359,7 +359,7 @@ class QueueReading:
         if found is None:
             return None
         part, message = found
-        stands = standing(message, part.runners, self._config, self._seconds())
+        stands = standing(message, part.runners, self._config)
         part.shard.evict(message)
         return stands
 

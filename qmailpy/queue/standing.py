@@ -21,7 +21,7 @@ BY_CONFIGURATION = "the configuration says so (stopped = true)"
 GONE = "it is not in the configuration"
 
 
-def standing(message: Message, runners: Mapping[str, Runner], config: Config, now: float) -> MessageStanding:
+def standing(message: Message, runners: Mapping[str, Runner], config: Config) -> MessageStanding:
     """
     What is next for a message.
 
@@ -30,7 +30,7 @@ def standing(message: Message, runners: Mapping[str, Runner], config: Config, no
     envelope = message.envelope
     found: list[Standing] = []
     for copy in message.copies.values():
-        found += _copy(message, copy, runners.get(copy.channel), config, now)
+        found += _copy(message, copy, runners.get(copy.channel), config)
     return MessageStanding(
         id=message.id,
         arrival=envelope.arrival,
@@ -43,7 +43,7 @@ def standing(message: Message, runners: Mapping[str, Runner], config: Config, no
     )
 
 
-def _copy(message: Message, copy: Copy, runner: Runner | None, config: Config, now: float) -> Iterator[Standing]:
+def _copy(message: Message, copy: Copy, runner: Runner | None, config: Config) -> Iterator[Standing]:
     channel = config.channels.get(copy.channel)
     lifetime = schedule_of(channel, config.queue).lifetime_s if channel is not None else config.queue.lifetime_s
     gathered = 0.0

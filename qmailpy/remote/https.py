@@ -2,7 +2,7 @@
 HTTPS to hosts nobody here has chosen: one request, one answer, everything bounded (RFC 9110, RFC 9112, RFC 2818).
 
 The host is found by our resolver, its certificate must be of a trusted authority and for its name; redirects are not
-followed (RFC 8461 s.3.3 forbids it). What fails is a L{Failed}, with the result type of RFC 8460 for it.
+followed (RFC 8461 s.3.3 forbids it). What fails is a L{HttpsFailed}, with the result type of RFC 8460 for it.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class Transaction:
     """One message to one peer."""
 
     sender: str  # "" for the null sender
-    recipients: tuple[str, ...]  # at least one; each passed L{unsendable}
+    recipients: tuple[str, ...]  # at least one; each passed L{client_path.unsendable}
     size: int  # octets of the content as queued, which is what SIZE means (RFC 1870 s.5)
     eight_bit: bool = True  # announce BODY=8BITMIME where the peer knows it
     wishes: tuple[Wish, ...] = ()  # one a recipient, or none at all

@@ -20,12 +20,13 @@ class ModifiedTests(SynchronousTestCase):
         )
         steps = [
             Modification(Change.ADD, "sn", ("Doe",)),
+            Modification(Change.ADD, "cn", ("d",)),
             Modification(Change.DELETE, "cn", ("A",)),
             Modification(Change.REPLACE, "uid", ()),
             Modification(Change.DELETE, "mail", ()),
         ]
         self.assertEqual(
-            modified(entry, steps).attributes, {"objectclass": ("qmailUser",), "sn": ("Doe",), "cn": ("b",)}
+            modified(entry, steps).attributes, {"objectclass": ("qmailUser",), "sn": ("Doe",), "cn": ("b", "d")}
         )
         for step in (Modification(Change.DELETE, "sn", ()), Modification(Change.DELETE, "cn", ("c",))):
             problem = self.assertRaises(StoreError, modified, entry, [step])

@@ -65,7 +65,7 @@ class ReadingTests(ViewCase):
         for kind, gathered in (("defragment", message.envelope.arrival + 50.0), ("smtp", 0.0)):
             channel = ChannelConfig(name="tcp_local", kind=kind, gather_s=50.0)
             config = Config(home="/", server=ServerConfig(hostname="h"), channels={"tcp_local": channel})
-            (one,) = standing(message, {}, config, 0.0).standings
+            (one,) = standing(message, {}, config).standings
             self.assertEqual((one.attempts, one.gathered), (1, gathered))
 
     def test_one_message_is_tried_now_unless_it_is_held(self) -> None:
