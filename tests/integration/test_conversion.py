@@ -28,7 +28,11 @@ no-op) cp "$1" "$2" ;;
 upper) tr a-z A-Z <"$1" >"$2" ;;
 status) exit "$3" ;;
 options) printf 'STATUS=PMDF__FORCERETURN\\nOUTPUT_DIAGNOSTIC=no such words here\\n' >"$OUTPUT_OPTIONS" ;;
-sleep) sleep 100 & echo $! >"$HOME/../../../../child"; wait ;;
+sleep) sleep 100 & echo $! >"$HOME/../../../../../child"; wait ;;
+link) ln -s "$1" "$2" ;;
+directory) mkdir "$2" ;;
+moved) mv "$HOME" "$HOME.moved"; ln -s /tmp "$HOME"; mkdir "$HOME.moved/../left" ;;
+removed) rm -r "$HOME" ;;
 memory) exec "$PYTHON" -c 'x = bytearray(400_000_000)' ;;
 esac
 """
@@ -180,11 +184,18 @@ class Conversion(NodeCase):
         return list(found["messages"] if isinstance(found, dict) else found)
 
     def test_what_fails_is_tried_again_until_it_works(self) -> None:
-        """A status nobody knows, too much memory, and too much time: never a bounce."""
+        """
+        A status nobody knows, too much memory, and too much time; no file where one should be, another directory than
+        the one it was given: never a bounce, and nothing stays.
+        """
         for table in (
             self.command("status", "1"),
             self.command("memory", memory_octets=100_000_000),
             self.command("sleep", timeout_s=0.3),
+            self.command("link"),
+            self.command("directory"),
+            self.command("moved"),
+            self.command("removed"),
         ):
             before = len(self.node.records(Action.DEFERRED))
             self.table(table)
@@ -196,6 +207,7 @@ class Conversion(NodeCase):
         with open(self.node.path("child")) as source:
             child = int(source.read())
         self.until(lambda: not os.path.exists(f"/proc/{child}"))
+        self.until(lambda: os.listdir(self.node.path("run", "conversion", "0-conversion")) == [])
 
     def test_a_journal_copy_goes_to_the_archive(self) -> None:
         self.table(entries('action = "journal"\naddress = "bob@example.org"'))

@@ -104,11 +104,25 @@ def thd_judge(entry: Entry, invocation: Invocation, ended: Ended) -> tuple[str, 
         why = ended.why or text or f"exit status {ended.status}"
         raise Decided(Kind.AGAIN, f"{invocation.argv[0]}: {why}" + (f": {last}" if last else ""))
     output = invocation.environment["OUTPUT_FILE"]
+    if found is Answer.DONE and (why := _thd_odd(invocation.directory, output)):
+        raise Decided(Kind.AGAIN, f"{invocation.argv[0]}: {why}")
     if found is Answer.DONE and thd_is_there(output) and os.path.getsize(output) >= invocation.output_octets:
         # A program that minds no error of a write has ended well, and left a piece.
         why = f"its output has reached the {invocation.output_octets} octets of output_octets"
         raise Decided(Kind.AGAIN, f"{invocation.argv[0]}: {why}")
     return text, found
+
+
+def _thd_odd(directory: str, output: str) -> str:
+    """What a command has left that makes its good end doubtful; "": nothing."""
+    try:
+        if not stat.S_ISDIR(os.lstat(directory).st_mode):
+            return "there is something else in the place of its directory"
+    except OSError:
+        return "its directory is gone"
+    if os.path.lexists(output) and not thd_is_there(output):
+        return "OUTPUT_FILE is no file"
+    return ""
 
 
 def media_of(said: dict[str, str]) -> str:

@@ -8,10 +8,12 @@ What a crash leaves is removed when the channel is used next. Everything here bl
 from __future__ import annotations
 
 import os
-import shutil
+import secrets
+import stat
 import tempfile
 import weakref
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from twisted.internet.defer import DeferredLock
@@ -20,6 +22,9 @@ from qmailpy.values import Content, MemoryContent
 
 MEMORY = 262_144
 """Octets of a new message that are kept in memory; a larger one is in a file."""
+
+
+_HOME = "home"
 
 
 class OpenContent:
@@ -51,7 +56,12 @@ class OpenContent:
 
 
 class Scratch:
-    """The directory of one conversion, made when it is first needed."""
+    """
+    The directory of one conversion, made when it is first needed.
+
+    Commands are at home in a directory within it, so that what one makes of that (moves it away, has a link in its
+    place) and what it leaves beside it goes with the rest.
+    """
 
     def __init__(self, root: str) -> None:
         """@param root: made when it is missing."""
@@ -64,8 +74,9 @@ class Scratch:
         if not self._path:
             os.makedirs(self._root, mode=0o700, exist_ok=True)
             self._path = tempfile.mkdtemp(dir=self._root)
+            os.mkdir(os.path.join(self._path, _HOME), 0o700)
         self._count += 1
-        return os.path.join(self._path, f"{what}{self._count}")
+        return os.path.join(self._path, _HOME, f"{what}{self._count}")
 
     def thd_write(self, what: str, chunks: Iterable[bytes]) -> str:
         """A new file; its path."""
@@ -83,13 +94,44 @@ class Scratch:
     def thd_remove(self) -> None:
         """Everything goes, whatever commands have left there."""
         if self._path:
-            shutil.rmtree(self._path, ignore_errors=True)
+            thd_clean(self._path)
             self._path = ""
 
 
-def thd_clean(root: str) -> None:
-    """Remove what a former process has left."""
-    shutil.rmtree(root, ignore_errors=True)
+def thd_clean(place: str) -> None:
+    """
+    Remove what commands, or a former process, have left, as far as it can be removed.
+
+    However deep its directories are, and whatever their permissions: each is brought up to the top before it is looked
+    into. Links are not followed.
+    """
+    word = secrets.token_hex(8)  # no name that is there
+    count = 0
+    waiting = [place]
+    while waiting:
+        directory = waiting.pop()
+        with suppress(OSError):
+            if not stat.S_ISDIR(os.lstat(directory).st_mode):
+                os.unlink(directory)
+                continue
+            os.chmod(directory, 0o700)
+            with os.scandir(directory) as found:
+                for entry in found:
+                    with suppress(OSError):
+                        if not entry.is_dir(follow_symlinks=False):
+                            os.unlink(entry.path)
+                        elif directory == place:
+                            waiting.append(entry.path)
+                        else:
+                            os.chmod(entry.path, 0o700)  # else it may not be moved
+                            count += 1
+                            up = os.path.join(place, f"{word}.{count}")
+                            os.rename(entry.path, up)
+                            waiting.append(up)
+            if directory != place:
+                os.rmdir(directory)
+    with suppress(OSError):
+        os.rmdir(place)
 
 
 def thd_content(root: str, chunks: Iterable[bytes]) -> Content:
