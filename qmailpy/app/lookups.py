@@ -115,6 +115,7 @@ class Lookups:
             "stale": cache.stale,
             "entries": len(cache),
             "servers": servers,
+            "away": self._server.away,
         }
 
     async def _forgive(self, name: str) -> Json:

@@ -33,7 +33,7 @@ from qmailpy.stats import health
 from qmailpy.stats.counters import CountersError, Mapped
 from qmailpy.stats.health import Finding, Level, Limits, Queued
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 8.0  # NRPE, which asks for Nagios, gives up after 10
 CERTIFICATE = "tls/cert.pem"
 WATCHED = ("channel.stuck", "channel.held", "log.behind", "counters.mismatch")
 """Conditions the server finds and we do not look for ourselves."""
@@ -134,14 +134,16 @@ def _trouble(home: str, worker: str) -> Finding:
 def _directory(home: str, workers: list[str]) -> Finding:
     """Whether the servers of users and domains are asked, as the workers see it."""
     up: dict[str, bool] = {}
+    away = False
     for worker in workers:
         answer = call(home, worker, "directory.figures", timeout_s=TIMEOUT_S)
+        away = away or (isinstance(answer, dict) and answer.get("away") is True)
         servers = answer.get("servers") if isinstance(answer, dict) else None
         for one in servers if isinstance(servers, list) else []:
             if isinstance(one, dict):
                 name = str(one.get("server"))
                 up[name] = up.get(name, True) and one.get("up") is True
-    return health.directory(up)
+    return health.directory(up, away=away)
 
 
 def _events(directory: str, now: float) -> Finding:

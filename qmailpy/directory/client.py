@@ -15,6 +15,7 @@ from typing import Any
 
 from ldaptor.protocols import pureber, pureldap
 from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
+from twisted.internet.defer import TimeoutError as LateError
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -28,7 +29,7 @@ from qmailpy.directory.access import SCRAM_OPERATION, Code
 from qmailpy.directory.cache import IForgets
 from qmailpy.directory.connection import Answer, LdapTrouble
 from qmailpy.directory.inherited import Inherited
-from qmailpy.directory.pool import Pool
+from qmailpy.directory.pool import LdapBusy, Pool
 from qmailpy.directory.schema import Attributes
 from qmailpy.directory.servers import CODES_AWAY, Away, Servers
 from qmailpy.errors import Temporary
@@ -92,6 +93,11 @@ class LdapDirectory:
         self._servers, self._base, self._ours = other._servers, other._base, other._ours
         self._compare = other._compare
         self.forget()
+
+    @property
+    def away(self) -> bool:
+        """Whether the last question to the directory found nobody who answered it."""
+        return self._away
 
     def figures(self) -> list[dict[str, object]]:
         """L{Servers.figures}."""
@@ -165,7 +171,8 @@ class LdapDirectory:
         else:
             # For somebody unknown we bind as well, so that the time taken tells nothing.
             dn = found[0] if found is not None and open_ else f"uid=nobody,{self._base}"
-            right = await self._question(self._servers.ask(lambda pool: pool.check(dn, password), telling=False))
+            ask = self._servers.ask(lambda pool: pool.check(dn, password), telling=False)
+            right = await self._question(ask, telling=False)
         if not right or found is None or not open_:
             return None
         mailbox = await self._question(self._meaning(found[1]))
@@ -207,8 +214,13 @@ class LdapDirectory:
         """End all connections; questions under way fail."""
         self._servers.stop()
 
-    async def _question(self, coroutine: Any) -> Any:
-        """Turn what goes wrong with a question into the reply that keeps mail waiting."""
+    async def _question(self, coroutine: Any, *, telling: bool = True) -> Any:
+        """
+        Turn what goes wrong with a question into the reply that keeps mail waiting.
+
+        @param telling: whether one that takes too long, or is one too many, tells that the directory is away. A
+            password does not: who guesses by thousands fills that queue, and mail goes on all the while.
+        """
         try:
             result = await coroutine
         except Temporary:
@@ -216,7 +228,9 @@ class LdapDirectory:
         except Exception as problem:  # refused, lost, timed out, nonsense: the directory is away
             why = f"{type(problem).__name__}: {problem}"[:300]
             now = self._clock.seconds()
-            if not self._away:
+            if not telling and isinstance(problem, LateError | LdapBusy):
+                pass
+            elif not self._away:
                 self._away = True
                 self._since = self._said = now
                 self.log.warn("the directory is away: {problem}", problem=why)

@@ -271,19 +271,22 @@ def _directory(answers: Mapping[str, Json]) -> list[Metric]:
     asked = CounterMetricFamily(
         "qmailpy_directory_server_asked", "Questions put to a directory server.", labels=["process", "server"]
     )
+    text = "Whether the last question to the directory found nobody who answers."
+    away = GaugeMetricFamily("qmailpy_directory_away", text, labels=["process"])
     for process, answer in answers.items():
         if not isinstance(answer, dict) or "hits" not in answer:
             continue
         for name, metric in counters.items():
             metric.add_metric([process], _number(answer.get(name)))
         entries.add_metric([process], _number(answer.get("entries")))
+        away.add_metric([process], float(answer.get("away") is True))
         servers = answer.get("servers")
         for server in servers if isinstance(servers, list) else []:
             if isinstance(server, dict):
                 labels = [process, str(server.get("server"))]
                 up.add_metric(labels, float(server.get("up") is True))
                 asked.add_metric(labels, _number(server.get("asked")))
-    return [*counters.values(), entries, up, asked]
+    return [*counters.values(), entries, away, up, asked]
 
 
 def _number(value: Json) -> float:

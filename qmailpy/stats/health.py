@@ -150,11 +150,14 @@ def trouble(conditions: Sequence[tuple[str, str]]) -> Finding:
     return Finding(name="trouble", level=level, text=text, values={"trouble": float(len(conditions))})
 
 
-def directory(up: Mapping[str, bool]) -> Finding:
-    """@param up: whether a directory server is asked, by name."""
+def directory(up: Mapping[str, bool], *, away: bool = False) -> Finding:
+    """
+    @param up: whether a directory server is asked, by name; a lone one is, however slow it is.
+    @param away: the last question has found nobody who answers.
+    """
     down = sorted(name for name, well in up.items() if not well)
     values = {"directory_down": float(len(down))}
-    if down and len(down) == len(up):
+    if away or (down and len(down) == len(up)):
         text = "no directory server answers: mail waits, nobody can log in"
         return Finding(name="directory", level=Level.CRITICAL, text=text, values=values)
     if down:

@@ -42,6 +42,7 @@ class StatusTests(SynchronousTestCase):
         self.asked: list[str] = []
         self.uptime, self.ready = 900.0, True
         self.conditions: list[Json] = []
+        self.away = False
         self.servers: list[Json] = [{"server": "ldap://a", "up": True}]
         self.config = Config(
             home=self.home,
@@ -69,7 +70,7 @@ class StatusTests(SynchronousTestCase):
         if method == "watch.conditions":
             return {"conditions": self.conditions}
         if method == "directory.figures":
-            return {"servers": self.servers}
+            return {"servers": self.servers, "away": self.away}
         if method != "status" and not self.ready:
             raise CommandError("the process is starting; try again in a moment")
         return (
@@ -183,6 +184,10 @@ class StatusTests(SynchronousTestCase):
         self.servers = [{"server": "ldap://a", "up": False}, {"server": "ldap://b", "up": True}]
         self.expect(1, "ldap://a does not serve; others do")
         self.servers = self.servers[:1]
+        self.expect(2, "no directory server answers")
+        self.servers = [{"server": "embedded", "up": True}]  # a lone one is asked however slow it is
+        self.expect(0, "running")
+        self.away = True
         self.expect(2, "no directory server answers")
 
     def test_a_critical_event_is_remembered_for_an_hour(self) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.defer import TimeoutError as LateError
 from twisted.internet.task import Clock
 
 from qmailpy.directory import password
 from qmailpy.directory.cache import CachedDirectory
 from qmailpy.directory.inherited import LIFETIME_S
 from qmailpy.directory.plans import PLAN, Named
+from qmailpy.directory.pool import LdapBusy, Pool
 from qmailpy.directory.servers import FIRST_PROBE_S
 from qmailpy.errors import Temporary
 from qmailpy.testing.memory_events import MemoryEvents
@@ -117,6 +119,24 @@ class ClientTests(AskingTestCase):
         self.probe()
         self.successResultOf(self.start())
         self.assertEqual(events.names, ["directory.away", "directory.back"])
+
+    def test_passwords_that_wait_too_long_are_no_directory_that_is_away(self) -> None:
+        """Somebody guesses by thousands: that queue is full, and people are found all the same."""
+        events = self.directory.events = MemoryEvents()
+        for problem in (LdapBusy("too many logins wait"), LateError()):
+
+            async def check(pool: Pool, dn: str, password: bytes, problem: Exception = problem) -> bool:
+                raise problem
+
+            self.patch(Pool, "check", check)
+            login = Deferred.fromCoroutine(self.directory.authenticate("joe@example.org", b"sesame"))
+            self.step()
+            self.failureResultOf(login, Temporary)
+        self.assertEqual((events.names, self.directory.away), ([], False))
+        self.endpoint.refuse = True
+        self.endpoint.cut()
+        self.away(self.start())
+        self.assertEqual((events.names, self.directory.away), (["directory.away"], True))
 
     def test_one_that_stays_away_is_told_again_once_in_a_while(self) -> None:
         """The first time may not have been written: it came back a minute before."""
