@@ -422,9 +422,6 @@ class MailWorker(Service):
             for name, old in former.items():
                 if old is not None:
                     ended[name].addCallback(partial(self._end_channel, old))
-        for name in config.channels.keys() - before.channels.keys():
-            if config.channels[name].kind == "local":
-                self._log.warn("channel {name} is new: it is there after a restart", name=name)
         for notices in self._notices:
             await self.queue.in_thread(notices.thd_configure, config)
         self._listeners.use(pairs)

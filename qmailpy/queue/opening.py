@@ -58,7 +58,7 @@ class Opened:
     layout: Layout
     shelf: Shelf
     journal: Journal
-    durable: Mapping[str, IDurableDelivery]
+    durable: dict[str, IDurableDelivery]
     recovered: Recovered
     lock: int
 

@@ -76,7 +76,7 @@ class Owing:
         @param ids: as for L{enough}.
         @raise OSError: some of it is owed still; to be tried again.
         """
-        for ability in self._durable.values():
+        for ability in list(self._durable.values()):
             for job in ability.owed(ids):
                 fresh = await self._make(self._envelope(job), job.content)
                 await self._committed([fresh, Requeued(to_number(job.id), job.channel, job.numbers)])

@@ -70,7 +70,7 @@ class Segments:
         """
         @param root: the shard's directory, for messages.
         @param later: callLater.
-        @param durable: channels whose deliveries the journal covers, by name.
+        @param durable: channels whose deliveries the journal covers, by name; there may come more.
         @param books: the last line of the log that a durable checkpoint knows.
         @param broken: whether the journal cannot be written any more.
         @param failed: told of each record that could not be.
@@ -190,16 +190,16 @@ class Segments:
     def _thd_retire(self, covered: list[str], filings: list[Filing]) -> None:
         doubt = self._shelf.doubt
         try:
-            for ability in self._durable.values():
+            for ability in list(self._durable.values()):
                 ability.thd_sync_deliveries(covered)
             self._recorder.thd_sync()
             self._shelf.thd_file(filings)
-            if doubt.noted and not any(ability.doubts() for ability in self._durable.values()):
+            if doubt.noted and not any(ability.doubts() for ability in list(self._durable.values())):
                 doubt.thd_clear()
         except OSError as problem:  # of whatever: it may have been deliveries that the disk did not take
             doubt.thd_note()
             if isinstance(problem, SyncLost):
-                for ability in self._durable.values():
+                for ability in list(self._durable.values()):
                     ability.sync_lost()
             raise
 

@@ -24,7 +24,7 @@ from zope.interface import implementer
 from qmailpy.config.schema import ChannelConfig, Config
 from qmailpy.disk.files import Space
 from qmailpy.errors import QmailpyError, Temporary
-from qmailpy.interfaces import IChannel, IEnqueue, IFlow, IIntake, InThread
+from qmailpy.interfaces import IChannel, IDurableDelivery, IEnqueue, IFlow, IIntake, InThread
 from qmailpy.queue.committer import ICommitReactor, ICommitter, ThreadCommitter
 from qmailpy.queue.ids import IdSource, to_id
 from qmailpy.queue.intake import FULL, STOPPING, TROUBLE, Budget, Intake
@@ -212,13 +212,9 @@ class QueueShard:
         )
 
     def lacking(self, config: Config) -> tuple[str, ...]:
-        """The channels of a configuration that nothing is made for yet; of kind C{local} they wait for a restart."""
+        """The channels of a configuration that nothing is made for yet."""
         return tuple(
-            [
-                name
-                for name, channel in config.channels.items()
-                if channel.kind != "local" and (name not in self.runners or self.runners[name].channel is None)
-            ]
+            [name for name in config.channels if name not in self.runners or self.runners[name].channel is None]
         )
 
     def reconfigure(
@@ -233,6 +229,9 @@ class QueueShard:
         """
         self.config = config
         self.shard.selection = Selection(config) or None
+        for name, way in channels.items():
+            if IDurableDelivery.providedBy(way):
+                self.shard.cover(name, cast(IDurableDelivery, way))
         ended: dict[str, Deferred[None]] = {}
         for name, channel in config.channels.items():
             runner = self.runners.get(name)

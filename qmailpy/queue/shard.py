@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from zlib import crc32
 
 from attrs import evolve
@@ -55,7 +55,7 @@ class Shard:
         ids: IdSource,
         in_thread: InThread,
         later: Callable[[float, Callable[[], None]], object],
-        durable: Mapping[str, IDurableDelivery],
+        durable: dict[str, IDurableDelivery],
         segments: int,
         generations: Iterable[int],
         books: int = 0,
@@ -63,13 +63,14 @@ class Shard:
         seconds: Callable[[], float] = time.time,
     ) -> None:
         """
-        @param durable: channels whose deliveries the journal covers, by name.
+        @param durable: channels whose deliveries the journal covers, by name; L{cover} adds to it.
         @param segments: with more segments in use than this, new mail waits for one to be retired.
         @param generations: those in use, the active one last.
         @param books: the last line of the log that a durable checkpoint knows.
         @param later: callLater.
         @param seconds: wall clock.
         """
+        self._durable = durable
         self._events: IEvents = events or NoEvents()
         self._wall = seconds
         self.files = files
@@ -107,6 +108,11 @@ class Shard:
         self.on_wait: Callable[[Message, Copy], None] = lambda message, copy: None
         self.on_evict: Callable[[Message], None] = lambda message: None
         self.on_broken: Callable[[OSError], None] = lambda problem: None
+
+    def cover(self, channel: str, ability: IDurableDelivery) -> None:
+        """The journal covers the deliveries of a channel that has come, from its first one on."""
+        self._durable[channel] = ability
+        self.state.durable = frozenset(self._durable)
 
     @property
     def held_back(self) -> int:

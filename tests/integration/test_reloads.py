@@ -64,6 +64,27 @@ class NewChannelTests(ReloadCase):
         self.assertNotIn("cannot settle", self.node.printed())
 
 
+class NewLocalChannelTests(ReloadCase):
+    users = ("alice", "bob")
+    settings: ClassVar[Settings] = {"queue.roll_s": 1.0}
+
+    def test_mailboxes_are_delivered_to_by_another_channel_from_a_reload_on(self) -> None:
+        """Its deliveries are made durable as those of the first are; that one goes on with what it has."""
+        listeners = {f"listener.{name}.channel": "home" for name in ("lmtp", "inject")}
+        self.node.set({"channel.local": None, "channel.home.kind": "local", **listeners})
+        self.reload(1)
+        self.send("bob@example.org")
+        self.node.wait_mailbox("bob", 1)
+        self.wait_idle()
+        gone = [one.source for one in self.node.records(Action.DEQUEUED) if one.current_to == "bob@example.org"]
+        self.assertEqual(gone, ["home"])
+        self.node.kill()
+        self.send("bob@example.org")
+        self.node.wait_mailbox("bob", 2)
+        self.wait_idle()
+        self.assertNotIn("cannot settle", self.node.printed())
+
+
 class NameServerTests(ReloadCase):
     """The name server has gone; the operator names another one."""
 
