@@ -126,6 +126,13 @@ class ArchitectureTests(SynchronousTestCase):
         for name in re.findall(r"\bI[A-Z]\w+", row):
             self.assertTrue(known(f"interfaces.{name}"), name)
 
+    def test_the_queue_has_a_place_for_each_of_its_modules(self) -> None:
+        """One, and none for what is not there."""
+        shown = self.text.partition("## The modules of the queue")[2].partition("\n## ")[0]
+        named = re.findall(r"`(\w+)`", shown)
+        there = [name.removesuffix(".py") for name in os.listdir(os.path.join(TOP, "qmailpy", "queue"))]
+        self.assertEqual(sorted(named), sorted(name for name in there if not name.startswith("__")))
+
     def test_every_role_is_among_the_processes(self) -> None:
         shown = self.text.partition("## Processes")[2].partition("\n## ")[0]
         for name, role in inspect.getmembers(roles, inspect.isfunction):
