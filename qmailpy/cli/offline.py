@@ -38,7 +38,7 @@ from qmailpy.queue.entries import (
 )
 from qmailpy.queue.ids import shard_code, shard_of
 from qmailpy.queue.layout import Layout, check_channel
-from qmailpy.queue.offline import finished, shard_names, thd_look
+from qmailpy.queue.offline import clock_of_now, finished, shard_names, thd_look
 from qmailpy.queue.opening import ShardBusy
 from qmailpy.queue.reading import QueueReading
 from qmailpy.queue.standing import stopped
@@ -242,13 +242,6 @@ class OfflineQueueView:
         """As root: be the queue's owner, so that what is made belongs to whom the daemon runs as."""
         with acting_as(owner(self._queue)):
             yield
-
-
-def clock_of_now() -> Clock:
-    """A clock that stands at the present time."""
-    clock = Clock()
-    clock.advance(time.time())
-    return clock
 
 
 def warn(warnings: Sequence[str]) -> None:

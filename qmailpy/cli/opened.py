@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred
 from qmailpy.channels.local import LocalChannel
 from qmailpy.channels.parts import Parts
 from qmailpy.channels.process import Notices
-from qmailpy.cli.offline import clock_of_now, warn
+from qmailpy.cli.output import print_error
 from qmailpy.cli.store import as_keeper, store_of
 from qmailpy.config.schema import Config
 from qmailpy.directory.embedded import EmbeddedDirectory
@@ -26,7 +26,7 @@ from qmailpy.interfaces import IChannel
 from qmailpy.local.inline import InlineThreads
 from qmailpy.queue.committer import StepCommitter
 from qmailpy.queue.journal import Journal
-from qmailpy.queue.offline import at_once, finished
+from qmailpy.queue.offline import at_once, clock_of_now, finished
 from qmailpy.queue.opening import Surroundings, thd_open
 from qmailpy.queue.service import QueueShard
 from qmailpy.queue.switches import Switches
@@ -118,7 +118,8 @@ class OpenShards:
             stopped=lambda channel: True,
         )
         opened = thd_open(name, around)
-        warn(opened.recovered.warnings)
+        for warning in opened.recovered.warnings:
+            print_error(warning)
         self.shards[name] = QueueShard(opened, around)
 
     def _committer(self, journal: Journal) -> StepCommitter:

@@ -22,8 +22,9 @@ import click
 from attrs import frozen
 
 from qmailpy.cli.context import Context
+from qmailpy.cli.livequeue import open_view
 from qmailpy.cli.output import ending_line, print_error
-from qmailpy.cli.queueview import QueueView, open_view
+from qmailpy.cli.queueview import QueueView
 from qmailpy.errors import CommandError
 from qmailpy.queue.entries import Target
 from qmailpy.queue.ids import LENGTH, to_number

@@ -199,7 +199,8 @@ def list_queue(context: Context) -> int:
 
 def flush(context: Context) -> int:
     """Have everything that waits tried now, except what is held (C{-q})."""
-    from qmailpy.cli.queueview import BATCH, live_view
+    from qmailpy.cli.livequeue import live_view
+    from qmailpy.cli.queueview import BATCH
     from qmailpy.queue.entries import QueueFilter, Target
 
     try:

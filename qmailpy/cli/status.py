@@ -20,8 +20,8 @@ from attrs import asdict, evolve
 
 from qmailpy.cli.context import need
 from qmailpy.cli.counters import Homed
+from qmailpy.cli.livequeue import LiveQueueView
 from qmailpy.cli.output import print_json, print_line
-from qmailpy.cli.queueview import LiveQueueView
 from qmailpy.config.load import load
 from qmailpy.config.schema import Config
 from qmailpy.control.client import Json, ask_each, call, running

@@ -8,6 +8,7 @@ lets them, and settled afterwards.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Container, Coroutine, Iterable, Sequence
 from random import Random
 from typing import Any, TypeVar, cast
@@ -108,6 +109,13 @@ class NoRecorder:
 
     def thd_recover(self, base: BooksCheckpoint | None, ids: Container[str] | None = None) -> Sequence[LogRecord]:
         return ()
+
+
+def clock_of_now() -> Clock:
+    """A clock that stands at the present time."""
+    clock = Clock()
+    clock.advance(time.time())
+    return clock
 
 
 def thd_look(name: str, config: Config, files: Files, clock: Clock) -> tuple[Part, int, Sequence[str]]:

@@ -223,13 +223,13 @@ class SendmailTests(SubmittingCase):
         entries = [mock.Mock(id=str(number), channel="c") for number in range(450)]
         view = mock.Mock()
         view.entries.return_value = iter(entries)
-        with mock.patch("qmailpy.cli.queueview.live_view", return_value=view):
+        with mock.patch("qmailpy.cli.livequeue.live_view", return_value=view):
             self.assertEqual(self.run_command("sendmail", "-q").status, 0)
         released = [target.id for call in view.release.call_args_list for target in call.args[0]]
         self.assertEqual(released, [entry.id for entry in entries])
         self.assertEqual(view.entries.call_args.args[0].held, False)
         view.entries.side_effect = CommandError("no answer")
-        with mock.patch("qmailpy.cli.queueview.live_view", return_value=view):
+        with mock.patch("qmailpy.cli.livequeue.live_view", return_value=view):
             self.assertEqual(self.run_command("sendmail", "-q").status, 75)
 
     def test_mail_is_taken_while_the_daemon_is_down(self) -> None:

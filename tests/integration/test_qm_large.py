@@ -11,9 +11,9 @@ from typing import ClassVar
 
 from twisted.internet.defer import Deferred
 
+from qmailpy.cli.livequeue import open_view
 from qmailpy.cli.offline import OfflineQueueView
 from qmailpy.cli.opened import OpenShards
-from qmailpy.cli.queueview import open_view
 from qmailpy.config.load import load
 from qmailpy.disk.files import RealFiles
 from qmailpy.queue.entries import DONE, QueueFilter, Target

@@ -12,7 +12,7 @@ from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
-from qmailpy.cli.queueview import open_view
+from qmailpy.cli.livequeue import open_view
 from qmailpy.control import Json
 from qmailpy.errors import CommandError
 from qmailpy.queue.entries import DONE, QueueFilter, Target

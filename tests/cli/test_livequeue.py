@@ -7,7 +7,8 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from qmailpy.cli.queueview import LiveQueueView, QueueView, open_view
+from qmailpy.cli.livequeue import LiveQueueView, open_view
+from qmailpy.cli.queueview import QueueView
 from qmailpy.control import Json
 from qmailpy.errors import CommandError, ConfigError
 from qmailpy.queue.entries import BUSY, DONE, UNKNOWN, QueueEntry, QueueFilter, Target
