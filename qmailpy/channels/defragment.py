@@ -34,7 +34,7 @@ from qmailpy.routing.selection import way
 from qmailpy.values import Content, Disposition, Job, NewMail, Recipient, Refused, Reply, Verdict
 from qmailpy.wire.headers import find
 from qmailpy.wire.mime_values import subject_of
-from qmailpy.wire.partial import Piece, piece_of, whole_header
+from qmailpy.wire.partial import WAITS, Piece, piece_of, whole_header
 
 HEADER = 262_144
 """Octets of a header, of a piece or enclosed in the first, that are looked at."""
@@ -44,7 +44,7 @@ _ID_CHARACTERS = 250  # as of mail that arrives
 _PASSED = Reply(250, "2.6.0", "Passed on")
 _WHOLE = Reply(250, "2.6.0", "The pieces are together, the message goes on whole")
 _GONE = Disposition(verdict=Verdict.DELIVERED, reply=Reply(250, "2.6.0", "It has gone on in the whole message"))
-_WAITS = Disposition(verdict=Verdict.DEFERRED, reply=Reply(451, "4.4.7", "Waiting for the other pieces of the message"))
+_WAITS = Disposition(verdict=Verdict.DEFERRED, reply=Reply(451, "4.4.7", WAITS))
 _TROUBLE = Disposition(verdict=Verdict.DEFERRED, reply=Reply(451, "4.3.0", "The pieces cannot be gathered now"))
 _CIRCLE = Disposition(verdict=Verdict.DEFERRED, reply=Reply(451, "4.3.5", "The route of this address leads back here"))
 

@@ -19,6 +19,8 @@ from qmailpy.cli.story import span, story
 from qmailpy.errors import CommandError
 from qmailpy.queue.entries import MessageStanding, Standing, to_json
 
+_DOING = {"conversion": "converted", "local": "delivered", "pipe": "delivered"}  # what a kind of channel does
+
 NAMES = 3
 """Recipients that a sentence names; it tells the number of the others."""
 
@@ -83,7 +85,8 @@ def explained(standing: MessageStanding, now: float, source: str = "") -> list[s
 def _whom(one: Standing) -> str:
     names = ", ".join(f"<{address}>" for address in one.recipients[:NAMES])
     more = f" and {one.count - NAMES} more" if one.count > NAMES else ""
-    where = f" by way of {way(one.host)}" if one.host else ""
+    toward = "on its way to" if one.kind == "conversion" else "by way of"
+    where = f" {toward} {way(one.host)}" if one.host else ""
     return f"To {names}{more}, channel {one.channel}{where}:"
 
 
@@ -99,20 +102,23 @@ def _sentences(one: Standing, message: MessageStanding, now: float) -> Iterator[
         yield f"Next: nothing, until somebody says qm release {message.id}."
         return
     if one.state == "trying":
-        yield "It is being tried at this moment."
+        doing = _DOING.get(one.kind, "tried")
+        yield f"It is being {doing} at this moment."
+        if one.reason:
+            yield f"What is left of it is held then: {one.reason}."
+            return
     elif one.stopped:
         yield f"Channel {one.channel} is stopped: {one.stopped}."
         yield from _overdue(one, now, "the channel goes on")
         yield f"Next: nothing, until {_remedy(one)}."
         return
     elif one.state == "ready":
-        limit = f", {one.limit} at once" if one.limit else ""
-        yield f"Next: at once, when its turn comes; {one.ahead} jobs wait for that destination{limit}."
+        yield f"Next: at once, when its turn comes{_crowd(one)}."
     elif message.hold_until > now and not one.attempts:
         yield f"Its sender wants it to go at {when(message.hold_until)} and not before."
         yield f"Next: an attempt at {when(one.next_attempt)}."
     elif one.next_attempt <= now:
-        yield "Next: an attempt is due and is made as soon as there is room for it."
+        yield f"Next: an attempt is due and is made as soon as there is room for it{_crowd(one)}."
     else:
         yield f"Next: an attempt at {when(one.next_attempt)}, in {span(one.next_attempt - now)}."
     if one.trouble:
@@ -122,12 +128,25 @@ def _sentences(one: Standing, message: MessageStanding, now: float) -> Iterator[
     if now < one.gathered < one.ends:
         yield f"If its other pieces do not come it goes on as it is, with the first attempt after {when(one.gathered)}."
     elif one.ends > now:
-        yield f"If nothing helps it goes back to its sender at {when(one.ends)}."
+        yield f"If nothing helps it {_back(message)} at {when(one.ends)}."
     else:
-        yield f"Its time was over at {when(one.ends)}: if that does not help it goes back to its sender."
+        yield f"Its time was over at {when(one.ends)}: if that does not help it {_back(message)}."
     if one.state == "waiting" and one.next_attempt > now:
         verb = "release" if now < message.hold_until <= one.next_attempt else "flush"
         yield f"To try it now: qm {verb} {message.id}"
+
+
+def _crowd(one: Standing) -> str:
+    """How many want the same."""
+    if not one.ahead:
+        return ""
+    limit = f", {one.limit} at once" if one.limit else ""
+    return f"; {one.ahead} {'job waits' if one.ahead == 1 else 'jobs wait'} for that destination{limit}"
+
+
+def _back(message: MessageStanding) -> str:
+    """What is done in the end. Of a notice nobody is left to be told but the postmaster."""
+    return "goes back to its sender" if message.sender else "is given up, being a notice itself,"
 
 
 def _overdue(one: Standing, now: float, then: str) -> Iterator[str]:

@@ -11,14 +11,14 @@ import re
 from attrs import frozen
 
 # dns;HOST (TCP|our ip|our port|ip|port) (banner) (TLS, if there was) smtp;REPLY: qmailpy.remote.dispositions.
-_PEER = re.compile(
-    r"dns;([^ ]+) \((?:TCP\|[^|]*\|[^|]*\|([^|]*)\|\d+|UNIX[^)]*)\) \((.*?)\) (?:\(((?:TLS|SSL)v[^()]*)\) )?smtp;(.*)"
-)
+_WHO = r"dns;([^ ]+) \((?:TCP\|[^|]*\|[^|]*\|([^|]*)\|\d+|UNIX[^)]*)\) \((.*?)\) (?:\(((?:TLS|SSL)v[^()]*)\) )?"
+_PEER = re.compile(_WHO + "smtp;(.*)")
+_ABOUT = re.compile(_WHO + "(.*)")  # our words about it: that it offers no TLS, that it hung up
 
 
 @frozen
 class Said:
-    """Who said what. Of what is no other server's answer there are only words."""
+    """Who said what, or of whom it is said. Of what is about no other server there are only words."""
 
     host: str  # "mx.example.org [192.0.2.1]"
     tls: str  # "TLSv1.3/TLS_AES_256_GCM_SHA384 dane"; empty: none
@@ -27,7 +27,7 @@ class Said:
 
 def said(diagnostic: str) -> Said:
     """@param diagnostic: of a record, or the last error of a recipient in the queue."""
-    found = _PEER.fullmatch(diagnostic)
+    found = _PEER.fullmatch(diagnostic) or _ABOUT.fullmatch(diagnostic)
     if found is None:
         return Said("", "", diagnostic)
     host, ip, _, tls, reply = found.groups(default="")

@@ -146,10 +146,11 @@ class Standing:
     reason: str = ""  # of the hold
     stopped: str = ""  # why nothing of the channel is tried: "" = it goes on
     trouble: str = ""  # why nothing is tried at the host for the moment
-    ahead: int = 0  # ready: recipients' jobs of the same destination, this one among them
-    limit: int = 0  # jobs at once to the destination; 0 = the channel's
+    ahead: int = 0  # jobs of the same destination that are due, its own among them when it is ready
+    limit: int = 0  # jobs at once to the destination; 0 = not known
     ends: float = 0.0  # when it goes back to its sender, if nothing else happens before
-    gathered: float = 0.0  # a piece of a message: when the others are not waited for any more; 0 = no piece
+    gathered: float = 0.0  # a piece of a message: when the others are not waited for any more; 0 = none is waited for
+    kind: str = ""  # of the channel
 
 
 @frozen(kw_only=True)

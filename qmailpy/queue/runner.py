@@ -183,7 +183,7 @@ class Runner:
         if len(pending) == 1 and not flying:
             ((number, item),) = pending.items()
             if item.next_attempt <= now:
-                host = self._place(item.recipient.host)
+                host = self.place(item.recipient.host)
                 if not ahead and self.fair.overflow(host):
                     self._park(message, copy, host)
                     return
@@ -194,7 +194,7 @@ class Runner:
             by_host: dict[str, list[int]] = {}
             for number, item in pending.items():
                 if item.next_attempt <= now and number not in flying:
-                    by_host.setdefault(self._place(item.recipient.host), []).append(number)
+                    by_host.setdefault(self.place(item.recipient.host), []).append(number)
             size = 1 if self._config.single else self._config.recipients_per_job
             for host, numbers in by_host.items():
                 if not ahead and self.fair.overflow(host):
@@ -209,7 +209,7 @@ class Runner:
                     self.fair.add(Unit(message.number, host, priority, tuple(numbers[at : at + size])))
         self.wait(message, copy)
 
-    def _place(self, host: str) -> str:
+    def place(self, host: str) -> str:
         """
         What counts as one destination: for a conversion all that goes on to the same channel (routing.selection), for a
         relay all there is.

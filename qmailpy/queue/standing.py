@@ -12,6 +12,7 @@ from qmailpy.queue.entries import RECIPIENTS_SHOWN, MessageStanding, Standing
 from qmailpy.queue.retry import schedule_of
 from qmailpy.queue.runner import Runner
 from qmailpy.queue.state import Copy, Message, Pending
+from qmailpy.wire.partial import WAITS
 
 GROUPS = 200
 """Groups of recipients that are told of; a message has few."""
@@ -58,7 +59,7 @@ def _copy(message: Message, copy: Copy, runner: Runner | None, config: Config) -
         key = (state, item.recipient.host, item.attempts, item.next_attempt, item.error)
         groups.setdefault(key, []).append(item)
     for (state, host, attempts, next_attempt, error), items in groups.items():
-        load = runner.fair.load(host) if runner is not None else None
+        load = runner.fair.load(runner.place(host)) if runner is not None else None
         yield Standing(
             channel=copy.channel,
             state=state,
@@ -71,10 +72,11 @@ def _copy(message: Message, copy: Copy, runner: Runner | None, config: Config) -
             reason=copy.held or "",
             stopped=stopped(copy.channel, runner, config),
             trouble=_trouble(runner, host or items[0].recipient.address.rpartition("@")[2]),
-            ahead=load.waiting if load is not None and state == "ready" else 0,
-            limit=load.limit if load is not None else 0,
+            ahead=load.waiting if load is not None else 0,
+            limit=min(load.limit, channel.concurrency) if load is not None and channel is not None else 0,
             ends=ends(message.envelope, lifetime),
-            gathered=gathered if attempts else 0.0,
+            gathered=gathered if WAITS in error else 0.0,
+            kind=channel.kind if channel is not None else "",
         )
 
 

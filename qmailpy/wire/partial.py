@@ -13,6 +13,9 @@ from qmailpy.wire.mime import IDENTITY
 from qmailpy.wire.mime_rewrite import edit_header
 from qmailpy.wire.mime_values import parse_value
 
+WAITS = "Waiting for the other pieces of the message"
+"""The words of the answer to a piece that has to stay in the queue for that."""
+
 PIECES = 1000
 """Most pieces of a message."""
 

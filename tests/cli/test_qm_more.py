@@ -165,11 +165,34 @@ class WhyTests(SynchronousTestCase):
         )
         self.assertIn("until somebody says qm start tcp_local", self.told(stopped="it was stopped by an operator"))
         self.assertIn("until the channel is configured again", self.told(stopped="it is not in the configuration"))
-        self.assertIn("3 jobs wait for that destination, 2 at once", self.told(state="ready", ahead=3, limit=2))
+        self.assertIn(
+            "turn comes; 3 jobs wait for that destination, 2 at once", self.told(state="ready", ahead=3, limit=2)
+        )
+        self.assertIn("turn comes; 1 job waits for that destination.", self.told(state="ready", ahead=1))
+        self.assertIn("is room for it; 200 jobs wait", self.told(next_attempt=NOW - 5, ahead=200))
         self.assertIn("being tried at this moment", self.told(state="trying"))
         self.assertIn("wants it to go at", self.told(next_attempt=NOW + 50))
         self.assertIn(f"To try it now: qm release {IDS[0]}", self.told(next_attempt=NOW + 50))
         self.assertIn("But x.example asked for less", self.told(trouble="x.example asked for less"))
+
+    def test_held_while_it_is_tried(self) -> None:
+        """The attempt that is under way is not broken off; what comes of it decides."""
+        told = self.told(state="trying", reason="look at it")
+        self.assertIn("What is left of it is held then: look at it.", told)
+        self.assertNotIn("goes back", told)
+
+    def test_what_is_converted_is_not_tried_and_has_no_host(self) -> None:
+        told = self.told(state="trying", kind="conversion", channel="conversion", host="tcp_local far.example")
+        self.assertIn("channel conversion on its way to tcp_local to far.example:", told)
+        self.assertIn("It is being converted at this moment.", told)
+        self.assertIn("It is being delivered at this moment.", self.told(state="trying", kind="local", host=""))
+
+    def test_a_notice_goes_back_to_nobody(self) -> None:
+        one = Standing(channel="tcp_local", state="waiting", recipients=("s@y.example",), count=1, ends=NOW + 90)
+        message = MessageStanding(id=IDS[0], arrival=NOW, sender="", source="process", standings=(one,))
+        told = "\n".join(explained(message, NOW))
+        self.assertIn("If nothing helps it is given up, being a notice itself, at ", told)
+        self.assertNotIn("goes back", told)
 
     def test_overdue(self) -> None:
         """What waits for somebody is not given back, and is told so."""

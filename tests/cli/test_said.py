@@ -24,6 +24,10 @@ class SaidTests(SynchronousTestCase):
         )
         self.assertEqual(answer("dns;store (UNIX) (hi) smtp;450 busy"), "store: 450 busy")
 
+    def test_what_we_say_of_a_server_names_it(self) -> None:
+        text = "dns;[192.0.2.1] (TCP|192.0.2.9|1|192.0.2.1|25) (hi ESMTP) TLS is required: not offered"
+        self.assertEqual(answer(text), "[192.0.2.1]: TLS is required: not offered")
+
     def test_what_is_no_answer_stays_as_it_is(self) -> None:
         for text in ("", _REFUSED, "451 4.4.7 Waiting for the other pieces", "dns;broken (TCP smtp;"):
             self.assertEqual((said(text), answer(text)), (Said("", "", text), text))

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
+from attrs import evolve
+
 from qmailpy.config.schema import ChannelConfig, Config, ServerConfig
 from qmailpy.queue.entries import DONE, REFUSED, QueueFilter, ShapeRow, Target
+from qmailpy.queue.fair import FairQueue, Unit
 from qmailpy.queue.standing import standing
+from qmailpy.values import Priority
+from qmailpy.wire.partial import WAITS
 from tests.queue.test_deadline import send
 from tests.queue.test_view import ViewCase
 
@@ -58,15 +66,36 @@ class ReadingTests(ViewCase):
         self.assertIsNone(self.do(self.view.standing("0" * 15)))
 
     def test_a_piece_is_waited_for_by_the_channel_that_gathers_them(self) -> None:
-        queue_id = self.put("later@a.example")
+        """Where that is why it was deferred; not when it could not be handed on, or the disk was full."""
+        self.put("later@a.example")
         assert self.world.shard is not None
         (message,) = self.world.shard.shard.state.messages.values()
-        self.assertEqual(message.id, queue_id)
-        for kind, gathered in (("defragment", message.envelope.arrival + 50.0), ("smtp", 0.0)):
+        (copy,) = message.copies.values()
+        until = message.envelope.arrival + 50.0
+        for kind, error, gathered in (
+            ("defragment", f"451 4.4.7 {WAITS}", until),
+            ("defragment", "451 4.3.0 The pieces cannot be gathered now", 0.0),
+            ("smtp", f"451 4.4.7 {WAITS}", 0.0),
+        ):
+            copy.pending = {number: evolve(item, error=error) for number, item in copy.pending.items()}
             channel = ChannelConfig(name="tcp_local", kind=kind, gather_s=50.0)
             config = Config(home="/", server=ServerConfig(hostname="h"), channels={"tcp_local": channel})
             (one,) = standing(message, {}, config).standings
-            self.assertEqual((one.attempts, one.gathered), (1, gathered))
+            self.assertEqual((one.attempts, one.gathered, one.kind), (1, gathered, kind))
+
+    def test_what_waits_for_its_turn_is_counted_where_it_counts(self) -> None:
+        """A relay is one destination, whatever the domain; no more at once than the channel allows."""
+        self.put("later@a.example")
+        assert self.world.shard is not None
+        (message,) = self.world.shard.shard.state.messages.values()
+        channel = ChannelConfig(name="tcp_local", kind="smtp", relay="192.0.2.1", concurrency=2)
+        config = Config(home="/", server=ServerConfig(hostname="h"), channels={"tcp_local": channel})
+        fair = FairQueue[tuple[int, ...]](concurrency=2, destination_concurrency=10)
+        for number in range(3):
+            fair.add(Unit(number, "192.0.2.1", Priority.NORMAL, (0,)))
+        runner: Any = SimpleNamespace(fair=fair, place=lambda host: "192.0.2.1", stopped=False, channel=None)
+        (one,) = standing(message, {"tcp_local": runner}, config).standings
+        self.assertEqual((one.ahead, one.limit), (3, 2))
 
     def test_one_message_is_tried_now_unless_it_is_held(self) -> None:
         queue_id = self.put("later@a.example")
