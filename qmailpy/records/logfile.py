@@ -27,6 +27,8 @@ from __future__ import annotations
 import errno
 import threading
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from attrs import frozen
 from twisted.logger import Logger
@@ -329,6 +331,26 @@ def _noted(octets: bytes, path: str) -> int:
             errno.EINVAL, "does not hold a size; compare mail.log with mail.log_yesterday and remove it", path
         )
     return int(octets)
+
+
+@contextmanager
+def log_files(files: Files, directory: str) -> Iterator[list[int]]:
+    """
+    The log's files that there are, open, the oldest first: a roll meanwhile takes no line away.
+
+    @param directory: HOME/log.
+    @raise OSError: one cannot be opened.
+    """
+    handles: list[int] = []
+    try:
+        for name in (CURRENT, YESTERDAY, CUMULATIVE):  # the newest first: a roll moves lines to the next
+            path = f"{directory}/{name}"
+            if files.exists(path):
+                handles.insert(0, files.open(path))
+        yield handles
+    finally:
+        for handle in handles:
+            files.close(handle)
 
 
 def _append_all(files: Files, path: str, target: int) -> None:

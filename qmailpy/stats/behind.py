@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from qmailpy.config.schema import LogConfig
 from qmailpy.disk.files import Files
 from qmailpy.interfaces import BooksCheckpoint
-from qmailpy.records.logfile import CUMULATIVE, CURRENT, YESTERDAY, file_number
+from qmailpy.records.logfile import file_number, log_files
 from qmailpy.records.reading import last_lines, lines
 from qmailpy.records.record import Action, LogRecord
 from qmailpy.records.text import LineFormat, Unreadable, process_field
@@ -186,22 +186,11 @@ class LinesBehind:
     # --- where to begin --------------------------------------------------------------------------------------
 
     def _lines(self, base: BooksCheckpoint | None) -> Iterator[bytes]:
-        files = self._files
-        handles: list[int] = []
-        try:
-            for name in (CURRENT, YESTERDAY, CUMULATIVE):  # the newest first: a roll meanwhile moves lines, to the next
-                path = f"{self._directory}/{name}"
-                if not files.exists(path):
-                    continue
-                handle = files.open(path)
-                handles.insert(0, handle)
+        with log_files(self._files, self._directory) as handles:
             start, offset = self._start(handles, base)
             for handle in handles[start:]:
-                yield from lines(files, handle, offset)
+                yield from lines(self._files, handle, offset)
                 offset = 0
-        finally:
-            for handle in handles:
-                files.close(handle)
 
     def _start(self, handles: list[int], base: BooksCheckpoint | None) -> tuple[int, int]:
         """The file (an index) and the offset to read from: backwards from the end to a line the base has counted."""

@@ -19,7 +19,7 @@ from attrs import define, field, frozen
 from qmailpy.config.schema import LogConfig
 from qmailpy.disk.files import Files
 from qmailpy.records.archive import thd_batches, thd_packed
-from qmailpy.records.logfile import CUMULATIVE, CURRENT, YESTERDAY, file_number
+from qmailpy.records.logfile import file_number, log_files
 from qmailpy.records.reading import lines
 from qmailpy.records.text import LineFormat, Unreadable, fragment
 from qmailpy.stats.counters import LaneState
@@ -192,12 +192,7 @@ def _left_out(options: LogConfig) -> list[str]:
 
 def _lines(files: Files, directory: str, lanes: list[LaneState]) -> Iterator[bytes]:
     """The log from the oldest clear on, or from its beginning."""
-    handles: list[int] = []
-    try:
-        for name in (CURRENT, YESTERDAY, CUMULATIVE):  # the newest first: a roll meanwhile moves lines to the next
-            path = f"{directory}/{name}"
-            if files.exists(path):
-                handles.insert(0, files.open(path))
+    with log_files(files, directory) as handles:
         start, offset = _start(files, handles, lanes)
         if start == offset == 0:
             # They may reach back beyond mail.log: what was packed away, too.
@@ -206,9 +201,6 @@ def _lines(files: Files, directory: str, lanes: list[LaneState]) -> Iterator[byt
         for handle in handles[start:]:
             yield from lines(files, handle, offset)
             offset = 0
-    finally:
-        for handle in handles:
-            files.close(handle)
 
 
 def _start(files: Files, handles: list[int], lanes: list[LaneState]) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Literal
 
@@ -17,7 +17,17 @@ from zope.interface import implementer
 
 from qmailpy.disk.files import Files, RealFiles
 from qmailpy.records import reading
-from qmailpy.records.logfile import CUMULATIVE, CURRENT, ROLLING, YESTERDAY, LogFile, LogPosition, file_number, roll
+from qmailpy.records.logfile import (
+    CUMULATIVE,
+    CURRENT,
+    ROLLING,
+    YESTERDAY,
+    LogFile,
+    LogPosition,
+    file_number,
+    log_files,
+    roll,
+)
 from qmailpy.records.reading import last_lines, lines, whole_end
 from qmailpy.records.text import TORN
 from qmailpy.testing.crashdisk import CrashDisk, PowerCut
@@ -275,6 +285,64 @@ class RollTests(SynchronousTestCase):
         self.assertEqual(len(syncs), 3)
         for sync in syncs:
             self.assertTrue(any(found != b"1\n2\n3\n4\n5\n6\n" for _, found in self.crashes(sync)), sync)
+
+
+class FilesTests(SynchronousTestCase):
+    """L{log_files}."""
+
+    def setUp(self) -> None:
+        self.disk = CrashDisk(directories=[LOG])
+
+    def read(self, handles: list[int]) -> list[bytes]:
+        return [line for handle in handles for line in lines(self.disk, handle)]
+
+    def test_they_are_those_that_there_are_the_oldest_first(self) -> None:
+        for names in ((), (CURRENT,), (CURRENT, CUMULATIVE), (YESTERDAY, CURRENT, CUMULATIVE)):
+            for name in names:
+                if not self.disk.exists(f"{LOG}/{name}"):
+                    put(self.disk, name, name.encode() + b"\n")
+            with log_files(self.disk, LOG) as handles:
+                found = self.read(handles)
+            self.assertEqual(found, [one.encode() for one in (CUMULATIVE, YESTERDAY, CURRENT) if one in names])
+
+    def test_a_roll_while_they_are_opened_takes_no_line_away(self) -> None:
+        """Before whichever of them, once or twice."""
+        for moments in ({0}, {1}, {2}, {0, 1}, {1, 2}, {0, 2}):
+            self.setUp()
+            put(self.disk, CURRENT, b"2\n")
+            put(self.disk, CUMULATIVE, b"1\n")
+            real, looks, rolling = self.disk.exists, count(), [False]
+
+            def exists(
+                path: str,
+                real: Callable[[str], bool] = real,
+                looks: Iterator[int] = looks,
+                rolling: list[bool] = rolling,
+                moments: set[int] = moments,
+            ) -> bool:
+                if not rolling[0] and next(looks) in moments:
+                    rolling[0] = True
+                    roll(self.disk, LOG)
+                    rolling[0] = False
+                return real(path)
+
+            self.patch(self.disk, "exists", exists)
+            with log_files(self.disk, LOG) as handles:
+                self.assertEqual(sorted(set(self.read(handles))), [b"1", b"2"], moments)
+
+    def test_they_are_closed_whatever_happens(self) -> None:
+        put(self.disk, CURRENT, b"2\n")
+        put(self.disk, CUMULATIVE, b"1\n")
+        opened = len(self.disk.open_paths())
+
+        def fail() -> None:
+            with log_files(self.disk, LOG):
+                raise ZeroDivisionError
+
+        self.assertRaises(ZeroDivisionError, fail)
+        self.disk.fail("open", number=errno.EMFILE, path=f"{LOG}/{CUMULATIVE}")
+        self.assertRaises(OSError, fail)
+        self.assertEqual(len(self.disk.open_paths()), opened)
 
 
 class ReadingTests(SynchronousTestCase):
