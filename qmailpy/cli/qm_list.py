@@ -89,7 +89,8 @@ def _directory(
         number = grand = 0
         for channel, group in groupby(entries, lambda entry: entry.channel):
             size = 0
-            print_line(f"Channel: {channel}".ljust(34) + ("Size Queued since" if file_info else ""))
+            title = f"Channel: {channel}"
+            print_line(f"{title:<34}Size Queued since" if file_info else title)
             print_line(RULE)
             for entry in group:
                 number += 1

@@ -229,6 +229,15 @@ def read_lane(octets: bytes, channels: int) -> LaneState:
     )
 
 
+def _none(path: str, error: OSError) -> CountersError:
+    if isinstance(error, FileNotFoundError):
+        return CountersError(
+            "there are no counters: a running daemon makes them when it next counts something, and so does "
+            "qmailpy qm counters create"
+        )
+    return CountersError(f"no counters: {path}: {error.strerror}")
+
+
 def thd_read(path: str) -> tuple[Sizes, list[LaneState]]:
     """
     All lanes of a counters file, each as of one moment. Blocks (for milliseconds at most).
@@ -238,7 +247,7 @@ def thd_read(path: str) -> tuple[Sizes, list[LaneState]]:
     try:
         mapped = Mapped(path)
     except OSError as error:
-        raise CountersError(f"no counters: {path}: {error.strerror}") from error
+        raise _none(path, error) from error
     try:
         lanes = []
         for index in range(mapped.sizes.lanes):
@@ -277,7 +286,7 @@ def thd_clear(path: str, keep_stored: bool, now: float) -> None:
     try:
         mapped = Mapped(path, write=True)
     except OSError as error:
-        raise CountersError(f"no counters: {path}: {error.strerror}") from error
+        raise _none(path, error) from error
     try:
         for index in range(mapped.sizes.lanes):
             at = mapped.sizes.lane_at(index)
