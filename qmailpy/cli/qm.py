@@ -171,7 +171,13 @@ def _prompt(session: Session) -> None:
 
 
 def _execute_all(session: Session, lines: Iterable[str]) -> None:
-    failed = sum(not execute(session, line) for line in lines)
+    failed = 0
+    try:
+        for line in lines:
+            failed += not execute(session, line)
+    except _Leave:
+        if session.terminal or session.depth or not failed:
+            raise
     if failed:
         raise CommandError(f"{failed} of the commands failed")
 

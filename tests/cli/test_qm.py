@@ -428,6 +428,10 @@ class PromptTests(QmCase):
         self.assertIn("qmailpy: No such command 'frob'; try help.\nqmailpy: No closing quotation\n", result.output)
         self.assertEqual(len(self.queue.done), 1)
 
+    def test_who_leaves_a_pipe_is_told_of_what_failed_before(self) -> None:
+        self.assertEqual(self.run_qm(typed="frob\nexit\ndate\n").exit_code, 1)
+        self.assertEqual(self.run_qm(typed="date\nexit\nfrob\n").exit_code, 0)
+
     def test_terminal_is_prompted_until_the_end_of_file(self) -> None:
         """A failure is told and forgotten; Control-C drops the line."""
         typed: Iterator[str | type[BaseException]] = iter(["dir", "frob", KeyboardInterrupt, "hold 1", EOFError])
