@@ -299,8 +299,8 @@ class Runner:
     # --- going out -------------------------------------------------------------------------------------------
 
     def pump(self) -> None:
-        """Start whatever may be started."""
-        if self.stopped or self._draining or self._pumping:
+        """Start whatever may be started; nothing when its end could not be recorded: it would all come once more."""
+        if self.stopped or self._draining or self._pumping or self._shard.broken is not None:
             return
         self._pumping = True  # a channel that answers at once ends up here again: the loop below sees to it
         try:

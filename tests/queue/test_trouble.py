@@ -44,6 +44,28 @@ class TroubleTests(SynchronousTestCase):
         after.send("eve@here.example")
         self.assertEqual(len(after.mailbox("eve")), 1)
 
+    def test_nothing_is_started_whose_end_cannot_be_recorded(self) -> None:
+        """What is out comes again in the next life, and no more than that."""
+        world = self.world
+        most = world.config.channels["tcp_local"].concurrency
+        self.assertLess(most, 100)
+        world.outside.silent = True
+        for number in range(3 * most):
+            world.send(f"ok@{number}.example")
+        world.wait(1)
+        world.disk.fail("fdatasync", number=errno.EIO, path=f"{HOME}/queue/0/journal")
+        world.send("ok@last.example")
+        assert world.shard is not None and world.shard.shard.broken is not None
+        world.outside.release()
+        world.wait(100)
+        self.assertEqual(len(world.outside.asked), most)
+        after = world.crash(killed=True)
+        after.up(replay=False)
+        after.wait(100)
+        asked = list(after.outside.asked.values())
+        self.assertEqual((asked.count(2), max(asked)), (most, 2))
+        self.assertGreaterEqual(len(asked), 3 * most)
+
     def test_a_large_message_whose_file_cannot_be_written_is_told_452(self) -> None:
         """And leaves nothing behind."""
         self.world.disk.fail("pwrite", number=errno.ENOSPC, path=f"{HOME}/queue/0/mess", times=100)
