@@ -41,6 +41,12 @@ LOADING = 100  # messages read from their files at once
 TELL_S = 5.0  # between lines of the log about mail that cannot be read
 
 
+UNRECORDED = 1000
+"""
+Attempts whose end is not on the disk yet; with so many no more are started. On a disk that is full to its last octet,
+or stands still, they would pile up, and the death of the process would have them all come once more.
+"""
+
 BACK_S = 300.0
 """A clock that is set back by less lets mail wait that much longer."""
 
@@ -103,7 +109,7 @@ class Runner:
             queue=queue_of(config, queue),
             events=self._events,
         )
-        self._settling = Settling(shard=shard, verdicts=verdicts, clock=clock, ended=self._tell_drained)
+        self._settling = Settling(shard=shard, verdicts=verdicts, clock=clock, ended=self._recorded)
         self._watch = Watch(
             name=config.name,
             shard=shard,
@@ -122,6 +128,7 @@ class Runner:
         self._wakeup = Wakeup(clock, seconds, self._ring)
         self._former: list[tuple[set[Unit[tuple[int, ...]]], Deferred[None]]] = []
         self._pumping = False
+        self._held_up = False  # by what waits to be recorded
         self._loading = 0
         self._unreadable = 0.0  # when it may be told again that mail cannot be read
         self._draining = False
@@ -304,7 +311,7 @@ class Runner:
             return
         self._pumping = True  # a channel that answers at once ends up here again: the loop below sees to it
         try:
-            while not self.stopped and (unit := self.fair.next()) is not None:
+            while not self.stopped and not self._behind() and (unit := self.fair.next()) is not None:
                 self._start(unit)
         finally:
             self._pumping = False
@@ -314,6 +321,18 @@ class Runner:
             earliest = self.due.earliest()
             if self._hurried or (earliest is not None and earliest <= self._seconds()):
                 self.refill()
+
+    def _behind(self) -> bool:
+        """Whether too much waits to be recorded; then there is another pump when there is less."""
+        self._held_up = self._settling.open >= UNRECORDED
+        return self._held_up
+
+    def _recorded(self) -> None:
+        """Less waits to be recorded."""
+        if self._held_up and self._settling.open < UNRECORDED // 2:
+            self._held_up = False
+            self.pump()
+        self._tell_drained()
 
     def _start(self, unit: Unit[tuple[int, ...]]) -> None:
         assert self.channel is not None

@@ -8,6 +8,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.disk.files import Space
 from qmailpy.errors import Temporary
+from qmailpy.queue import runner
+from qmailpy.queue.committer import Answer
 from qmailpy.testing.crashdisk import CrashDisk
 from tests.queue.world import HOME, World
 
@@ -65,6 +67,33 @@ class TroubleTests(SynchronousTestCase):
         asked = list(after.outside.asked.values())
         self.assertEqual((asked.count(2), max(asked)), (most, 2))
         self.assertGreaterEqual(len(asked), 3 * most)
+
+    def test_while_nothing_can_be_recorded_little_is_begun(self) -> None:
+        """A disk without room for a mark: what was delivered would all come again after the death of the process."""
+        self.patch(runner, "UNRECORDED", 8)
+        world = self.world
+        shard = world.shard
+        assert shard is not None
+        kept, commit = [], shard.committer.submit
+
+        def standing(payload: bytes, answer: Answer, essential: bool = False) -> None:
+            kept.append((payload, answer, essential))
+
+        for number in range(40):
+            world.outside.silent = True
+            world.send(f"ok@{number}.example")
+        shard.committer.submit = standing  # type: ignore[method-assign]
+        world.outside.release()
+        world.wait(100)
+        # Those that were out, and as many more as may wait at most.
+        out = world.config.channels["tcp_local"].concurrency
+        self.assertLessEqual(len(world.outside.asked), out + 8)
+        shard.committer.submit = commit  # type: ignore[method-assign]
+        for each in kept:
+            commit(*each)
+        world.wait(100)
+        self.assertEqual(len(world.outside.asked), 40)
+        self.assertEqual(world.stored(), {})
 
     def test_a_large_message_whose_file_cannot_be_written_is_told_452(self) -> None:
         """And leaves nothing behind."""
