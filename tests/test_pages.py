@@ -18,8 +18,9 @@ from zope.interface.interface import InterfaceClass
 
 from qmailpy.app import roles
 from qmailpy.cli import main
+from qmailpy.cli.qm import WORDS
 from qmailpy.config.load import ARRAYS, TABLES
-from qmailpy.config.schema import ACCESS_KEYS, ChannelConfig
+from qmailpy.config.schema import ACCESS_KEYS, ChannelConfig, LogConfig
 from qmailpy.config.template import template_text
 from qmailpy.events.catalogue import CATALOGUE
 
@@ -218,3 +219,18 @@ class LinkTests(SynchronousTestCase):
                 ahead += links(name)
         left = {name for name in pages() if not name.startswith("docs/decisions/")} - reached
         self.assertEqual(left, set())
+
+    def test_the_names_an_imta_operator_is_sent_to_are_there(self) -> None:
+        """docs/from-imta.md: options of the log, keys of channels, commands of the queue manager."""
+        text = text_of("docs/from-imta.md")
+
+        def column(head: str) -> list[str]:
+            rows = text.partition(head)[2].partition("\n\n")[0].splitlines()[2:]
+            return [word for row in rows for word in re.findall(r"`([a-z_]+)(?: = [^`]*)?`", row.split("|")[2])]
+
+        options, keys = column("| option.dat |"), column("| keyword |")
+        self.assertGreater(min(len(options), len(keys)), 10)
+        self.assertEqual(set(options) - {one.name for one in attrs.fields(LogConfig)} - {"logging"}, set())
+        self.assertEqual(set(keys) - {one.name for one in attrs.fields(ChannelConfig)} - {"maxjobs"}, set())
+        for words in re.findall(r"`qmailpy qm ([a-z]+)", text):
+            self.assertIn(words, WORDS)
