@@ -5,15 +5,20 @@ C{{"time": 1764000000.1, "id": "mta-0-19ab3c-7", "event": "auth.banned", "severi
 "fields": {...}, "text": "...", "remedy": "..."}}, and C{"times": 12} where it had happened more often since the line
 before. The id is unique: process, start in seconds and a running number, in hexadecimal.
 
+Lines that cannot be written, for want of room, wait for the next event, written or only counted, up to L{WAITING} of
+them; one that was written in part is written anew.
+
 A file of L{SIZE} octets is renamed to C{events.log.1}, that before to C{events.log.2}, and so on up to L{KEPT}.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import stat
+from collections import deque
 from collections.abc import Callable
 
 from twisted.logger import Logger
@@ -29,6 +34,8 @@ FILE_NAME = "events.log"
 SIZE = 4 * 1024 * 1024
 KEPT = 4  # files beside the current one
 _SINGLE = {kind.over: name for name, kind in CATALOGUE.items() if kind.lasts and kind.single}
+WAITING = 100
+_AGAIN_S = 1.0  # between two tries to write what waits
 _TEXT = 500  # characters of a field
 
 
@@ -74,6 +81,9 @@ class EventLog:
         self._number = 0
         self._often = Often()
         self._failing = False
+        self._waiting: deque[bytes] = deque(maxlen=WAITING)
+        self._tried = 0.0
+        self._torn = False  # the file ends amid a line of ours
 
     def happened(self, name: str, **fields: str | int | float) -> None:
         kind = CATALOGUE.get(name)
@@ -81,6 +91,8 @@ class EventLog:
             self._log.error("bug: there is no event {event!r}", event=name)
             return
         now = self._seconds()
+        if self._waiting and not 0 <= now - self._tried < _AGAIN_S:
+            self._write()
         words = {field: one_line(str(fields.get(field, "")), _TEXT) for field in kind.fields}
         if name == "trouble.over":
             ended, key = words["event"], words["about"]
@@ -111,15 +123,19 @@ class EventLog:
         if times > 1:
             line["times"] = times
         octets = json.dumps(line, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
-        self._write(octets)
+        self._waiting.append(octets)
+        self._write()
         self._tell(octets)
 
-    def _write(self, octets: bytes) -> None:
+    def _write(self) -> None:
         """An event is rare and its line short: writing it here costs no more than handing it to a thread."""
+        self._tried = self._seconds()
         try:
             handle = self._open()
             try:
-                os.write(handle, octets)
+                while self._waiting:
+                    self._append(handle, self._waiting[0])
+                    self._waiting.popleft()
                 if os.fstat(handle).st_size >= self._size:
                     self._roll(handle)
             finally:
@@ -129,6 +145,13 @@ class EventLog:
             if not self._failing:
                 self._failing = True
                 self._log.error("events cannot be written to {path}: {error}", path=self._path, error=str(error))
+
+    def _append(self, handle: int, line: bytes) -> None:
+        octets = b"\n" + line if self._torn else line
+        written = os.write(handle, octets)
+        self._torn = 0 < written < len(octets) or (self._torn and not written)
+        if written < len(octets):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _open(self) -> int:
         # O_NOFOLLOW and the check: the directory is the unprivileged user's, who must not lead root's pen elsewhere.

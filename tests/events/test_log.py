@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import string
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.events.catalogue import CATALOGUE
-from qmailpy.events.log import EventLog
+from qmailpy.events.log import WAITING, EventLog
 
 
 class EventLogTests(SynchronousTestCase):
@@ -68,6 +69,49 @@ class EventLogTests(SynchronousTestCase):
     def test_a_file_that_cannot_be_written_harms_nobody(self) -> None:
         """It is said once."""
         EventLog(str(self.path / "x"), "mta-0", lambda: self.now).happened("auth.banned", address="a")
+
+    def test_what_could_not_be_written_is_written_once_it_can_in_its_order(self) -> None:
+        """With the next event, be that one that is only counted; a line that was torn is there whole."""
+        room = [30]
+
+        def write(handle: int, octets: bytes) -> int:
+            taken = min(room[0], len(octets))
+            if not taken:
+                raise OSError(28, "No space left on device")
+            room[0] -= taken
+            return original(handle, octets[:taken])
+
+        original = os.write
+        self.patch(os, "write", write)
+        self.banned("192.0.2.1")
+        self.banned("192.0.2.2")
+        self.assertEqual(len(self.path.read_bytes()), 30)
+        room[0] = 1_000_000
+        self.banned("192.0.2.2")
+        self.now += 2
+        self.banned("192.0.2.2")
+        torn, *lines = self.path.read_text().splitlines()
+        self.assertTrue(lines[0].startswith(torn))
+        self.assertEqual([json.loads(line)["fields"]["address"] for line in lines], ["192.0.2.1", "192.0.2.2"])
+
+    def test_what_waits_to_be_written_is_bounded_and_tried_now_and_then(self) -> None:
+        tries = []
+
+        def write(handle: int, octets: bytes) -> int:
+            tries.append(octets)
+            raise OSError(28, "No space left on device")
+
+        self.patch(os, "write", write)
+        for number in range(3 * WAITING):
+            self.events.happened("queue.age", channel=f"c{number}", age="5 h", limit="4 h")
+        del tries[:]
+        for _ in range(1000):
+            self.events.happened("queue.age", channel="c1", age="5 h", limit="4 h")
+        self.assertEqual(tries, [])
+        self.assertEqual(len(self.events._waiting), WAITING)
+        self.now += 2
+        self.events.happened("queue.age", channel="c1", age="5 h", limit="4 h")
+        self.assertEqual(len(tries), 1)
 
 
 class CatalogueTests(SynchronousTestCase):

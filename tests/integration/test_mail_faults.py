@@ -7,12 +7,17 @@ import resource
 import shutil
 import subprocess
 import tempfile
+import time
 from typing import ClassVar
 
 from twisted.trial.unittest import SkipTest
 
+from qmailpy.cli.status import examine
+from qmailpy.config.load import load
 from qmailpy.control import call
+from qmailpy.events.reading import thd_events
 from qmailpy.records.record import Action
+from qmailpy.stats.health import Level, Limits, worst
 from tests.integration.node import Node, NodeCase, Settings, trace_and_message
 from tests.integration.peers.client import Talk, message
 
@@ -23,7 +28,12 @@ class FullDisk(NodeCase):
     """HOME is a file system of 24 MiB of its own."""
 
     fresh = True
-    settings: ClassVar[Settings] = {"queue.reserve_octets": 4 * MIB, "queue.reserve_inodes": 10, "queue.segments": 4}
+    settings: ClassVar[Settings] = {
+        "queue.reserve_octets": 4 * MIB,
+        "queue.reserve_inodes": 10,
+        "queue.segments": 4,
+        "monitor.interval_s": 1,
+    }
     place = ""
 
     def setUp(self) -> None:
@@ -58,6 +68,13 @@ class FullDisk(NodeCase):
     def make_node(self, settings: Settings) -> Node:
         return Node(settings, self.users, home=os.path.join(self.place, "home"))
 
+    def events(self) -> list[str]:
+        return [one.event for one in thd_events(self.node.path("log"))]
+
+    def examined(self) -> tuple[Level, str]:
+        found = examine(load(self.node.home), Limits(), time.time())
+        return worst(found), "; ".join(one.text for one in found)
+
     def free(self) -> int:
         found = os.statvfs(self.place)
         return found.f_bavail * found.f_frsize
@@ -81,6 +98,10 @@ class FullDisk(NodeCase):
         self.assertEqual(replies[-1][:9], "452 4.3.1", replies)
         for _ in range(5):
             self.assertTrue(refused())
+        self.until(lambda: "disk.full" in self.events())
+        level, text = self.examined()
+        self.assertEqual(level, Level.CRITICAL)
+        self.assertIn("new mail is refused", text)
         self.node.wait_mailbox("alice", len([one for one in replies if one.startswith("250")]))
         self.sink.answer = lambda _: None
         self.sink.wait_mails(1)  # delivery goes on
@@ -90,6 +111,7 @@ class FullDisk(NodeCase):
         os.unlink(filler)
         self.until(lambda: not refused())
         self.assertEqual(self.log().count("there is space again"), 1)
+        self.until(lambda: "trouble.over" in self.events())
         accepted = len([one for one in replies if one.startswith("250")])
         self.assertEqual(len(self.node.wait_mailbox("alice", accepted)), accepted)
         self.wait_idle()
@@ -114,6 +136,8 @@ class FullDisk(NodeCase):
                 replies.append(talk.mail("a@b.example", ["alice@example.org"], content))
         self.assertEqual({reply[:3] for reply in replies} - {"250", "451", "452"}, set(), replies)
         self.assertTrue(any(reply.startswith("452 4.3.1") for reply in replies), replies)
+        self.assertEqual(self.examined()[0], Level.CRITICAL)
+        self.until(lambda: "disk.full" in str(call(self.node.home, "mta-0", "watch.conditions")))
         os.unlink(filler)
 
         def taken() -> bool:
@@ -122,6 +146,8 @@ class FullDisk(NodeCase):
             return replies[-1].startswith("250")
 
         self.until(taken)
+        # What happened without room for a line of it is told as well, once there is some.
+        self.until(lambda: {"disk.full", "trouble.over"} <= {*self.events()})
         accepted = len([one for one in replies if one.startswith("250")])
         self.assertEqual(len(self.node.wait_mailbox("alice", accepted)), accepted)
         self.wait_idle()
