@@ -1,4 +1,7 @@
-"""The endpoint of C{[monitor]}: figures over HTTP, from the first mail worker, for all processes."""
+"""
+The endpoint of C{[monitor]}: figures over HTTP for all processes, from whichever mail worker takes the connection. The
+one that stands still is what somebody wants to know of.
+"""
 
 from __future__ import annotations
 

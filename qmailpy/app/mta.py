@@ -278,7 +278,7 @@ class MailWorker(Service):
             )
             self._watching.startService()
             self._context.control.add("watch.conditions", self._watching.conditions)
-            self._ports += monitor.listen(self._context, config)
+        self._ports += monitor.listen(self._context, config)
         self._context.ready()
 
     def _smtp(self, listener: ListenerConfig, certificates: Certificates | None) -> SmtpFactory:
