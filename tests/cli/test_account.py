@@ -19,6 +19,7 @@ from qmailpy.cli.when import moment
 from qmailpy.config.schema import LogConfig
 from qmailpy.records.record import Action, LogRecord, QueueFile
 from qmailpy.records.text import LineFormat
+from tests.cli.pausing import pausing
 
 _NOON = time.mktime((2026, 3, 1, 12, 0, 0, 0, 0, -1))
 _SUN = b"16-Feb-2007 14:55:02.10 ims-ms                    D 5 a@b rfc822;b@example.com b@x\n"
@@ -147,15 +148,7 @@ class AccountTests(SynchronousTestCase):
         self.assertEqual(found["unreadable"], 0)  # a connection's line is no mail, and nothing is wrong with it
 
     def test_following_shows_it_again_as_mail_goes_on(self) -> None:
-        steps = iter([lambda: self.write("mail.log_current", _line()), lambda: None])
-
-        def sleep(seconds: float) -> None:
-            step = next(steps, None)
-            if step is None:
-                raise KeyboardInterrupt
-            step()
-
-        self.patch(module, "time", SimpleNamespace(sleep=sleep))
+        self.patch(module, "time", pausing(lambda: self.write("mail.log_current", _line()), lambda: None))
         self.write("mail.log_current", _line())
         self.write("mail.log_yesterday", _line())
         shown = [json.loads(line)["records"] for line in self.call("-f", "--json").output.splitlines()]

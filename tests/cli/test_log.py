@@ -17,6 +17,7 @@ from qmailpy.disk.files import RealFiles
 from qmailpy.errors import CommandError
 from qmailpy.records.record import Action, LogRecord, QueueFile
 from qmailpy.records.text import LineFormat
+from tests.cli.pausing import pausing
 
 
 class LogTests(SynchronousTestCase):
@@ -43,29 +44,17 @@ class LogTests(SynchronousTestCase):
         self.assertEqual(self.call("tail").output, "\\x1b[2J\ufffd\n")
 
     def test_following_shows_what_comes_over_a_roll(self) -> None:
-        steps = iter([lambda: self.write(b"2\n"), lambda: self.call("roll"), lambda: self.write(b"3\n"), lambda: None])
-
-        def sleep(seconds: float) -> None:
-            step = next(steps, None)
-            if step is None:
-                raise KeyboardInterrupt
-            step()
-
-        self.patch(module, "time", SimpleNamespace(sleep=sleep))
+        self.patch(
+            module,
+            "time",
+            pausing(lambda: self.write(b"2\n"), lambda: self.call("roll"), lambda: self.write(b"3\n"), lambda: None),
+        )
         self.write(b"1\n")
         result = self.call("tail", "-f")
         self.assertEqual((result.output, result.exit_code), ("1\n2\n3\n", 0))
 
     def test_following_waits_for_a_log(self) -> None:
-        steps = iter([lambda: self.write(b"1\n"), lambda: None])
-
-        def sleep(seconds: float) -> None:
-            step = next(steps, None)
-            if step is None:
-                raise KeyboardInterrupt
-            step()
-
-        self.patch(module, "time", SimpleNamespace(sleep=sleep))
+        self.patch(module, "time", pausing(lambda: self.write(b"1\n"), lambda: None))
         self.assertIsInstance(self.call("tail").exception, CommandError)
         self.assertEqual(self.call("tail", "-f").output, "1\n")
 

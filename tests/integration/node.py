@@ -41,6 +41,7 @@ from qmailpy.stats.show import as_json
 from qmailpy.stats.verify import thd_verify
 from tests.integration.daemon_process import ROOT, gone, until
 from tests.integration.peers.client import Talk
+from tests.integration.peers.running import messages_in
 from tests.integration.peers.sink import Sink
 
 BIN = os.path.dirname(sys.executable)
@@ -283,14 +284,7 @@ class Node:
 
     def mailbox(self, user: str, domain: str = "example.org") -> list[bytes]:
         """The messages of a mailbox, in the order of their names (arrival)."""
-        folder = self.path("mail", domain, user, "Maildir", "new")
-        if not os.path.isdir(folder):
-            return []
-        found = []
-        for name in sorted(os.listdir(folder)):
-            with open(os.path.join(folder, name), "rb") as source:
-                found.append(source.read())
-        return found
+        return messages_in(self.path("mail", domain, user, "Maildir", "new"))
 
     def wait_mailbox(self, user: str, count: int, limit_s: float = LIMIT_S) -> list[bytes]:
         """Until a mailbox has so many messages."""

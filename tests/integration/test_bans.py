@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from tests.integration.daemon_process import until
 from tests.integration.node import Node, NodeCase, Settings
-from tests.integration.peers.dovecot import free_port
+from tests.integration.peers.running import free_port
 
 
 class Bans(NodeCase):

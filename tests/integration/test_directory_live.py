@@ -23,7 +23,7 @@ from qmailpy.directory.setup import create
 from qmailpy.servers.control import Registry
 from tests.integration.daemon_process import until
 from tests.integration.node import Node, quick
-from tests.integration.peers.dovecot import free_port
+from tests.integration.peers.running import free_port
 
 ENTRY = """dn: uid={0},dc=example.org,o=qmailpy
 objectClass: inetOrgPerson

@@ -15,6 +15,7 @@ from tests.integration.daemon_process import ROOT
 from tests.integration.node import QMAILPY, Node, quick
 from tests.integration.peers import slapd
 from tests.integration.peers.client import message
+from tests.integration.peers.running import free_port
 from tests.integration.test_slapd import Places
 
 
@@ -24,7 +25,7 @@ class Moving(SynchronousTestCase):
     def setUp(self) -> None:
         self.places = Places(self)
         self.server = self.places.server(schema=False).start()
-        self.pop3 = slapd.free_port()
+        self.pop3 = free_port()
         pop3 = {"listener.pop3.endpoint": f"tcp:{self.pop3}:interface=127.0.0.1", "listener.pop3.plain_auth": True}
         self.node = Node({**quick(1), **pop3, "directory.positive_s": 3600.0, "directory.negative_s": 3600.0})
         self.addCleanup(self.node.clean_up)

@@ -6,7 +6,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.directory.paths import secret_path
 from tests.integration.node import Node, quick
-from tests.integration.peers.slapd import free_port
+from tests.integration.peers.running import free_port
 
 
 class SharedTests(SynchronousTestCase):

@@ -13,7 +13,7 @@ from qmailpy.directory.store import Store
 from tests.integration.node import Node, NodeCase, Settings
 from tests.integration.peers.client import Talk
 from tests.integration.peers.dns import NameServer
-from tests.integration.peers.dovecot import free_port
+from tests.integration.peers.running import free_port
 
 MESSAGE = b"Subject: hi\r\n\r\nhi\r\n"
 

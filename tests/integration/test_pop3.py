@@ -22,6 +22,7 @@ from OpenSSL import SSL
 from tests.integration.daemon_process import until
 from tests.integration.node import Node, NodeCase, Settings
 from tests.integration.peers import dovecot
+from tests.integration.peers.running import free_port
 from tests.integration.peers.scram import scram
 
 PASSWORD = "sesame open"
@@ -44,7 +45,7 @@ class Pop3Case(NodeCase):
     ports: ClassVar[dict[str, int]] = {}
 
     def make_node(self, settings: Settings) -> Node:
-        self.ports.update(pop3=dovecot.free_port(), pop3s=dovecot.free_port())
+        self.ports.update(pop3=free_port(), pop3s=free_port())
         listeners = {
             f"listener.{name}.endpoint": f"tcp:{port}:interface=127.0.0.1" for name, port in self.ports.items()
         }

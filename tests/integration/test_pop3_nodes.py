@@ -21,6 +21,7 @@ from qmailpy.directory.store import Store
 from tests.integration.node import Node, NodeCase, Settings
 from tests.integration.peers import dovecot
 from tests.integration.peers.dns import NameServer
+from tests.integration.peers.running import free_port
 from tests.integration.peers.scram import scram
 
 PASSWORD = "sesame"
@@ -53,7 +54,7 @@ class PopNodesCase(NodeCase):
     def make_node(self, settings: Settings) -> Node:
         self.names = NameServer({"mail.example.org": "127.0.0.1"})
         self.addCleanup(self.names.close)
-        self.ports = {name: dovecot.free_port() for name in ("a", "b", "ldap", "third")}
+        self.ports = {name: free_port() for name in ("a", "b", "ldap", "third")}
         self.other = Node(
             {
                 "queue.segment_octets": 1 << 20,

@@ -30,6 +30,7 @@ from tests.integration.daemon_process import until
 from tests.integration.node import Node, NodeCase, Settings, quick
 from tests.integration.peers import slapd
 from tests.integration.peers.client import message
+from tests.integration.peers.running import free_port
 
 SECRET = "etc/ldap.secret"
 HARSH = (
@@ -287,7 +288,7 @@ class WholeNode(NodeCase):
         base = tempfile.mkdtemp(prefix="qs", dir="/tmp")
         atexit.register(shutil.rmtree, base, ignore_errors=True)  # as the node, it serves all tests of the class
         type(self).server = slapd.Slapd(os.path.join(base, "a")).start()
-        type(self).pop3 = slapd.free_port()
+        type(self).pop3 = free_port()
         self.server.add(slapd.people(self.users))
         self.server.add(slapd.entry("argon", *password.thd_stored(b"sesame")))
         pop3 = {"listener.pop3.endpoint": f"tcp:{self.pop3}:interface=127.0.0.1", "listener.pop3.plain_auth": True}
@@ -335,7 +336,7 @@ class Mirror(SynchronousTestCase):
 
     def test_nothing_is_lost_and_nothing_bounced(self) -> None:
         places = Places(self)
-        ports = slapd.free_port(), slapd.free_port()
+        ports = free_port(), free_port()
         first = places.server("a", number=1, port=ports[0], mirrors=(ports[1],)).start()
         second = places.server("b", number=2, port=ports[1], mirrors=(ports[0],)).start()
         users = [f"u{number}" for number in range(40)]

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from attrs import evolve
-
 from qmailpy.auth.logins import Logins
-from qmailpy.config.schema import TrustConfig
 from qmailpy.records.record import Action
 from qmailpy.servers.fronts import NOTHING, may_run
 from qmailpy.servers.smtp import SmtpFactory
@@ -24,20 +21,8 @@ class FrontTestCase(SmtpTestCase):
     def make(self, **listener: Any) -> SmtpFactory:
         directory = MemoryDirectory(["example.org"], ["b@example.org"])
         self.flushed: list[str] = []
-        return SmtpFactory(
-            self.clock,
-            hostname="mx.example.org",
-            listener=evolve(self.listener, **(self.more | listener)),
-            enqueue=self.queue,
-            router=self.router,
-            recorder=self.recorder,
-            queue=self.queue_config,
-            log=self.log,
-            trust=TrustConfig(networks=("192.0.2.0/24",)),
-            logins=Logins(self.clock, directory),
-            directory=directory,
-            flush=self.flush,
-        )
+        logins = Logins(self.clock, directory)
+        return self.factory_with(self.more | listener, logins=logins, directory=directory, flush=self.flush)
 
     async def flush(self, where: str) -> int:
         self.flushed.append(where)

@@ -22,7 +22,6 @@ from qmailpy.config.schema import (
 )
 from qmailpy.policy.gate import Gate
 from qmailpy.records.record import Action
-from qmailpy.servers.smtp import SmtpFactory
 from qmailpy.testing.memory_events import MemoryEvents
 from qmailpy.testing.tables_resolver import TablesResolver
 from tests.servers.test_smtp import CONTENT, FRIEND, HELLO, MAIL, NOON, RCPT, STRANGER, LosableTransport, SmtpTestCase
@@ -66,18 +65,7 @@ class GateTestCase(SmtpTestCase):
         )
         self.gate = Gate(self.clock, self.config, {}, self.resolver, self.events, maybeDeferred)
         self.addCleanup(self.gate.thd_close)
-        self.factory = SmtpFactory(
-            self.clock,
-            hostname="mx.example.org",
-            listener=evolve(self.listener, **listener),
-            enqueue=self.queue,
-            router=self.router,
-            recorder=self.recorder,
-            queue=self.queue_config,
-            log=self.log,
-            trust=self.config.trust,
-            gate=self.gate,
-        )
+        self.factory = self.factory_with(listener, trust=self.config.trust, gate=self.gate)
 
     def zone(self) -> TablesResolver:
         return TablesResolver(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+from collections.abc import Mapping
 from typing import Any, cast
 
 from attrs import evolve
@@ -77,6 +78,12 @@ class SmtpTestCase(SynchronousTestCase):
         self.factory = self.make()
 
     def make(self, **listener: Any) -> SmtpFactory:
+        """@param listener: keys of its table that are otherwise."""
+        return self.factory_with(listener)
+
+    def factory_with(self, listener: Mapping[str, Any], **parts: Any) -> SmtpFactory:
+        """@param parts: what it has beside, or instead of, what every one has here."""
+        parts.setdefault("trust", TrustConfig(networks=("192.0.2.0/24",)))
         return SmtpFactory(
             self.clock,
             hostname="mx.example.org",
@@ -86,7 +93,7 @@ class SmtpTestCase(SynchronousTestCase):
             recorder=self.recorder,
             queue=self.queue_config,
             log=self.log,
-            trust=TrustConfig(networks=("192.0.2.0/24",)),
+            **parts,
         )
 
     def connect(self, ip: str = STRANGER, factory: SmtpFactory | None = None) -> LosableTransport:

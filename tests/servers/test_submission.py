@@ -79,20 +79,7 @@ class SubmissionTestCase(SmtpTestCase):
 
     def make(self, **listener: Any) -> SmtpFactory:
         self.logins = Logins(self.clock, self.directory, key=b"key")
-        return SmtpFactory(
-            self.clock,
-            hostname="mx.example.org",
-            listener=evolve(self.listener, **listener),
-            enqueue=self.queue,
-            router=self.router,
-            recorder=self.recorder,
-            queue=self.queue_config,
-            log=self.log,
-            trust=TrustConfig(networks=("192.0.2.0/24",)),
-            certificates=self.certificates,
-            logins=self.logins,
-            directory=self.directory,
-        )
+        return self.factory_with(listener, certificates=self.certificates, logins=self.logins, directory=self.directory)
 
     def connect(self, ip: str = STRANGER, factory: SmtpFactory | None = None) -> TlsTransport:
         session = (factory or self.factory).buildProtocol(None)

@@ -14,6 +14,8 @@ import subprocess
 import tempfile
 import time
 
+from tests.integration.peers.running import ended, free_port
+
 PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 START_S = 15.0
 USER = "nobody"
@@ -63,13 +65,6 @@ def missing() -> str:
     if shutil.which("dovecot", path=PATH) is None:
         return "no dovecot here (apt-get install dovecot-pop3d)"
     return ""
-
-
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def give(mail: str, owner: pwd.struct_passwd) -> None:
@@ -167,11 +162,5 @@ class Dovecot:
 
     def stop(self) -> None:
         """End it, with its processes, and remove what it wrote."""
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(10.0)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+        ended(self.process)
         shutil.rmtree(self.base, ignore_errors=True)

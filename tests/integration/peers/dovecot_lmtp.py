@@ -15,7 +15,8 @@ import subprocess
 import tempfile
 
 from tests.integration.daemon_process import until
-from tests.integration.peers.dovecot import PATH, USER, free_port
+from tests.integration.peers.dovecot import PATH, USER
+from tests.integration.peers.running import ended, free_port, messages_in
 
 CONFIGURATION = """
 protocols = lmtp
@@ -107,20 +108,9 @@ class DovecotLmtp:
 
     def mailbox(self, user: str) -> list[bytes]:
         """What was delivered to somebody."""
-        folder = os.path.join(self.base, "mail", user, "Maildir", "new")
-        found = []
-        for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
-            with open(os.path.join(folder, name), "rb") as source:
-                found.append(source.read())
-        return found
+        return messages_in(os.path.join(self.base, "mail", user, "Maildir", "new"))
 
     def stop(self) -> None:
         """End it, with its processes, and remove what it wrote."""
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(10.0)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+        ended(self.process)
         shutil.rmtree(self.base, ignore_errors=True)

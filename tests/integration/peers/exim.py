@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 
+from tests.integration.peers.running import messages_in
 from tests.integration.peers.unpacked import Peer, program
 
 _CONFIGURATION = """
@@ -81,8 +82,4 @@ class Exim(Peer):
     def mailbox(self) -> list[bytes]:
         """What is in the Maildir."""
         folder = self.path("spool", "mail", "new")
-        found = []
-        for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
-            with open(os.path.join(folder, name), "rb") as source:
-                found.append(source.read())
-        return found
+        return messages_in(folder)

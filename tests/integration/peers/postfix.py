@@ -15,6 +15,7 @@ from twisted.trial.unittest import SkipTest
 
 from benchmarks.postfix import COMMON, SERVICES
 from tests.integration.daemon_process import gone, until
+from tests.integration.peers.running import messages_in
 
 DAEMONS = "/usr/lib/postfix/sbin"
 
@@ -130,14 +131,7 @@ class Postfix:
 
     def mailbox(self) -> list[bytes]:
         """What was delivered here."""
-        folder = os.path.join(self.base, "mail", "all", "new")
-        if not os.path.isdir(folder):
-            return []
-        found = []
-        for name in sorted(os.listdir(folder)):
-            with open(os.path.join(folder, name), "rb") as source:
-                found.append(source.read())
-        return found
+        return messages_in(os.path.join(self.base, "mail", "all", "new"))
 
     def close(self) -> None:
         if not self.pid:

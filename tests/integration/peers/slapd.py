@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from qmailpy.directory import subschema
 from tests.integration.daemon_process import until
+from tests.integration.peers.running import free_port
 
 PATH = "/usr/sbin:/sbin:" + os.environ.get("PATH", "")
 SLAPD = shutil.which("slapd", path=PATH)
@@ -87,13 +88,6 @@ objectClass: olcOverlayConfig
 objectClass: olcSyncProvConfig
 olcOverlay: syncprov
 """
-
-
-def free_port() -> int:
-    """A port that nobody has just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Slapd:

@@ -10,6 +10,7 @@ import sys
 import tempfile
 
 from tests.integration.daemon_process import until
+from tests.integration.peers.running import ended, free_port
 
 PEERS = os.path.join(sys.prefix, "peers")
 
@@ -20,13 +21,6 @@ def program(*parts: str) -> str:
     if not os.access(path, os.X_OK):
         raise RuntimeError(f"{path} is missing: make test brings it, as root")
     return path
-
-
-def free_port() -> int:
-    """A port nobody has, for who cannot be told to take one."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-        return port
 
 
 class Peer:
@@ -91,10 +85,5 @@ class Peer:
 
     def close(self) -> None:
         if self._process is not None:
-            self._process.terminate()
-            try:
-                self._process.wait(10)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait(10)
+            ended(self._process)
         shutil.rmtree(self.base, ignore_errors=True)
