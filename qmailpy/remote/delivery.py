@@ -39,6 +39,13 @@ CONNECT_BUDGET = 4
 """An attempt dials no new peer after so many times C{connect_timeout_s}: the message waits better in the queue."""
 
 
+FURTHER_S = 300.0
+"""
+A host that takes few recipients at a time (RFC 9422) gets more transactions in an attempt for so long. What it has
+taken is recorded when the attempt ends: until then a crash has it come again, and the job keeps its place from others.
+"""
+
+
 class Results(Protocol):
     """Who wants to know what came of TLS; for reports."""
 
@@ -54,6 +61,7 @@ class _Attempt:
     transaction: Transaction
     content: Content
     forms: Forms | None = None  # made when a peer needed one
+    until: float  # when no further transaction begins
     left: list[int]  # recipients without an answer of their own
     later: list[int] = field(factory=list)  # more of them, for whom a transaction had no room
     found: dict[int, Disposition] = field(factory=dict)
@@ -139,6 +147,7 @@ class Remote:
             destination=destination,
             transaction=transaction,
             content=content,
+            until=self._seconds() + FURTHER_S,
             left=list(range(len(transaction.recipients))),
         )
         session = self._pool.recall(destination)
@@ -247,7 +256,7 @@ class Remote:
             while True:
                 if not attempt.divide(session):
                     session.used_up = True
-                    return _FURTHER
+                    return self._further(session, attempt)
                 transaction = attempt.for_left()
                 if transaction.require_tls and "REQUIRETLS" not in session.core.extensions:
                     attempt.note(without_promise(session.peer, session))
@@ -292,17 +301,29 @@ class Remote:
                     attempt.note(of_trouble(delivery.trouble, judged, session.peer, session, delivery.sent))
                     return judged
                 if not session.usable:
-                    return _FURTHER if attempt.later else None
+                    return self._further(session, attempt) if attempt.later else None
                 attempt.left = again  # fewer than before: some were delivered
                 attempt.gather()
                 if not attempt.left:
                     return None
+                if self._further(session, attempt) is _ENOUGH:
+                    return _ENOUGH
         except BaseException:
             session.drop("given up")
             raise
         finally:
             attempt.gather()
             self._pool.give(session, attempt.destination)
+
+    def _further(self, session: Session, attempt: _Attempt) -> Judgement:
+        """Whether this host is given more of the recipients who are left: C{_FURTHER}, or C{_ENOUGH} for now."""
+        if self._seconds() < attempt.until:
+            return _FURTHER
+        said = diagnostic(session, "Host takes few recipients at a time; the others are tried again")
+        attempt.note(
+            Disposition(verdict=Verdict.DEFERRED, reply=_ENOUGH.reply, remote_mta=name(session.peer), diagnostic=said)
+        )
+        return _ENOUGH
 
     def _traced(self, session: Session, attempt: _Attempt) -> None:
         """Write down what is said from here on, where somebody wants it: by the relay, or the recipients' domains."""
@@ -376,6 +397,12 @@ _NO_PROMISE = Judgement(scope=Scope.HOST, verdict=Verdict.FAILED, reply=Reply(55
 
 _FURTHER = Judgement(scope=Scope.CONNECTION, verdict=Verdict.DEFERRED, reply=Reply(451, "4.4.1", ""), next_host=True)
 """The session has no room for the others, its host may have (RFC 9422)."""
+
+_ENOUGH = Judgement(
+    scope=Scope.CONNECTION,
+    verdict=Verdict.DEFERRED,
+    reply=Reply(451, "4.4.5", "Host takes few recipients at a time"),  # RFC 3463 X.4.5: congestion
+)
 
 
 def _gone(session: Session, attempt: _Attempt) -> Judgement:

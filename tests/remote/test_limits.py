@@ -15,7 +15,7 @@ from qmailpy.servers.smtp import SmtpFactory
 from qmailpy.testing.memory_queue import MemoryQueue
 from qmailpy.testing.memory_recorder import MemoryRecorder
 from qmailpy.testing.scripted_router import ScriptedRouter, local
-from qmailpy.testing.smtp_sink import Drop, SinkFactory
+from qmailpy.testing.smtp_sink import Drop, Later, SinkFactory
 from qmailpy.testing.tables_resolver import TablesResolver
 from qmailpy.values import Disposition, MemoryContent, Verdict
 from qmailpy.wire.client_events import Transaction
@@ -99,6 +99,25 @@ class HostsWithLimitsTests(SynchronousTestCase):
         found = self.send(world, "a@x", "b@x", "c@x")
         self.assertEqual([each.verdict for each in found], [D, Q, Q])
         self.assertEqual(self.taken(sink), [(1, "a@x")])
+
+    def test_a_slow_host_of_few_at_a_time_does_not_keep_a_job_for_ever(self) -> None:
+        """What it has taken has to be recorded some time; over one connection, and over one a message."""
+        for said in ("RCPTMAX=1", "RCPTMAX=1 MAILMAX=1"):
+            world = World()
+            sink = world.network.host("192.0.2.1", ehlo(said))
+            sink.say(".", Later(100, "250 2.0.0 ok"))
+            transaction = Transaction(
+                sender="a@example.org", recipients=tuple(f"{n}@x" for n in range(9)), size=CONTENT.size
+            )
+            sending = world.run(world.remote.send(MX, transaction, CONTENT))
+            for _ in range(6):
+                world.network.advance(100)
+                world.network.settle()
+            found = self.successResultOf(sending)
+            self.assertEqual([each.verdict for each in found], [D] * 3 + [Q] * 6)
+            self.assertEqual(str(found[-1].reply), "451 4.4.5 Host takes few recipients at a time")
+            self.assertEqual(len(self.taken(sink)), 3)
+            self.assertLessEqual(world.pool.total, 1)
 
     def test_a_host_that_closes_behind_a_message_is_dialled_again(self) -> None:
         world = World()
