@@ -60,6 +60,7 @@ class By(Enum):
 
     DOMAIN = "domain"
     USER = "user"
+    MAILBOX = "mailbox"  # as USER, but what was delivered by whose it came to be: aliases and user+tag are the user's
     CHANNEL = "channel"
     DESTINATION = "destination"
     DAY = "day"
@@ -160,7 +161,8 @@ class Account:
         most = channel_at + 2
         file_at = 2 + options.notary if options.filename else 0
         user_at = 2 + options.notary + options.filename + options.envelope_id + options.message_id
-        cuts = user_at + 1 if By.USER in self._ways and options.username else file_at + 1 if file_at else 2
+        by_user = By.USER in self._ways or By.MAILBOX in self._ways
+        cuts = user_at + 1 if by_user and options.username else file_at + 1 if file_at else 2
         with_user = cuts > user_at
         timed, told = options.queue_time, options.diagnostics
         bounded, whole, passing = self._bounded, self._all, self._passing
@@ -333,6 +335,8 @@ class Account:
             return domain.lower() if at or domain == _NOBODY else _LOCAL
         if by is By.USER:
             return (who if b"@" in who else _bare(who, enqueued, current)).lower()
+        if by is By.MAILBOX:
+            return ((who if enqueued else current) or _NOBODY).lower()
         if by is By.CHANNEL:
             return source
         if by is By.DAY:

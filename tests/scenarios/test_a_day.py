@@ -254,14 +254,14 @@ class ADay(NodeCase):
             {"local/example.org": 1, "tcp_local/far.example": 1},
         )
         # What adds up however it is sorted, and what is still in the queue (docs/counters-and-log.md).
-        for by in ("user", "domain", "day", "hour"):
+        for by in ("user", "mailbox", "domain", "day", "hour"):
             for what, sum_ in (
                 *(("sent_messages", 8), ("sent_recipients", 12), ("sent_octets", (12 + n) * 1024)),
                 ("delivered_recipients", 9),
             ):
                 self.assertEqual(self.total(what, by), sum_, (by, what))
             self.assertEqual(self.total("waiting", by), 1)
-        for by in ("user", "domain", "channel", "destination", "day", "hour"):
+        for by in ("user", "mailbox", "domain", "channel", "destination", "day", "hour"):
             for what, sum_ in (("failed", 1), ("deferred", 1), ("rejected", 2), ("removed", 1)):
                 self.assertEqual(self.total(what, by), sum_, (by, what))
         rows = flat(self.node.counters())

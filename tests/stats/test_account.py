@@ -112,6 +112,20 @@ class AccountTests(SynchronousTestCase):
         self.assertEqual(list(_accounts(By.DOMAIN, lines)), ["(local)"])
         self.assertEqual(list(_accounts(By.DOMAIN, [_line(Action.DEQUEUED, "", current_to="")])), ["<>"])
 
+    def test_a_mailbox_has_what_came_by_any_of_its_addresses(self) -> None:
+        """T7: what users received, and who sent it: the login, as by user."""
+        lines = [
+            _line(Action.DEQUEUED, to, current_to="Joe@example.org")
+            for to in ("joe+news@example.org", "info@example.org", "joe@example.org")
+        ]
+        lines += [_line(Action.FAILED, "info@example.org", current_to="ann@example.org")]
+        lines += [_line(Action.ENQUEUED, "x@one.example", 1, user="joe@example.org")]
+        found = _accounts(By.MAILBOX, lines)
+        self.assertEqual(set(found), {"joe@example.org", "ann@example.org"})
+        joe = found["joe@example.org"]
+        self.assertEqual((joe.delivered.messages, joe.sent.messages, found["ann@example.org"].failed), (3, 1, 1))
+        self.assertEqual(len(_accounts(By.USER, lines)), 3)
+
     def test_since_and_until_bound_it(self) -> None:
         """Since is in, until is not."""
         lines = [_line(Action.DEQUEUED, "b@one.example", at=_NOON + seconds) for seconds in range(10)]
