@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
 import click
@@ -13,10 +14,14 @@ from rich.console import Console
 from rich.live import Live
 
 from qmailpy.cli.context import Context, need
+from qmailpy.cli.livequeue import live_view
+from qmailpy.cli.monitor_count import Counting
 from qmailpy.cli.monitor_frame import Shown, as_json, failed, render
 from qmailpy.cli.status import expected
 from qmailpy.disk.files import RealFiles
+from qmailpy.errors import CommandError
 from qmailpy.events.reading import Event, Tail, thd_events
+from qmailpy.queue.entries import QueueFilter, ShapeRow
 from qmailpy.records.follow import Follower
 from qmailpy.records.record import LogRecord
 from qmailpy.records.text import LineFormat, Unreadable
@@ -25,6 +30,7 @@ from qmailpy.watch.look import Look, thd_look
 _KEPT = 50  # failures and events
 _LINES = 2000  # of the log that are looked through at the start
 _EVENTS_S = 86400.0
+_PATIENCE_S = 5.0  # of one frame, with the count of what waits
 
 
 @click.command()
@@ -45,7 +51,7 @@ def monitor(context: Context, interval: float, once: bool, json_lines: bool) -> 
             _lines(watching, interval, once)
         elif once:
             console = Console(width=None if os.isatty(1) else 120)
-            console.print(render(watching.frame(), context.home, 1000))
+            console.print(render(watching.frame(_PATIENCE_S), context.home, 1000, console.width))
         else:
             _live(watching, context.home, interval)
     except KeyboardInterrupt:
@@ -56,7 +62,7 @@ def monitor(context: Context, interval: float, once: bool, json_lines: bool) -> 
 
 def _lines(watching: Watching, interval: float, once: bool) -> None:
     while True:
-        click.echo(json.dumps(as_json(watching.frame())))
+        click.echo(json.dumps(as_json(watching.frame(_PATIENCE_S if once else 0.0))))
         if once:
             return
         time.sleep(interval)
@@ -66,7 +72,8 @@ def _live(watching: Watching, home: str, interval: float) -> None:
     console = Console()
     with Live(console=console, screen=console.is_terminal, auto_refresh=False) as live:
         while True:
-            live.update(render(watching.frame(), home, console.size.height), refresh=True)
+            size = console.size
+            live.update(render(watching.frame(), home, size.height, size.width), refresh=True)
             time.sleep(interval)
 
 
@@ -83,13 +90,15 @@ class Watching:
         self._tail = Tail(directory)
         self._failures: deque[LogRecord] = deque(maxlen=_KEPT)
         self._events: deque[Event] = deque(thd_events(directory, time.time() - _EVENTS_S), maxlen=_KEPT)
+        self._counting = Counting(self._ages)
         self._before: Look | None = None
         self._begun = False
 
-    def frame(self) -> Shown:
+    def frame(self, patience_s: float = 0.0) -> Shown:
         """
         What there is to show now.
 
+        @param patience_s: how long to wait for what takes its time; that is left out then.
         @raise CommandError: the processes may not be asked by this user.
         """
         look = thd_look(self._config, self._expected, time.time())
@@ -103,10 +112,25 @@ class Watching:
                         self._failures.append(record)
         known = {one.id for one in self._events}
         self._events += (one for one in self._tail.thd_more() if one.id not in known)
-        shown = Shown(look=look, before=self._before, failures=[*self._failures], events=[*self._events])
+        if look.later():
+            self._counting.wanted(patience_s)
+        shown = Shown(
+            look=look,
+            before=self._before,
+            failures=[*self._failures],
+            events=[*self._events],
+            counted=self._counting.counted if look.later() else None,
+        )
         self._before = look
         return shown
 
+    def _ages(self, wanted: QueueFilter, edges: Sequence[float], looked: Callable[[int], None]) -> Iterator[ShapeRow]:
+        view = live_view(self._config.home)
+        if view is None:
+            raise CommandError("the daemon is not running")
+        return view.ages(wanted, edges, False, looked)
+
     def close(self) -> None:
-        """Let go of the log."""
+        """Let go of the log, and of the daemon."""
+        self._counting.stop()
         self._follower.close()

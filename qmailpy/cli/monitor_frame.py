@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from attrs import frozen
@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from qmailpy.cli.monitor_count import EDGES, Counted
 from qmailpy.cli.output import printable
 from qmailpy.cli.said import answer
 from qmailpy.events.catalogue import Severity
@@ -22,6 +23,9 @@ from qmailpy.stats.items import DELIVERED, FAILED, RECEIVED, Row, zeros
 from qmailpy.watch.look import Look, number, rows
 
 _FAILURES = (Action.DEFERRED, Action.PARTLY, Action.FAILED, Action.REJECTED, Action.UNREACHED)
+_LEAST = 2  # rows of a list
+_MOST = 50
+_NARROW = 60  # columns
 _WIDEST = 40  # a column that is no text
 _SEVERITIES = {Severity.NOTICE: "", Severity.WARNING: "yellow", Severity.CRITICAL: "bold red"}
 
@@ -34,6 +38,7 @@ class Shown:
     before: Look | None  # the one before, for rates
     failures: Sequence[LogRecord]  # newest last
     events: Sequence[Event]  # likewise
+    counted: Counted | None = None  # what waits by destination, where some of it waits for later
 
 
 def failed(record: LogRecord) -> bool:
@@ -67,6 +72,7 @@ def as_json(shown: Shown) -> dict[str, Any]:
             for channel, name, waiting, busy in look.destinations()
         ],
         "later": look.later(),
+        "waiting": _waiting_json(shown.counted),
         "sessions": {key: {"sessions": now, "clients": clients} for key, (now, clients) in _sessions(look).items()},
         "free": {name: space.octets for name, space in look.space.items()},
         "failures": [
@@ -83,6 +89,19 @@ def as_json(shown: Shown) -> dict[str, Any]:
             {"time": one.time, "event": one.event, "severity": one.severity.value, "text": one.text}
             for one in shown.events
         ],
+    }
+
+
+def _waiting_json(counted: Counted | None) -> dict[str, Any] | None:
+    if counted is None:
+        return None
+    return {
+        "time": round(counted.time, 3),
+        "took": round(counted.took, 3),
+        "recipients": counted.total,
+        "names": counted.names,
+        "edges": [*EDGES],
+        "destinations": [{"destination": name, "recipients": [*counts]} for name, counts in counted.rows],
     }
 
 
@@ -113,31 +132,49 @@ def _sessions(look: Look) -> dict[str, tuple[int, int]]:
     return {name: (row[0], row[1]) for name, row in sums.items()}
 
 
-def render(shown: Shown, home: str, height: int) -> RenderableType:
+def render(shown: Shown, home: str, height: int, width: int = 120) -> RenderableType:
     """
     A frame for a terminal.
 
     @param height: lines there are; what does not fit is left out, from the lists that are longest.
+    @param width: columns there are; on a narrow one tables have fewer.
     """
     look = shown.look
+    narrow = width < _NARROW
     channels = _listed(shown, height)
-    left = max(6, height - 9 - len(channels))
-    each = max(2, left // 3 - 2)
+    destinations, later = look.destinations(), look.later()
+    lists: list[tuple[int, Callable[[int], RenderableType]]] = []
+    if destinations or later:
+        whose = shown.counted is None
+        lists.append(
+            (
+                len(destinations) + bool(later),
+                lambda rows: _destinations(destinations[: rows - bool(later)], later, whose=whose, narrow=narrow),
+            )
+        )
+    if (counted := shown.counted) is not None:
+        lists.append((counted.names, lambda rows: _waiting(counted, look.time, rows, narrow=narrow)))
+    if shown.failures:
+        lists.append((len(shown.failures), lambda rows: _failures(shown.failures[-rows:])))
+    if shown.events:
+        lists.append((len(shown.events), lambda rows: _events(shown.events[-rows:])))
     parts: list[RenderableType] = [_head(look, home)]
     if not look.running:
         parts.append(Text("the daemon is not running; waiting for it", style="bold red"))
-    elif not look.whole:
-        silent = ", ".join(one for one in look.silent if one.startswith("mta-"))
-        parts.append(Text(f"without what {silent} has queued: no answer", style="bold yellow"))
-    parts.append(_channels(shown, channels))
-    destinations, later = look.destinations()[:each], look.later()
-    if destinations or later:
-        parts.append(_destinations(destinations, later))
-    if shown.failures:
-        parts.append(_failures(shown.failures[-each:]))
-    if shown.events:
-        parts.append(_events(shown.events[-each:]))
+    parts.append(_channels(shown, channels, narrow=narrow))
+    taken = 4 + len(channels) + (len(channels) < len(look.channels)) + (not look.running) + len(lists)
+    rows = shares([min(most, _MOST) for most, _ in lists], height - taken)
+    parts += [made(share) for (_, made), share in zip(lists, rows, strict=True)]
     return Group(*parts)
+
+
+def shares(wanted: Sequence[int], room: int) -> list[int]:
+    """How many rows each list gets: none more than it wants, and what short ones leave is for the others."""
+    found = [0] * len(wanted)
+    for at, which in enumerate(sorted(range(len(wanted)), key=lambda one: wanted[one])):
+        found[which] = min(wanted[which], max(_LEAST, room // (len(wanted) - at)))
+        room -= found[which]
+    return found
 
 
 def _head(look: Look, home: str) -> RenderableType:
@@ -177,17 +214,18 @@ def _quiet(shown: Shown, one: ChannelSummary) -> bool:
 
 
 def _listed(shown: Shown, height: int) -> list[ChannelSummary]:
-    """The channels there is room for: all of them in half of the screen, else those that are not quiet first."""
+    """The channels there is room for: all of them in a third of the screen, else those that are not quiet."""
     channels = list(shown.look.channels)
-    if len(channels) <= height // 2:
+    if len(channels) <= height // 3:
         return channels
     busy = [one for one in channels if not _quiet(shown, one)]
-    return busy[: max(4, height - 12)]
+    return busy[: max(4, height // 2 - 3)]
 
 
-def _channels(shown: Shown, listed: Sequence[ChannelSummary]) -> Table:
+def _channels(shown: Shown, listed: Sequence[ChannelSummary], *, narrow: bool) -> Table:
     heads = ("channel", "queued", "held", "jobs", "oldest", "in/s", "out/s", "failed/s", "")
-    table = _table(heads, dict.fromkeys(range(1, 8), True))
+    keep = (0, 1, 2, 4) if narrow else range(len(heads))
+    table = _table([heads[at] for at in keep], dict.fromkeys(range(1, len(keep) - (not narrow)), True))
     for one in listed:
         rates = _rates(shown, one.channel)
         quiet = _quiet(shown, one)
@@ -196,22 +234,47 @@ def _channels(shown: Shown, listed: Sequence[ChannelSummary]) -> Table:
         known = shown.before is not None  # the first look knows of no rates
         cells += [f"{rates[name]:.1f}" if known else "" for name in ("received", "delivered", "failed")]
         cells.append("stopped" if one.stopped else "")
-        table.add_row(*map(Text, cells), style="dim" if quiet else "red" if one.stopped else "")
+        style = "dim" if quiet else "red" if one.stopped else ""
+        table.add_row(*[Text(cells[at]) for at in keep], style=style)
     if left := len(shown.look.channels) - len(listed):
         table.add_row(Text(f"and {left} more"), style="dim")
     return table
 
 
-def _destinations(found: Sequence[tuple[str, str, int, int]], later: Mapping[str, int]) -> Table:
-    """@param later: what is in no row, by channel; together in a row of its own, however many there are."""
-    table = _table(("due now, by destination", "channel", "waiting", "jobs"), {2: True, 3: True})
+def _destinations(
+    found: Sequence[tuple[str, str, int, int]], later: Mapping[str, int], *, whose: bool, narrow: bool
+) -> Table:
+    """
+    @param later: what is in no row, by channel; together in a row of its own, however many there are.
+    @param whose: say where to look for whose it is.
+    """
+    keep = (0, 2) if narrow else range(4)
+    heads = ("due now, by destination", "channel", "waiting", "jobs")
+    table = _table([heads[at] for at in keep], {at: keep[at] >= 2 for at in range(len(keep))})
     for channel, name, waiting, busy in found:
-        table.add_row(Text(printable(name)), Text(channel), str(waiting), str(busy))
+        cells = (Text(printable(name)), Text(channel), str(waiting), str(busy))
+        table.add_row(*[cells[at] for at in keep])
     if later:
         channels = ", ".join(sorted(later, key=lambda name: (-later[name], name)))
-        table.add_row(
-            Text("later; whose: qmailpy qm qshape"), Text(channels), str(sum(later.values())), "", style="dim"
-        )
+        name = "later; whose: qmailpy qm qshape" if whose else "later"
+        cells = (Text(name), Text(channels), str(sum(later.values())), "")
+        table.add_row(*[cells[at] for at in keep], style="dim")
+    return table
+
+
+def _waiting(counted: Counted, now: float, rows: int, *, narrow: bool) -> Table:
+    """@param rows: there is room for."""
+    age = age_text(max(0.0, now - counted.time))
+    heads = (f"all that waits, {age} ago" if narrow else f"all that waits, counted {age} ago", "recipients")
+    ages = () if narrow else ("to 1 h", "to 1 day", "older")
+    table = _table((*heads, *ages), dict.fromkeys(range(1, 5), True))
+    shown = counted.rows[: rows if counted.names <= rows else max(1, rows - 1)]
+    for name, counts in shown:
+        columns = [str(count or "") for count in counts[: len(ages)]]
+        table.add_row(Text(printable(name)), str(sum(counts)), *columns)
+    if left := counted.names - len(shown):
+        rest = counted.total - sum(sum(counts) for _, counts in shown)
+        table.add_row(Text(f"and {left} more"), str(rest), style="dim")
     return table
 
 

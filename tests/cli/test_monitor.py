@@ -12,7 +12,8 @@ from attrs import evolve
 from rich.console import Console
 from twisted.trial.unittest import SynchronousTestCase
 
-from qmailpy.cli.monitor_frame import Shown, as_json, failed, render
+from qmailpy.cli.monitor_count import Counted
+from qmailpy.cli.monitor_frame import Shown, as_json, failed, render, shares
 from qmailpy.disk.files import Space
 from qmailpy.events.catalogue import Severity
 from qmailpy.events.reading import Event
@@ -90,7 +91,7 @@ def _shown(**more: Any) -> Shown:
 class FrameTests(SynchronousTestCase):
     def text(self, shown: Shown, width: int = 110, height: int = 40) -> list[str]:
         out = io.StringIO()
-        Console(file=out, width=width, height=height, color_system=None).print(render(shown, "/home", height))
+        Console(file=out, width=width, height=height, color_system=None).print(render(shown, "/home", height, width))
         return out.getvalue().splitlines()
 
     def test_everything_of_importance_is_on_it(self) -> None:
@@ -193,6 +194,43 @@ class FrameTests(SynchronousTestCase):
         (line,) = [line for line in self.text(_shown(look=look)) if "qshape" in line]
         self.assertEqual(line.split()[-3:], ["tcp_local,", "local", "50001"])
         self.assertFalse([line for line in self.text(_shown()) if "qshape" in line])
+
+    def waiting(self, names: int, **more: Any) -> Shown:
+        rows = [(f"w{n}.example", (1000, 200, 30)) for n in range(names)]
+        counted = Counted(time=_NOW - 2, took=1.5, rows=rows, names=names + 100, total=1230 * names + 500)
+        due = Process(name="mta-0", role="mta", uptime=9.0, figures={"due": {"tcp_local": 70}})
+        channel = ChannelSummary(channel="tcp_local", messages=70, recipients=1, size_octets=1)
+        return _shown(look=_look(10, processes=[due], channels=[channel]), counted=counted, **more)
+
+    def test_what_waits_is_told_by_destination_with_the_age_of_the_count(self) -> None:
+        lines = self.text(self.waiting(200), 100, 24)
+        self.assertLessEqual(len(lines), 24)
+        (head,) = [at for at, line in enumerate(lines) if line.startswith("all that waits, counted 12 s ago")]
+        self.assertEqual(lines[head + 1].split(), ["w0.example", "1230", "1000", "200", "30"])
+        (rest,) = [line for line in lines if line.startswith("and ")]
+        shown = sum(line.startswith("w") for line in lines)
+        self.assertEqual(rest.split(), ["and", str(300 - shown), "more", str(246_500 - 1230 * shown)])
+        self.assertFalse([line for line in lines if "qshape" in line])
+        found = as_json(self.waiting(1))["waiting"]
+        self.assertEqual((found["time"], found["recipients"], found["names"]), (_NOW - 2, 1730, 101))
+        self.assertEqual(found["destinations"], [{"destination": "w0.example", "recipients": [1000, 200, 30]}])
+        self.assertIsNone(as_json(_shown())["waiting"])
+
+    def test_lists_share_the_screen_and_none_is_cut_where_there_is_room(self) -> None:
+        self.assertEqual(shares([1, 50, 50], 21), [1, 10, 10])
+        self.assertEqual(shares([50, 2, 1], 30), [27, 2, 1])
+        self.assertEqual(shares([50, 50], 0), [2, 2])
+        self.assertEqual(shares([], 10), [])
+        for height in (24, 40, 60):
+            lines = self.text(self.waiting(200), 80, height)
+            self.assertIn(len(lines), (height - 1, height), height)
+
+    def test_a_narrow_screen_has_fewer_columns_and_whole_numbers(self) -> None:
+        lines = self.text(self.waiting(200), 40, 24)
+        self.assertIn(["w0.example", "1230"], [line.split() for line in lines])
+        (channel,) = [line for line in lines if line.startswith("tcp_local")]
+        self.assertEqual(channel.split(), ["tcp_local", "70", "0"])
+        self.assertIn(["later", "70"], [line.split() for line in lines])
 
     def test_what_counts_as_a_failure(self) -> None:
         def record(action: Action) -> LogRecord:
