@@ -77,7 +77,8 @@ class ByHand:
 
     def give_back(self, message: Message, copy: Copy, reply: Reply, told: Told) -> bool:
         """
-        Have what is left of a copy fail with this reply; the notice is enqueued in the same commit.
+        Have what is left of a copy fail with this reply; the notice is enqueued in the same commit. When there can be
+        no notice nothing fails, and C{told} hears so.
 
         @return: as of L{remove}.
         """
@@ -92,7 +93,12 @@ class ByHand:
             self._settling.unclaim(message, {copy.channel: numbers})
             told(OSError(EIO, "its content cannot be read, or there is a bug; the daemon's log has it"))
 
-        Deferred.fromCoroutine(self._settling.by_hand(message, copy, job, said, told)).addErrback(failed)
+        def answered(problem: OSError | None) -> None:
+            if problem is None and any(number in copy.pending for number in numbers):
+                problem = OSError(EIO, "no notice can be made, so it stays in the queue; the daemon's log has why")
+            told(problem)
+
+        Deferred.fromCoroutine(self._settling.by_hand(message, copy, job, said, answered)).addErrback(failed)
         return True
 
     def _claim(self, message: Message, copy: Copy) -> tuple[int, ...]:

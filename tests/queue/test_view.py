@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.errors import QmailpyError
-from qmailpy.queue.entries import BUSY, DONE, UNKNOWN, ActionResult, QueueEntry, QueueFilter, Target
+from qmailpy.queue.entries import BUSY, DONE, REFUSED, UNKNOWN, ActionResult, QueueEntry, QueueFilter, Target
 from qmailpy.queue.ids import to_number
 from qmailpy.queue.listing import Listing
 from qmailpy.queue.reading import QueueReading
@@ -315,6 +315,18 @@ class ChangeTests(ViewCase):
             self.assertEqual(self.listed(), [])
             self.table()
         self.assertEqual(len(self.world.mailbox("ann")), 2)
+
+    def test_mail_is_not_said_to_be_returned_when_no_notice_can_be_made(self) -> None:
+        """It stays, is told to have stayed, and can be returned later."""
+        first = self.waiting("never@out.example", settled=True)
+        self.world.broken_notices = 1
+        (result,) = self.do(self.view.return_([Target(first)], "no such luck"))
+        self.assertEqual(result.outcome, REFUSED)
+        self.assertIn("stays in the queue", result.text)
+        self.assertEqual([one.id for one in self.listed()], [first])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertEqual(self.outcomes(self.do(self.view.return_([Target(first)], "no such luck"))), [DONE])
+        self.assertEqual((self.listed(), len(self.world.mailbox("ann"))), ([], 1))
 
     def test_what_is_being_tried_is_busy_and_what_is_ready_is_taken_back(self) -> None:
         """Ten are out to one destination; the eleventh only waits for its turn."""
