@@ -97,7 +97,9 @@ class RoundsTests(SynchronousTestCase):
     def test_certificates_are_looked_at_the_next_day_whatever_happens_today(self) -> None:
         nothing: Any = None
         look = self.failing(OSError(5, "Input/output error"))
-        watch = CertificateWatch(cast(Any, self.clock), MemoryEvents(), nothing, lambda _: look().addCallback(dict))
+        watch = CertificateWatch(
+            cast(Any, self.clock), MemoryEvents(), nothing, nothing, lambda _: look().addCallback(dict)
+        )
         watch.startService()
         self.clock.pump([86400.0] * 2)
         self.assertEqual(self.calls, 3)

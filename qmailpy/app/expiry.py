@@ -15,6 +15,7 @@ from twisted.logger import Logger
 
 from qmailpy.clocks import wall
 from qmailpy.errors import ConfigError
+from qmailpy.events.reading import thd_lasting
 from qmailpy.interfaces import IEvents
 from qmailpy.rounds import Rounds
 from qmailpy.servers.keys import OWN, Pair
@@ -23,6 +24,7 @@ from qmailpy.stats.health import age_text
 DAYS = 14
 """It is told so long before."""
 
+EVENT = "tls.certificate-expires"
 _DAY_S = 86400.0
 
 
@@ -58,6 +60,15 @@ def ends(pairs: Mapping[str, Pair]) -> dict[str, float]:
     return found
 
 
+def thd_told(directory: str) -> dict[str, float]:
+    """
+    The certificates that were told to run out and not that this is over, and since when, by file. Blocks.
+
+    @param directory: HOME/log.
+    """
+    return {one.fields["file"]: one.time for one in thd_lasting(directory, {EVENT})}
+
+
 class CertificateWatch(Service):
     """Tells; the first mail worker has it."""
 
@@ -68,12 +79,18 @@ class CertificateWatch(Service):
         reactor: IReactorTime,
         events: IEvents,
         thd_pairs: Callable[[], dict[str, Pair]],
+        thd_told: Callable[[], dict[str, float]],
         in_thread: Callable[..., Deferred[dict[str, Pair]]],
     ) -> None:
-        """@param thd_pairs: the certificates in force. @raise ConfigError: there are none."""
+        """
+        @param thd_pairs: the certificates in force. @raise ConfigError: there are none.
+        @param thd_told: those that were told of by another process, by file, and since when.
+        """
         self._reactor = reactor
         self._events = events
         self._thd_pairs = thd_pairs
+        self._thd_told = thd_told
+        self._resumed = False
         self._in_thread = in_thread
         self._told: dict[str, float] = {}  # since when each file has been one that runs out
         self._rounds = Rounds(reactor, "looking at certificates", self._look)
@@ -92,14 +109,20 @@ class CertificateWatch(Service):
             self._look().addErrback(lambda failure: self._log.failure("bug in looking at certificates", failure))
 
     def _look(self) -> Deferred[None]:
-        return self._in_thread(self._thd_pairs).addCallbacks(self._tell, lambda failure: failure.trap(ConfigError))
+        return self._in_thread(self._thd_looked).addCallbacks(self._tell, lambda failure: failure.trap(ConfigError))
+
+    def _thd_looked(self) -> dict[str, Pair]:
+        if not self._resumed:
+            self._resumed = True
+            self._told.update(self._thd_told())
+        return self._thd_pairs()
 
     def _tell(self, pairs: dict[str, Pair]) -> None:
         now = wall(self._reactor)()
         found = expiring(pairs, now)
         for place, days, date in found:
             self._told.setdefault(place, now)
-            self._events.happened("tls.certificate-expires", file=place, days=days, date=date)
+            self._events.happened(EVENT, file=place, days=days, date=date)
         for place in self._told.keys() - {place for place, _, _ in found}:
             lasted = age_text(max(0.0, now - self._told.pop(place)))
-            self._events.happened("trouble.over", event="tls.certificate-expires", about=place, lasted=lasted)
+            self._events.happened("trouble.over", event=EVENT, about=place, lasted=lasted)

@@ -27,7 +27,7 @@ from qmailpy.app import figures, monitor, queue_figures
 from qmailpy.app.alarm import Alarm
 from qmailpy.app.context import ChildContext
 from qmailpy.app.drops import Drops
-from qmailpy.app.expiry import CertificateWatch
+from qmailpy.app.expiry import CertificateWatch, thd_told
 from qmailpy.app.halted import Halted
 from qmailpy.app.indexer import Indexer
 from qmailpy.app.listeners import MailListeners
@@ -271,7 +271,13 @@ class MailWorker(Service):
             self._context.control.add("log.roll", self._rolling.roll)
             self._indexer = Indexer(self._reactor, config)
             self._indexer.startService()
-            self._watch = CertificateWatch(self._reactor, self._events, self._context.thd_pairs, self.queue.in_thread)
+            self._watch = CertificateWatch(
+                self._reactor,
+                self._events,
+                self._context.thd_pairs,
+                partial(thd_told, config.path("log")),
+                self.queue.in_thread,
+            )
             self._watch.startService()
             self._watching = Watching(
                 self._reactor, config, self._events, monitor.expected, cast(Any, self.queue.in_thread)

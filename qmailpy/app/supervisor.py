@@ -36,6 +36,9 @@ from qmailpy.interfaces import IEvents
 from qmailpy.stats.health import age_text
 from qmailpy.values import first_line
 
+OF_PROCESSES = frozenset({"worker.down", "worker.crash-loop"})
+"""The conditions that are told of here."""
+
 PATIENCE_S = 10.0
 """How long the next rank waits for the one before to be ready: mail does not stay away because a directory does."""
 

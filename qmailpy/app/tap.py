@@ -31,14 +31,16 @@ from qmailpy.app.privileges import become, check_reach, raise_file_limit, users
 from qmailpy.app.pulse import QUESTION_S
 from qmailpy.app.sockets import Listening
 from qmailpy.app.spawn import Processes, keys
-from qmailpy.app.supervisor import Supervisor
+from qmailpy.app.supervisor import OF_PROCESSES, Supervisor
 from qmailpy.config.load import config_path, load
 from qmailpy.config.schema import Config
 from qmailpy.directory.paths import directory_path
 from qmailpy.errors import ConfigError, QmailpyError
 from qmailpy.events.log import FILE_NAME, EventLog
+from qmailpy.events.reading import thd_lasting
 from qmailpy.routing import srs_secret
 from qmailpy.servers.keys import Pair, pairs_of, thd_read_pairs
+from qmailpy.stats.health import age_text
 
 DEFAULT_HOME = "/var/lib/qmailpy"
 
@@ -181,6 +183,9 @@ def prepare(
         )
         alarm = Alarm(reactor, config, who=who)
         events = EventLog(config.path("log", FILE_NAME), "supervisor", time.time, owner=who, told=alarm.told)
+        for left in thd_lasting(config.path("log"), OF_PROCESSES):  # what they were told of is gone, with its daemon
+            lasted = age_text(max(0.0, time.time() - left.time))
+            events.happened("trouble.over", event=left.event, about=left.fields["worker"], lasted=lasted)
         return Supervisor(
             reactor,
             places(config),

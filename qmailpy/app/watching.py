@@ -15,8 +15,9 @@ from twisted.python.failure import Failure
 
 from qmailpy.config.schema import Config
 from qmailpy.control.client import Json
+from qmailpy.events.reading import thd_lasting
 from qmailpy.interfaces import IEvents
-from qmailpy.watch.conditions import Watch
+from qmailpy.watch.conditions import LOOKED_FOR, Watch
 from qmailpy.watch.look import Look, thd_look
 
 
@@ -44,6 +45,7 @@ class Watching(Service):
         self._in_thread = in_thread
         self._thd_look = look
         self._watch = Watch(events)
+        self._resumed = False
         self._call = LoopingCall(self._look)
         self._call.clock = reactor
         self._every_s = 0.0
@@ -71,8 +73,14 @@ class Watching(Service):
 
     def _look(self) -> Deferred[None]:
         config = self.config
-        looked = self._in_thread(partial(self._thd_look, config, self._expected(config), time.time()))
+        looked = self._in_thread(partial(self._thd_looked, config))
         return looked.addCallback(partial(self._tell, config)).addErrback(self._failed)
+
+    def _thd_looked(self, config: Config) -> Look:
+        if not self._resumed:
+            self._resumed = True
+            self._watch.resume(thd_lasting(config.path("log"), LOOKED_FOR))
+        return self._thd_look(config, self._expected(config), time.time())
 
     def _tell(self, config: Config, look: Look) -> None:
         if self.running:

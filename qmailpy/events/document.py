@@ -19,11 +19,13 @@ whatever their fields (`events.many`). All this for each process by itself. A fi
 `events.log.1`; four old ones are kept.
 
 What lasts is told when it begins, again after the time given while it goes on, and when it has ended. When it comes
-back within 5 minutes and goes again, that is not told. The first worker looks for most of it every
-`[monitor] interval_s` seconds. The supervisor looks after the processes: it asks each every 5 s. `worker.down` is told
-of one that was ready and has left three questions without an answer, so after 15 to 20 s, and is over when it answers,
-or its successor is ready; it is killed after `[server] frozen_s`. A start, a machine that slept or was paused, and a
-clock that was set are no silence.
+back within 5 minutes and goes again, that is not told. After a restart who looks then goes on with it, and may tell
+its beginning once more. Lines there was no room for are written once there is.
+
+The first worker looks for most of it every `[monitor] interval_s` seconds. The supervisor looks after the processes: it
+asks each every 5 s. `worker.down` is told of one that was ready and has left three questions unanswered, so after
+15 to 20 s, and is over when it answers, or its successor is ready; it is killed after `[server] frozen_s`. A start, a
+machine that slept or was paused, and a clock that was set are no silence.
 
     qmailpy events [-f] [--since 2h] [--severity warning] [--json]
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from typing import Any, BinaryIO
 
 from attrs import frozen
 
-from qmailpy.events.catalogue import Severity
+from qmailpy.events.catalogue import CATALOGUE, Severity
 from qmailpy.events.log import FILE_NAME, KEPT
 
 _LINE = 64 * 1024  # octets; longer ones are none of ours
@@ -69,6 +69,24 @@ def thd_events(directory: str, since: float = 0.0, least: Severity = Severity.NO
                 event = parsed(line)
                 if event is not None and event.time >= since and event.severity.rank >= least.rank:
                     yield event
+
+
+def thd_lasting(directory: str, names: Collection[str]) -> list[Event]:
+    """
+    The conditions whose beginning is told and whose end is not, oldest first: those who tell of them may have died
+    since. Blocks, for as long as some MiB take to read.
+
+    @param directory: HOME/log.
+    @param names: of the events, all of a kind that ends with C{trouble.over}.
+    """
+    found: dict[tuple[str, str], Event] = {}
+    with suppress(OSError):  # what cannot be read is told anew, when it still lasts
+        for event in thd_events(directory):
+            if event.event in names:
+                found.setdefault((event.event, event.fields.get(CATALOGUE[event.event].fields[0], "")), event)
+            elif event.event == "trouble.over":
+                found.pop((event.fields.get("event", ""), event.fields.get("about", "")), None)
+    return list(found.values())
 
 
 class Tail:

@@ -5,12 +5,13 @@ when it is over. Pure: looks come in, events go out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from attrs import field, frozen
 
 from qmailpy.config.schema import MonitorConfig, QueueConfig
 from qmailpy.events.catalogue import CATALOGUE
+from qmailpy.events.reading import Event
 from qmailpy.interfaces import IEvents
 from qmailpy.queue.entries import ChannelSummary
 from qmailpy.stats.fold import balanced
@@ -20,6 +21,15 @@ from qmailpy.watch.look import Look, number
 
 SPACE_FACTOR = 4.0
 """Space is told to be low at so many times the reserve of [queue]."""
+
+
+LOOKED_FOR = frozenset(
+    {
+        *("queue.age", "queue.size", "channel.stuck", "channel.stopped", "channel.held"),
+        *("log.behind", "disk.low", "disk.full", "counters.mismatch"),
+    }
+)
+"""The events of this module."""
 
 
 Fields = Mapping[str, str | int | float]
@@ -45,6 +55,12 @@ class Watch:
         self._events = events
         self._begun: dict[tuple[str, str], tuple[float, Condition]] = {}
         self._progress: dict[str, tuple[tuple[int, ...], float]] = {}  # channel: ends of attempts, since when so many
+
+    def resume(self, begun: Iterable[Event]) -> None:
+        """Go on where another process ended: what has been told of is over, or goes on. Before the first look."""
+        for event in begun:
+            condition = Condition(event=event.event, fields=event.fields)
+            self._begun[event.event, condition.about] = (event.time, condition)
 
     def tell(self, look: Look, monitor: MonitorConfig, queue: QueueConfig) -> None:
         """A new look."""

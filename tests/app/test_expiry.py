@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Callable
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
@@ -42,7 +43,7 @@ class ExpiryTests(SynchronousTestCase):
             found: Deferred[dict[str, Pair]] = next(results)
             return found
 
-        watch = CertificateWatch(clock, events, lambda: {}, in_thread)
+        watch = CertificateWatch(clock, events, lambda: {}, lambda: {}, in_thread)
         watch.startService()
         self.assertEqual(events.happenings, [])
         clock.advance(DAY)
@@ -55,6 +56,23 @@ class ExpiryTests(SynchronousTestCase):
         watch.stopService()
         self.assertEqual(clock.getDelayedCalls(), [])
 
+    def test_what_another_process_has_told_of_is_over_for_this_one_as_well(self) -> None:
+        clock, events = Clock(), MemoryEvents()
+        clock.advance(END - 100 * DAY)
+        told = {"tls/cert.pem": END - 101 * DAY, "tls/gone.example/cert.pem": END - 102 * DAY}
+
+        def in_thread(look: Callable[[], dict[str, Pair]]) -> Deferred[dict[str, Pair]]:
+            return succeed(look())
+
+        watch = CertificateWatch(clock, events, lambda: {"": pair()}, lambda: told, in_thread)
+        watch.startService()
+        self.assertEqual(events.names, ["trouble.over"] * 2)
+        self.assertEqual(
+            {(fields["about"], fields["lasted"]) for _, fields in events.happenings},
+            {("tls/cert.pem", "24 h"), ("tls/gone.example/cert.pem", "2 days")},
+        )
+        watch.stopService()
+
     def test_it_is_over_with_another_certificate(self) -> None:
         """Looked at with a reload, not a day later; and told once."""
         clock, events = Clock(), MemoryEvents()
@@ -64,7 +82,7 @@ class ExpiryTests(SynchronousTestCase):
         def in_thread(_: object) -> Deferred[dict[str, Pair]]:
             return succeed(pairs)
 
-        watch = CertificateWatch(clock, events, lambda: {}, in_thread)
+        watch = CertificateWatch(clock, events, lambda: {}, lambda: {}, in_thread)
         watch.look()
         self.assertEqual(events.names, [])
         watch.startService()

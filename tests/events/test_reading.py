@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from qmailpy.events.catalogue import CATALOGUE, Severity
 from qmailpy.events.document import markdown
 from qmailpy.events.log import FILE_NAME, KEPT, EventLog
-from qmailpy.events.reading import Tail, parsed, thd_events
+from qmailpy.events.reading import Tail, parsed, thd_events, thd_lasting
 from tests.cli.running import invoke
 
 _DOCUMENT = Path(__file__).parents[2] / "docs" / "events.md"
@@ -49,6 +49,25 @@ class ReadingTests(_Case):
         )
         found = [one.fields["worker"] for one in thd_events(self.directory)]
         self.assertEqual(found, [f"mta-{number}" for number in range(100 - len(found), 100)])
+
+    def test_what_lasts_still(self) -> None:
+        """Through all files; one that ended and began anew by its new beginning, others by their first."""
+
+        def low(directory: str) -> None:
+            self.events.happened("disk.low", directory=directory, octets=1, inodes=1, reserve=1)
+
+        for number, directory in enumerate(("queue", "mail", "log", "queue")):
+            self.now = 10_000.0 * (number + 1)
+            low(directory)
+            if number < 2:
+                self.events.happened("trouble.over", event="disk.low", about=directory, lasted="1 s")
+        self.now += 7200
+        low("log")
+        self.events.happened("disk.full", directory="queue", octets=1, inodes=1)
+        self.assertIn("events.log.1", os.listdir(self.directory))
+        found = [(one.fields["directory"], one.time) for one in thd_lasting(self.directory, {"disk.low"})]
+        self.assertEqual(found, [("log", 30_000.0), ("queue", 40_000.0)])
+        self.assertEqual(thd_lasting(f"{self.home}/nowhere", {"disk.low"}), [])
 
     def test_only_what_is_grave_enough(self) -> None:
         self.died("mta-0")

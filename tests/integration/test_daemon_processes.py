@@ -15,6 +15,8 @@ from qmailpy.control import call, call_all, clear_counters, flush_directory, run
 from qmailpy.control.client import short_path
 from qmailpy.disk.rights import Identity
 from qmailpy.errors import CommandError
+from qmailpy.events.log import FILE_NAME, EventLog
+from qmailpy.events.reading import thd_events
 from tests.integration.daemon_process import ROOT, DaemonProcess, answer, configure, gone, read, until
 
 
@@ -298,6 +300,21 @@ class Hung(DaemonCase):
         daemon.signal(signal.SIGTERM)
         self.assertEqual(daemon.end(), 0, daemon.output)
         self.assertEqual(daemon.output.count(b"does not answer"), 1)
+
+
+class Former(DaemonCase):
+    def test_what_was_told_of_the_processes_of_a_former_daemon_is_over(self) -> None:
+        """It was killed, and could not tell."""
+        home = self.home()
+        os.mkdir(os.path.join(home, "log"))
+        now = time.time() - 90
+        events = EventLog(os.path.join(home, "log", FILE_NAME), "supervisor", lambda: now)
+        events.happened("worker.down", worker="mta-0", why="it has said nothing for 15 s")
+        self.daemon(home).ready()
+        *_, last = thd_events(os.path.join(home, "log"))
+        self.assertEqual(
+            (last.event, last.fields["event"], last.fields["about"]), ("trouble.over", "worker.down", "mta-0")
+        )
 
 
 class ServiceManager(DaemonCase):

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
+from qmailpy.app.expiry import EVENT as EXPIRES
+from qmailpy.app.supervisor import OF_PROCESSES
 from qmailpy.config.schema import MonitorConfig, QueueConfig
 from qmailpy.disk.files import Space
+from qmailpy.events.catalogue import CATALOGUE
+from qmailpy.events.log import FILE_NAME, EventLog
+from qmailpy.events.reading import thd_lasting
 from qmailpy.queue.entries import ChannelSummary
 from qmailpy.stats.counters import Baseline, LaneState, Position
 from qmailpy.stats.items import ATTEMPTED, RECEIVED, zeros
 from qmailpy.testing.memory_events import MemoryEvents
-from qmailpy.watch.conditions import Watch
+from qmailpy.watch.conditions import LOOKED_FOR, Watch
 from qmailpy.watch.look import Look, Process
 
 _MONITOR = MonitorConfig(queue_messages=10, queue_age_s=100, stuck_s=300)
@@ -97,6 +103,24 @@ class WatchTests(SynchronousTestCase):
         ((_, fields),) = self.events.happenings
         self.assertEqual(fields, {"event": "disk.low", "about": "queue", "lasted": "2 min"})
         self.assertEqual(self.look(60), [])
+
+    def test_what_another_process_has_told_of_goes_on_or_is_over(self) -> None:
+        """It died meanwhile: the end is told all the same, with how long it was in all."""
+        now, log = 940.0, self.mktemp()
+        os.mkdir(log)
+        events = EventLog(f"{log}/{FILE_NAME}", "mta-0", lambda: now)
+        events.happened("disk.low", directory="queue", octets=3999, inodes=1000, reserve=1000)
+        events.happened("channel.stopped", channel="tcp_local", messages=1)
+        events.happened("worker.down", worker="mta-1", why="")
+        self.watch.resume(thd_lasting(log, LOOKED_FOR))
+        self.assertEqual(self.look(60, channels=[_channel(stopped=True)]), ["channel.stopped", "trouble.over"])
+        self.assertEqual(self.events.happenings[-1][1], {"event": "disk.low", "about": "queue", "lasted": "2 min"})
+        (one,) = self.watch.in_force()
+        self.assertEqual((one["event"], one["since"]), ("channel.stopped", 940.0))
+
+    def test_each_lasting_condition_has_somebody_who_tells_its_end(self) -> None:
+        by_trouble_over = {name for name, kind in CATALOGUE.items() if kind.lasts and kind.over == "trouble.over"}
+        self.assertEqual(by_trouble_over, {*LOOKED_FOR, *OF_PROCESSES, EXPIRES, "directory.server"})
 
     def test_what_is_in_force_can_be_asked_for(self) -> None:
         self.look(channels=[_channel(stopped=True)])
