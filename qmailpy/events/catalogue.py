@@ -184,6 +184,14 @@ CATALOGUE: Mapping[str, Kind] = {
         remedy="The disk: journalctl -k, smartctl -a; what was acknowledged is safe as far as the disk is",
         interval_s=60.0,
     ),
+    "disk.failed": Kind(
+        severity=Severity.CRITICAL,
+        fields=("where", "why"),
+        text="the disk did not take what queue shard {where} has to keep, or did not give it back: {why}; it is tried "
+        "again, and the journal has it until then",
+        remedy="The disk: journalctl -k, smartctl -a, df -h -i; mail goes on while the journal has room",
+        interval_s=3600.0,
+    ),
     "message.aside": Kind(
         severity=Severity.CRITICAL,
         fields=("id", "why"),

@@ -10,7 +10,7 @@ handed to C{in_thread}.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from errno import ENOSPC
+from errno import EAGAIN, ENOSPC
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -18,7 +18,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from qmailpy.disk.files import SyncLost
-from qmailpy.interfaces import IDurableDelivery, InThread, IRecorder
+from qmailpy.interfaces import IDurableDelivery, IEvents, InThread, IRecorder
 from qmailpy.queue.codec import Checkpoint, encode_op
 from qmailpy.queue.committer import ICommitter
 from qmailpy.queue.ids import IdSource
@@ -60,6 +60,7 @@ class Segments:
         later: Callable[[float, Callable[[], None]], object],
         durable: Mapping[str, IDurableDelivery],
         owing: Owing,
+        events: IEvents,
         generations: Iterable[int],
         books: int,
         broken: Callable[[], bool],
@@ -89,6 +90,7 @@ class Segments:
         self._later = later
         self._durable = durable
         self._owing = owing
+        self._events = events
         self._books = books
         self._broken = broken
         self._failed = failed
@@ -207,6 +209,8 @@ class Segments:
         self._retiring = False
         if not isinstance(problem, OSError):  # it may have to do with a message that will be gone
             self._log.failure("bug while retiring a segment", Failure(problem))
+        elif problem.errno != EAGAIN:  # deliveries that are owed have an event of their own
+            self._events.happened("disk.failed", where=self._root, why=str(problem))
         self._log.error(
             "queue shard {root}: cannot settle a journal segment: {problem}; trying again in 5 s",
             root=self._root,

@@ -91,6 +91,7 @@ class Shard:
             later=later,
             durable=durable,
             owing=Owing(durable=durable, make=self._again, commit=self.commit, events=self._events, seconds=seconds),
+            events=self._events,
             generations=generations,
             books=books,
             broken=lambda: self.broken is not None,

@@ -119,6 +119,7 @@ class TroubleTests(SynchronousTestCase):
         queue_id = self.world.send("later@out.example")
         self.world.disk.fail("fsync", number=errno.EIO, path=f"{HOME}/queue/0/info", times=1)
         self.world.settle()
+        self.assertEqual(self.world.events.names, ["disk.failed"])
         self.world.wait(3000)
         self.assertEqual(self.world.outside.taken["later@out.example", self.world.accepted[queue_id][1]], 1)
         self.world.down()
