@@ -1,16 +1,19 @@
-"""Following the log as it grows, across rollovers: C{qmailpy log tail -f}."""
+"""Following the log as it grows, across rollovers and whatever else is done to it: C{qmailpy log tail -f}."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import islice
 
 from attrs import define
 
 from qmailpy.disk.files import Files
-from qmailpy.records.logfile import CURRENT
-from qmailpy.records.reading import CHUNK, last_lines
+from qmailpy.records.logfile import CURRENT, YESTERDAY
+from qmailpy.records.reading import CHUNK, last_lines, whole_end
 from qmailpy.records.text import LINE_OCTETS, fragment
+
+_LAST = 64  # octets that are looked at again
 
 
 @define
@@ -21,6 +24,7 @@ class _Open:
     identity: int
     offset: int = 0
     rest: bytes = b""
+    last: bytes = b""  # what stands before the offset
 
 
 class Follower:
@@ -32,32 +36,50 @@ class Follower:
         """
         self._files = files
         self._path = f"{directory}/{CURRENT}"
+        self._before = f"{directory}/{YESTERDAY}"
+        self._yesterday = 0  # inode number of that file when it was looked at last
         self._open: list[_Open] = []  # the current file, and behind it the one before
 
     def thd_last(self, count: int, admits: Callable[[bytes], bool] = lambda line: True) -> list[bytes]:
         """
-        The last lines there are in the current file, without LF; call it once, first. L{thd_more} goes on from there.
+        The last lines there are in the current file and the one before, without LF; call it once, first. L{thd_more}
+        goes on from there.
 
-        @param admits: says which lines are meant; to find so many may take the whole file.
+        @param admits: says which lines are meant; to find so many may take both files whole.
         @raise OSError: it cannot be read; C{FileNotFoundError} when there is none yet.
         """
         handle = self._files.open(self._path)
         current = _Open(handle, self._files.identity(handle))
         self._open.insert(0, current)
-        size = current.offset = self._files.size(handle)
+        self._yesterday = self._files.identity(self._before)
+        end = current.offset = whole_end(self._files, handle)
+        current.last = self._files.pread(handle, min(_LAST, end), max(0, end - _LAST))
         found: list[bytes] = []
-        if count > 0:
-            first = True
-            for at, line in last_lines(self._files, handle, size):
-                if first:
-                    current.offset = at + len(line) + 1
-                    first = False
-                if admits(line):
-                    found.append(line)
-                if len(found) == count:
-                    break
+        if count <= 0:
+            return found
+        for _, line in last_lines(self._files, handle, end):
+            if admits(line):
+                found.append(line)
+            if len(found) == count:
+                break
+        if len(found) < count:
+            found += self._thd_earlier(count - len(found), admits)
         found.reverse()
         return found
+
+    def _thd_earlier(self, count: int, admits: Callable[[bytes], bool]) -> list[bytes]:
+        """The last lines of the file before, the last first: shortly after a roll the current one has few."""
+        try:
+            handle = self._files.open(self._before)
+        except FileNotFoundError:
+            return []
+        try:
+            if self._files.identity(handle) == self._open[0].identity:  # rolled between the two
+                return []
+            lines = last_lines(self._files, handle, self._files.size(handle))
+            return list(islice((line for _, line in lines if admits(line)), count))
+        finally:
+            self._files.close(handle)
 
     def thd_more(self) -> list[bytes]:
         """The lines written since, without LF. After a rollover both files are read: a writer may be late to change."""
@@ -72,12 +94,26 @@ class Follower:
             except FileNotFoundError:
                 handle = -1
             if handle >= 0:
+                self._between()
                 self._open.insert(0, _Open(handle, self._files.identity(handle)))
-                for old in self._open[2:]:
-                    self._files.close(old.handle)
-                del self._open[2:]
         for file in reversed(self._open):
             yield from self._grown(file)
+        for old in self._open[2:]:
+            self._files.close(old.handle)
+        del self._open[2:]
+
+    def _between(self) -> None:
+        """Of two rolls since the last look the first one's new file is yesterday's by now, and was never seen."""
+        known = {self._yesterday, *(file.identity for file in self._open)}
+        try:
+            handle = self._files.open(self._before)
+        except FileNotFoundError:
+            return
+        self._yesterday = self._files.identity(handle)
+        if self._open and self._yesterday not in known:
+            self._open.insert(0, _Open(handle, self._yesterday))
+        else:
+            self._files.close(handle)
 
     @property
     def identity(self) -> int:
@@ -89,15 +125,26 @@ class Follower:
         with suppress(FileNotFoundError):
             handle = self._files.open(self._path)
             self._open.insert(0, _Open(handle, self._files.identity(handle)))
+            self._yesterday = self._files.identity(self._before)
 
     def _grown(self, file: _Open) -> Iterator[list[bytes]]:
-        while chunk := self._files.pread(file.handle, CHUNK, file.offset):
+        files = self._files
+        size = files.size(file.handle)
+        if size < file.offset or (size > file.offset and not self._as_before(file)):
+            file.offset = 0  # somebody has emptied it: what is in it now is new
+            file.rest = file.last = b""
+        while chunk := files.pread(file.handle, CHUNK, file.offset):
             file.offset += len(chunk)
+            file.last = (file.last + chunk)[-_LAST:]
             pieces = (file.rest + chunk).split(b"\n")
             file.rest = pieces.pop()
             if len(file.rest) > LINE_OCTETS:  # none of ours
                 file.rest = b""
             yield list(map(fragment, pieces))
+
+    def _as_before(self, file: _Open) -> bool:
+        """Whether what was read last still stands where it was read."""
+        return self._files.pread(file.handle, len(file.last), file.offset - len(file.last)) == file.last
 
     def close(self) -> None:
         """Let go of the files."""
