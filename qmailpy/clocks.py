@@ -13,6 +13,14 @@ from collections.abc import Callable
 from twisted.internet.interfaces import IReactorTime
 
 
+def latest(clock: IReactorTime) -> float:
+    """
+    Now, by whichever clock is ahead, in seconds since the epoch: all that had a time of day before now is earlier,
+    also when the clock was set back meanwhile.
+    """
+    return max(clock.seconds(), wall(clock)())
+
+
 def wall(clock: IReactorTime) -> Callable[[], float]:
     """
     The time of day that goes with a clock.

@@ -28,6 +28,7 @@ from twisted.logger import Logger
 from qmailpy.channels.forward import Forwards, Marked
 from qmailpy.channels.parts import Parts
 from qmailpy.channels.programs import InThread, IPrograms, Limits, Took, not_taken, took
+from qmailpy.clocks import latest
 from qmailpy.config.schema import Config
 from qmailpy.errors import Temporary
 from qmailpy.local.dotqmail import Does, Found, Line, NotFollowed, thd_find
@@ -110,7 +111,7 @@ class DotQmail:
         @param find: for tests: reads the .qmail files.
         """
         self._find = find
-        self._started = parts.reactor.seconds()
+        self._started = latest(parts.reactor)
         self._name = name
         self._parts = parts
         self._clock: IReactorTime = parts.reactor

@@ -30,6 +30,7 @@ from qmailpy.channels.dotqmail import Case, DotQmail, Find
 from qmailpy.channels.parts import Parts
 from qmailpy.channels.programs import InThread, Programs, gathered, in_pool
 from qmailpy.channels.quota_notice import QuotaNotice
+from qmailpy.clocks import latest
 from qmailpy.config.schema import ChannelConfig, Config
 from qmailpy.disk.placing import PlacingHere, PlacingProcess
 from qmailpy.errors import Temporary
@@ -89,7 +90,7 @@ class LocalChannel:
         self._usage = parts.usage
         self._notice = QuotaNotice(config, channel.name, parts.seconds)
         self._covered = Covered(self.name, self._store, self._usage, self._thd_lookup)
-        desk = Desk(self.name, self._store, self._covered, self._usage, self._notice, started=parts.reactor.seconds())
+        desk = Desk(self.name, self._store, self._covered, self._usage, self._notice, started=latest(parts.reactor))
         self._writer = self._threads.writer(desk.thd_work, self._store.thd_close, f"{channel.name} delivery")
         self._answers = Answers(config, parts.seconds)
         self._run = ReactorRun(parts.reactor)

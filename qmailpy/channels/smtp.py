@@ -149,6 +149,7 @@ class SmtpChannel:
             protection,
             security.results,
             parts.traces,
+            wall(reactor),
         )
 
     def connections(self) -> tuple[int, int]:

@@ -116,9 +116,11 @@ class Remote:
         protection: Protection | None = None,
         results: Results | None = None,
         traces: Traces | None = None,
+        wall: Callable[[], float] | None = None,
     ) -> None:
         """
-        @param seconds: the time now.
+        @param seconds: the time now, of the clock that nobody sets.
+        @param wall: the time of day; C{None} = the same.
         @param protection: what TLS the peers must have beyond the configuration; C{None} = nothing.
         @param results: is told what came of TLS with each peer; C{None} = nobody wants to know.
         @param traces: what of the protocol is written down; C{None} = nothing.
@@ -132,6 +134,7 @@ class Remote:
         self._pool = pool
         self._memory = memory
         self._seconds = seconds
+        self._wall = wall or seconds
 
     def pardon(self, destination: str) -> None:
         """What has failed so far no longer counts for mail to a destination; as L{HostMemory.pardon}."""
@@ -286,7 +289,7 @@ class Remote:
                     if not session.usable:
                         return _gone(session, attempt)
                 if transaction.by_mode:
-                    left = seconds_left(transaction.deliver_by, self._seconds())
+                    left = seconds_left(transaction.deliver_by, self._wall())
                     transaction = evolve(transaction, by_seconds=left)
                 refusal = refusal or session.core.refusal(transaction)
                 if refusal is not None:

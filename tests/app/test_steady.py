@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from qmailpy.app import steady
 from qmailpy.app.reactor import Reactor as OurReactor
 from qmailpy.app.steady import LOOK_S, STEP_S, VARIABLE, ClockWatch, begin, make_steady
-from qmailpy.clocks import wall
+from qmailpy.clocks import latest, wall
 
 
 class Reactor:
@@ -92,6 +92,18 @@ class WallTests(SynchronousTestCase):
         clock = Clock()
         clock.advance(7)
         self.assertEqual(wall(clock)(), 7)
+
+    def test_what_is_past_is_earlier_than_the_latest_of_them(self) -> None:
+        """Whatever the clock was set by since the supervisor was started."""
+        for off in (-3600.0, 3600.0):
+            clock = Moved()
+            clock.advance(1e6)
+            clock.off = 0.0
+            before = clock.wall()
+            clock.advance(1)
+            clock.off = off
+            self.assertGreater(latest(clock), before)
+            self.assertGreaterEqual(latest(clock), clock.wall())
 
     def test_one_with_two_tells_the_time_of_day(self) -> None:
         clock: Any = Clock()
