@@ -1,14 +1,13 @@
 """
 One channel's side of the queue: which of its recipients are due, ready, on their way, and what became of them.
 
-A recipient is at any time either waiting (its copy has an entry in the due list, or is parked: queue.parking), ready or
-out (its number is in the copy's C{flying}), held, or done. Every attempt ends in one commit (queue.settling); only then
-may the recipient be tried again. What an operator does with recipients is queue.by_hand's.
+A recipient is at any time either waiting (its copy has an entry in the due list: queue.waiting; or is parked:
+queue.parking), ready or out (its number is in the copy's C{flying}), held, or done. Every attempt ends in one commit
+(queue.settling); only then may the recipient be tried again. What an operator does with recipients is queue.by_hand's.
 """
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
@@ -23,7 +22,6 @@ from qmailpy.events.log import NoEvents
 from qmailpy.interfaces import IChannel, IEvents, IForgiving, IShaped
 from qmailpy.queue.by_hand import ByHand
 from qmailpy.queue.deadline import TOO_LATE, kept, overdue
-from qmailpy.queue.due import DueList
 from qmailpy.queue.fair import FairQueue, Unit
 from qmailpy.queue.keywords import keywords_of, queue_of
 from qmailpy.queue.parking import PARKED_S, Parking
@@ -32,14 +30,11 @@ from qmailpy.queue.settling import Settling
 from qmailpy.queue.shard import Shard
 from qmailpy.queue.state import Copy, Message
 from qmailpy.queue.verdicts import BUG, INotices, Verdicts
-from qmailpy.queue.wakeup import Wakeup
+from qmailpy.queue.waiting import Waiting
 from qmailpy.queue.watching import Watch
 from qmailpy.values import Disposition, Job, Priority, Verdict
 
 READY = 2000  # units that may be ready at once; what is due beyond that stays on disk
-LOADING = 100  # messages read from their files at once
-TELL_S = 5.0  # between lines of the log about mail that cannot be read
-
 
 UNRECORDED = 1000
 """
@@ -84,15 +79,24 @@ class Runner:
             destination_concurrency=config.destination_concurrency if config.kind == "smtp" else 0,
             waiting_limit=READY // 4,
         )
-        self.due = DueList()
-        self._hurried: array[int] = array("Q")  # entries that are due though their messages say later: run by hand
+        self._waiting = Waiting(
+            name=config.name,
+            shard=shard,
+            clock=clock,
+            seconds=seconds,
+            room=lambda: READY - len(self.fair),
+            resting=self._resting,
+            take=self._due,
+            pump=self.pump,
+        )
+        self.due = self._waiting.due
         self.jobs: dict[Unit[tuple[int, ...]], Job] = {}  # out now
         self._parking = Parking(
             fair=self.fair,
             few=READY // 8,
             clock=clock,
             resting=self._resting,
-            take_up=lambda numbers: self._take_up_due(numbers, seconds()),
+            take_up=lambda numbers: self._waiting.take_up(numbers, seconds()),
             pump=self.pump,
         )
         self._shard = shard
@@ -125,12 +129,9 @@ class Runner:
         self._keywords = keywords_of(config, shard.in_thread, self._events)
         self._seconds = seconds
         self._chance = chance
-        self._wakeup = Wakeup(clock, seconds, self._ring)
         self._former: list[tuple[set[Unit[tuple[int, ...]]], Deferred[None]]] = []
         self._pumping = False
         self._held_up = False  # by what waits to be recorded
-        self._loading = 0
-        self._unreadable = 0.0  # when it may be told again that mail cannot be read
         self._draining = False
         self._drained: list[Deferred[None]] = []
 
@@ -158,8 +159,11 @@ class Runner:
 
     def listed(self, number: int, when: float, warned: int, patience: float) -> None:
         """There is a message that is in its files alone. @param when: as C{Shelf.thd_times}, and the rest."""
-        self.push(when, number)
+        self._waiting.push(when, number)
         self._watch.listed(number, warned, patience)
+
+    def _resting(self) -> bool:
+        return self.stopped or self._draining
 
     def wait(self, message: Message, copy: Copy) -> None:
         """See to it that what is left of a copy has its entry in the due list, if it needs one."""
@@ -169,12 +173,18 @@ class Runner:
             self._watch.push(message, copy)
         if not copy.waiting:
             copy.waiting = True
-            self.push(copy.next_attempt(), message.number)
+            self._waiting.push(copy.next_attempt(), message.number)
 
-    def push(self, when: float, number: int) -> None:
-        """An entry for a message, which need not be in memory."""
-        self.due.push(max(when, 0.0), number)
-        self._arm()
+    def _due(self, message: Message, now: float, hurried: bool) -> None:
+        """Something of a message is due, or was hurried."""
+        copy = message.copies.get(self.name)
+        if copy is not None:
+            copy.waiting = False
+            if hurried and (copy.flying or not kept(message.envelope, copy.next_attempt(), now)):
+                for item in copy.pending.values():
+                    item.next_attempt = min(item.next_attempt, now)
+            self._launch(message, copy, now)
+            self._shard.evict(message)
 
     def _launch(self, message: Message, copy: Copy, now: float, ahead: bool = False) -> None:
         """
@@ -209,7 +219,7 @@ class Runner:
                         self._park(message, copy, host)
                     elif not copy.waiting:
                         copy.waiting = True
-                        self.push(now + PARKED_S, message.number)
+                        self._waiting.push(now + PARKED_S, message.number)
                     continue
                 flying.update(numbers)
                 for at in range(0, len(numbers), size):
@@ -233,76 +243,6 @@ class Runner:
             copy.waiting = True
             self._parking.park(host, message.number)
 
-    # --- the due list ----------------------------------------------------------------------------------------
-
-    def _resting(self) -> bool:
-        return self.stopped or self._draining
-
-    def _arm(self) -> None:
-        earliest = 0.0 if self._hurried else self.due.earliest()
-        if earliest is not None and not self.stopped and not self._draining:
-            self._wakeup.at(earliest)
-
-    def _ring(self) -> None:
-        self.refill()
-        self.pump()
-
-    def refill(self) -> None:
-        """Take what is due from the list, as far as there is room."""
-        if self.stopped or self._draining:
-            return
-        room = min(READY - len(self.fair), LOADING - self._loading)
-        if room < LOADING // 2:
-            return  # whoever makes room calls again
-        now = self._seconds()
-        hurried = [self._hurried.pop() for _ in range(min(room, len(self._hurried)))]
-        self._take_up_due(hurried, now, hurried=True)
-        self._take_up_due(self.due.pop_due(now, room - len(hurried)), now)
-        self._arm()
-
-    def _take_up_due(self, numbers: list[int], now: float, hurried: bool = False) -> None:
-        to_load: list[int] = []
-        for number in numbers:
-            message = self._shard.state.messages.get(number)
-            if message is None:
-                to_load.append(number)
-            else:
-                self._due(message, now, hurried)
-        if to_load:
-            self._loading += len(to_load)
-            self._shard.load(to_load).addBoth(self._loaded, to_load, hurried)
-
-    def _due(self, message: Message, now: float, hurried: bool) -> None:
-        copy = message.copies.get(self.name)
-        if copy is not None:
-            copy.waiting = False
-            if hurried and (copy.flying or not kept(message.envelope, copy.next_attempt(), now)):
-                for item in copy.pending.values():
-                    item.next_attempt = min(item.next_attempt, now)
-            self._launch(message, copy, now)
-            self._shard.evict(message)
-
-    def _loaded(self, result: list[Message] | Failure, numbers: list[int], hurried: bool) -> None:
-        self._loading -= len(numbers)
-        now = self._seconds()
-        if isinstance(result, Failure):
-            if len(numbers) > 1:  # one of them may be the trouble; the others need not wait for it
-                self._loading += len(numbers)
-                for number in numbers:
-                    self._shard.load([number]).addBoth(self._loaded, [number], hurried)
-                return
-            if now >= self._unreadable:
-                self._unreadable = now + TELL_S
-                self._log.error(
-                    "channel {name}: cannot read queued mail: {problem}", name=self.name, problem=result.value
-                )
-            self.push(now + 60.0, numbers[0])
-        else:
-            for message in result:
-                self._due(message, now, hurried)
-        self.refill()
-        self.pump()
-
     # --- going out -------------------------------------------------------------------------------------------
 
     def pump(self) -> None:
@@ -317,10 +257,11 @@ class Runner:
             self._pumping = False
         if self._parking.by_host and not self.fair.busy:  # nobody is out whose end would bring them back
             self._parking.unpark_some()
-        if (len(self.due) or self._hurried) and len(self.fair) < READY // 2:
-            earliest = self.due.earliest()
-            if self._hurried or (earliest is not None and earliest <= self._seconds()):
-                self.refill()
+        waiting = self._waiting
+        if (len(waiting.due) or waiting.hurried) and len(self.fair) < READY // 2:
+            earliest = waiting.due.earliest()
+            if waiting.hurried or (earliest is not None and earliest <= self._seconds()):
+                waiting.refill()
 
     def _behind(self) -> bool:
         """Whether too much waits to be recorded; then there is another pump when there is less."""
@@ -403,8 +344,8 @@ class Runner:
         verdicts.schedule, verdicts.queue = schedule_of(config, queue), queue_of(config, queue)
         self.fair.concurrency = config.concurrency
         self.fair.destination_concurrency = config.destination_concurrency if config.kind == "smtp" else 0
-        self._watch.reconfigured([self._hurried, *self._parking.by_host.values()])
-        self.refill()
+        self._watch.reconfigured([self._waiting.hurried, *self._parking.by_host.values()])
+        self._waiting.refill()
         self.pump()
         self._tell_former(None)
         return ended
@@ -426,8 +367,8 @@ class Runner:
         self.stopped = self.channel is None
         self._watch.started()
         self._parking.started()
-        self._arm()
-        self.refill()
+        self._waiting.arm()
+        self._waiting.refill()
         self.pump()
 
     def stop(self) -> None:
@@ -436,10 +377,10 @@ class Runner:
 
     def run_now(self) -> None:
         """Everything that waits is due, whatever its schedule says."""
-        self._hurried.extend(self.due.take_all())
+        self._waiting.hurry_all()
         for parked in self._parking.take_all():
-            self._hurried.extend(parked)
-        self.refill()
+            self._waiting.hurry(parked)
+        self._waiting.refill()
         self.pump()
 
     def clock_set(self, step: float) -> None:
@@ -447,15 +388,16 @@ class Runner:
         The time of day is another by so many seconds. Earlier: what waits would do so for that much longer, be it a
         year, and is due now; what a sender wants held keeps its time.
         """
+        self._watch.clock_set()
         if step <= -BACK_S:
             self.run_now()
         else:
-            self._arm()
+            self._waiting.arm()
 
     def hurry(self, numbers: Sequence[int]) -> None:
         """These messages are due, whatever the schedule says; those that a sender wants held are not."""
-        self._hurried.extend(numbers)
-        self.refill()
+        self._waiting.hurry(numbers)
+        self._waiting.refill()
         self.pump()
 
     def forgive(self, host: str) -> None:
@@ -473,7 +415,7 @@ class Runner:
             copy.waiting = False  # its entry is for then, and retries are sooner
         if self.stopped or self._draining or len(self.fair) >= READY:
             copy.waiting = True
-            self.push(0.0, message.number)  # the first that is taken from the list
+            self._waiting.push(0.0, message.number)  # the first that is taken from the list
             if not copy.watched:
                 self._watch.push(message, copy)
             return
@@ -485,7 +427,7 @@ class Runner:
         self._draining = True
         self._watch.end()
         self._parking.end()
-        self._wakeup.cancel()
+        self._waiting.end()
         waiting: Deferred[None] = Deferred()
         self._drained.append(waiting)
         self._tell_drained()

@@ -144,6 +144,10 @@ class Watch:
         """The channel goes on: what is overdue is tried first."""
         self._began = self._seconds()
 
+    def clock_set(self) -> None:
+        """The time of day is another."""
+        self._arm()
+
     def reconfigured(self, others: Sequence[array[int]]) -> None:
         """
         Perhaps at other ages from now on: then everything is looked at again.

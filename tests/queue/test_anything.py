@@ -20,7 +20,7 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.config.schema import Config
-from qmailpy.queue import runner, segments
+from qmailpy.queue import runner, segments, waiting
 from qmailpy.queue.entries import DONE, REFUSED, ActionResult, Target
 from qmailpy.queue.service import QueueShard
 from qmailpy.queue.view import QueueOperations, parts_of
@@ -352,7 +352,7 @@ class AnythingTests(SynchronousTestCase):
     def test_nothing_is_lost_whatever_happens(self) -> None:
         """The state machine; with little room among what is ready, and files composed one at a time."""
         self.patch(runner, "READY", 8)
-        self.patch(runner, "LOADING", 4)
+        self.patch(waiting, "LOADING", 4)
         self.patch(segments, "SLICE", 1)
         run_state_machine_as_test(
             AnythingMachine,

@@ -49,3 +49,13 @@ class ClockSetTests(SynchronousTestCase):
         self.set_by(node, HOUR)
         node.wait(0)
         self.assertEqual(self.asked(node), {"later@a.example": 2})
+
+    def test_forward_its_sender_hears_of_it_by_the_new_time(self) -> None:
+        """Also where no attempt brings it: the channel is stopped."""
+        node = world(warn_s=(HOUR,))
+        assert node.shard is not None
+        node.shard.runners["tcp_local"].stop()
+        send(node, "later@a.example")
+        self.set_by(node, HOUR)
+        node.wait(60)
+        self.assertEqual(len(node.mailbox("ann")), 1)
