@@ -119,6 +119,8 @@ def top(
         print_line(f"{'Count':>10}  {kind}")
         for value, count in rows:
             print_line(f"{count:>10}  {' '.join(value.split())}")
+        if not rows and counts[kind]:
+            print_line(f"{'-':>10}  none occurs {min_count} times; -min_count=1 shows all")
 
 
 @click.command()

@@ -28,6 +28,8 @@ class TopTests(CleanCase):
         """By subject unless something else is asked for."""
         self.assertEqual(self.out("top"), "     Count  subject\n         7  hello\n")
         self.assertEqual(self.out("top", "-from"), f"     Count  from\n         6  {SPAM}\n")
+        none = "         -  none occurs 2 times; -min_count=1 shows all\n"
+        self.assertEqual(self.out("top", "-to"), f"     Count  to\n{none}")
         self.assertEqual(self.out("top", "-domain_to", "local"), "     Count  domain_to\n")
 
     def test_several_kinds_are_counted_at_once(self) -> None:
