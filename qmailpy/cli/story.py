@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from qmailpy.cli.indexed import clock
 from qmailpy.cli.said import said
-from qmailpy.queue.ids import is_id
+from qmailpy.queue.ids import born, is_id, to_number
 from qmailpy.records.index import Indexed
 from qmailpy.records.record import JOURNAL, Action, LogRecord
 from qmailpy.records.removed import DELETED, SET_ASIDE, TAKEN_OUT, removed
@@ -16,6 +16,8 @@ from qmailpy.wire.notice_id import NoticeKind, kind_of
 _LEFT = frozenset({Action.DEQUEUED, Action.FAILED, Action.SILENCED})
 _PROTOCOLS = (("L", "LMTP"), ("E", "ESMTP"))
 NULL = "<> (a notice)"
+_HOUR_S = 3600.0
+_LATE_S = 1.0  # lines of several processes are not quite in order
 
 _MADE = {
     NoticeKind.BOUNCE: "bounce of",
@@ -36,15 +38,15 @@ def story(mail: Indexed, records: Sequence[LogRecord], related: dict[str, Indexe
     """
     if not records:
         return [f"{clock(mail.time)}  {mail.id or 'refused mail'}: no lines"]
-    first = records[0]
-    lines = [_title(mail, first, related)]
-    before = first.time
-    for record in records:
-        lines.append(f"  {_when(record.time, before, record is first)}  {_event(record)}")
-        before = record.time
+    times = _times(mail, records)
+    lines = [_title(mail, records[0], related)]
+    before = times[0]
+    for at, record in zip(times, records, strict=True):
+        lines.append(f"  {_when(at, before, record is records[0])}  {_event(record)}")
+        before = at
     if mail.id:
         onward = [one.id for one in related.values() if one.parent == mail.id and one.message_id == mail.message_id]
-        lines.append(f"  {'':>12}  {_end(records, onward)}")
+        lines.append(f"  {'':>12}  {_end(records, onward, times[-1] - times[0])}")
     return lines
 
 
@@ -136,8 +138,35 @@ def _origin(record: LogRecord) -> str:
     return f"{text} on {record.source}{' by ' if how else ''}{', '.join(how)}"
 
 
-def _end(records: Sequence[LogRecord], onward: Sequence[str]) -> str:
-    """How it stands after the last line. @param onward: queue ids of what it was handed on as."""
+def _times(mail: Indexed, records: Sequence[LogRecord]) -> list[float]:
+    """
+    When its lines were written, in seconds since the epoch.
+
+    The log's clock is local, and in the hour that the end of summer time repeats it does not tell which is meant. What
+    does is the time that the id holds, and that no line is earlier than the one before it.
+    """
+    begun = born(to_number(mail.id)) if is_id(mail.id) else 0.0
+    begun = begun if abs(begun - records[0].time) < 2 * _HOUR_S else 0.0
+    found: list[float] = []
+    for record in records:
+        earliest = (found[-1] if found else begun) - _LATE_S
+        found.append(next((at for at in _readings(record.time) if at >= earliest), record.time))
+    return found
+
+
+def _readings(at: float) -> list[float]:
+    """The moments at which the clock on the wall stood like that, the earliest first: nearly always one."""
+    wall = time.localtime(at)[:6]
+    shifts = (-_HOUR_S, -_HOUR_S / 2, 0.0, _HOUR_S / 2, _HOUR_S)
+    return [at + shift for shift in shifts if time.localtime(at + shift)[:6] == wall]
+
+
+def _end(records: Sequence[LogRecord], onward: Sequence[str], seconds: float) -> str:
+    """
+    How it stands after the last line.
+
+    @param onward: queue ids of what it was handed on as. @param seconds: between first and last line.
+    """
     waiting: dict[tuple[str, str], int] = {}
     given_up = 0
     for record in records:
@@ -156,7 +185,7 @@ def _end(records: Sequence[LogRecord], onward: Sequence[str]) -> str:
         names = [f"{to} ({channel})" for channel, to in list(waiting)[:10]]
         more = f" and {len(waiting) - 10} more" if len(waiting) > 10 else ""
         return f"still in the queue for {', '.join(names)}{more}, by the log"
-    took = span(max(0.0, records[-1].time - records[0].time))
+    took = span(max(0.0, seconds))
     failed = f"{given_up} recipient{'s' * (given_up != 1)} did not get it"
     if onward:
         return f"finished after {took}: handed on as {', '.join(onward[:10])}" + (f"; {failed}" if given_up else "")

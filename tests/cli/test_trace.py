@@ -17,6 +17,7 @@ from qmailpy.cli.trace import trace
 from qmailpy.config.schema import LogConfig
 from qmailpy.disk.files import RealFiles
 from qmailpy.errors import CommandError
+from qmailpy.queue.ids import EPOCH_S, to_id
 from qmailpy.records.index import IndexBroken, Indexed, LogIndex
 from qmailpy.records.record import Action
 from tests.records.stories import MAIL, MESSAGE_ID, NOTICE, OTHER, SECOND, SUBJECT, Log, bounced
@@ -26,10 +27,16 @@ class TraceTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.home = os.path.abspath(self.mktemp())
         os.makedirs(f"{self.home}/log")
+        self.options = LogConfig()
         config = SimpleNamespace(
             log=LogConfig(), server=SimpleNamespace(hostname="h"), path=lambda *parts: "/".join((self.home, *parts))
         )
-        self.patch(module, "load", lambda home: config)
+
+        def load(home: str) -> SimpleNamespace:
+            config.log = self.options
+            return config
+
+        self.patch(module, "load", load)
         self.log = bounced(time.time() - 1000)
         self.write(self.log)
 
@@ -220,6 +227,32 @@ class TraceTests(SynchronousTestCase):
         result = self.call("nobody@nowhere.example")
         self.assertIn(f"these files of the log are damaged: {name}", str(result.exception))
         self.assertEqual(result.stderr, "")
+
+    def test_the_hour_that_comes_twice_is_told_in_order(self) -> None:
+        """Deferred at 02:50 summer time, delivered 22 minutes later, at 02:12; and what came at the first and the second 02:12."""
+        before = os.environ.get("TZ")
+
+        def zone(name: str | None) -> None:
+            os.environ.pop("TZ", None)
+            os.environ.update({} if name is None else {"TZ": name})
+            time.tzset()
+
+        self.addCleanup(zone, before)
+        zone("CET-1CEST,M3.5.0,M10.5.0/3")
+        self.options = LogConfig(index_days=36500)
+        at = 1792889400.0  # 25 Oct 2026 00:50 UTC
+        for start, minutes in ((at, 22), (at - 2280, 22), (at + 1320, 55)):
+            queue_id = to_id(int((start - EPOCH_S) * 1e6) << 10, "00")
+            more = Log(start)
+            fields = {"sender": "a@x.example", "message_id": f"<{queue_id}@x>"}
+            more.add(Action.ENQUEUED, queue_id, "tcp_local", "far@far.example", destination="tcp_local", **fields)
+            more.add(Action.DEFERRED, queue_id, "tcp_local", "far@far.example", diagnostic="450 later", **fields)
+            more.time = start + 60 * minutes
+            more.add(Action.DEQUEUED, queue_id, "tcp_local", "far@far.example", attempts=1, **fields)
+            self.write(more)
+            told = self.call(queue_id).output
+            self.assertIn(f"      +{minutes} min  delivered to far@far.example", told)
+            self.assertIn(f"finished after {minutes} min: all have it", told)
 
     def test_nothing_reaches_the_terminal_that_it_might_act_upon(self) -> None:
         more = Log(time.time() - 10)
