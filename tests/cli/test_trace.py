@@ -229,7 +229,7 @@ class TraceTests(SynchronousTestCase):
         self.assertEqual(result.stderr, "")
 
     def test_the_hour_that_comes_twice_is_told_in_order(self) -> None:
-        """Deferred at 02:50 summer time, delivered 22 minutes later, at 02:12; and what came at the first and the second 02:12."""
+        """Deferred at 02:50 summer time, delivered at 02:12, 22 minutes later; and what came at both the 02:12."""
         before = os.environ.get("TZ")
 
         def zone(name: str | None) -> None:
