@@ -300,6 +300,8 @@ class Remote:
                 delivery = await session.deliver(transaction, content)
                 again = self._take_answers(session, delivery, attempt)
                 if delivery.trouble is not None:
+                    if session.core.misled:
+                        self._memory.found_chunkless(session.peer)
                     judged = judge(delivery.trouble)
                     attempt.note(of_trouble(delivery.trouble, judged, session.peer, session, delivery.sent))
                     return judged

@@ -25,6 +25,9 @@ HOSTS_LIMIT = 10000
 PARDONS_LIMIT = 1000
 """Destinations whose pardon is remembered."""
 
+CHUNKLESS_LIMIT = 1000
+"""Hosts that offer CHUNKING and do not know BDAT; with more all are forgotten."""
+
 
 @frozen
 class Blocked:
@@ -52,6 +55,7 @@ class HostMemory:
         self._seconds = seconds
         self._entries: dict[Peer, _Entry] = {}
         self._pardons: dict[str, int] = {}
+        self._chunkless: dict[Peer, None] = {}
         self._count = 0
 
     def blocked(self, peer: Peer, destination: str = "") -> Blocked | None:
@@ -68,6 +72,16 @@ class HostMemory:
             return None
         left = entry.until - self._seconds()
         return Blocked(entry.why, left) if left > 0 else None
+
+    def chunkless(self, peer: Peer) -> bool:
+        """Whether C{peer} offers CHUNKING and does not know BDAT."""
+        return peer in self._chunkless
+
+    def found_chunkless(self, peer: Peer) -> None:
+        """It does so."""
+        if len(self._chunkless) >= CHUNKLESS_LIMIT:
+            self._chunkless.clear()
+        self._chunkless[peer] = None
 
     def failed(self, peer: Peer, why: str) -> None:
         """

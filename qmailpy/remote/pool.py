@@ -147,6 +147,7 @@ class Pool:
 
     async def _dial(self, peer: Peer, prepare: Callable[[Session], None] | None) -> Session:
         session = self._new_session(peer)
+        session.core.chunks = not self._memory.chunkless(peer)
         if prepare is not None:
             prepare(session)
         ready = session.open()

@@ -89,10 +89,12 @@ class SmtpClient:
         "authenticated",
         "banner",
         "broken",
+        "chunks",
         "esmtp",
         "extensions",
         "limits",
         "lmtp",
+        "misled",
         "secure",
         "stage",
     )
@@ -131,6 +133,8 @@ class SmtpClient:
         self._discard = False  # the reply to a lone dot is no news
         self._stuffer = Stuffer()
         self._chunker: Chunker | None = None  # instead of the Stuffer
+        self.chunks = True  # whether content may go by BDAT; for who knows better than what the peer says
+        self.misled = False  # it offered CHUNKING, and does not know BDAT
 
     # What goes out
 
@@ -197,7 +201,7 @@ class SmtpClient:
         self._stuffer = Stuffer()
         if transaction.binary and not self.binary:
             raise RuntimeError("the peer takes lines alone")
-        chunked = self._pipelining and "CHUNKING" in self.extensions and transaction.size >= CHUNKS_FROM
+        chunked = self.chunks and self._pipelining and "CHUNKING" in self.extensions and transaction.size >= CHUNKS_FROM
         self._chunker = BinaryChunker() if transaction.binary else Chunker() if chunked else None
         mail = mail_command(transaction, self.extensions, esmtp=self.esmtp)
         self.stage = Stage.RSET if self._dirty else Stage.MAIL
@@ -471,6 +475,8 @@ class SmtpClient:
         if reply.code < 400:
             self._odd(reply, events)
             return
+        if self._chunk_unknown(reply, events):
+            return
         self._final = reply
         self.broken = True
         self._finish(events, Stage.CLOSED)
@@ -483,6 +489,17 @@ class SmtpClient:
         chunker.unanswered -= 1
         return True
 
+    def _chunk_unknown(self, reply: Reply, events: list[Event]) -> bool:
+        """
+        Whether the peer does not know the command (RFC 5321 s.4.2.4), though something before it offers it: that is no
+        answer to the message, which goes by DATA another time. What is no lines cannot.
+        """
+        self.misled = reply.code in (500, 502) and type(self._chunker) is Chunker
+        if self.misled:
+            self.stage = Stage.CONTENT  # nothing can have arrived
+            self._break(events, None, f"CHUNKING is offered, and BDAT is not known: {str(reply)[:200]}")
+        return self.misled
+
     def _final_reply(self, reply: Reply, events: list[Event]) -> None:
         if self._chunk_taken(reply):
             return
@@ -491,6 +508,8 @@ class SmtpClient:
             return
         if 300 <= reply.code < 400:
             self._odd(reply, events)
+            return
+        if self._chunk_unknown(reply, events):
             return
         if self.lmtp:
             self._finals.append(reply)
