@@ -36,7 +36,7 @@ def snmp(context: Context) -> None:
     In snmpd.conf:
       pass_persist .1.3.6.1.2.1.27 /usr/bin/qmailpy --home HOME snmp
       pass_persist .1.3.6.1.2.1.28 /usr/bin/qmailpy --home HOME snmp
-    and its own objects for sendmail switched off by the option: -I -mta_sendmail
+    and its own objects for sendmail switched off by the option: -I -smux,mta_sendmail
     """
     config = context.config
     names = expected(config)

@@ -31,7 +31,7 @@ from qmailpy.stats.activity import Activity
 from qmailpy.stats.behind import LinesBehind
 from qmailpy.stats.counters import Position
 from qmailpy.stats.fold import apply, fold, restart_lowest
-from qmailpy.stats.items import ITEMS, STORED, Row, Table
+from qmailpy.stats.items import ITEMS, LOWEST, STORED, Row, Table
 from qmailpy.stats.lanes import Lane
 
 RETRY_S = 1.0
@@ -262,6 +262,11 @@ class Recorder:
                     found.append(record)
         if pending_clear:
             restart_lowest(table)
+        if cleared_at < 0:
+            # No clear is known, so the counts are those since the first day, when nothing was stored: a smallest value
+            # in the checkpoint is of a clear that went with the counters file, removed while nothing ran.
+            for row in table.values():
+                row[LOWEST : LOWEST + 3] = [min(0, value) for value in row[LOWEST : LOWEST + 3]]
         self._table = table
         self._numbered = self._written = last
         if cleared_at > last:

@@ -27,7 +27,7 @@ from qmailpy.records.record import Action, LogRecord, QueueFile
 from qmailpy.records.text import TORN, LineFormat, Unreadable
 from qmailpy.stats.counters import shown, thd_read
 from qmailpy.stats.fold import apply
-from qmailpy.stats.items import RECEIVED, STORED, Table
+from qmailpy.stats.items import LOWEST, RECEIVED, STORED, Table
 from qmailpy.stats.lanes import Lane
 from qmailpy.stats.recorder import Recorder
 from qmailpy.testing.crashdisk import CrashDisk
@@ -374,6 +374,25 @@ class RecorderTests(SynchronousTestCase):
             self.assertEqual((found[RECEIVED], found[STORED], found[STORED + 25]), (1, 0, -1))
             again, _found = self.home.start(base)
             self.assertEqual(again.table, recorder.table)
+
+    def test_a_clear_that_is_forgotten_has_no_smallest_value_of_its_own(self) -> None:
+        """
+        The counters file was removed while nothing ran: the counts come back since the first day, when nothing was
+        stored, as a verification adds them up.
+        """
+        recorder, _ = self.home.start()
+        recorder.write([enqueue(1), enqueue(2)])
+        recorder.clear(keep_stored=True)
+        recorder.write([enqueue(3)])
+        base = recorder.checkpoint()
+        recorder.thd_sync()
+        recorder.close()
+        os.unlink(self.home.counters)
+        again, _ = self.home.start(base)
+        self.assertEqual(again.table["local"][STORED : STORED + 3], [3, 3, 6])
+        self.assertEqual(again.table["local"][LOWEST : LOWEST + 3], [0, 0, 0])
+        [lane] = thd_read(self.home.counters)[1]
+        self.assertEqual(lane.table["local"], folded(logged(self.home.disk))["local"])
 
     def test_what_was_written_in_the_turn_of_a_clear_is_from_before_it(self) -> None:
         recorder, _ = self.home.start()
