@@ -12,12 +12,10 @@ from typing import Any, ClassVar
 from attrs import evolve
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from twisted.internet import reactor as global_reactor
-from twisted.internet.defer import Deferred
 
-from qmailpy.channels.parts import Parts, Security
+from qmailpy.channels.parts import Security
 from qmailpy.channels.smtp import SmtpChannel
-from qmailpy.config.schema import ChannelConfig, Config, ServerConfig
+from qmailpy.config.schema import ChannelConfig
 from qmailpy.remote.protection import StsFound
 from qmailpy.servers.tls import OWN, Certificates, Pair
 from qmailpy.testing.smtp_sink import DEFAULT_EHLO, SinkFactory
@@ -26,7 +24,7 @@ from qmailpy.values import Disposition, Verdict
 from qmailpy.wire.sts import Mode, StsPolicy
 from qmailpy.wire.tlsa import Tlsa
 from qmailpy.wire.tlsrpt import Applied, Failed
-from tests.integration.test_remote_peers import SMALL, Recorder
+from tests.integration.test_remote_peers import SMALL
 from tests.integration.test_remote_tls import MX, NOW, NoCertificate, TlsTestCase, pair
 
 OLD = pair("mx.example", NOW - datetime.timedelta(days=365 * 20))
@@ -81,24 +79,7 @@ class PublishedTestCase(TlsTestCase):
         table = ChannelConfig(
             name="tcp_local", kind="smtp", port=port, allow_loopback=True, tls_ca_file=ca_file, **options
         )
-        self.recorder = Recorder()
-        anything: Any = global_reactor
-        nothing: Any = None
-        recorder: Any = self.recorder
-        config = Config(home="/nowhere", server=ServerConfig(hostname="us.example"))
-        parts = Parts(
-            reactor=anything,
-            files=nothing,
-            directory=nothing,
-            router=nothing,
-            resolver=resolver,
-            recorder=recorder,
-            config=config,
-            security=security,
-        )
-        channel = SmtpChannel(config, table, parts)
-        self.addCleanup(lambda: Deferred.fromCoroutine(channel.stop()))
-        return channel
+        return self.made(table, resolver=resolver, security=security)
 
     def secured(self, made: Pair = MX, **options: Any) -> tuple[SinkFactory, int]:
         return self.secure_sink(Certificates({OWN: made}), **options)

@@ -26,7 +26,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SkipTest
 from zope.interface import implementer
 
-from qmailpy.channels.parts import Parts
+from qmailpy.channels.parts import Parts, Security
 from qmailpy.channels.smtp import SmtpChannel
 from qmailpy.cli.certificate import self_signed
 from qmailpy.config.schema import ChannelConfig, Config, DestinationConfig, ServerConfig
@@ -77,13 +77,20 @@ class TlsTestCase(RemoteTestCase):
         )
         return self.made(table)
 
-    def made(self, table: ChannelConfig, *destinations: DestinationConfig) -> SmtpChannel:
+    def made(
+        self,
+        table: ChannelConfig,
+        *destinations: DestinationConfig,
+        resolver: Any = None,
+        security: Security | None = None,
+    ) -> SmtpChannel:
+        """@param resolver: C{None} = one that knows of no TLS."""
         config = Config(home="/nowhere", server=ServerConfig(hostname="us.example"), destinations=destinations)
         self.recorder = Recorder()
         nothing: Any = None
         anything: Any = global_reactor
         recorder: Any = self.recorder
-        resolver = TablesResolver(
+        resolver = resolver or TablesResolver(
             mx={"x.example": [(10, "mx.example")]},
             addresses={name: ["127.0.0.1"] for name in ("mx.example", "b.example")},
         )
@@ -95,6 +102,7 @@ class TlsTestCase(RemoteTestCase):
             resolver=resolver,
             recorder=recorder,
             config=config,
+            security=security or Security(),
         )
         channel = SmtpChannel(config, table, parts)
         self.addCleanup(lambda: Deferred.fromCoroutine(channel.stop()))
