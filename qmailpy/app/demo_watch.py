@@ -18,8 +18,9 @@ from qmailpy.app.demo_mail import Ledger
 from qmailpy.config.schema import Config
 from qmailpy.disk.files import RealFiles
 from qmailpy.errors import CommandError
+from qmailpy.records.fields import Unreadable
 from qmailpy.records.follow import Follower
-from qmailpy.records.text import LineFormat, Unreadable
+from qmailpy.records.text import LineFormat
 
 
 class LogWatch:

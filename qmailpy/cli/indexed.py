@@ -22,9 +22,10 @@ from qmailpy.disk.files import RealFiles
 from qmailpy.disk.rights import acting_as, owner
 from qmailpy.errors import CommandError
 from qmailpy.queue.ids import born, is_id, to_number
+from qmailpy.records.fields import Unreadable
 from qmailpy.records.index import INDEX, IndexBroken, Indexed, LogIndex, reach_days, thd_index
 from qmailpy.records.record import LogRecord
-from qmailpy.records.text import LineFormat, Unreadable
+from qmailpy.records.text import LineFormat
 
 T = TypeVar("T")
 

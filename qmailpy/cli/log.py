@@ -24,11 +24,12 @@ from qmailpy.disk.files import RealFiles
 from qmailpy.errors import CommandError
 from qmailpy.queue.entries import pattern
 from qmailpy.records.archive import thd_batches, thd_open
+from qmailpy.records.fields import Unreadable
 from qmailpy.records.follow import Follower
 from qmailpy.records.logfile import roll as roll_files
 from qmailpy.records.record import Action, LogRecord
 from qmailpy.records.sun import SunFormat
-from qmailpy.records.text import LineFormat, Unreadable, fragment
+from qmailpy.records.text import LineFormat, fragment
 from qmailpy.stats.account import Reader
 
 _POLL_S = 0.2

@@ -22,9 +22,10 @@ from qmailpy.disk.files import RealFiles
 from qmailpy.errors import CommandError
 from qmailpy.events.reading import Event, Tail, thd_events
 from qmailpy.queue.entries import QueueFilter, ShapeRow
+from qmailpy.records.fields import Unreadable
 from qmailpy.records.follow import Follower
 from qmailpy.records.record import LogRecord
-from qmailpy.records.text import LineFormat, Unreadable
+from qmailpy.records.text import LineFormat
 from qmailpy.watch.look import Look, thd_look
 
 _KEPT = 50  # failures and events

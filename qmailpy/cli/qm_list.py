@@ -21,7 +21,7 @@ from qmailpy.cli.qm_choose import Progress, ancestors, selecting, wanted
 from qmailpy.cli.qm_session import LISTED, Session, heading, warn, when
 from qmailpy.cli.said import answer, way
 from qmailpy.queue.entries import QueueEntry, QueueFilter, Target, to_json
-from qmailpy.records.text import attempts_code
+from qmailpy.records.fields import attempts_code
 from qmailpy.values import blocks
 
 RULE = "-" * 62

@@ -39,10 +39,11 @@ from qmailpy.config.schema import LogConfig
 from qmailpy.disk.files import Files
 from qmailpy.errors import QmailpyError
 from qmailpy.records.archive import Source, thd_batches, thd_sources
+from qmailpy.records.fields import Unreadable
 from qmailpy.records.logfile import CUMULATIVE
 from qmailpy.records.place import thd_place
 from qmailpy.records.record import Action, LogRecord, parent_of
-from qmailpy.records.text import CONNECTION, MONTH_OF, LineFormat, Unreadable, fragment
+from qmailpy.records.text import CONNECTION, MONTH_OF, LineFormat, fragment
 
 INDEX = "index.sqlite"
 """Its name below HOME/log."""

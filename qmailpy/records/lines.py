@@ -20,21 +20,18 @@ from collections.abc import Callable, Sequence
 from twisted.logger import Logger
 
 from qmailpy.config.schema import LogConfig
+from qmailpy.records.fields import LIMIT, SPLIT, attempts_code, system_field
 from qmailpy.records.record import Action, LogRecord
 from qmailpy.records.text import (
     CONNECTION,
     DATE,
-    LIMIT,
-    SPLIT,
     WITH_QUEUE_TIME,
     WITH_REASON,
     WITH_SYSTEM,
     WITHOUT_FILE,
     LineFormat,
-    attempts_code,
     head,
     milliseconds,
-    system_field,
 )
 from qmailpy.values import BLOCK
 

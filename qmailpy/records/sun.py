@@ -20,8 +20,9 @@ import html
 import re
 import time
 
+from qmailpy.records.fields import Unreadable
 from qmailpy.records.record import Action, LogRecord, QueueFile
-from qmailpy.records.text import MONTH_OF, Unreadable
+from qmailpy.records.text import MONTH_OF
 from qmailpy.values import BLOCK
 
 _TYPE = "(?:rfc822|utf-8|x400|unknown);"

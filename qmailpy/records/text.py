@@ -35,11 +35,21 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from qmailpy.config.schema import LogConfig
-from qmailpy.records.record import Action, LogRecord, QueueFile
+from qmailpy.records.fields import (
+    LIMIT,
+    Unreadable,
+    file_field,
+    file_of,
+    phrase,
+    plain,
+    system_field,
+    take_quoted,
+    take_system,
+    user_of,
+    word,
+)
+from qmailpy.records.record import Action, LogRecord
 from qmailpy.values import BLOCK, blocks
-
-LIMIT = 1000
-"""Characters of a value that are kept; a longer one ends in three dots."""
 
 LINE_OCTETS = 256 * 1024
 """No line is longer: ten fields of LIMIT characters, each escaped to at most ten octets, and a margin."""
@@ -68,23 +78,7 @@ _ACTIONS = {action.value: action for action in Action}
 DATE = re.compile(r"-(?=[A-Z][a-z][a-z]-\d{4} )")
 _INNER = re.compile(rb"-[A-Z][a-z][a-z]-\d{4} \d\d:\d\d:\d\d\.\d\d ")
 
-_SHORT = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
-_ESCAPE = re.compile(r"\\(?:([\\nrt])|x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8})|)")
-_UNSHORT = {"\\": "\\", "n": "\n", "r": "\r", "t": "\t"}
 _PREFIX = re.compile(r"(\d\d)-([A-Z][a-z][a-z])-(\d{4}) (\d\d):(\d\d):(\d\d)\.", re.ASCII)
-_SYSTEM = re.compile(r"([^ ]*) \(([^()]*)\)")
-
-_DOWN = "ZYXWVUTSRQPONMLKJIHGFEDCBA9876543210"
-_CODES = [a + b for a in _DOWN for b in _DOWN]
-_ID_LENGTH = 15  # queue.ids.LENGTH, which records may not import
-
-_DIGITS = "0123456789abcdefghijklmnopqrstuv"
-# The sub-directory of a queue file: bits 20-25 of the message number, which two digits of the id hold.
-SPLIT = {a + b: f"{(i & 1) << 5 | j:02x}" for i, a in enumerate(_DIGITS) for j, b in enumerate(_DIGITS)}
-
-
-class Unreadable(ValueError):
-    """A line that is not a record: torn, foreign, or written with other options."""
 
 
 def milliseconds(queue_time: float | None) -> int | None:
@@ -113,108 +107,10 @@ def fragment(line: bytes) -> bytes:
     return line[begins:] if begins else line
 
 
-def _escaped(char: str, blank: bool = True) -> str:
-    if char in _SHORT:
-        return _SHORT[char]
-    if char.isprintable() and (char != " " or not blank):
-        return char
-    number = ord(char)
-    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
-
-
-def _cut(value: str) -> str:
-    return value if len(value) <= LIMIT else value[: LIMIT - 3] + "..."
-
-
-def _word(value: str) -> str:
-    """A value that is one word."""
-    value = _cut(value)
-    if value.isprintable() and " " not in value and "\\" not in value:
-        return value
-    return "".join(map(_escaped, value))
-
-
-def _text(value: str) -> str:
-    """A value that may hold blanks, but not begin with a parenthesis (a source system has one) nor end in a blank."""
-    if len(value) <= LIMIT and value.isprintable() and "\\" not in value and value[:1] != "(" and value[-1:] != " ":
-        return value
-    body = "".join(_escaped(char, blank=False) for char in _cut(value))
-    if body[:1] == "(":
-        body = "\\x28" + body[1:]
-    return body[:-1] + "\\x20" if body[-1:] == " " else body
-
-
 @lru_cache(maxsize=1024)
 def head(source: str, destination: str, letter: str, modifiers: str) -> str:
     """The columns of a line, and its code, each with its blank. The same few again and again."""
-    return f"{_word(source):<12} {_word(destination):<12} {letter}{_word(modifiers)} "
-
-
-@lru_cache(maxsize=1024)
-def system_field(value: str) -> str:
-    """The source system field. A client comes again."""
-    found = _SYSTEM.fullmatch(_cut(value))
-    if found is None:
-        return _word(value)
-    return f"{_word(found[1])} ({''.join(_escaped(char, blank=False) for char in found[2])})"
-
-
-def _plain(value: str) -> str:
-    """The value that was escaped."""
-    return _ESCAPE.sub(_unescape, value) if "\\" in value else value
-
-
-def _unescape(found: re.Match[str]) -> str:
-    if found[1]:
-        return _UNSHORT[found[1]]
-    digits = found[2] or found[3] or found[4]
-    if not digits or int(digits, 16) > 0x10FFFF:
-        raise Unreadable("broken escape")
-    return chr(int(digits, 16))
-
-
-def attempts_code(attempts: int) -> str:
-    """
-    That of a file field, as the ancestor's files are named: ZZ for none, ZY for one, ... ZA (25), Z9, ... Z0 (35), YZ,
-    ... 00 (1295), then YZZ: to the base 36, with Z for 0.
-    """
-    if attempts < len(_CODES):
-        return _CODES[max(attempts, 0)]
-    return attempts_code(attempts // 36) + _DOWN[attempts % 36]
-
-
-def _attempts(code: str) -> int:
-    number = 0
-    for digit in code:
-        number = number * 36 + 35 - int(digit, 36)
-    return number
-
-
-def _file(file: QueueFile) -> str:
-    code = attempts_code(file.attempts)
-    split = SPLIT.get(file.id[7:9], "00")
-    return f"{_word(file.channel)}/{split}/{code}{_word(file.id)}.{file.remaining:02d}{'+' if file.continued else ''}"
-
-
-def _file_of(word: str) -> QueueFile | None:
-    if not word:
-        return None
-    channel, split, name = word.rsplit("/", 2)
-    stem, _, remaining = name.rpartition(".")
-    if len(split) != 2:
-        raise Unreadable("not a file field")
-    cut = max(2, len(stem) - _ID_LENGTH)
-    code = stem[:cut]
-    if len(code) < 2 or not code.isascii() or not code.isalnum():
-        raise Unreadable("not a file field")
-    continued = remaining[-1:] == "+"
-    return QueueFile(
-        channel=_plain(channel),
-        id=_plain(stem[cut:]),
-        attempts=_attempts(code),
-        remaining=int(remaining[:-1] if continued else remaining),
-        continued=continued,
-    )
+    return f"{word(source):<12} {word(destination):<12} {letter}{word(modifiers)} "
 
 
 class LineFormat:
@@ -230,7 +126,7 @@ class LineFormat:
         @param node: our host name, for option C{node}.
         """
         self.options = options
-        self._node = DATE.sub("\\\\x2d", _word(node)) + " " if options.node else ""
+        self._node = DATE.sub("\\\\x2d", word(node)) + " " if options.node else ""
         self._second = -1
         self._prefix = ""
         self._read_prefix = ""
@@ -278,14 +174,14 @@ class LineFormat:
         envelope_id, message_id, user = record.envelope_id, record.message_id, record.user
         probe = f"{sender}{original}{current}{envelope_id}{message_id}{user}"
         if len(probe) > LIMIT or not probe.isprintable() or " " in probe or "\\" in probe:
-            sender, original, current = _word(sender), _word(original), _word(current)
-            envelope_id, message_id, user = _word(envelope_id), _word(message_id), _word(user)
+            sender, original, current = word(sender), word(original), word(current)
+            envelope_id, message_id, user = word(envelope_id), word(message_id), word(user)
         tail = f"{blocks(record.size_octets)} {sender} rfc822;{original} {current}"
         if action not in WITHOUT_FILE:
             if options.notary:
                 tail += f" {record.notary}"
             if options.filename:
-                tail += " " + _file(record.file) if record.file is not None else " "
+                tail += " " + file_field(record.file) if record.file is not None else " "
             if options.envelope_id:
                 tail += " " + envelope_id
             if options.message_id:
@@ -295,22 +191,22 @@ class LineFormat:
         if options.connection and action in WITH_SYSTEM:
             tail += " " + system_field(record.source_system)
         if record.subject and options.subject and action is _E:
-            tail += ' "' + _text(record.subject).replace('"', "\\x22") + '"'
+            tail += ' "' + phrase(record.subject).replace('"', "\\x22") + '"'
         if options.reason and action in WITH_REASON:
-            tail += ' "' + _text(record.reason).replace('"', "\\x22") + '"'
+            tail += ' "' + phrase(record.reason).replace('"', "\\x22") + '"'
         if options.diagnostics and action is not _E:
-            tail += " " + _text(record.diagnostic)
+            tail += " " + phrase(record.diagnostic)
         if options.queue_time and action in WITH_QUEUE_TIME:
             spent = milliseconds(record.queue_time)
             tail += " -" if spent is None else f" {spent // 1000}.{spent % 1000:03d}"
         return tail
 
     def _connection_tail(self, record: LogRecord) -> str:
-        tail = f"{_word(record.transport)} {_word(record.application)}"
+        tail = f"{word(record.transport)} {word(record.application)}"
         if self.options.username and record.action is _U:
-            tail += " *" + _word(record.user) if record.user else " "
+            tail += " *" + word(record.user) if record.user else " "
         if self.options.diagnostics:
-            tail += " " + _text(record.diagnostic)
+            tail += " " + phrase(record.diagnostic)
         return tail
 
     def record(self, line: bytes) -> LogRecord:
@@ -341,18 +237,18 @@ class LineFormat:
             end = text.index(" ", at)
             first, _, rest = text[at:end].partition(".")
             lane, _, last = rest.rpartition(".")
-            process, lane, sequence = int(first, 16), _plain(lane), int(last)
+            process, lane, sequence = int(first, 16), plain(lane), int(last)
             at = end + 1
         end = text.index(" ", at)
-        source = _plain(text[at:end])
+        source = plain(text[at:end])
         at = max(at + 12, end) + 1
         end = text.index(" ", at)
-        destination = _plain(text[at:end])
+        destination = plain(text[at:end])
         at = max(at + 12, end) + 1
         code, _, tail = text[at:].partition(" ")
         action = _ACTIONS[code[0]]
         take: Callable[..., LogRecord] = self._connection if action in CONNECTION else self._message
-        return take(action, when, source, destination, _plain(code[1:]), tail, lane, sequence, process)
+        return take(action, when, source, destination, plain(code[1:]), tail, lane, sequence, process)
 
     def _time(self, stamp: str) -> float:
         prefix = stamp[:21]
@@ -396,23 +292,23 @@ class LineFormat:
             raise Unreadable("no original recipient")
         optional = iter(parts[4:])
         notary = int(next(optional)) if with_file and options.notary else 0
-        file = _file_of(next(optional)) if with_file and options.filename else None
-        envelope_id = _plain(next(optional)) if with_file and options.envelope_id else ""
-        message_id = _plain(next(optional)) if with_file and options.message_id else ""
-        user = _user_of(next(optional)) if options.username else ""
+        file = file_of(next(optional)) if with_file and options.filename else None
+        envelope_id = plain(next(optional)) if with_file and options.envelope_id else ""
+        message_id = plain(next(optional)) if with_file and options.message_id else ""
+        user = user_of(next(optional)) if options.username else ""
         system = subject = reason = diagnostic = ""
         queue_time: float | None = None
         if options.connection and action in WITH_SYSTEM:
-            system, left = _take_system(left)
+            system, left = take_system(left)
         if left and action is _E:
-            subject, left = _take_quoted(left)
+            subject, left = take_quoted(left)
         if options.reason and action in WITH_REASON:
-            reason, left = _take_quoted(left)
+            reason, left = take_quoted(left)
         if options.queue_time and action in WITH_QUEUE_TIME:
             left, _, spent = left.rpartition(" ")
             queue_time = None if spent == "-" else (int(spent[:-4]) * 1000 + int(spent[-3:])) / 1000
         if options.diagnostics and action is not _E:
-            diagnostic, left = _plain(left), ""
+            diagnostic, left = plain(left), ""
         if left:
             raise Unreadable("more fields than a record has")
         return LogRecord(
@@ -422,9 +318,9 @@ class LineFormat:
             destination=destination,
             modifiers=modifiers,
             size_octets=int(size) * BLOCK,
-            sender=_plain(sender),
-            original_to=_plain(original[7:]),
-            current_to=_plain(current),
+            sender=plain(sender),
+            original_to=plain(original[7:]),
+            current_to=plain(current),
             notary=notary,
             file=file,
             envelope_id=envelope_id,
@@ -465,10 +361,10 @@ class LineFormat:
             source=source,
             direction=direction,
             modifiers=modifiers,
-            transport=_plain(parts[0]),
-            application=_plain(parts[1]),
-            user=_user_of(parts[2]) if with_user else "",
-            diagnostic=_plain(parts[count]),
+            transport=plain(parts[0]),
+            application=plain(parts[1]),
+            user=user_of(parts[2]) if with_user else "",
+            diagnostic=plain(parts[count]),
             lane=lane,
             sequence=sequence,
             process=process,
@@ -477,31 +373,4 @@ class LineFormat:
 
 def process_field(process: int, lane: str) -> str:
     """The process field less the sequence number: the same for every line of a lane's owner."""
-    return f"{process:x}.{_word(lane)}."
-
-
-def _user_of(word: str) -> str:
-    if word and word[0] != "*":
-        raise Unreadable("not a user field")
-    return _plain(word[1:])
-
-
-def _take_system(left: str) -> tuple[str, str]:
-    """The source system at the beginning of C{left}, and what follows it."""
-    word, _, rest = left.partition(" ")
-    if not rest.startswith("("):
-        return _plain(word), rest
-    end = rest.index(")")
-    if rest[end + 1 : end + 2] not in {"", " "}:
-        raise Unreadable("not a source system")
-    return f"{_plain(word)} {_plain(rest[: end + 1])}", rest[end + 2 :]
-
-
-def _take_quoted(left: str) -> tuple[str, str]:
-    """What is in quotes at the beginning of C{left}, and what follows it."""
-    if left[:1] != '"':
-        raise Unreadable("not in quotes")
-    end = left.index('"', 1)
-    if left[end + 1 : end + 2] not in {"", " "}:
-        raise Unreadable("not in quotes")
-    return _plain(left[1:end]), left[end + 2 :]
+    return f"{process:x}.{word(lane)}."

@@ -30,10 +30,11 @@ from typing import Protocol
 from attrs import frozen
 
 from qmailpy.config.schema import LogConfig
+from qmailpy.records.fields import Unreadable
 from qmailpy.records.record import LogRecord
 from qmailpy.records.removed import ENDS, removed
 from qmailpy.records.sun import NoMatterOfOurs
-from qmailpy.records.text import CONNECTION, MONTH_OF, LineFormat, Unreadable, fragment, milliseconds
+from qmailpy.records.text import CONNECTION, MONTH_OF, LineFormat, fragment, milliseconds
 from qmailpy.stats.handed import PASSING, Quick, handed_on
 from qmailpy.stats.sketch import FACTOR, Sketch
 from qmailpy.values import BLOCK, blocks

@@ -15,10 +15,11 @@ from collections.abc import Iterator
 from qmailpy.config.schema import LogConfig
 from qmailpy.disk.files import Files
 from qmailpy.interfaces import BooksCheckpoint
+from qmailpy.records.fields import Unreadable
 from qmailpy.records.logfile import file_number, log_files
 from qmailpy.records.reading import last_lines, lines
 from qmailpy.records.record import Action, LogRecord
-from qmailpy.records.text import LineFormat, Unreadable, process_field
+from qmailpy.records.text import LineFormat, process_field
 from qmailpy.stats.fold import Counted
 from qmailpy.values import BLOCK
 

@@ -6,9 +6,10 @@ import time
 
 from qmailpy.config.schema import LogConfig
 from qmailpy.disk.files import Files
+from qmailpy.records.fields import Unreadable
 from qmailpy.records.logfile import CUMULATIVE, CURRENT, YESTERDAY
 from qmailpy.records.reading import last_lines
-from qmailpy.records.text import LineFormat, Unreadable
+from qmailpy.records.text import LineFormat
 from qmailpy.stats.fold import apply
 from qmailpy.stats.items import DELIVERED, Table
 

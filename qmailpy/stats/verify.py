@@ -19,9 +19,10 @@ from attrs import define, field, frozen
 from qmailpy.config.schema import LogConfig
 from qmailpy.disk.files import Files
 from qmailpy.records.archive import thd_batches, thd_packed
+from qmailpy.records.fields import Unreadable
 from qmailpy.records.logfile import file_number, log_files
 from qmailpy.records.reading import lines
-from qmailpy.records.text import LineFormat, Unreadable, fragment
+from qmailpy.records.text import LineFormat, fragment
 from qmailpy.stats.counters import LaneState
 from qmailpy.stats.fold import apply, balanced
 from qmailpy.stats.items import (

@@ -29,9 +29,10 @@ from qmailpy.queue.opening import Surroundings, thd_open
 from qmailpy.queue.service import QueueShard
 from qmailpy.queue.switches import Switches
 from qmailpy.queue.verdicts import INotices
+from qmailpy.records.fields import Unreadable
 from qmailpy.records.reading import lines
 from qmailpy.records.record import LogRecord
-from qmailpy.records.text import LineFormat, Unreadable
+from qmailpy.records.text import LineFormat
 from qmailpy.routing.router import Router
 from qmailpy.stats.fold import apply
 from qmailpy.stats.items import STORED, Table

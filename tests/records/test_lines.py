@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.config.schema import LogConfig
+from qmailpy.records.fields import LIMIT
 from qmailpy.records.lines import Lines
 from qmailpy.records.record import Action, LogRecord, QueueFile
-from qmailpy.records.text import LIMIT, LineFormat, process_field
+from qmailpy.records.text import LineFormat, process_field
 from tests.records import strategies
 
 AT = datetime(2007, 2, 16, 14, 54, 13).timestamp() + 0.72

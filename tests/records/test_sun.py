@@ -7,9 +7,9 @@ import time
 from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.config.schema import LogConfig
+from qmailpy.records.fields import Unreadable
 from qmailpy.records.record import Action, LogRecord
 from qmailpy.records.sun import NoMatterOfOurs, SunFormat
-from qmailpy.records.text import Unreadable
 from qmailpy.stats.account import Account, By
 
 

@@ -14,9 +14,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from qmailpy.config.schema import LogConfig
 from qmailpy.queue.ids import to_id
 from qmailpy.queue.layout import nn
+from qmailpy.records.fields import LIMIT, Unreadable
 from qmailpy.records.record import Action, LogRecord, QueueFile
 from qmailpy.records.sun import SunFormat
-from qmailpy.records.text import LIMIT, LINE_OCTETS, TORN, LineFormat, Unreadable, fragment, milliseconds
+from qmailpy.records.text import LINE_OCTETS, TORN, LineFormat, fragment, milliseconds
 from tests.records import strategies
 
 AT = datetime(2007, 2, 16, 14, 54, 13).timestamp() + 0.72

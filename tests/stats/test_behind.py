@@ -13,9 +13,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.config.schema import LogConfig
 from qmailpy.interfaces import BooksCheckpoint
+from qmailpy.records.fields import Unreadable
 from qmailpy.records.logfile import CURRENT, YESTERDAY, file_number
 from qmailpy.records.record import Action, LogRecord, QueueFile
-from qmailpy.records.text import TORN, LineFormat, Unreadable, fragment
+from qmailpy.records.text import TORN, LineFormat, fragment
 from qmailpy.stats.behind import LinesBehind
 from qmailpy.stats.fold import Counted, apply
 from qmailpy.stats.items import Table

@@ -21,10 +21,11 @@ from zope.interface.verify import verifyObject
 from qmailpy.config.schema import LogConfig
 from qmailpy.disk.files import Files, RealFiles
 from qmailpy.interfaces import BooksCheckpoint, IRecorder
+from qmailpy.records.fields import Unreadable
 from qmailpy.records.logfile import CUMULATIVE, CURRENT, YESTERDAY, roll
 from qmailpy.records.reading import lines
 from qmailpy.records.record import Action, LogRecord, QueueFile
-from qmailpy.records.text import TORN, LineFormat, Unreadable
+from qmailpy.records.text import TORN, LineFormat
 from qmailpy.stats.counters import shown, thd_read
 from qmailpy.stats.fold import apply
 from qmailpy.stats.items import LOWEST, RECEIVED, STORED, Table
