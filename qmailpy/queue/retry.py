@@ -110,6 +110,22 @@ def resumed(due: float, now: float, draw: float, spread_s: float = SPREAD_S) -> 
     return due if due >= now else now + min(now - due, spread_s) * draw
 
 
+AHEAD_S = 60.0
+"""Mail may come from so far in the future: the clock was set by a little meanwhile."""
+
+
+def believed(due: float, begins: float, now: float) -> float:
+    """
+    When to try a message, its time having been written down when the clock may have been ahead of what it is now: as
+    it was by a dead battery until the network told it the time. It would wait for a year.
+
+    @param due: the recorded time of the next attempt, seconds since the epoch.
+    @param begins: when the message came.
+    @return: C{due}, or C{now} when that is before C{begins}.
+    """
+    return now if due > now and begins > now + AHEAD_S else due
+
+
 def expired_reply(last: Reply, host: str = "") -> Reply:
     """
     The permanent failure that the last attempt's temporary one becomes; it still tells what the trouble was.

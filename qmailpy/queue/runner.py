@@ -23,9 +23,10 @@ from qmailpy.interfaces import IChannel, IEvents, IForgiving, IShaped
 from qmailpy.queue.by_hand import ByHand
 from qmailpy.queue.deadline import TOO_LATE, kept, overdue
 from qmailpy.queue.fair import FairQueue, Unit
+from qmailpy.queue.ids import born
 from qmailpy.queue.keywords import keywords_of, queue_of
 from qmailpy.queue.parking import PARKED_S, Parking
-from qmailpy.queue.retry import resumed, schedule_of
+from qmailpy.queue.retry import believed, resumed, schedule_of
 from qmailpy.queue.settling import Settling
 from qmailpy.queue.shard import Shard
 from qmailpy.queue.state import Copy, Message
@@ -152,6 +153,7 @@ class Runner:
         if copy.held is not None:
             return
         now = self._seconds()
+        self._doubt(message, copy, now)
         for item in copy.pending.values():
             if item.attempts:
                 item.next_attempt = resumed(item.next_attempt, now, self._chance.random())
@@ -159,7 +161,7 @@ class Runner:
 
     def listed(self, number: int, when: float, warned: int, patience: float) -> None:
         """There is a message that is in its files alone. @param when: as C{Shelf.thd_times}, and the rest."""
-        self._waiting.push(when, number)
+        self._waiting.push(believed(when, born(number), self._seconds()), number)  # L{_due} knows when it came
         self._watch.listed(number, warned, patience)
 
     def _resting(self) -> bool:
@@ -180,11 +182,19 @@ class Runner:
         copy = message.copies.get(self.name)
         if copy is not None:
             copy.waiting = False
+            self._doubt(message, copy, now)
             if hurried and (copy.flying or not kept(message.envelope, copy.next_attempt(), now)):
                 for item in copy.pending.values():
                     item.next_attempt = min(item.next_attempt, now)
             self._launch(message, copy, now)
             self._shard.evict(message)
+
+    def _doubt(self, message: Message, copy: Copy, now: float) -> None:
+        """Times of when the clock was ahead are not believed; that from which on a sender wants it to go is."""
+        envelope = message.envelope
+        if envelope.hold_until <= now:
+            for item in copy.pending.values():
+                item.next_attempt = believed(item.next_attempt, envelope.arrival, now)
 
     def _launch(self, message: Message, copy: Copy, now: float, ahead: bool = False) -> None:
         """

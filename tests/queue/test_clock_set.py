@@ -36,6 +36,39 @@ class ClockSetTests(SynchronousTestCase):
         self.set_by(node, -2 * BACK_S)
         self.assertEqual(self.asked(node), {})
 
+    def test_back_and_a_restart_it_does_not_wait_either(self) -> None:
+        """Mail that came when the clock was ahead: in the journal, or in its files; tried already, or not."""
+        for filed in (False, True):
+            for address in ("later@a.example", "ok@a.example"):
+                node = world()
+                assert node.shard is not None
+                node.outside.silent = address.startswith("ok")
+                node.set_by = 365 * 24 * HOUR
+                send(node, address, arrival=node.clock.seconds() + node.set_by)
+                if filed:
+                    node.settle()
+                    node.settle()
+                tried = self.asked(node).get(address, 0)
+                node.outside.silent = False
+                node.set_by = 0.0
+                after = node.crash(killed=True)
+                after.up(replay=False)
+                after.wait(HOUR)
+                self.assertGreater(self.asked(after)[address], tried, (filed, address))
+
+    def test_what_is_held_is_so_after_a_restart(self) -> None:
+        """Even longer than it may live from then on."""
+        node = world(lifetime_s=HOUR)
+        send(node, "ok@a.example", hold_until=START + 9 * HOUR)
+        node.settle()
+        node.settle()
+        after = node.crash(killed=True)
+        after.up(replay=False)
+        after.wait(8 * HOUR)
+        self.assertEqual(self.asked(after), {})
+        after.wait(2 * HOUR)
+        self.assertEqual(self.asked(after), {"ok@a.example": 1})
+
     def test_by_a_little_it_waits_that_much_longer(self) -> None:
         node = world()
         send(node, "later@a.example")

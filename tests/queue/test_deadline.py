@@ -36,7 +36,10 @@ def send(world: World, to: str, **envelope: Any) -> str:
     intake = world.shard.begin(world.shard.new_id())
     intake.write(b"Subject: x\r\n\r\n")
     intake.commit(
-        Envelope(sender="ann@here.example", recipients=(recipient,), source="tcp_local", arrival=now, **envelope)
+        Envelope(
+            **{"sender": "ann@here.example", "source": "tcp_local", "arrival": now, **envelope},
+            recipients=(recipient,),
+        )
     )
     world.pump()
     return intake.id
