@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from attrs import Factory, field, frozen
 from twisted.application.service import IService
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+from twisted.internet.threads import deferToThreadPool
 
 from qmailpy.config.schema import Config
 from qmailpy.servers.control import Registry
 from qmailpy.servers.keys import Pair, thd_read_pairs
 from qmailpy.servers.ports import adopt
+
+T = TypeVar("T")
 
 
 @frozen
@@ -68,6 +72,11 @@ class ChildContext:
         @raise ConfigError: they cannot be read.
         """
         return thd_read_pairs(self.home) if self.keys is None else self.keys()
+
+    def in_thread(self, function: Callable[..., T], *args: object) -> Deferred[T]:
+        """Run it in a thread that has nothing to do with the queue, whose own may all wait for its disk."""
+        done: Deferred[T] = deferToThreadPool(self.reactor, self.reactor.getThreadPool(), function, *args)
+        return done
 
     def listen(self, listener: str, factory: IProtocolFactory) -> list[IListeningPort]:
         """

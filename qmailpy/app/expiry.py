@@ -6,6 +6,7 @@ C{tls.certificate-expires}). Those that are in force count, not those that lie i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from cryptography import x509
 from twisted.application.service import Service
@@ -13,7 +14,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from qmailpy.app.context import ChildContext
 from qmailpy.clocks import wall
+from qmailpy.config.schema import Config
 from qmailpy.errors import ConfigError
 from qmailpy.events.reading import thd_lasting
 from qmailpy.interfaces import IEvents
@@ -126,3 +129,9 @@ class CertificateWatch(Service):
         for place in self._told.keys() - {place for place, _, _ in found}:
             lasted = age_text(max(0.0, now - self._told.pop(place)))
             self._events.happened("trouble.over", event=EVENT, about=place, lasted=lasted)
+
+
+def watch_certificates(context: ChildContext, config: Config, events: IEvents) -> CertificateWatch:
+    """For the worker of a context; to be started."""
+    told = partial(thd_told, config.path("log"))
+    return CertificateWatch(context.reactor, events, context.thd_pairs, told, context.in_thread)

@@ -11,7 +11,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from twisted.internet.interfaces import IListeningPort
-from twisted.internet.threads import deferToThreadPool
 
 from qmailpy.app.context import ChildContext
 from qmailpy.app.expiry import ends
@@ -51,7 +50,7 @@ def listen(context: ChildContext, config: Config) -> list[IListeningPort]:
         return found
 
     async def collect() -> CollectorRegistry:
-        found: CollectorRegistry = await deferToThreadPool(reactor, reactor.getThreadPool(), thd_collect)
+        found: CollectorRegistry = await context.in_thread(thd_collect)
         return found
 
     return context.listen(MONITOR, MetricsFactory(reactor, collect))

@@ -27,7 +27,7 @@ from qmailpy.app import figures, monitor, queue_figures
 from qmailpy.app.alarm import Alarm
 from qmailpy.app.context import ChildContext
 from qmailpy.app.drops import Drops
-from qmailpy.app.expiry import CertificateWatch, thd_told
+from qmailpy.app.expiry import CertificateWatch, watch_certificates
 from qmailpy.app.halted import Halted
 from qmailpy.app.indexer import Indexer
 from qmailpy.app.listeners import MailListeners
@@ -271,17 +271,9 @@ class MailWorker(Service):
             self._context.control.add("log.roll", self._rolling.roll)
             self._indexer = Indexer(self._reactor, config)
             self._indexer.startService()
-            self._watch = CertificateWatch(
-                self._reactor,
-                self._events,
-                self._context.thd_pairs,
-                partial(thd_told, config.path("log")),
-                self.queue.in_thread,
-            )
+            self._watch = watch_certificates(self._context, config, self._events)
             self._watch.startService()
-            self._watching = Watching(
-                self._reactor, config, self._events, monitor.expected, cast(Any, self.queue.in_thread)
-            )
+            self._watching = Watching(self._reactor, config, self._events, monitor.expected, self._context.in_thread)
             self._watching.startService()
             self._context.control.add("watch.conditions", self._watching.conditions)
         self._ports += monitor.listen(self._context, config)

@@ -161,8 +161,12 @@ def render(shown: Shown, home: str, height: int, width: int = 120) -> Renderable
     parts: list[RenderableType] = [_head(look, home)]
     if not look.running:
         parts.append(Text("the daemon is not running; waiting for it", style="bold red"))
+    elif not look.whole:
+        silent = ", ".join(one for one in look.silent if one.startswith("mta-"))
+        text = f"without what {silent} has queued: it starts, or does not answer"
+        parts.append(Text(text, style="bold yellow", no_wrap=True, overflow="ellipsis"))
     parts.append(_channels(shown, channels, narrow=narrow))
-    taken = 4 + len(channels) + (len(channels) < len(look.channels)) + (not look.running) + len(lists)
+    taken = 4 + len(channels) + (len(channels) < len(look.channels)) + (not look.whole) + len(lists)
     rows = shares([min(most, _MOST) for most, _ in lists], height - taken)
     parts += [made(share) for (_, made), share in zip(lists, rows, strict=True)]
     return Group(*parts)

@@ -35,7 +35,7 @@ from qmailpy.stats.health import Finding, Level, Limits, Queued
 
 TIMEOUT_S = 8.0  # NRPE, which asks for Nagios, gives up after 10
 CERTIFICATE = "tls/cert.pem"
-WATCHED = ("channel.stuck", "channel.held", "log.behind", "counters.mismatch")
+WATCHED = ("channel.stuck", "journal.stuck", "channel.held", "log.behind", "counters.mismatch")
 """Conditions the server finds and we do not look for ourselves."""
 
 

@@ -192,6 +192,14 @@ CATALOGUE: Mapping[str, Kind] = {
         remedy="The disk: journalctl -k, smartctl -a, df -h -i; mail goes on while the journal has room",
         interval_s=3600.0,
     ),
+    "journal.stuck": Kind(
+        severity=Severity.CRITICAL,
+        fields=("worker", "age"),
+        text="what {worker} writes to the queue's journal has not been durable for {age}: it accepts nothing",
+        remedy="The disk or mount of HOME/queue does not answer: journalctl -k; mail goes on when it does",
+        interval_s=3600.0,
+        lasts=True,
+    ),
     "message.aside": Kind(
         severity=Severity.CRITICAL,
         fields=("id", "why"),

@@ -6,6 +6,7 @@ when it is over. Pure: looks come in, events go out.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from attrs import field, frozen
 
@@ -19,6 +20,9 @@ from qmailpy.stats.health import age_text
 from qmailpy.stats.items import ATTEMPTED, DELIVERED, FAILED, Table
 from qmailpy.watch.look import Look, number
 
+JOURNAL_S = 10.0
+"""A write that was under way so long ago, in another look, and still is, is one that the disk does not answer."""
+
 SPACE_FACTOR = 4.0
 """Space is told to be low at so many times the reserve of [queue]."""
 
@@ -26,7 +30,7 @@ SPACE_FACTOR = 4.0
 LOOKED_FOR = frozenset(
     {
         *("queue.age", "queue.size", "channel.stuck", "channel.stopped", "channel.held"),
-        *("log.behind", "disk.low", "disk.full", "counters.mismatch"),
+        *("journal.stuck", "log.behind", "disk.low", "disk.full", "counters.mismatch"),
     }
 )
 """The events of this module."""
@@ -54,6 +58,7 @@ class Watch:
     def __init__(self, events: IEvents) -> None:
         self._events = events
         self._begun: dict[tuple[str, str], tuple[float, Condition]] = {}
+        self._writing: dict[str, tuple[float, float]] = {}  # process: batches written, since when no more
         self._progress: dict[str, tuple[tuple[int, ...], float]] = {}  # channel: ends of attempts, since when so many
 
     def resume(self, begun: Iterable[Event]) -> None:
@@ -86,6 +91,7 @@ class Watch:
     def conditions(self, look: Look, monitor: MonitorConfig, queue: QueueConfig) -> Iterator[Condition]:
         """Those of a look; to be called once for each."""
         yield from self._logs(look)
+        yield from self._journals(look)
         yield from self._queue(look, monitor)
         for one in look.channels:
             yield from self._channel(one, look, monitor)
@@ -97,7 +103,7 @@ class Watch:
         Whether a look proves nothing about it: a process did not answer, whose log, or whose share of the queue, is
         like it was for all we know. What stands still itself is the supervisor's to tell.
         """
-        if event == "log.behind":
+        if event in ("log.behind", "journal.stuck"):
             return about in look.silent
         return event.startswith(("queue.", "channel.")) and not look.whole
 
@@ -107,6 +113,22 @@ class Watch:
             if isinstance(log, Mapping) and log.get("waiting") is True:
                 yield Condition(
                     event="log.behind", fields={"worker": process.name, "lost": int(number(log.get("lost")))}
+                )
+
+    def _journals(self, look: Look) -> Iterator[Condition]:
+        for process in look.processes:
+            if process.uptime is None or "journal" not in process.figures:
+                continue
+            if not number(_part(process.figures, "journal").get("backlog")):
+                self._writing.pop(process.name, None)
+                continue
+            written = sum(number(one) for one in _part(process.figures, "commits", "records").get("counts", ()))
+            before, since = self._writing.get(process.name, (written, look.time))
+            since = since if written == before else look.time
+            self._writing[process.name] = (written, since)
+            if look.time - since >= JOURNAL_S:
+                yield Condition(
+                    event="journal.stuck", fields={"worker": process.name, "age": age_text(look.time - since)}
                 )
 
     def _queue(self, look: Look, monitor: MonitorConfig) -> Iterator[Condition]:
@@ -159,6 +181,14 @@ class Watch:
             for channel, row in lane.table.items():
                 if lane.settled and not balanced(row):
                     yield Condition(event="counters.mismatch", fields={"channel": channel, "lane": lane.name})
+
+
+def _part(figures: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
+    """An object within an answer; empty where there is none."""
+    found: Any = figures
+    for name in names:
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
 
 
 def _ends(table: Table, channel: str) -> tuple[int, ...]:

@@ -147,6 +147,12 @@ class FrameTests(SynchronousTestCase):
         down = _look(processes=(), missing=(), channels=())
         self.assertIn("the daemon is not running; waiting for it", "\n".join(self.text(_shown(look=down))))
 
+    def test_a_queue_that_is_known_in_part_is_told_as_such(self) -> None:
+        part = _shown(look=_look(silent=["mta-1", "access-0"]))
+        self.assertIn("without what mta-1 has queued: it starts, or does not answer", "\n".join(self.text(part)))
+        self.assertNotIn("without what", "\n".join(self.text(_shown())))
+        self.assertEqual((as_json(part)["whole"], as_json(_shown())["whole"]), (False, True))
+
     def test_rates_after_a_clear_or_at_first_are_none(self) -> None:
         for before in (None, _look(0, 1000, 1000), _look(10, 0, 0)):
             found = as_json(_shown(before=before))["channels"][0]

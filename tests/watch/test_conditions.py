@@ -168,6 +168,22 @@ class WatchTests(SynchronousTestCase):
         self.assertEqual(self.look(299), [])
         self.assertEqual(self.look(1), ["channel.stuck"])
 
+    def test_a_journal_is_stuck_when_what_it_writes_is_not_durable_at_the_next_look(self) -> None:
+        def writing(backlog: int, batches: int) -> list[Process]:
+            figures = {"journal": {"backlog": backlog}, "commits": {"records": {"counts": [batches, 0]}}}
+            return [evolve(self.look_now.processes[0], uptime=5.0, figures=figures)]
+
+        self.assertEqual(self.look(processes=writing(0, 7)), [])
+        self.assertEqual(self.look(60, processes=writing(500, 7)), [])
+        self.assertEqual(self.look(60, processes=writing(900, 8)), [], "others have come")
+        self.assertEqual(self.look(9, processes=writing(900, 8)), [])
+        self.assertEqual(self.look(1, processes=writing(900, 8)), ["journal.stuck"])
+        self.assertEqual(self.events.happenings[0][1], {"worker": "mta-0", "age": "10 s"})
+        silent = [evolve(self.look_now.processes[0], uptime=None, figures={})]
+        self.assertEqual(self.look(60, processes=silent, silent=["mta-0"]), [])
+        self.assertEqual(self.look(1, processes=writing(900, 8), silent=()), ["journal.stuck"])
+        self.assertEqual(self.look(1, processes=writing(900, 9)), ["trouble.over"])
+
     def test_one_without_work_or_stopped_is_not(self) -> None:
         self.look(channels=[_channel()])
         self.assertEqual(self.look(1000), [])
