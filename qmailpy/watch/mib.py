@@ -43,6 +43,9 @@ _UP, _DOWN, _CONGESTED, _RESTARTING = 1, 2, 4, 5  # applOperStatus
 _PEER_INITIATOR = 3  # assocApplicationType
 _INDEX = {"mta": 1, "directory": 2, "access": 3}  # applIndex by role
 _WORDS = {"mta": "mail transfer agent", "directory": "LDAP directory", "access": "POP3 server"}
+_OF_ALL = frozenset({8, 9, 10, 12, 13, 14, 15})
+"""Columns of applTable that are sums of what the processes of an application tell."""
+
 _BREAKDOWN = -1  # mtaGroupHierarchy: the channels together are the whole of the MTA
 
 
@@ -130,13 +133,18 @@ class Mib:
                 values[32] = text(summary.oldest_message)
             if uptime is not None:
                 values[30] = interval(uptime)
-            for code, counts in activity.errors(channel):
+            if not look.whole:  # sums without a worker that stands still, or starts, would look like a change
+                for column in (12, 13, 14, 19, 32, 33, *activity.columns(channel)):
+                    values.pop(column, None)
+            for code, counts in activity.errors(channel) if look.whole else ():
                 for column, count in enumerate(counts, 1):
                     found[(*MTA, 5, 1, column, _INDEX["mta"], index, code)] = counter(count)
             for column, one_value in values.items():
                 found[(*MTA, 2, 1, column, _INDEX["mta"], index)] = one_value
         total = _volumes(sums, 1, rejected=False)
-        total |= {10: counter(converted[0]), 11: counter(converted[1]), 12: counter(held)}
+        total |= {10: counter(converted[0]), 11: counter(converted[1])}
+        if look.whole:
+            total[12] = counter(held)
         for column, one_value in total.items():
             found[(*MTA, 1, 1, column, _INDEX["mta"])] = one_value
         return Objects(found)
@@ -166,6 +174,8 @@ class Mib:
                 values[9] = gauge(sum(_outbound(look, channel) for channel in self._groups))
                 values[11] = counter(sum(row[OUT_ASSOCIATIONS] for row in look.table.values()))
             for column, value in values.items():
+                if column in _OF_ALL and any(name.partition("-")[0] == role for name in look.silent):
+                    continue
                 found[(*APPL, 1, 1, column, _INDEX[role])] = value
 
     def _associations(self, look: Look, found: dict[Oid, Value]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as some
 from twisted.trial.unittest import SynchronousTestCase
@@ -173,6 +174,23 @@ class MibTests(SynchronousTestCase):
         short = Process(name="mta-0", role="mta", uptime=1.0, figures={"short": "space"})
         self.objects = self.mib.objects(Look(time=_NOW, processes=[short], missing=(), channels=()), _NOW)
         self.assertEqual(self.value(*APPL, 1, 1, 6, 1), "4")
+
+    def test_what_a_worker_does_not_tell_is_left_out_of_the_sums(self) -> None:
+        """An agent's counter that goes down and up again would be a restart that never was; those of the file stay."""
+        self.objects = Mib(_config(), "1.2").objects(evolve(_look(), silent=["mta-1"]), _NOW - 55)
+        whole = self.mib.objects(_look(), _NOW - 55)
+        lost: set[Oid] = set()
+        for top in (APPL, MTA):
+            at: Oid = top
+            while (following := whole.next(at)) is not None:
+                at = following[0]
+                if self.objects.get(at) is None:
+                    lost.add(at)
+        applications = {oid[len(APPL) + 2] for oid in lost if oid[: len(APPL)] == APPL}
+        self.assertEqual(applications, {8, 9, 10, 12, 13, 14, 15})
+        columns = {oid[len(MTA) + 2] for oid in lost if oid[: len(MTA) + 2] == (*MTA, 2, 1)}
+        self.assertLessEqual({12, 13, 14, 19, 33}, columns)
+        self.assertEqual(columns & {2, 3, 4, 15, 16, 25}, set())
 
     def test_a_group_keeps_its_index(self) -> None:
         """Also when a channel comes whose name is before its own."""
