@@ -175,15 +175,21 @@ def _values(line: Line) -> list[Any]:
     found: list[Any] = []
     for volume in (line.sent, line.delivered):
         found += (volume.messages, volume.recipients, volume.octets)
-    times = (line.queue_time_s, *line.percentiles_s)
-    return [*found, line.failed, line.deferred, line.rejected, line.removed, *(round(one, 3) for one in times)]
+    found += (line.failed, line.deferred, line.rejected, line.removed)
+    if line.queue_time_s is None or line.percentiles_s is None:
+        return found + [None] * 4
+    return found + [round(one, 3) for one in (line.queue_time_s, *line.percentiles_s)]
 
 
 def _words(line: Line) -> list[str]:
     values = _values(line)
     values[2] //= 1024
     values[5] //= 1024
-    return [*map(str, values[:10]), *(f"{value:.3f}" if value < 100 else f"{value:.0f}" for value in values[10:])]
+    return [*map(str, values[:10]), *map(_seconds, values[10:])]
+
+
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}" if value < 100 else f"{value:.0f}"
 
 
 def _json(by: tuple[str, ...], line: Line) -> dict[str, Any]:

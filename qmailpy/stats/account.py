@@ -95,8 +95,8 @@ class Line:
     deferred: int  # attempts of a recipient
     rejected: int  # recipients
     removed: int  # recipients: deleted by an operator, discarded by a conversion
-    queue_time_s: float  # average of delivered recipients
-    percentiles_s: tuple[float, float, float]  # 50, 95 and 99 of 100 waited no longer (error: sketch.ERROR)
+    queue_time_s: float | None  # average of delivered recipients; none: no line told of one
+    percentiles_s: tuple[float, float, float] | None  # 50, 95 and 99 of 100 waited no longer (error: sketch.ERROR)
 
 
 class Account:
@@ -403,6 +403,7 @@ class Account:
         sketch = Sketch()
         sketch.classes = self._sketches.get(row, {})
         half, most, nearly = sketch.percentiles(0.5, 0.95, 0.99)
+        timed = counts[_TIMES]
         return Line(
             keys=tuple([key.decode("utf-8", "replace") for key in keys] + [""] * (len(self._ways) - len(keys))),
             sent=_volume(counts, _SENT),
@@ -411,8 +412,8 @@ class Account:
             deferred=counts[_DEFERRED],
             rejected=counts[_REJECTED],
             removed=counts[_REMOVED],
-            queue_time_s=counts[_TIME] / 1000 / counts[_TIMES] if counts[_TIMES] else 0.0,
-            percentiles_s=(half / 1000, most / 1000, nearly / 1000),
+            queue_time_s=counts[_TIME] / 1000 / timed if timed else None,
+            percentiles_s=(half / 1000, most / 1000, nearly / 1000) if timed else None,
         )
 
     def lines(self, top: int | None = None) -> list[Line]:

@@ -79,6 +79,15 @@ class AccountTests(SynchronousTestCase):
             {row["domain"]: row["delivered_recipients"] for row in rows}, {"one.example": "1", "'=cmd": "1"}
         )
 
+    def test_where_no_line_tells_of_a_queue_time_there_is_none(self) -> None:
+        path = self.write("old", _SUN)
+        words = ("--format", "sun", "--by", "channel")
+        self.assertEqual(self.call(*words, path).output.split()[-4:], ["-"] * 4)
+        (line,) = json.loads(self.call(*words, "--json", path).output)["lines"]
+        self.assertEqual((line["delivered_recipients"], line["queue_time_s"], line["p99_s"]), (1, None, None))
+        (row,) = csv.DictReader(self.call(*words, "--csv", path).output.splitlines())
+        self.assertEqual(row["p50_s"], "")
+
     def test_a_table_of_many_rows_is_as_one_of_few(self) -> None:
         """It is not kept in memory whole, and lines up all the same; a name that is long comes last of all."""
         names = [f"b@n{number}.example" for number in range(50)]

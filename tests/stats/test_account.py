@@ -63,7 +63,7 @@ class AccountTests(SynchronousTestCase):
         self.assertEqual(found["one.example"].delivered, Volume(messages=1, recipients=2, octets=3072))
         self.assertEqual(found["two.example"].delivered, Volume(messages=1, recipients=1, octets=3072))
         self.assertEqual(found["one.example"].queue_time_s, 0.5)
-        for share in found["one.example"].percentiles_s:
+        for share in found["one.example"].percentiles_s or ():
             self.assertLess(abs(share - 0.5), 0.5 * 0.021)
 
     def test_a_message_for_two_channels_was_sent_once(self) -> None:
@@ -174,7 +174,7 @@ class AccountTests(SynchronousTestCase):
         (line,) = account.lines()
         self.assertAlmostEqual(line.queue_time_s, sum(times) / len(times) / 1000, places=6)
         times.sort()
-        for share, found in zip((0.5, 0.95, 0.99), line.percentiles_s, strict=True):
+        for share, found in zip((0.5, 0.95, 0.99), line.percentiles_s or (), strict=True):
             exact = times[ceil(share * len(times)) - 1] / 1000
             self.assertLessEqual(abs(found - exact), 0.02001 * exact, share)
 
