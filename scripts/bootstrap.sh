@@ -96,6 +96,7 @@ slapd slapd
 knotd knot
 unbound unbound
 msmtp msmtp
+faketime faketime
 snmpd snmpd
 snmpwalk snmp
 node nodejs

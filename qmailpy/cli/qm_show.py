@@ -5,19 +5,21 @@ What the queue manager shows of single messages: C{read} and C{history}.
 from __future__ import annotations
 
 import codecs
+import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import click
 
+from qmailpy.cli.indexed import found_lines
 from qmailpy.cli.output import print_json, print_line
 from qmailpy.cli.qm_choose import Progress
 from qmailpy.cli.qm_past import past, whole
 from qmailpy.cli.qm_session import Session, warn, when
 from qmailpy.cli.queueview import QueuedMessage
 from qmailpy.cli.said import answer, way
-from qmailpy.errors import CommandError
+from qmailpy.errors import CommandError, QmailpyError
 from qmailpy.queue.entries import HistoryEvent, MessageEnvelope, QueueFilter, to_json
 from qmailpy.values import Priority, blocks
 
@@ -94,11 +96,22 @@ def read(
     _complain(missing)
 
 
-def _complain(missing: list[str]) -> None:
-    for queue_id in missing[:-1]:
-        warn(f"message {queue_id} is not in the queue")
-    if missing:
-        raise CommandError(f"message {missing[-1]} is not in the queue")
+def _complain(missing: list[str], why: Callable[[str], str] = lambda queue_id: "") -> None:
+    """@param why: more that is known of one, as a whole sentence; "" = nothing."""
+    sentences = [why(queue_id) or f"message {queue_id} is not in the queue" for queue_id in missing]
+    for sentence in sentences[:-1]:
+        warn(sentence)
+    if sentences:
+        raise CommandError(sentences[-1])
+
+
+def _too_old(home: str, queue_id: str) -> str:
+    """Of a message that neither queue nor log know: that it is older than the log, where it is."""
+    try:
+        found = found_lines(home, queue_id)
+    except (QmailpyError, OSError):
+        return ""
+    return found if isinstance(found, str) else ""
 
 
 def _print(message: QueuedMessage, content: bool, raw: bool) -> None:
@@ -185,7 +198,7 @@ def history(
             print_line(_history_line(event))
     if as_json:
         print_json(found)
-    _complain(missing)
+    _complain(missing, functools.partial(_too_old, session.home))
 
 
 def _histories(session: Session, ids: Sequence[str]) -> Iterator[tuple[str, list[HistoryEvent] | None]]:

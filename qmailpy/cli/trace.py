@@ -84,6 +84,8 @@ def index_command(context: Homed, rebuild: bool) -> None:
     with opened(context.home, load(context.home), rebuild) as index:
         if index.busy:
             raise CommandError("another process is reading the log into the index")
+        if index.behind:
+            raise CommandError("the index was not brought up to date")
         print_line(f"{index.added} lines were added to the index")
 
 

@@ -74,9 +74,9 @@ CREATE TABLE subject(mail INTEGER PRIMARY KEY, text TEXT NOT NULL);
 
 
 def reach_days(options: LogConfig) -> int:
-    """How many days back it reaches: no further than the log, where that is removed by its age."""
-    kept = options.keep_days if options.compress else 0
-    return min(options.index_days, kept or options.index_days)
+    """How many days back it reaches: no further than the log, where that is removed by its age by whole days."""
+    kept = options.keep_days + 1 if options.compress and options.keep_days else options.index_days
+    return min(options.index_days, kept)
 
 
 class IndexBroken(QmailpyError):

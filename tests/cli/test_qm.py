@@ -14,7 +14,7 @@ from attrs import evolve
 from click.testing import CliRunner, Result
 from twisted.trial.unittest import SynchronousTestCase
 
-from qmailpy.cli import qm_past, qm_session
+from qmailpy.cli import qm_past, qm_session, qm_show
 from qmailpy.cli.context import Context
 from qmailpy.cli.qm import WORDS, execute, qm
 from qmailpy.cli.qm_session import Session
@@ -409,6 +409,10 @@ class ShowTests(QmCase):
             result = self.run_qm(command, "0" * 15, IDS[0])
             self.assertEqual((result.exit_code, str(result.exception)[:7]), (1, "message"))
             self.assertIn(IDS[0], result.output)
+
+    def test_history_of_what_is_older_than_the_log_says_so(self) -> None:
+        self.patch(qm_show, "found_lines", lambda home, queue_id: f"message {queue_id} is of long ago")
+        self.assertEqual(self.fails("history", "0" * 15), f"message {'0' * 15} is of long ago")
 
 
 class PromptTests(QmCase):

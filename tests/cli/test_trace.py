@@ -217,6 +217,7 @@ class TraceTests(SynchronousTestCase):
         result = self.call(MAIL)
         self.assertIn("delivered to bob@here.example", result.output)
         self.assertIn("cannot be brought up to date: index.sqlite: No space left on device", result.stderr)
+        self.assertIn("was not brought up to date", str(self.index().exception))
 
     def test_a_day_that_is_damaged_is_named_where_nothing_is_found(self) -> None:
         name = f"mail.log.{time.strftime('%Y-%m-%d')}.gz"
