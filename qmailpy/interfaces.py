@@ -94,6 +94,17 @@ class IConnected(Interface):
         """How many there are, and how many of these wait for mail."""
 
 
+class IRunsPrograms(Interface):
+    """An ability of a channel that has programs work on mail."""
+
+    def end_programs() -> None:
+        """
+        Kill those that run, and start no more: their mail waits.
+
+        Called when the server stops and has waited long enough for what is in flight; C{IChannel.stop} follows.
+        """
+
+
 class IForgiving(Interface):
     """An ability of a channel that passes over hosts which failed, or asked for less mail, for a while."""
 

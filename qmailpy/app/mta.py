@@ -51,7 +51,7 @@ from qmailpy.disk.files import RealFiles
 from qmailpy.errors import ConfigError, QmailpyError
 from qmailpy.events import log as events
 from qmailpy.events.log import EventLog
-from qmailpy.interfaces import IChannel, InThread, IReconfigured
+from qmailpy.interfaces import IChannel, InThread, IReconfigured, IRunsPrograms
 from qmailpy.local.usage import Usage
 from qmailpy.policy.gate import Gate
 from qmailpy.policy.lists import Lists, thd_read_lists
@@ -74,6 +74,9 @@ from qmailpy.stats.lanes import Lane
 from qmailpy.stats.recorder import Recorder
 
 T = TypeVar("T")
+
+PROGRAMS = 0.75
+"""So much of the time that a stop may take programs have, to end what they do: the rest is for recording it."""
 
 LOG_APART_S = 0.05
 """The transaction log is written to so often at most: a write costs as much as the lines of a message."""
@@ -468,10 +471,14 @@ class MailWorker(Service):
         clock_watch: ClockWatch | None = getattr(self, "_clock_watch", None)
         if clock_watch is not None:
             clock_watch.stop()
-        grace = max(1.0, self._config.server.drain_s / 2)
+        drain_s = self._config.server.drain_s
+        late = self._reactor.callLater(drain_s * PROGRAMS, self._end_programs)
+        grace = max(1.0, drain_s / 2)
         await self._listeners.drain(grace)
         await self.queue.in_thread(self._gate.thd_close)
         await self.queue.stopService()
+        if late.active():
+            late.cancel()
         await DeferredList([Deferred.fromCoroutine(channel.stop()) for channel in self._channels], consumeErrors=True)
         await self._published.stopService()
         self._tracing.traces.close()
@@ -481,6 +488,12 @@ class MailWorker(Service):
         self._alarm.stop()
         if indexed is not None:
             await indexed
+
+    def _end_programs(self) -> None:
+        """Some work on mail for minutes: theirs waits, and is recorded as all other, instead of being cut with us."""
+        for channel in self._channels:
+            if IRunsPrograms.providedBy(channel):
+                channel.end_programs()
 
     def stopService(self) -> Deferred[None]:
         """Fires when what was in flight is recorded and everything is in files."""

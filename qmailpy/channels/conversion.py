@@ -31,7 +31,7 @@ from qmailpy.channels.parts import Parts
 from qmailpy.config.conversion_schema import ConversionsConfig
 from qmailpy.config.schema import ChannelConfig, Config
 from qmailpy.errors import Temporary
-from qmailpy.interfaces import IChannel, IReconfigured
+from qmailpy.interfaces import IChannel, IReconfigured, IRunsPrograms
 from qmailpy.records.removed import DISCARDED
 from qmailpy.routing.posting import accepted
 from qmailpy.routing.selection import way
@@ -58,7 +58,7 @@ class _Onward:
         return self.ways[0].channel
 
 
-@implementer(IChannel, IReconfigured)
+@implementer(IChannel, IReconfigured, IRunsPrograms)
 class ConversionChannel:
     """Converts; see the module's text."""
 
@@ -108,6 +108,9 @@ class ConversionChannel:
         return [one for one in said if one is not None]
 
     async def stop(self) -> None:
+        self.end_programs()
+
+    def end_programs(self) -> None:
         self._run.stop()
 
     async def _ways(self, job: Job, recipient: Recipient) -> tuple[Recipient, ...] | Disposition:

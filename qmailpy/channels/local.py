@@ -34,7 +34,7 @@ from qmailpy.clocks import latest
 from qmailpy.config.schema import ChannelConfig, Config
 from qmailpy.disk.placing import PlacingHere, PlacingProcess
 from qmailpy.errors import Temporary
-from qmailpy.interfaces import IChannel, IDurableDelivery, IReconfigured
+from qmailpy.interfaces import IChannel, IDurableDelivery, IReconfigured, IRunsPrograms
 from qmailpy.local.dotqmail import thd_find
 from qmailpy.local.maildir import Delivery, Store
 from qmailpy.local.usage import Quota
@@ -60,7 +60,7 @@ class _Found:
     quota: Quota | None = None
 
 
-@implementer(IChannel, IDurableDelivery, IReconfigured)
+@implementer(IChannel, IDurableDelivery, IReconfigured, IRunsPrograms)
 class LocalChannel:
     """Delivery into Maildirs; see the module's text."""
 
@@ -148,8 +148,11 @@ class LocalChannel:
         [said] = await self._writer.submit([delivery])
         return said
 
-    async def stop(self) -> None:
+    def end_programs(self) -> None:
         self._run.stop()
+
+    async def stop(self) -> None:
+        self.end_programs()
         await self._writer.stop()
 
     def thd_sync_deliveries(self, ids: Iterable[str]) -> None:

@@ -21,7 +21,7 @@ from qmailpy.channels.conversions.command import ReactorRun, filled
 from qmailpy.channels.parts import Parts
 from qmailpy.channels.programs import IPrograms, Limits, Programs, Took, in_pool, not_taken, took
 from qmailpy.config.schema import ChannelConfig, Config
-from qmailpy.interfaces import IChannel, IReconfigured
+from qmailpy.interfaces import IChannel, IReconfigured, IRunsPrograms
 from qmailpy.values import Disposition, Job, Recipient, Reply, Verdict
 
 _TAKEN = Disposition(verdict=Verdict.DELIVERED, reply=Reply(250, "2.0.0", "Taken by the program"))
@@ -36,7 +36,7 @@ def _bad(code: str, whose: str) -> Disposition:
     return Disposition(verdict=Verdict.FAILED, reply=reply)
 
 
-@implementer(IChannel, IReconfigured)
+@implementer(IChannel, IReconfigured, IRunsPrograms)
 class PipeChannel:
     """Hands messages to a program; see the module's text."""
 
@@ -66,6 +66,9 @@ class PipeChannel:
         return [await self._one(job, recipient) for recipient in job.recipients]
 
     async def stop(self) -> None:
+        self.end_programs()
+
+    def end_programs(self) -> None:
         self._run.stop()
 
     async def _one(self, job: Job, recipient: Recipient) -> Disposition:

@@ -261,6 +261,9 @@ class RealFiles:
             while octets := os.read(handle, size):
                 pieces.append(octets)
                 size = _MORE
+        except OSError as problem:
+            problem.filename = path  # the system names a file only when it cannot be opened
+            raise
         finally:
             os.close(handle)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)

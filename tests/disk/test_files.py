@@ -34,3 +34,19 @@ class ExistsTests(SynchronousTestCase):
 
         self.patch(os, "lstat", lstat)
         self.assertRaises(OSError, RealFiles().exists, "/x")
+
+
+class ReadTests(SynchronousTestCase):
+    def test_what_the_disk_does_not_give_back_has_a_name(self) -> None:
+        """The system tells one only when a file cannot be opened."""
+        path = self.mktemp()
+        with open(path, "wb") as target:
+            target.write(b"x")
+
+        def broken(handle: int, size: int) -> bytes:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        self.patch(os, "read", broken)
+        with self.assertRaises(OSError) as caught:
+            RealFiles().read(path)
+        self.assertEqual(str(caught.exception), f"[Errno 5] Input/output error: '{path}'")

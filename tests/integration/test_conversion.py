@@ -49,6 +49,7 @@ class Conversion(NodeCase):
         "channel.tcp_local.messages_per_connection": 1,
         "channel.conversion.backoff": [1.0],
         "channel.conversion.jitter": 0.0,
+        "server.drain_s": 4.0,
     }
 
     def setUp(self) -> None:
@@ -115,6 +116,26 @@ class Conversion(NodeCase):
                 "local": DONE,
             }
         )
+
+    def test_a_stop_does_not_wait_for_a_command_and_leaves_none_behind(self) -> None:
+        """It is ended in time for its end to be recorded; the message is converted anew after the start."""
+        self.table(self.command("sleep", timeout_s=900.0))
+        sent = self.send()
+        there = self.node.path("child")
+        self.until(lambda: os.path.exists(there) and os.path.getsize(there) > 1)
+        with open(there) as source:
+            child = int(source.read())
+        os.unlink(there)
+        start = len(self.node.records())
+        self.assertEqual(self.node.stop(), 0)
+        self.assertNotIn("did not end in time", self.log())
+        self.until(lambda: not os.path.exists(f"/proc/{child}"))
+        self.assertEqual([one.action for one in self.node.records()[start:]], [Action.DEFERRED])
+        with open(self.node.path("etc", "conversions.toml"), "w") as target:
+            target.write(self.command("no-op"))
+        self.node.start()
+        self.assertEqual(self.got(), sent)
+        self.wait_idle()
 
     def test_a_command_changes_what_it_says(self) -> None:
         self.table(self.command("upper"))

@@ -178,6 +178,9 @@ def answer(ended: Ended, said: Mapping[str, str]) -> Answer:
     return found
 
 
+_STOPS = "the mail server stops"
+
+
 class _ReactorProcess(ProcessProtocol):
     """One command of the daemon's."""
 
@@ -238,9 +241,13 @@ class ReactorRun:
         self._spawn: IReactorProcess = reactor
         self._clock: IReactorTime = reactor
         self._running: set[_ReactorProcess] = set()
+        self._stopped = False
 
     def __call__(self, invocation: Invocation) -> Deferred[Ended]:
         ended: Deferred[Ended] = Deferred()
+        if self._stopped:
+            ended.callback(Ended(why=_STOPS))
+            return ended
         process = _ReactorProcess(ended, self._clock)
         argv = invocation.whole()
         try:
@@ -266,9 +273,10 @@ class ReactorRun:
         return ended.addCallback(over)
 
     def stop(self) -> None:
-        """End what runs."""
+        """End what runs, and start nothing more."""
+        self._stopped = True
         for process in list(self._running):
-            process.kill("the mail server stops")
+            process.kill(_STOPS)
 
 
 def run_now(invocation: Invocation) -> Deferred[Ended]:
