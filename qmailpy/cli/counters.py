@@ -200,12 +200,16 @@ def verify(ctx: click.Context, as_json: bool) -> None:
     if not verdict.equal:
         raise CommandError("the counters and the transaction log differ")
     if not as_json:
-        print_line(f"the counters equal the transaction log: {verdict.records} records since the last clear")
+        if verdict.whole:
+            print_line(f"the counters equal the transaction log: {verdict.records} records since the last clear")
+        else:
+            print_line(f"the counters do not contradict what is left of the transaction log: {verdict.records} records")
 
 
 def _verdict_json(verdict: Verdict) -> dict[str, object]:
     return {
         "equal": verdict.equal,
+        "whole": verdict.whole,
         "differences": list(verdict.differences),
         "notes": list(verdict.notes),
         "records": verdict.records,

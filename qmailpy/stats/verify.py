@@ -6,6 +6,8 @@ folded and must give the counters, item by item; and for every channel Received 
 running daemon: lines newer than the counters read are left out. One pass over what was packed away, mail.log,
 yesterday and current, from where the oldest clear was if that can be told.
 
+Where C{keep_days} has taken the beginning, what the log has is compared with: no item may be counted less than that.
+
 What options leave out of the log cannot be compared and is named: without C{process} nothing, without C{filename} only
 recipients, without C{queue_time} no queue times, without C{connections} no associations.
 """
@@ -40,6 +42,7 @@ from qmailpy.stats.items import (
 )
 
 _TIMES = (QUEUE_TIME_MS, QUEUE_COUNT, FIRST_TIME_MS, FIRST_COUNT)
+_GROWING = tuple(index for index in range(LOWEST) if not STORED <= index < STORED + 3)
 _SHOWN = 200
 """Differences that are listed; more are counted."""
 
@@ -53,6 +56,7 @@ class Verdict:
     notes: tuple[str, ...]  # what could not be compared, and what was odd in the log
     records: int  # lines that were folded
     unreadable: int  # lines that are no records (torn ones among them)
+    whole: bool = True  # the log reaches back to the last clear, or nothing has been counted since that it lacks
 
 
 @define
@@ -64,6 +68,7 @@ class _Lane:
     table: Table
     gaps: list[str] = field(factory=list)
     missing: int = 0
+    begins: int = 0  # the first line that the log has, when it does not reach back to the clear
 
 
 def thd_verify(files: Files, directory: str, options: LogConfig, lanes: list[LaneState]) -> Verdict:
@@ -101,6 +106,7 @@ def thd_verify(files: Files, directory: str, options: LogConfig, lanes: list[Lan
         apply(book.table, record)
         records += 1
     differences: list[str] = []
+    whole = True
     notes = _left_out(options)
     if unreadable:
         notes.append(f"{unreadable} lines of the log are no records (torn by a crash, or written with other options)")
@@ -108,8 +114,15 @@ def thd_verify(files: Files, directory: str, options: LogConfig, lanes: list[Lan
         if book.last < book.state.position.sequence:
             _note_gap(book, book.state.position.sequence)
         lane_differences = _compare(book, _skipped(options))
-        differences += lane_differences
-        (differences if lane_differences else notes).extend(book.gaps)
+        if lane_differences and options.keep_days and book.begins and len(book.gaps) == 1 and _fits(book):
+            whole = False
+            notes.append(
+                f"lane {book.state.name}: the log of the last {options.keep_days} days begins with line {book.begins}; "
+                "no item is counted less than they tell, more cannot be compared: clear the counters to begin anew"
+            )
+        else:
+            differences += lane_differences
+            (differences if lane_differences else notes).extend(book.gaps)
         if not book.state.settled:
             notes.append(f"lane {book.state.name}: its owner died in the middle of a change; start the daemon once")
     if len(differences) > _SHOWN:
@@ -120,6 +133,7 @@ def thd_verify(files: Files, directory: str, options: LogConfig, lanes: list[Lan
         notes=tuple(notes),
         records=records,
         unreadable=unreadable,
+        whole=whole,
     )
 
 
@@ -136,6 +150,7 @@ def _note_gap(book: _Lane, last: int) -> None:
     if len(book.gaps) >= 20:
         return
     if book.last == book.state.baseline.position.sequence:
+        book.begins = last + 1
         book.gaps.append(
             f"lane {name}: the log does not reach back to the last clear: it begins behind line {last}, "
             f"lines from {first} on are needed"
@@ -166,6 +181,16 @@ def _compare(book: _Lane, skipped: frozenset[int]) -> list[str]:
         if not balanced(counted):
             found.append(f"lane {name}: {channel}: Received is not Delivered + Stored")
     return found
+
+
+def _fits(book: _Lane) -> bool:
+    """Whether lines that are not there any more can be the reason of every difference."""
+    counted = book.state.table
+    for channel, folded in book.table.items():
+        row = counted.get(channel)
+        if row is None or any(row[index] < folded[index] for index in _GROWING):
+            return False
+    return all(map(balanced, counted.values()))
 
 
 def _skipped(options: LogConfig) -> frozenset[int]:

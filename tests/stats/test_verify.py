@@ -13,7 +13,7 @@ from qmailpy.config.schema import LogConfig
 from qmailpy.records.logfile import CURRENT, roll
 from qmailpy.records.record import Action, LogRecord
 from qmailpy.stats.counters import thd_read
-from qmailpy.stats.items import ITEMS, QUEUE_TIME_MS, RECEIVED
+from qmailpy.stats.items import ITEMS, QUEUE_TIME_MS, RECEIVED, STORED
 from qmailpy.stats.today import thd_today
 from qmailpy.stats.verify import Verdict, thd_verify
 from qmailpy.testing.crashdisk import CrashDisk
@@ -96,6 +96,32 @@ class VerifyTests(SynchronousTestCase):
             found = verdict(self.home)
             self.assertFalse(found.equal)
             self.assertIn(f"lane 0: {expected}", found.differences)
+
+    def test_lines_that_are_kept_no_more_are_no_difference(self) -> None:
+        """What is left must fit: nothing counted less than it tells, nothing missing in its middle."""
+        options = evolve(OPTIONS, keep_days=30)
+        self.write(*(enqueue(number) for number in range(4)), dequeue(0))
+        whole = self.home.disk.read(f"{LOG}/{CURRENT}").splitlines(keepends=True)
+
+        def left(*numbers: int) -> Verdict:
+            handle = self.home.disk.open(f"{LOG}/{CURRENT}", append=True)
+            self.home.disk.truncate(handle, 0)
+            self.home.disk.append(handle, b"".join(whole[number - 1] for number in numbers))
+            self.home.disk.close(handle)
+            return thd_verify(self.home.disk, LOG, options, lanes)
+
+        lanes = thd_read(self.home.counters)[1]
+        found = left(3, 4, 5)
+        self.assertEqual((found.equal, found.whole, found.differences, found.records), (True, False, (), 3))
+        self.assertIn("lane 0: the log of the last 30 days begins with line 3; ", found.notes[0])
+        self.assertTrue(left(1, 2, 3, 4, 5).whole)
+        self.assertFalse(left(3, 5).equal)
+        self.assertFalse(left(1, 2, 4, 5).equal)
+        self.assertFalse(left(3, 4).equal)
+        for item, value in ((RECEIVED, 1), (STORED, 0)):
+            lanes = thd_read(self.home.counters)[1]
+            lanes[0].table["local"][item] = value
+            self.assertFalse(left(3, 4, 5).equal, item)
 
     def test_lines_newer_than_the_counters_are_left_out(self) -> None:
         """Beside a running daemon."""
