@@ -94,7 +94,7 @@ def main(
         if extremes and (not only or EXTREMES in only):
             _extremes(found, path, 20_000 if quick else 200_000, 1000 if quick else 5000, console)
         if not only or BOOKS in only:
-            _books(found, path, 1000, 10 if quick else 40, console)
+            _books(found, path, 1000, 3 if quick else 12, console)
         if not only or CONVERSIONS in only:
             _conversions(found, path, 200 if quick else 1000, console)
         found.show(console)
@@ -165,9 +165,9 @@ def _extremes(found: Report, path: str, messages: int, connections: int, console
             found.notes.append(f"waiting messages: {problem}")
 
 
-def _books(found: Report, path: str, messages: int, rounds: int, console: Console) -> None:
+def _books(found: Report, path: str, messages: int, starts: int, console: Console) -> None:
     try:
-        found.books = measure_books(path, messages, rounds, SHAPE)
+        found.books = measure_books(path, messages, starts, 6, SHAPE)
     except OSError as problem:
         found.notes.append(f"log and counters: {problem}")
     else:

@@ -9,6 +9,7 @@ making, formatting, writing and counting any record, in turns.
 from __future__ import annotations
 
 import os
+import shutil
 import statistics
 import sys
 import tempfile
@@ -88,7 +89,7 @@ def alone_us(messages: int, batch: int) -> float:
 
 @frozen(kw_only=True)
 class Share:
-    """Of the books in something: the mean of what the pairs of measurements said, and how sure it is."""
+    """Of the books in something: the mean of what the starts said, and how sure it is."""
 
     part: float  # 0.03 = 3 %
     error: float  # standard error of the mean
@@ -114,15 +115,44 @@ def _share(parts: Sequence[float]) -> Share:
     return Share(part=statistics.mean(kept), error=statistics.stdev(kept) / len(kept) ** 0.5)
 
 
-def measure_books(path: str, messages: int, rounds: int, shape: Shape, *, connections: bool = True) -> Books:
+_Pair = tuple[list[float], list[float]]
+
+
+def measure_books(
+    path: str, messages: int, starts: int, rounds: int, shape: Shape, *, connections: bool = True
+) -> Books:
     """
     Both daemons, in turns: a pair of short measurements each round, so that what the machine does besides meets both.
 
+    A daemon is some hundredths faster or slower than the same one started again (where its memory lies, how its tables
+    are hashed), and stays so: hence as many starts as there can be, whose means are what the error is told from.
+
     @param path: a directory for their homes.
-    @param rounds: two at least.
+    @param starts: of both daemons, two at least.
+    @param rounds: after each start.
     @param connections: with lines of connections, two more for each; the ancestor has none unless it is told to.
     @raise OSError: one does not start, or does not take all.
     """
+    rates: _Pair = ([], [])
+    cpu_us: _Pair = ([], [])
+    for start in range(starts):
+        where = os.path.join(path, str(start))
+        os.mkdir(where)
+        rate, cpu = _measure_once(where, messages, rounds, shape, connections)
+        for which in (0, 1):
+            rates[which].append(statistics.median(rate[which]))
+            cpu_us[which].append(statistics.median(cpu[which]))
+        shutil.rmtree(where)
+    return Books(
+        rates=(statistics.median(rates[0]), statistics.median(rates[1])),
+        cpu_us=(statistics.median(cpu_us[0]), statistics.median(cpu_us[1])),
+        of_rate=_share([1 - booked / bare for booked, bare in zip(*rates, strict=True)]),
+        of_cpu=_share([1 - bare / booked for booked, bare in zip(*cpu_us, strict=True)]),
+    )
+
+
+def _measure_once(path: str, messages: int, rounds: int, shape: Shape, connections: bool) -> tuple[_Pair, _Pair]:
+    """Both daemons started once: messages a second, and microseconds of CPU a message, with and without, by rounds."""
     with ExitStack() as stack:
         nodes = []
         for module in ("", "benchmarks.bookless"):
@@ -134,8 +164,8 @@ def measure_books(path: str, messages: int, rounds: int, shape: Shape, *, connec
             node.start()
             postfix_tools.send(node, f"user@{VOID}", shape, 2 * messages)
             nodes.append(node)
-        rates: tuple[list[float], list[float]] = ([], [])
-        cpu_us: tuple[list[float], list[float]] = ([], [])
+        rates: _Pair = ([], [])
+        cpu_us: _Pair = ([], [])
         for number in range(rounds):
             for which in (0, 1) if number % 2 else (1, 0):
                 node = nodes[which]
@@ -143,21 +173,17 @@ def measure_books(path: str, messages: int, rounds: int, shape: Shape, *, connec
                 took = postfix_tools.send(node, f"user@{VOID}", shape, messages)
                 rates[which].append(messages / took)
                 cpu_us[which].append((processes.running_s(node.pid) - used) / messages * 1e6)
-    return Books(
-        rates=(statistics.median(rates[0]), statistics.median(rates[1])),
-        cpu_us=(statistics.median(cpu_us[0]), statistics.median(cpu_us[1])),
-        of_rate=_share([1 - booked / bare for booked, bare in zip(*rates, strict=True)]),
-        of_cpu=_share([1 - bare / booked for booked, bare in zip(*cpu_us, strict=True)]),
-    )
+    return rates, cpu_us
 
 
 @click.command()
 @click.option("--messages", default=1000, show_default=True, help="In a measurement.")
-@click.option("--rounds", default=40, show_default=True, type=click.IntRange(min=2))
+@click.option("--starts", default=12, show_default=True, type=click.IntRange(min=2), help="Of both daemons.")
+@click.option("--rounds", default=6, show_default=True, type=click.IntRange(min=1), help="Measurements after each.")
 @click.option("--connections", default=20, show_default=True)
 @click.option("--reuse", is_flag=True, help="Many messages a connection.")
 @click.option("--lines-of-connections/--no-lines-of-connections", "lines", default=True, show_default=True)
-def main(messages: int, rounds: int, connections: int, reuse: bool, lines: bool) -> None:
+def main(messages: int, starts: int, rounds: int, connections: int, reuse: bool, lines: bool) -> None:
     """Measure what log and counters cost."""
     console = Console(highlight=False, soft_wrap=True)
     for batch in (1, 10):
@@ -168,8 +194,8 @@ def main(messages: int, rounds: int, connections: int, reuse: bool, lines: bool)
         raise click.ClickException(why)
     shape = Shape(octets=1024, connections=connections, reuse=reuse)
     with disk("recording", 2 << 30) as (path, where):
-        books = measure_books(path, messages, rounds, shape, connections=lines)
-    console.print(f"{shape}, {rounds} times {messages} messages into the bitbucket, on {where}")
+        books = measure_books(path, messages, starts, rounds, shape, connections=lines)
+    console.print(f"{shape}, {starts} starts, {rounds} times {messages} messages each into the bitbucket, on {where}")
     for name, rate, cpu in zip(NAMES, books.rates, books.cpu_us, strict=True):
         console.print(f"  {name}: {rate:.0f} messages/s accepted, {cpu:.0f} us of CPU a message")
     console.print(f"  the books are {books.of_rate} of the throughput and {books.of_cpu} of the CPU time")
