@@ -53,6 +53,18 @@ class Terminal:
         found, _, self.shown = self.shown.partition(text)
         return found + text
 
+    def interrupt(self, text: str) -> str:
+        """
+        Press Ctrl-C and wait, as L{wait}. Pressed again when nothing comes of it: Python's readline does not notice one
+        between the prompt it shows and its wait for keys before there is a key.
+        """
+        self.press("\x03")
+        try:
+            return self.wait(text, 3.0)
+        except AssertionError:
+            self.press("\x03")
+            return self.wait(text)
+
     def read(self, seconds: float) -> str:
         """All that is shown in so long a time."""
         end = time.monotonic() + seconds

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import signal
+import time
 from typing import ClassVar
 
 from qmailpy.records.index import INDEX, LogIndex
@@ -66,8 +67,10 @@ class IndexerTests(NodeCase):
         for _ in range(2):
             self.node.qmailpy("log", "roll")
         plain = self.node.path("log", "mail.log")
-        with open(plain, "rb") as source, gzip.open(f"{plain}.2026-01-01.gz", "wb") as target:
+        made = self.node.path("packed")
+        with open(plain, "rb") as source, gzip.open(made, "wb") as target:
             target.write(source.read())
+        os.rename(made, f"{plain}.{time.strftime('%Y-%m-%d')}.gz")  # of an older day the index would not look at it
         os.unlink(plain)
         self.send(b"second")
         self.wait_idle()

@@ -50,8 +50,7 @@ class PromptTests(SynchronousTestCase):
             self.assertIn("No messages", terminal.wait("qm.maint> "))
             terminal.press("delete -all\r")
             terminal.wait("[y/N]: ")
-            terminal.press("\x03")
-            self.assertRegex(terminal.wait("qm.maint> "), r"\r\nqmailpy: nothing was done\r\n")
+            self.assertRegex(terminal.interrupt("qm.maint> "), r"\r\nqmailpy: nothing was done\r\n")
         self.assertEqual(self.history(), ["directory -subject=Grüße", "delete -all"])
         with self.prompt() as terminal:
             terminal.wait("qm.maint> ")
