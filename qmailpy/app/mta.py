@@ -26,18 +26,13 @@ from twisted.logger import Logger
 from qmailpy.app import figures, monitor, queue_figures
 from qmailpy.app.alarm import Alarm
 from qmailpy.app.context import ChildContext
-from qmailpy.app.drops import Drops
-from qmailpy.app.expiry import CertificateWatch, watch_certificates
+from qmailpy.app.duties import Duties
 from qmailpy.app.halted import Halted
-from qmailpy.app.indexer import Indexer
 from qmailpy.app.listeners import MailListeners
 from qmailpy.app.lookups import Lookups
 from qmailpy.app.published import Published
-from qmailpy.app.rolling import Rolling
 from qmailpy.app.steady import ClockWatch
-from qmailpy.app.tls_reports import TlsReports
 from qmailpy.app.tracing import Tracing
-from qmailpy.app.watching import Watching
 from qmailpy.auth.certificates import thd_read_clients
 from qmailpy.channels.marks import thd_marks_of_all, to_remake
 from qmailpy.channels.parts import Parts
@@ -50,7 +45,7 @@ from qmailpy.directory.address import POSTMASTER
 from qmailpy.disk.files import RealFiles
 from qmailpy.errors import ConfigError, QmailpyError
 from qmailpy.events import log as events
-from qmailpy.events.log import EventLog
+from qmailpy.events.log import EventLog, NoEvents
 from qmailpy.interfaces import IChannel, InThread, IReconfigured, IRunsPrograms
 from qmailpy.local.usage import Usage
 from qmailpy.policy.gate import Gate
@@ -64,7 +59,6 @@ from qmailpy.queue.service import QueueService
 from qmailpy.queue.switches import Switches
 from qmailpy.queue.view import QueueOperations, parts_of
 from qmailpy.remote.dns_wire import resolver, servers
-from qmailpy.remote.tls_results import ResultFiles
 from qmailpy.routing import srs_secret
 from qmailpy.routing.router import Router
 from qmailpy.servers.lastcheck import MailboxLimits
@@ -100,11 +94,8 @@ class MailWorker(Service):
         self._ports: list[IListeningPort] = []
         self._channels: list[IChannel] = []
         self._recorders: dict[str, Recorder] = {}
-        self._reports: TlsReports | None = None  # of the first worker
-        self._rolling: Rolling | None = None
-        self._watch: CertificateWatch | None = None  # likewise
-        self._watching: Watching | None = None  # likewise
-        self._indexer: Indexer | None = None  # likewise
+        self._duties: Duties | None = None  # of the first worker
+        self._clock_watch: ClockWatch | None = None
         self._notices: list[Notices] = []
         self._tracing = Tracing(context, context.config)
         context.hooks.reload.append(self._reload)
@@ -250,35 +241,23 @@ class MailWorker(Service):
         config = self._config
         self._note_session()
         self._halted.watch()
-        self._clock_watch = ClockWatch(self._reactor, self._events, self._clock_set)
+        first = self._context.index == 0
+        self._clock_watch = ClockWatch(self._reactor, self._events if first else NoEvents(), self._clock_set)
         self._clock_watch.start()
         self._listeners.open(config, self._smtp)
-        if self._context.index == 0:
-            self._drops = Drops(
-                self._reactor, config, self._files, self.queue.first, self._router, self.queue.in_thread
-            )
-            self._drops.startService()
-            self._rolling = Rolling(self._reactor, config, self._files, self._reopen, self.queue.in_thread)
-            self._rolling.startService()
-            self._reports = TlsReports(
-                self._reactor,
+        if first:
+            self._duties = Duties(
+                self._context,
                 config,
-                ResultFiles(self._files, config.path("queue", "tls-results")),
-                self._resolver,
-                self._published.https,
-                self.queue.first,
-                self._router,
-                self.queue.in_thread,
+                files=self._files,
+                events=self._events,
+                queue=self.queue,
+                router=self._router,
+                resolver=self._resolver,
+                published=self._published,
+                reopen=self._reopen,
             )
-            self._reports.startService()
-            self._context.control.add("log.roll", self._rolling.roll)
-            self._indexer = Indexer(self._reactor, config)
-            self._indexer.startService()
-            self._watch = watch_certificates(self._context, config, self._events)
-            self._watch.startService()
-            self._watching = Watching(self._reactor, config, self._events, monitor.expected, self._context.in_thread)
-            self._watching.startService()
-            self._context.control.add("watch.conditions", self._watching.conditions)
+            self._duties.start()
         self._ports += monitor.listen(self._context, config)
         self._context.ready()
 
@@ -402,14 +381,6 @@ class MailWorker(Service):
         self._tracing.reconfigure(config)
         self._alarm.reconfigure(config)
         self._published.reconfigure(config)
-        if self._reports is not None:
-            self._reports.config = config
-        if self._rolling is not None:
-            self._rolling.reconfigure(config)
-        if self._watching is not None:
-            self._watching.reconfigure(config)
-        if self._indexer is not None:
-            self._indexer.reconfigure(config)
         self._usage.reconfigure(config)
         self._gate.reconfigure(config, lists)
         for channel in self._channels:
@@ -427,16 +398,16 @@ class MailWorker(Service):
             await self.queue.in_thread(notices.thd_configure, config)
         self._listeners.use(pairs)
         self._listeners.reconfigure(config, clients)
-        if self._watch is not None:
-            self._watch.look()
+        if self._duties is not None:
+            self._duties.reconfigure(config)
 
     def _clock_set(self, step: float) -> None:
         """The time of day is another by so many seconds: what waits for one looks again."""
         for shard in self.queue.shards.values():
             for runner in shard.runners.values():
                 runner.clock_set(step)
-        if self._rolling is not None:
-            self._rolling.clock_set()
+        if self._duties is not None:
+            self._duties.clock_set()
 
     async def _stopped(self) -> Callable[[str], bool]:
         """Which channels an operator has stopped, for those that are new."""
@@ -462,15 +433,10 @@ class MailWorker(Service):
     async def _stop(self) -> None:
         ended = [self._listeners.close(), *(port.stopListening() for port in self._ports)]
         await DeferredList([each for each in ended if each is not None], consumeErrors=True)
-        parts = [getattr(self, name, None) for name in ("_drops", "_rolling", "_watch", "_reports", "_watching")]
-        indexed = self._indexer.stopService() if self._indexer is not None else None
-        for part in parts:
-            if part is not None:
-                part.stopService()
+        indexed = self._duties.stop() if self._duties is not None else None
         self._halted.stop()
-        clock_watch: ClockWatch | None = getattr(self, "_clock_watch", None)
-        if clock_watch is not None:
-            clock_watch.stop()
+        if self._clock_watch is not None:
+            self._clock_watch.stop()
         drain_s = self._config.server.drain_s
         late = self._reactor.callLater(drain_s * PROGRAMS, self._end_programs)
         grace = max(1.0, drain_s / 2)
