@@ -10,12 +10,12 @@ from attrs import Factory, field, frozen
 from twisted.application.service import IService
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
-from twisted.internet.threads import deferToThreadPool
 
 from qmailpy.config.schema import Config
 from qmailpy.servers.control import Registry
 from qmailpy.servers.keys import Pair, thd_read_pairs
 from qmailpy.servers.ports import adopt
+from qmailpy.threads import in_pool
 
 T = TypeVar("T")
 
@@ -75,7 +75,7 @@ class ChildContext:
 
     def in_thread(self, function: Callable[..., T], *args: object) -> Deferred[T]:
         """Run it in a thread that has nothing to do with the queue, whose own may all wait for its disk."""
-        done: Deferred[T] = deferToThreadPool(self.reactor, self.reactor.getThreadPool(), function, *args)
+        done: Deferred[T] = in_pool(self.reactor)(function, *args)
         return done
 
     def listen(self, listener: str, factory: IProtocolFactory) -> list[IListeningPort]:

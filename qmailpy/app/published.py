@@ -5,14 +5,11 @@ What is published of TLS, for all channels of a worker: MTA-STS policies, and th
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFromThreads, IReactorThreads
-from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
 from qmailpy.channels.parts import Security
@@ -25,6 +22,7 @@ from qmailpy.remote.sts import StsPolicies
 from qmailpy.remote.sts_file import StsFile
 from qmailpy.remote.tls_results import TlsResults
 from qmailpy.rounds import Rounds
+from qmailpy.threads import in_pool
 
 SYNC_S = 3600.0
 """How often policies are looked through, and exchanged between processes."""
@@ -53,8 +51,8 @@ class Published(Service):
         first: bool,
     ) -> None:
         """@param process: the worker's name."""
-        self._reactor = reactor
         self._first = first
+        self._in_thread = in_pool(reactor)
         self.https = Https(reactor, resolver, config.mta_sts.ca_file, self._in_thread)
         file = StsFile(files, config.path("queue", "tls-policies"))
         self.sts = StsPolicies(resolver, self.https.get, wall(reactor), self._in_thread, file)
@@ -96,6 +94,3 @@ class Published(Service):
         pending = self.results.pending()
         if pending:
             await self._in_thread(partial(self.results.thd_write, pending))
-
-    def _in_thread(self, work: Callable[[], Any]) -> Deferred[Any]:
-        return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), work)

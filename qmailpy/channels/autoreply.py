@@ -19,12 +19,12 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from qmailpy.channels.parts import Parts
-from qmailpy.channels.programs import InThread, in_pool
 from qmailpy.config.schema import ChannelConfig, Config
 from qmailpy.errors import Temporary
-from qmailpy.interfaces import IChannel, IReconfigured
+from qmailpy.interfaces import IChannel, InThread, IReconfigured
 from qmailpy.local.replied import Replied
 from qmailpy.routing.posting import accepted
+from qmailpy.threads import in_pool
 from qmailpy.values import (
     AutoReply,
     Content,

@@ -13,28 +13,26 @@ would hold it. Only when the server was restarted between the release and that i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 from attrs import define, evolve
-from twisted.internet.defer import Deferred
-from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from zope.interface import implementer
 
 from qmailpy.channels.conversions.command import ReactorRun
-from qmailpy.channels.conversions.engine import Converter, InThread
+from qmailpy.channels.conversions.engine import Converter
 from qmailpy.channels.conversions.entry import Entry, Kind, Mail, Outcome
 from qmailpy.channels.conversions.scratch import Once, thd_clean
 from qmailpy.channels.parts import Parts
 from qmailpy.config.conversion_schema import ConversionsConfig
 from qmailpy.config.schema import ChannelConfig, Config
 from qmailpy.errors import Temporary
-from qmailpy.interfaces import IChannel, IReconfigured, IRunsPrograms
+from qmailpy.interfaces import IChannel, InThread, IReconfigured, IRunsPrograms
 from qmailpy.records.removed import DISCARDED
 from qmailpy.routing.posting import accepted
 from qmailpy.routing.selection import way
+from qmailpy.threads import in_pool
 from qmailpy.values import Disposition, Envelope, Job, NewMail, Recipient, Refused, Reply, Verdict
 
 _DONE = Reply(250, "2.6.0", "Converted")
@@ -69,7 +67,7 @@ class ConversionChannel:
         self.name = channel.name
         self._parts = parts
         reactor: Any = parts.reactor
-        self._in_thread = in_thread or partial(_in_pool, reactor)
+        self._in_thread = in_thread or in_pool(reactor)
         self._run = ReactorRun(reactor)
         self._root = config.path("run", "conversion", f"{parts.recorder.lane or '0'}-{channel.name}")
         self._cleaned = Once(self._in_thread, thd_clean, self._root)
@@ -224,10 +222,6 @@ class ConversionChannel:
                 continue
             return any(job.numbers[one.place] == number for one in group)
         return False
-
-
-def _in_pool(reactor: Any, function: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
-    return deferToThreadPool(reactor, reactor.getThreadPool(), function, *arguments)
 
 
 def _for(envelope: Envelope, recipients: tuple[Recipient, ...]) -> Envelope:

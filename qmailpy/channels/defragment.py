@@ -13,24 +13,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any
 
 from attrs import evolve
 from twisted.internet.defer import Deferred
-from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from qmailpy.channels.conversions.engine import InThread
 from qmailpy.channels.conversions.part import pieces
 from qmailpy.channels.conversions.scratch import Once, thd_content
 from qmailpy.channels.parts import Parts
 from qmailpy.channels.pieces import Fate, Found, Lead, PieceStore, thd_boot
 from qmailpy.config.schema import ChannelConfig, Config
 from qmailpy.errors import Temporary
-from qmailpy.interfaces import IChannel, IRecorded
+from qmailpy.interfaces import IChannel, InThread, IRecorded
 from qmailpy.routing.selection import way
+from qmailpy.threads import in_pool
 from qmailpy.values import Content, Disposition, Job, NewMail, Recipient, Refused, Reply, Verdict
 from qmailpy.wire.headers import find
 from qmailpy.wire.mime_values import subject_of
@@ -70,7 +68,7 @@ class DefragmentChannel:
         self.name = channel.name
         self._router = parts.router
         self._seconds = parts.seconds
-        self._in_thread = in_thread or partial(_in_pool, parts.reactor)
+        self._in_thread = in_thread or in_pool(parts.reactor)
         self._store = PieceStore(
             config.path("run", "defragment", channel.name),
             gather_s=channel.gather_s,
@@ -210,7 +208,3 @@ def _key(job: Job, piece: Piece) -> str:
     """Names a set: what the sender calls it, and for whom it is."""
     words = [piece.id, job.envelope.sender, *(f"{one.address} {one.host}" for one in job.recipients)]
     return hashlib.sha256("\0".join(words).encode("utf-8", "surrogateescape")).hexdigest()[:32]
-
-
-def _in_pool(reactor: Any, function: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
-    return deferToThreadPool(reactor, reactor.getThreadPool(), function, *arguments)

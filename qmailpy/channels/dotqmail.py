@@ -27,10 +27,11 @@ from twisted.logger import Logger
 
 from qmailpy.channels.forward import Forwards, Marked
 from qmailpy.channels.parts import Parts
-from qmailpy.channels.programs import InThread, IPrograms, Limits, Took, not_taken, took
+from qmailpy.channels.programs import IPrograms, Limits, Took, not_taken, took
 from qmailpy.clocks import latest
 from qmailpy.config.schema import Config
 from qmailpy.errors import Temporary
+from qmailpy.interfaces import InThread
 from qmailpy.local.dotqmail import Does, Found, Line, NotFollowed, thd_find
 from qmailpy.local.loops import delivered_to
 from qmailpy.local.maildir import Delivery, mailbox_path, thd_octets, trouble

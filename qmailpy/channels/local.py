@@ -28,13 +28,13 @@ from qmailpy.channels.covered import Covered, delivery_of
 from qmailpy.channels.desk import Bounded, Desk
 from qmailpy.channels.dotqmail import Case, DotQmail, Find
 from qmailpy.channels.parts import Parts
-from qmailpy.channels.programs import InThread, Programs, gathered, in_pool
+from qmailpy.channels.programs import Programs, gathered
 from qmailpy.channels.quota_notice import QuotaNotice
 from qmailpy.clocks import latest
 from qmailpy.config.schema import ChannelConfig, Config
 from qmailpy.disk.placing import PlacingHere, PlacingProcess
 from qmailpy.errors import Temporary
-from qmailpy.interfaces import IChannel, IDurableDelivery, IReconfigured, IRunsPrograms
+from qmailpy.interfaces import IChannel, IDurableDelivery, InThread, IReconfigured, IRunsPrograms
 from qmailpy.local.dotqmail import thd_find
 from qmailpy.local.maildir import Delivery, Store
 from qmailpy.local.usage import Quota
@@ -42,6 +42,7 @@ from qmailpy.local.writer import ReactorThreads, Threads
 from qmailpy.routing.expand import SUBADDRESS, is_this_node
 from qmailpy.routing.posting import accepted
 from qmailpy.routing.router import names_of_node
+from qmailpy.threads import in_pool
 from qmailpy.values import Alias, Disposition, Domain, Group, Job, Mailbox, Recipient, Reply, Routed, Verdict
 
 _UNKNOWN = Disposition(verdict=Verdict.FAILED, reply=Reply(550, "5.1.1", "There is no such mailbox here"))

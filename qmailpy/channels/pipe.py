@@ -19,9 +19,10 @@ from zope.interface import implementer
 
 from qmailpy.channels.conversions.command import ReactorRun, filled
 from qmailpy.channels.parts import Parts
-from qmailpy.channels.programs import IPrograms, Limits, Programs, Took, in_pool, not_taken, took
+from qmailpy.channels.programs import IPrograms, Limits, Programs, Took, not_taken, took
 from qmailpy.config.schema import ChannelConfig, Config
 from qmailpy.interfaces import IChannel, IReconfigured, IRunsPrograms
+from qmailpy.threads import in_pool
 from qmailpy.values import Disposition, Job, Recipient, Reply, Verdict
 
 _TAKEN = Disposition(verdict=Verdict.DELIVERED, reply=Reply(250, "2.0.0", "Taken by the program"))

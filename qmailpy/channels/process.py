@@ -21,7 +21,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from attrs import evolve, frozen
-from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -33,6 +32,7 @@ from qmailpy.config.wording import thd_wordings
 from qmailpy.errors import Temporary
 from qmailpy.interfaces import IChannel, IReconfigured
 from qmailpy.routing.posting import accepted
+from qmailpy.threads import in_pool
 from qmailpy.values import Content, Disposition, Envelope, Job, Notify, Recipient, Refused, Reply, Verdict
 from qmailpy.wire.dsn import Notice, Origin, Reported, delay_report, failure_report, success_report
 from qmailpy.wire.headers import find
@@ -211,7 +211,7 @@ class ProcessChannel:
         self.name = channel.name
         self._router = parts.router
         self._parts = parts
-        self._reactor = parts.reactor
+        self._in_thread = in_pool(parts.reactor)
         self.reconfigure(config)
 
     def reconfigure(self, config: Config) -> None:
@@ -265,9 +265,6 @@ class ProcessChannel:
             return await self._groups.expanded(job, recipient, group, self.source(job))
         except Temporary as error:
             return Disposition(verdict=Verdict.DEFERRED, reply=error.reply)
-
-    async def _in_thread(self, thd_function: Callable[[], bool]) -> bool:
-        return await deferToThreadPool(self._reactor, self._reactor.getThreadPool(), thd_function)
 
     async def _forwarded(self, job: Job, found: Sequence[Disposition | _Forward]) -> Sequence[Disposition]:
         """One message for all that the same address passes on; each of its recipients names it."""

@@ -18,16 +18,15 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from enum import Enum
-from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from attrs import frozen
 from twisted.internet.defer import Deferred
-from twisted.internet.threads import deferToThreadPool
 
 from qmailpy.channels.conversions.command import Ended, Invocation, Run
+from qmailpy.interfaces import InThread
 from qmailpy.values import Content, Disposition, Reply, Verdict
 from qmailpy.wire.lines import to_lf
 
@@ -36,7 +35,6 @@ _FAILED = frozenset({64, 65, 67, 68, 70, 76, 77, 78, 100, 112})
 _CODES: Mapping[int, str] = {65: "5.6.0", 67: "5.1.1", 68: "5.1.2", 77: "5.7.0"}
 _TEXT = 300  # characters of what a program has said that the sender is told
 
-InThread = Callable[..., Awaitable[Any]]
 T = TypeVar("T")
 
 
@@ -146,15 +144,6 @@ def not_taken(ended: Ended) -> Disposition:
     # What went wrong with a program on our side is nothing that its sender is to read in a delay notice.
     reply = Reply(451, "4.3.0", "The program that takes the message cannot do so now")
     return Disposition(verdict=Verdict.DEFERRED, reply=reply, diagnostic=f"{reply}: {said}")
-
-
-def in_pool(reactor: Any) -> InThread:
-    """Runs blocking functions in a reactor's pool."""
-
-    def in_thread(function: Any, *arguments: Any) -> Deferred[Any]:
-        return deferToThreadPool(reactor, reactor.getThreadPool(), partial(function, *arguments))
-
-    return in_thread
 
 
 async def gathered(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:

@@ -8,11 +8,10 @@ Thin: a Job becomes a transaction for L{qmailpy.remote}, connections become the 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from attrs import evolve
 from twisted.internet.task import deferLater
-from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -33,6 +32,7 @@ from qmailpy.remote.session import Session
 from qmailpy.remote.shaping import Shaper
 from qmailpy.remote.tls import Contexts
 from qmailpy.routing.senders import Senders
+from qmailpy.threads import in_pool
 from qmailpy.values import Disposition, Job, Recipient, Reply, Verdict
 from qmailpy.wire.client_events import Transaction, Wish
 from qmailpy.wire.client_path import unsendable
@@ -111,8 +111,7 @@ class SmtpChannel:
 
         logins = {account: _login(config, channel, account) for account in policies.accounts}
 
-        async def in_thread(read: Callable[[], bytes | None]) -> bytes | None:
-            return await deferToThreadPool(reactor, reactor.getThreadPool(), read)
+        in_thread = in_pool(reactor)
 
         def new_session(peer: Peer) -> Session:
             return Session(

@@ -13,7 +13,7 @@ Whatever goes wrong on our side is L{Kind.AGAIN}: the message waits.
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -35,12 +35,12 @@ from qmailpy.channels.conversions.entry import Decided, Entry, Kind, Mail, Outco
 from qmailpy.channels.conversions.part import Draft, Part, part_of, pieces, with_crlf
 from qmailpy.channels.conversions.scratch import Scratch, thd_content
 from qmailpy.config.conversion_schema import ConversionsConfig
+from qmailpy.interfaces import InThread
 from qmailpy.values import Content, one_line
 from qmailpy.wire.mime import Body, Delimiter, Entity, Filler, MimeLimits, MimeVerdict, MimeWalker, PartBegin, PartEnd
 from qmailpy.wire.mime_encoding import Decoder, decodable
 from qmailpy.wire.mime_rewrite import Replacement, rewritten
 
-InThread = Callable[..., Awaitable[Any]]
 Note = Callable[[str, str, int, str, str], None]
 """Told of each part: path, what it is, octets, the entry that fits (or ""), what was done."""
 
