@@ -28,7 +28,7 @@ from qmailpy.control.client import Json, ask_each, call, running
 from qmailpy.disk.files import RealFiles
 from qmailpy.errors import CommandError, ConfigError, QmailpyError
 from qmailpy.events.catalogue import Severity
-from qmailpy.events.reading import thd_events
+from qmailpy.events.reading import thd_events, thd_lasting
 from qmailpy.stats import health
 from qmailpy.stats.counters import CountersError, Mapped
 from qmailpy.stats.health import Finding, Level, Limits, Queued
@@ -101,7 +101,10 @@ def examine(config: Config, limits: Limits, now: float) -> list[Finding]:
     @raise CommandError: the processes may not be asked by this user.
     """
     uptimes, starting = _uptimes(config)
-    found = [health.processes(expected(config), uptimes, starting)]
+    dying: set[str] = set()
+    if starting:
+        dying = {one.fields["worker"] for one in thd_lasting(config.path("log"), {"worker.crash-loop"})}
+    found = [health.processes(expected(config), uptimes, starting, dying)]
     workers = [name for name in uptimes if name.startswith("mta-")]
     late = [name for name in workers if name in starting]
     if late:

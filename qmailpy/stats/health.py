@@ -11,6 +11,8 @@ from enum import IntEnum
 
 from attrs import frozen
 
+from qmailpy.interfaces import IEvents
+
 DAY_S = 86400.0
 _STARTING_S = 60.0  # a start that takes no longer is nothing to look after
 _RANKS = {"directory": 0, "mta": 1, "access": 2}  # roles, in the order in which they are started
@@ -69,13 +71,19 @@ def worst(findings: Sequence[Finding]) -> Level:
     return next((level for level in _ORDER if level in levels), Level.OK)
 
 
-def processes(expected: Sequence[str], uptimes: Mapping[str, float | None], starting: Collection[str] = ()) -> Finding:
+def processes(
+    expected: Sequence[str],
+    uptimes: Mapping[str, float | None],
+    starting: Collection[str] = (),
+    dying: Collection[str] = (),
+) -> Finding:
     """
     Whether all are there. Some start when those before are ready; until then, nothing is wrong with them.
 
     @param expected: names of the processes there should be.
     @param uptimes: of those that are there, in seconds; C{None}: it is there and does not answer.
     @param starting: those of them that are not ready yet.
+    @param dying: those that have died again and again, and were not well since: their start is no good sign.
     """
     last = max((_rank(name) for name in uptimes), default=0)
     begun = max((uptime for uptime in uptimes.values() if uptime is not None), default=_STARTING_S)
@@ -95,6 +103,9 @@ def processes(expected: Sequence[str], uptimes: Mapping[str, float | None], star
         parts = [f"{', '.join(missing)} not running"] if missing else []
         parts += [f"{', '.join(silent)} not answering"] if silent else []
         return Finding(name="processes", level=Level.CRITICAL, text="; ".join(parts), values=values)
+    if again := sorted({*starting} & {*dying}):
+        text = f"{', '.join(again)} dying again and again"
+        return Finding(name="processes", level=Level.CRITICAL, text=text, values=values)
     if due or starting:
         text = f"{', '.join(sorted({*due, *starting}))} starting"
         return Finding(name="processes", level=Level.OK if early else Level.WARNING, text=text, values=values)
@@ -211,3 +222,8 @@ def age_text(seconds: float) -> str:
     if seconds < 7200:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.0f} h" if seconds < 2 * DAY_S else f"{seconds / DAY_S:.0f} days"
+
+
+def tell_over(events: IEvents, event: str, about: str, lasted_s: float) -> None:
+    """A condition that was told of has ended (event C{trouble.over}). @param about: its first field."""
+    events.happened("trouble.over", event=event, about=about, lasted=age_text(max(0.0, lasted_s)))

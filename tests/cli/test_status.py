@@ -202,6 +202,15 @@ class StatusTests(SynchronousTestCase):
         events.happened("journal.broken", worker="mta-0", why="EIO")
         self.expect(1, "in the last hour: the queue's journal cannot be written in mta-0")
 
+    def test_a_start_of_what_dies_again_and_again_is_no_good_sign(self) -> None:
+        self.ready, self.uptime = False, 1.0
+        self.expect(0, "mta-0 starting")
+        events = EventLog(f"{self.home}/log/{FILE_NAME}", "supervisor", time.time)
+        events.happened("worker.crash-loop", worker="mta-0", how="exit status 1")
+        self.expect(2, "mta-0 dying again and again")
+        events.happened("trouble.over", event="worker.crash-loop", about="mta-0", lasted="2 min")
+        self.expect(1, "in the last hour: mta-0 dies again and again")  # and it starts
+
     def test_the_configuration_has_limits_of_its_own(self) -> None:
         self.config = evolve(self.config, monitor=MonitorConfig(queue_messages=2))
         self.expect(1, "2 messages queued")
