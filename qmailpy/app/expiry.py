@@ -22,7 +22,7 @@ from qmailpy.events.reading import thd_lasting
 from qmailpy.interfaces import IEvents
 from qmailpy.rounds import Rounds
 from qmailpy.servers.keys import OWN, Pair
-from qmailpy.stats.health import age_text
+from qmailpy.stats.health import tell_over
 
 DAYS = 14
 """It is told so long before."""
@@ -127,8 +127,7 @@ class CertificateWatch(Service):
             self._told.setdefault(place, now)
             self._events.happened(EVENT, file=place, days=days, date=date)
         for place in self._told.keys() - {place for place, _, _ in found}:
-            lasted = age_text(max(0.0, now - self._told.pop(place)))
-            self._events.happened("trouble.over", event=EVENT, about=place, lasted=lasted)
+            tell_over(self._events, EVENT, place, now - self._told.pop(place))
 
 
 def watch_certificates(context: ChildContext, config: Config, events: IEvents) -> CertificateWatch:

@@ -33,7 +33,7 @@ from qmailpy.app.restarts import WINDOW_S, Restarts
 from qmailpy.config.schema import Config
 from qmailpy.events.log import NoEvents
 from qmailpy.interfaces import IEvents
-from qmailpy.stats.health import age_text
+from qmailpy.stats.health import age_text, tell_over
 from qmailpy.values import first_line
 
 OF_PROCESSES = frozenset({"worker.down", "worker.crash-loop"})
@@ -245,9 +245,10 @@ class _Kept:
             self._held_back = None
 
     def _over(self, event: str, since: float) -> None:
-        lasted = age_text(max(0.0, self._clock.seconds() - since))
+        lasted_s = self._clock.seconds() - since
+        lasted = age_text(max(0.0, lasted_s))
         self.log.info("{name}: {event} is over after {lasted}", name=self.place.name, event=event, lasted=lasted)
-        self._events.happened("trouble.over", event=event, about=self.place.name, lasted=lasted)
+        tell_over(self._events, event, self.place.name, lasted_s)
 
     def ended(self, how: str, clean: bool) -> None:
         self.child = None

@@ -40,7 +40,7 @@ from qmailpy.events.log import FILE_NAME, EventLog
 from qmailpy.events.reading import thd_lasting
 from qmailpy.routing import srs_secret
 from qmailpy.servers.keys import Pair, pairs_of, thd_read_pairs
-from qmailpy.stats.health import age_text
+from qmailpy.stats.health import tell_over
 
 DEFAULT_HOME = "/var/lib/qmailpy"
 
@@ -184,8 +184,7 @@ def prepare(
         alarm = Alarm(reactor, config, who=who)
         events = EventLog(config.path("log", FILE_NAME), "supervisor", time.time, owner=who, told=alarm.told)
         for left in thd_lasting(config.path("log"), OF_PROCESSES):  # what they were told of is gone, with its daemon
-            lasted = age_text(max(0.0, time.time() - left.time))
-            events.happened("trouble.over", event=left.event, about=left.fields["worker"], lasted=lasted)
+            tell_over(events, left.event, left.fields["worker"], time.time() - left.time)
         return Supervisor(
             reactor,
             places(config),

@@ -27,7 +27,7 @@ from qmailpy.directory.connection import LdapTrouble
 from qmailpy.directory.pool import LdapBusy, Pool
 from qmailpy.errors import Temporary
 from qmailpy.interfaces import IEvents
-from qmailpy.stats.health import age_text
+from qmailpy.stats.health import tell_over
 
 T = TypeVar("T")
 
@@ -157,8 +157,7 @@ class Servers:
         server.pool.given_up = False
         if len(self._servers) > 1:
             self.log.info("directory server {name} is back", name=server.pool.name)
-            lasted = age_text(max(0.0, self._clock.seconds() - server.since))
-            self._events.happened("trouble.over", event="directory.server", about=server.pool.name, lasted=lasted)
+            tell_over(self._events, "directory.server", server.pool.name, self._clock.seconds() - server.since)
 
     def figures(self) -> list[dict[str, object]]:
         """The servers in their order: name, whether it is up, questions it was asked, the time of the last answer."""

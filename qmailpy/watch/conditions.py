@@ -16,7 +16,7 @@ from qmailpy.events.reading import Event
 from qmailpy.interfaces import IEvents
 from qmailpy.queue.entries import ChannelSummary
 from qmailpy.stats.fold import balanced
-from qmailpy.stats.health import age_text
+from qmailpy.stats.health import age_text, tell_over
 from qmailpy.stats.items import ATTEMPTED, DELIVERED, FAILED, Table
 from qmailpy.watch.look import Look, number
 
@@ -76,8 +76,7 @@ class Watch:
             self._events.happened(one.event, **one.fields)  # one that goes on is told again after its interval
         for key in [key for key in self._begun if key not in found and not self._unknown(look, *key)]:
             began, one = self._begun.pop(key)
-            lasted = age_text(max(0.0, look.time - began))
-            self._events.happened("trouble.over", event=one.event, about=one.about, lasted=lasted)
+            tell_over(self._events, one.event, one.about, look.time - began)
 
     def in_force(self) -> list[dict[str, str | float]]:
         """What there is now, for C{qmailpy status}: event, severity, since (seconds since the epoch), text."""
