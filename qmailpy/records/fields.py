@@ -96,7 +96,8 @@ def attempts_code(attempts: int) -> str:
     return attempts_code(attempts // 36) + _DOWN[attempts % 36]
 
 
-def _attempts(code: str) -> int:
+def attempts_of(code: str) -> int:
+    """The attempts that L{attempts_code} stands for. @raise ValueError: it has other characters than 0-9 and A-Z."""
     number = 0
     for digit in code:
         number = number * 36 + 35 - int(digit, 36)
@@ -126,7 +127,7 @@ def file_of(field: str) -> QueueFile | None:
     return QueueFile(
         channel=plain(channel),
         id=plain(stem[cut:]),
-        attempts=_attempts(code),
+        attempts=attempts_of(code),
         remaining=int(remaining[:-1] if continued else remaining),
         continued=continued,
     )

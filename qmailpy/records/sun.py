@@ -20,7 +20,7 @@ import html
 import re
 import time
 
-from qmailpy.records.fields import Unreadable
+from qmailpy.records.fields import Unreadable, attempts_of
 from qmailpy.records.record import Action, LogRecord, QueueFile
 from qmailpy.records.text import MONTH_OF
 from qmailpy.values import BLOCK
@@ -251,7 +251,7 @@ def _file(word: str) -> QueueFile | None:
     if found is None:
         return None
     channel = path[-2] if len(path) > 1 and _SUBDIRECTORY.fullmatch(path[-1]) else path[-1]
-    return QueueFile(channel=channel, id=found[2], attempts=36 * 36 - 1 - int(found[1], 36))
+    return QueueFile(channel=channel, id=found[2], attempts=attempts_of(found[1]))
 
 
 def _uncounted(text: str, at: int) -> str:
