@@ -14,6 +14,7 @@ recipients, without C{queue_time} no queue times, without C{connections} no asso
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 from attrs import define, field, frozen
@@ -69,6 +70,7 @@ class _Lane:
     gaps: list[str] = field(factory=list)
     missing: int = 0
     begins: int = 0  # the first line that the log has, when it does not reach back to the clear
+    since: str = "of no time"  # when that was written
 
 
 def thd_verify(files: Files, directory: str, options: LogConfig, lanes: list[LaneState]) -> Verdict:
@@ -102,6 +104,8 @@ def thd_verify(files: Files, directory: str, options: LogConfig, lanes: list[Lan
             continue
         if record.sequence != book.last + 1:
             _note_gap(book, record.sequence - 1)
+            if book.begins == record.sequence:
+                book.since = time.strftime("of %Y-%m-%d", time.localtime(record.time))
         book.last = record.sequence
         apply(book.table, record)
         records += 1
@@ -117,8 +121,9 @@ def thd_verify(files: Files, directory: str, options: LogConfig, lanes: list[Lan
         if lane_differences and options.keep_days and book.begins and len(book.gaps) == 1 and _fits(book):
             whole = False
             notes.append(
-                f"lane {book.state.name}: the log of the last {options.keep_days} days begins with line {book.begins}; "
-                "no item is counted less than they tell, more cannot be compared: clear the counters to begin anew"
+                f"lane {book.state.name}: of the lines since the last clear the log has those from {book.begins} on, "
+                f"{book.since}; older ones are kept for {options.keep_days} days ([log] keep_days). No item is counted "
+                "less than these tell; more cannot be compared: clear the counters to begin anew"
             )
         else:
             differences += lane_differences

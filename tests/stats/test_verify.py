@@ -113,7 +113,10 @@ class VerifyTests(SynchronousTestCase):
         lanes = thd_read(self.home.counters)[1]
         found = left(3, 4, 5)
         self.assertEqual((found.equal, found.whole, found.differences, found.records), (True, False, (), 3))
-        self.assertIn("lane 0: the log of the last 30 days begins with line 3; ", found.notes[0])
+        day = time.strftime("%Y-%m-%d", time.localtime(enqueue(2).time))
+        self.assertIn(
+            f"lane 0: of the lines since the last clear the log has those from 3 on, of {day}; ", found.notes[0]
+        )
         self.assertTrue(left(1, 2, 3, 4, 5).whole)
         self.assertFalse(left(3, 5).equal)
         self.assertFalse(left(1, 2, 4, 5).equal)
