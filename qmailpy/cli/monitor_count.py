@@ -48,7 +48,7 @@ class Counted:
 
 
 class Counting:
-    """The thread, from L{start} to L{stop}."""
+    """The thread, from the first L{wanted} to L{stop}."""
 
     def __init__(
         self,

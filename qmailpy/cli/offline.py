@@ -149,7 +149,8 @@ class OfflineQueueView:
                         raise CommandError(f"{problem}: {_BUSY}") from problem
                     locks.callback(self._files.close, lock)
                     parts.append(part)
-                    warn(warnings)
+                    for warning in warnings:
+                        print_error(warning)
             yield QueueReading(lambda: parts, self._config, time.time), clock
 
     # --- changing --------------------------------------------------------------------------------------------
@@ -242,12 +243,6 @@ class OfflineQueueView:
         """As root: be the queue's owner, so that what is made belongs to whom the daemon runs as."""
         with acting_as(owner(self._queue)):
             yield
-
-
-def warn(warnings: Sequence[str]) -> None:
-    """Tell the person what is wrong with a shard."""
-    for warning in warnings:
-        print_error(warning)
 
 
 def _shard(target: Target) -> str:

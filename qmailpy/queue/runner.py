@@ -153,7 +153,7 @@ class Runner:
         if copy.held is not None:
             return
         now = self._seconds()
-        self._doubt(message, copy, now)
+        self._correct(message, copy, now)
         for item in copy.pending.values():
             if item.attempts:
                 item.next_attempt = resumed(item.next_attempt, now, self._chance.random())
@@ -182,14 +182,14 @@ class Runner:
         copy = message.copies.get(self.name)
         if copy is not None:
             copy.waiting = False
-            self._doubt(message, copy, now)
+            self._correct(message, copy, now)
             if hurried and (copy.flying or not kept(message.envelope, copy.next_attempt(), now)):
                 for item in copy.pending.values():
                     item.next_attempt = min(item.next_attempt, now)
             self._launch(message, copy, now)
             self._shard.evict(message)
 
-    def _doubt(self, message: Message, copy: Copy, now: float) -> None:
+    def _correct(self, message: Message, copy: Copy, now: float) -> None:
         """Times of when the clock was ahead are not believed; that from which on a sender wants it to go is."""
         envelope = message.envelope
         if envelope.hold_until <= now:

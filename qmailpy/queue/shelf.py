@@ -257,10 +257,8 @@ class Shelf:
             return content
         try:
             octets = content.read()
-        except FileNotFoundError:
-            return (
-                content  # nothing else is damaged: its envelope is there, and an attempt finds out whether it is lost
-            )
+        except FileNotFoundError:  # nothing else is damaged: its envelope is there, and an attempt finds out about it
+            return content
         except CutShortError as problem:
             raise Damaged("its content is cut short") from problem
         if zlib.crc32(octets) != crc:

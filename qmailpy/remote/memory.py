@@ -55,7 +55,7 @@ class HostMemory:
         self._seconds = seconds
         self._entries: dict[Peer, _Entry] = {}
         self._pardons: dict[str, int] = {}
-        self._chunkless: dict[Peer, None] = {}
+        self._chunkless: set[Peer] = set()
         self._count = 0
 
     def blocked(self, peer: Peer, destination: str = "") -> Blocked | None:
@@ -81,7 +81,7 @@ class HostMemory:
         """It does so."""
         if len(self._chunkless) >= CHUNKLESS_LIMIT:
             self._chunkless.clear()
-        self._chunkless[peer] = None
+        self._chunkless.add(peer)
 
     def failed(self, peer: Peer, why: str) -> None:
         """

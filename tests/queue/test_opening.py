@@ -5,6 +5,7 @@ from __future__ import annotations
 from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
+from qmailpy.queue.ids import shard_code, to_number
 from qmailpy.queue.layout import Layout
 from qmailpy.queue.opening import ShardBusy, thd_open
 from qmailpy.testing.crashdisk import CrashDisk
@@ -53,3 +54,32 @@ class OpeningTests(SynchronousTestCase):
         after = world.crash()
         thd_open("0", after.surroundings())
         self.assertTrue(after.disk.exists(f"{SHARD}/chan/tcp_local"))
+
+    def test_what_the_disk_does_not_give_back_keeps_the_shard_closed_until_somebody_takes_it_away(self) -> None:
+        """Only of mail that left the journal, but for an attempt; the rest is there as if nothing had been."""
+        world = self.world
+        world.up()
+        lost = world.send("later@out.example")
+        world.settle()
+        world.settle()
+        while world.actions() == "EQ":
+            world.wait(60)
+        kept = world.send("later@out.example")
+        after = world.crash("all")
+        layout, number = Layout(SHARD, shard_code("0")), to_number(lost)
+        after.disk.fail("read", path=layout.info(number), times=10**9)
+        for _ in range(2):
+            self.assertRaises(OSError, thd_open, "0", after.surroundings())
+        for path, name in (
+            (layout.info(number), "info"),
+            (layout.mess(number), "mess"),
+            (layout.chan("tcp_local", number, False), "chan-tcp_local"),
+        ):
+            after.disk.rename(path, f"{layout.corrupt}/{lost}.{name}")
+        after.disk.heal()
+        after.disk.fail("read", path=layout.corrupt, times=10**9)  # it is not any better there
+        after.up()
+        self.assertEqual(after.stored(), {"tcp_local": 2})  # until qm clean -corrupt
+        after.wait(20000)
+        self.assertEqual([body for _, body in after.outside.taken], [b"Subject: " + kept.encode() + b"\r\n\r\n\r\n"])
+        self.assertEqual(after.stored(), {"tcp_local": 1})
