@@ -13,7 +13,7 @@ from qmailpy.config.schema import LogConfig
 from qmailpy.records.logfile import CURRENT, roll
 from qmailpy.records.record import Action, LogRecord
 from qmailpy.stats.counters import thd_read
-from qmailpy.stats.items import ITEMS, QUEUE_TIME_MS, RECEIVED, STORED
+from qmailpy.stats.items import ITEMS, QUEUE_COUNT, QUEUE_TIME_MS, RECEIVED, STORED
 from qmailpy.stats.today import thd_today
 from qmailpy.stats.verify import Verdict, thd_verify
 from qmailpy.testing.crashdisk import CrashDisk
@@ -121,7 +121,7 @@ class VerifyTests(SynchronousTestCase):
         self.assertFalse(left(3, 5).equal)
         self.assertFalse(left(1, 2, 4, 5).equal)
         self.assertFalse(left(3, 4).equal)
-        for item, value in ((RECEIVED, 1), (STORED, 0)):
+        for item, value in ((RECEIVED, 1), (STORED, 0), (QUEUE_COUNT, 0)):
             lanes = thd_read(self.home.counters)[1]
             lanes[0].table["local"][item] = value
             self.assertFalse(left(3, 4, 5).equal, item)
