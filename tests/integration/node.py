@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from qmailpy.config.load import config_path, load
 from qmailpy.control import call, call_all, running
+from qmailpy.control.client import short_path
 from qmailpy.directory.accounts import Accounts
 from qmailpy.directory.setup import store_path
 from qmailpy.directory.store import Store
@@ -324,6 +326,21 @@ class Node:
         """C{qm counters show --json}, without the start of a process."""
         channels: dict[str, Any] = as_json(*thd_read(self.path("run", "counters")))["channels"]
         return channels
+
+    def metrics(self) -> str:
+        """The figures of the endpoint of C{[monitor]}, as L{monitor}."""
+        return self.monitor("/metrics").partition("\r\n\r\n")[2]
+
+    def monitor(self, path: str) -> str:
+        """All that the endpoint of C{[monitor]} answers, where that is C{unix:run/monitor.sock}."""
+        with socket.socket(socket.AF_UNIX) as client, short_path(self.path("run", "monitor.sock")) as name:
+            client.settimeout(LIMIT_S)
+            client.connect(name)
+            client.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+            found = b""
+            while octets := client.recv(65536):
+                found += octets
+        return found.decode()
 
     def verify(self) -> None:
         """C{qm counters verify}. @raise AssertionError: the books do not balance."""

@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import time
 from typing import Any, ClassVar
 
 from qmailpy.cli import status
 from qmailpy.config.load import load
-from qmailpy.control.client import call, short_path
+from qmailpy.control.client import call
 from qmailpy.errors import CommandError
 from qmailpy.events.reading import Event, thd_events
 from qmailpy.servers import metrics
@@ -97,16 +96,6 @@ class Several(FrozenCase):
         "monitor.queue_messages": 2,
     }
 
-    def fetch(self) -> str:
-        with socket.socket(socket.AF_UNIX) as client, short_path(self.node.path("run", "monitor.sock")) as name:
-            client.settimeout(20)
-            client.connect(name)
-            client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
-            found = b""
-            while octets := client.recv(65536):
-                found += octets
-        return found.partition(b"\r\n\r\n")[2].decode()
-
     def test_figures_without_one_of_two_workers_are_no_sums_and_nothing_is_over(self) -> None:
         """Its share of the queue is as it was, for all anybody knows."""
         shares: dict[str, int] = {}
@@ -121,7 +110,7 @@ class Several(FrozenCase):
             pid = self.freeze(frozen)
             until(lambda: len(self.events("worker.down")) == number, 5)  # noqa: B023
             began = time.monotonic()
-            text = self.fetch()
+            text = self.node.metrics()
             self.assertLess(time.monotonic() - began, metrics.TIMEOUT_S + 2)
             for name in ("mta-0", "mta-1"):
                 self.assertIn(f'qmailpy_process_up{{process="{name}"}} {float(name != frozen)}', text)

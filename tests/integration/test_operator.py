@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 from typing import ClassVar
 
-from qmailpy.control.client import short_path
 from qmailpy.records.record import Action
 from tests.integration.node import NodeCase, Settings
 from tests.integration.peers.client import message
@@ -72,20 +70,10 @@ class Operator(NodeCase):
         self.assertEqual(levels["queue"], "ok", found)
         self.assertIn(found["findings"][0]["level"], ("ok", "warning"), found)
 
-    def figures(self, path: str = "/metrics") -> str:
-        with socket.socket(socket.AF_UNIX) as client, short_path(self.node.path("run", "monitor.sock")) as name:
-            client.settimeout(20)
-            client.connect(name)
-            client.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
-            found = b""
-            while octets := client.recv(65536):
-                found += octets
-        return found.decode()
-
     def test_prometheus_reads_the_counters(self) -> None:
         """S2: of all processes, in one answer."""
         self.bounce("gone@measured.example")
-        found = self.figures()
+        found = self.node.monitor("/metrics")
         self.assertTrue(found.startswith("HTTP/1.0 200"), found[:200])
         row = self.node.counters()["local"]["delivered"]
         for text in (
@@ -95,8 +83,8 @@ class Operator(NodeCase):
             'qmailpy_process_up{process="mta-0"} 1.0',
         ):
             self.assertIn(text, found)
-        self.assertIn("HTTP/1.0 404", self.figures("/"))
+        self.assertIn("HTTP/1.0 404", self.node.monitor("/"))
 
     def test_figures_are_back_after_the_worker_died(self) -> None:
         os.kill(self.node.pid("mta-0"), signal.SIGKILL)
-        self.assertIn('qmailpy_process_up{process="mta-0"} 1.0', self.figures())
+        self.assertIn('qmailpy_process_up{process="mta-0"} 1.0', self.node.monitor("/metrics"))

@@ -8,11 +8,9 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 from typing import Any, ClassVar
 
-from qmailpy.control.client import short_path
 from qmailpy.records.record import Action
 from tests.integration.daemon_process import ROOT, until
 from tests.integration.node import BIN, NodeCase, Settings, flat
@@ -311,14 +309,7 @@ class ADay(NodeCase):
             self.assertEqual(said[f"{_MTA}.{number}.1"], str(sums[column]), number)
 
     def figures(self) -> dict[str, float]:
-        with socket.socket(socket.AF_UNIX) as client, short_path(self.node.path("run", "monitor.sock")) as name:
-            client.settimeout(20)
-            client.connect(name)
-            client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
-            found = b""
-            while octets := client.recv(65536):
-                found += octets
-        lines = found.decode().partition("\r\n\r\n")[2].splitlines()
+        lines = self.node.metrics().splitlines()
         return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines) if name[:1] != "#"}
 
     def groups(self) -> dict[str, str]:
